@@ -1,0 +1,124 @@
+"""How long each stage of dubbing takes, and how much memory it needs.
+
+    python -m benchmarks.dubbing                                                      # 10 s at 512x512
+    python -m benchmarks.dubbing --seconds 600 --width 1920 --height 1080             # the memory of a long video
+    python -m benchmarks.dubbing --skip-networks                                      # everything but the networks
+
+Makes a video of the bundled portrait and a sound of that length, dubs it, and prints a table. The stages overlap, so
+their seconds add up to more than the whole takes; a stage's seconds are the time that its thread was at work or
+waiting for a core. The CPU time at the end is that of all threads and tells what one core would need.
+"""
+
+import argparse
+import resource
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from dubbing import Clock, DubOptions, Speaker, dub
+from dubbing.source import Source
+from dubbing.speaker import FaceJob
+from media.audio import read_sound
+from media.errors import command
+from media.video import FPS, VideoWriter
+from models import load_checkpoint
+
+ROOT = Path(__file__).resolve().parent.parent
+PORTRAIT, SPEECH = ROOT / "assets" / "portrait.mp4", ROOT / "assets" / "speech.wav"
+STAGES = ("sound", "decode, first pass", "track", "references", "decode", "crop", "networks", "paste", "encode")
+
+
+class SourcesOwnFaces:
+    """Stands in for a `Speaker`: gives each face back as it was."""
+
+    device, audio, references, window, size = torch.device("cpu"), "mel", 5, 5, 128
+
+    def encode(self, images: np.ndarray, landmarks: np.ndarray) -> None:
+        return None
+
+    def speak(self, jobs: list[FaceJob], references: None, features: np.ndarray, known: dict):
+        return np.stack([job.crop for job in jobs]), np.zeros((len(jobs), self.size, self.size), np.float32)
+
+
+def make_video(path: Path, width: int, height: int, seconds: float) -> None:
+    """The bundled portrait, played back and forth, in the middle of a picture of `width` by `height`."""
+    source = Source(PORTRAIT, FPS)
+    for _ in source.scan():
+        pass
+    side = min(width, height)
+    left, top = (width - side) // 2, (height - side) // 2
+    with VideoWriter(path, width, height) as video:
+        for _, frame in source.play(round(seconds * FPS)):
+            blurred = cv2.resize(frame, (8, 8), interpolation=cv2.INTER_AREA)  # a background that moves, without a face
+            picture = cv2.resize(blurred, (width, height), interpolation=cv2.INTER_LINEAR)
+            picture[top : top + side, left : left + side] = cv2.resize(frame, (side, side))
+            video.write(picture)
+
+
+def make_sound(path: Path, seconds: float) -> None:
+    """The bundled recording, repeated, as 16 kHz mono WAV."""
+    import wave
+
+    samples = np.concatenate(list(read_sound(SPEECH, 16000, "mono")), axis=1)[0]
+    samples = np.resize(samples, round(seconds * 16000))
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(16000)
+        file.writeframes((samples * 32767).astype("<i2").tobytes())
+
+
+def table(clock: Clock, frames: int, elapsed: float) -> str:
+    """The stages' seconds, share of their sum and milliseconds a frame."""
+    known = [stage for stage in STAGES if stage in clock.seconds]
+    total = sum(clock.seconds[stage] for stage in known)
+    rows = [f"{'stage':<20}{'seconds':>10}{'share':>8}{'ms/frame':>10}"]
+    for stage in known:
+        seconds = clock.seconds[stage]
+        rows.append(f"{stage:<20}{seconds:>10.2f}{seconds / total:>8.1%}{1000 * seconds / frames:>10.2f}")
+    rows.append(f"{'all stages':<20}{total:>10.2f}{1:>8.1%}{1000 * total / frames:>10.2f}")
+    rows.append(f"{'end to end':<20}{elapsed:>10.2f}{'':>8}{1000 * elapsed / frames:>10.2f}")
+    return "\n".join(rows)
+
+
+@command
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=10)
+    parser.add_argument("--width", type=int, default=512)
+    parser.add_argument("--height", type=int, default=512)
+    parser.add_argument("--checkpoint", type=Path, default=ROOT / "checkpoints" / "demo", metavar="DIR")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--batch-size", type=int, default=DubOptions.batch_size)
+    parser.add_argument("--workers", type=int, default=2, help="face trackers at once")
+    parser.add_argument("--skip-networks", action="store_true", help="paste the source's own face")
+    arguments = parser.parse_args()
+
+    if arguments.skip_networks:
+        speaker = SourcesOwnFaces()
+    else:
+        speaker = Speaker(*load_checkpoint(arguments.checkpoint), torch.device(arguments.device))
+    with tempfile.TemporaryDirectory() as folder:
+        video, sound, output = (Path(folder) / name for name in ("source.mp4", "sound.wav", "dubbed.mp4"))
+        make_video(video, arguments.width, arguments.height, arguments.seconds)
+        make_sound(sound, arguments.seconds)
+        clock, start, worked = Clock(), time.perf_counter(), time.process_time()
+        options = DubOptions(batch_size=arguments.batch_size, workers=arguments.workers, progress=sys.stderr.isatty())
+        summary = dub(video, sound, output, speaker, options, clock)
+        elapsed, worked = time.perf_counter() - start, time.process_time() - worked
+    print(table(clock, summary.frames, elapsed))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # kB on Linux
+    print(
+        f"{summary.frames} frames of {summary.width}x{summary.height} in {elapsed:.1f} s: "
+        f"{summary.frames / elapsed:.2f} frames/s, {1000 * worked / summary.frames:.1f} ms of CPU a frame, "
+        f"peak memory {peak:.2f} GiB"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

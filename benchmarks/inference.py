@@ -1,0 +1,314 @@
+"""Speed of dubbing: what a frame costs in the plain and in the fast form of the two networks, and that both agree.
+
+    python -m benchmarks.inference                      # the released networks' form at the paper's size
+    python -m benchmarks.inference --config checkpoints/demo/config.yaml
+
+The plain form is the reference structure: every frame encodes its own references, the predictor decodes a window of T
+frames of which one is used, and SPADE's two convolutions run for each reference. The fast form is what inference.py
+uses: references once a video, `accelerate_inference`, `encode_frames` and `predict_centre`. Weights are random with the
+statistics of trained ones, so no checkpoint is needed. Both forms are timed in turns, the best of each counts.
+"""
+
+import argparse
+import copy
+import dataclasses
+import resource
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from media.audio import FEATURES
+from media.errors import InputError, command
+from media.files import existing_file
+from models.face_synthesizer import FaceSynthesizer, FaceSynthesizerConfig, References, TemporalPath
+from models.fast import accelerate_inference
+from models.heatmap_predictor import HeatmapPredictor, HeatmapPredictorConfig
+from models.modulation import SpadeNorm
+from models.temporal import deformation, warp_and_sum
+
+
+@dataclasses.dataclass
+class Inputs:
+    """A stretch of `frames` consecutive frames of one video, (1, frames, ...), and the references of the video."""
+
+    frames: Tensor
+    heatmaps: Tensor
+    audio: Tensor
+    predictor_audio: Tensor
+    reference_images: Tensor
+    reference_heatmaps: Tensor
+
+
+class PlainTemporalPath(nn.Module):
+    """The temporal path as the reference computes it: one reference after the other, each with its own modulations."""
+
+    def __init__(self, path: TemporalPath):
+        super().__init__()
+        self.path = path
+
+    def encode(self, images: Tensor, heatmaps: Tensor) -> list[Tensor]:
+        return self.path.encode(images, heatmaps)
+
+    def forward(self, references: References, heatmaps: Tensor, audio: Tensor) -> list[Tensor]:
+        half = references.temporal[1]
+        predicted = [self.path.flow_predictor(feature, heatmaps, audio) for feature in half.unbind(1)]
+        flows, weights = (torch.stack(part, dim=1).flatten(0, 1) for part in zip(*predicted, strict=True))
+        grid = deformation(flows)
+        return [warp_and_sum(features, grid, weights) for features in references.temporal]
+
+
+class PlainDubbing:
+    """Both networks in the reference structure."""
+
+    def __init__(self, predictor: HeatmapPredictor, synthesizer: FaceSynthesizer):
+        self.predictor, self.synthesizer = predictor, copy.deepcopy(synthesizer)
+        if self.synthesizer.temporal is not None:
+            self.synthesizer.temporal = PlainTemporalPath(self.synthesizer.temporal)
+        for module in self.synthesizer.modules():
+            if isinstance(module, SpadeNorm):
+                module.folds = False
+
+    def prepare(self, inputs: Inputs) -> None:
+        """Nothing is kept between frames."""
+
+    def dub(self, inputs: Inputs) -> Tensor:
+        count = inputs.frames.shape[1]
+        windows = _windows(count, self.predictor.config.frames, inputs.frames.device)
+        references = inputs.reference_heatmaps.expand(count, -1, -1, -1, -1)
+        poses, audio = inputs.heatmaps[0][windows], inputs.predictor_audio[0][windows]
+        heatmaps = self.predictor(audio, poses, references)[0][:, windows.shape[1] // 2]
+        images = inputs.reference_images.expand(count, -1, -1, -1, -1)
+        frames, audio = inputs.frames[0][:, None], inputs.audio[0][:, None]
+        return self.synthesizer(frames, heatmaps.clamp(max=1)[:, None], images, references, audio)[:, 0][None]
+
+
+class FastDubbing:
+    """Both networks as inference.py runs them."""
+
+    def __init__(self, predictor: HeatmapPredictor, synthesizer: FaceSynthesizer):
+        self.predictor, self.synthesizer = predictor, accelerate_inference(synthesizer)
+
+    def prepare(self, inputs: Inputs) -> None:
+        """What is done once a video."""
+        self.reference_tokens = self.predictor.encode_references(inputs.reference_heatmaps)
+        self.references = self.synthesizer.encode_references(inputs.reference_images, inputs.reference_heatmaps)
+
+    def dub(self, inputs: Inputs) -> Tensor:
+        poses = inputs.heatmaps[0]
+        tokens = self.predictor.encode_frames(inputs.predictor_audio[0], poses)
+        windows = _windows(len(poses), self.predictor.config.frames, poses.device)
+        heatmaps = self.predictor.predict_centre(tokens[windows], self.reference_tokens, poses)
+        return self.synthesizer.render(inputs.frames, heatmaps.clamp(max=1)[None], self.references, inputs.audio)
+
+
+def _windows(count: int, length: int, device: torch.device) -> Tensor:
+    """(count, length) indices of each frame's window; the first and last frames are repeated at the ends."""
+    centres = torch.arange(count, device=device)[:, None]
+    return (centres + torch.arange(length, device=device) - length // 2).clamp(0, count - 1)
+
+
+def trained_like(network: nn.Module, seed: int = 0) -> nn.Module:
+    """Fill `network` with random weights of a trained network's statistics, in place, and set it to eval mode.
+
+    Convolutions keep the variance, batch norms have moved; AdaAT's maps are near the identity and flows a few pixels.
+    """
+    random = torch.Generator().manual_seed(seed)
+    near_identity = ("scale", "rotation", "translation", "flow.")
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            noise = torch.randn(parameter.shape, generator=random)
+            if parameter.dim() > 1:
+                gain = 0.1 if any(f"adaat.{i}.{part}" in name for i in range(3) for part in near_identity) else 1.0
+                parameter.copy_(noise * gain * (1.5 / parameter[0].numel()) ** 0.5)
+            else:
+                is_scale = name.endswith("weight")
+                parameter.copy_(1 + 0.1 * noise if is_scale else 0.05 * noise)
+        for name, buffer in network.named_buffers():
+            if name.endswith("running_mean"):
+                buffer.copy_(0.1 * torch.randn(buffer.shape, generator=random))
+            elif name.endswith("running_var"):
+                buffer.copy_(0.5 + torch.rand(buffer.shape, generator=random))
+    return network.eval()
+
+
+def random_inputs(predictor: HeatmapPredictor, synthesizer: FaceSynthesizer, frames: int, seed: int = 0) -> Inputs:
+    """Smooth images and sparse heatmaps of the networks' sizes."""
+    random = torch.Generator().manual_seed(seed)
+    size, references = synthesizer.config.size, synthesizer.config.references
+
+    def images(count: int) -> Tensor:
+        coarse = torch.rand(count, 3, size // 8, size // 8, generator=random)
+        return F.interpolate(coarse, size=(size, size), mode="bicubic").clamp(0, 1)[None]
+
+    def heatmaps(count: int) -> Tensor:
+        return torch.rand(1, count, 1, size, size, generator=random) ** 8
+
+    def audio(kind: str) -> Tensor:
+        return torch.randn(1, frames, *FEATURES[kind], generator=random)
+
+    return Inputs(
+        images(frames),
+        heatmaps(frames),
+        audio(synthesizer.config.audio),
+        audio(predictor.config.audio),
+        images(references),
+        heatmaps(references),
+    )
+
+
+def graphed(dub: Callable[[Inputs], Tensor], inputs: Inputs) -> Callable[[Inputs], Tensor]:
+    """Record `dub` once as a CUDA graph; the result copies its inputs to where the graph reads and replays it."""
+    static = dataclasses.replace(inputs, **{name: value.clone() for name, value in vars(inputs).items()})
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            dub(static)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        output = dub(static)
+
+    def replay(inputs: Inputs) -> Tensor:
+        for name, value in vars(inputs).items():
+            getattr(static, name).copy_(value)
+        graph.replay()
+        return output
+
+    return replay
+
+
+def measure(run: Callable[[], Tensor], device: torch.device, seconds: float) -> float:
+    """Best wall-clock seconds of `run` within about `seconds`, at least two runs."""
+    best, start = float("inf"), time.perf_counter()
+    repeats = 0
+    while repeats < 2 or time.perf_counter() - start < seconds:
+        began = time.perf_counter()
+        run()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        best, repeats = min(best, time.perf_counter() - began), repeats + 1
+    return best
+
+
+def peak_memory(run: Callable[[], Tensor], device: torch.device) -> float:
+    """GiB: on CUDA the tensors' peak during `run`; on the CPU the process's peak since its start, where that rose."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        run()
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # Linux: start the process's peak anew
+        run()
+        fields = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
+        return int(fields["VmHWM"].split()[0]) / 2**20
+    except OSError:
+        run()
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def count_gflop(run: Callable[[], object]) -> float:
+    """10^9 operations of `run`, a multiply-add counted as two; convolutions and matrix products only."""
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return counter.get_total_flops() / 1e9
+
+
+def load_configs(path: str | None, width: float) -> tuple[HeatmapPredictorConfig, FaceSynthesizerConfig]:
+    """The networks' configs: of a checkpoint's config.yaml, or the released forms at `width`."""
+    if path is None:
+        predictor = dataclasses.replace(HeatmapPredictorConfig.released(), width=width)
+        return predictor, FaceSynthesizerConfig.released(width=width)
+    content = OmegaConf.load(existing_file(path, "config"))
+    configs = []
+    for name, schema in (("heatmap_predictor", HeatmapPredictorConfig), ("face_synthesizer", FaceSynthesizerConfig)):
+        if name not in content:
+            raise InputError(f"config {path} has no section {name}; give a checkpoint's config.yaml")
+        configs.append(OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), content[name])))
+    return tuple(configs)
+
+
+@torch.inference_mode()
+def compare(
+    predictor: HeatmapPredictor, synthesizer: FaceSynthesizer, frames: int, device: torch.device, seconds: float
+) -> list[str]:
+    """Measure every form on a stretch of `frames` frames; the lines of the table."""
+    inputs = random_inputs(predictor, synthesizer, frames)
+    inputs = Inputs(*(value.to(device) for value in vars(inputs).values()))
+    predictor, synthesizer = predictor.to(device), synthesizer.to(device)
+    plain, fast = PlainDubbing(predictor, synthesizer), FastDubbing(predictor, synthesizer)
+    forms: dict[str, Callable[[Inputs], Tensor]] = {"plain": plain.dub, "fast": fast.dub}
+    fast.prepare(inputs)
+    if device.type == "cuda":
+        for name, dtype in (("bf16", torch.bfloat16), ("fp16", torch.float16)):
+            forms[f"fast {name}"] = _autocast(fast.dub, dtype)
+            forms[f"fast {name} graph"] = graphed(forms[f"fast {name}"], inputs)
+        forms["fast graph"] = graphed(fast.dub, inputs)
+
+    expected = plain.dub(inputs)
+    gflop = {
+        name: count_gflop(lambda dub=dub: dub(inputs)) / frames
+        for name, dub in (("plain", plain.dub), ("fast", fast.dub))
+    }
+    times = dict.fromkeys(forms, float("inf"))
+    for _ in range(3):  # in turns, so that a busy moment of the machine meets every form
+        for name, dub in forms.items():
+            times[name] = min(times[name], measure(lambda dub=dub: dub(inputs), device, seconds))
+    lines = []
+    for name, dub in forms.items():
+        difference = (dub(inputs) - expected).abs().max().item()
+        memory = peak_memory(lambda dub=dub: dub(inputs), device)
+        per_frame = times[name] / frames
+        lines.append(
+            f"{device.type:5s} {frames:6d}  {name:16s} {gflop[name.split()[0]]:10.1f} {1e3 * per_frame:10.1f} "
+            f"{1 / per_frame:9.2f} {times['plain'] / times[name]:8.2f} {memory:8.2f} {difference:11.1e}"
+        )
+    once = count_gflop(lambda: fast.prepare(inputs))
+    lines.append(f"{device.type:5s}         once a video  {once:13.1f}")
+    return lines
+
+
+def _autocast(dub: Callable[[Inputs], Tensor], dtype: torch.dtype) -> Callable[[Inputs], Tensor]:
+    def run(inputs: Inputs) -> Tensor:
+        # A graph must not read weights that autocast cast and kept outside of it.
+        with torch.autocast("cuda", dtype, cache_enabled=False):
+            return dub(inputs).float()
+
+    return run
+
+
+@command
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--config", help="a checkpoint's config.yaml; default: the released form at the paper's size")
+    parser.add_argument("--width", type=float, default=1.0, help="factor of the channels, where no --config is given")
+    parser.add_argument("--batch", type=int, default=4, help="frames of the second measurement")
+    parser.add_argument("--threads", type=int, help="CPU threads; default: PyTorch's choice")
+    parser.add_argument("--seconds", type=float, default=1.0, help="how long each form is run, three times over")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: the CPU, and CUDA where there is one")
+    options = parser.parse_args(arguments)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    predictor_config, synthesizer_config = load_configs(options.config, options.width)
+    predictor = trained_like(HeatmapPredictor(predictor_config))
+    synthesizer = trained_like(FaceSynthesizer(synthesizer_config))
+    devices = [options.device] if options.device else ["cpu"] + ["cuda"] * torch.cuda.is_available()
+    if "cuda" in devices and not torch.cuda.is_available():
+        raise InputError("--device cuda: PyTorch finds no CUDA device here; use cpu")
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} CPU threads")
+    print("device frames form             GFLOP/frame   ms/frame  frames/s   x plain      GiB  max. diff.")
+    for device in devices:
+        for frames in (1, options.batch):
+            for line in compare(predictor, synthesizer, frames, torch.device(device), options.seconds):
+                print(line, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

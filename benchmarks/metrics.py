@@ -1,0 +1,84 @@
+"""Speed and memory of evaluate.py's metrics.
+
+    python -m benchmarks.metrics                      # 256x256, PSNR, SSIM and LipLMD
+    python -m benchmarks.metrics --minutes 10         # a long video: memory must not grow with it
+    python -m benchmarks.metrics --threads 2 --metrics psnr ssim
+
+Two videos are made from a source: its frames at --size, over and over for --minutes, and the same blurred. Frames a
+second count pairs of frames; decoding, landmarks of both videos and the metrics are included, loading is not.
+"""
+
+import resource
+import sys
+import tempfile
+import time
+from itertools import cycle, islice
+from pathlib import Path
+
+import cv2
+import torch
+
+from media.errors import InputError, Parser, command
+from media.video import FPS, VideoWriter, read_frames
+from metrics.evaluation import Evaluation
+from metrics.render import Cell, Grid, to_text
+from metrics.scoring import Options, load_networks
+from metrics.tables import METRICS
+
+PORTRAIT = Path(__file__).resolve().parent.parent / "assets" / "portrait.mp4"
+
+
+def make_videos(source: Path, folder: Path, size: int, frames: int) -> None:
+    """Write folder/truth/video.mp4 and the same blurred, folder/blurred/video.mp4."""
+    pictures = [
+        cv2.resize(frame, (size, size), interpolation=cv2.INTER_AREA) for frame in islice(read_frames(source), 100)
+    ]
+    with (
+        VideoWriter(folder / "truth" / "video.mp4", size, size) as truth,
+        VideoWriter(folder / "blurred" / "video.mp4", size, size) as blurred,
+    ):
+        for picture in islice(cycle([*pictures, *pictures[::-1]]), frames):
+            truth.write(picture)
+            blurred.write(cv2.GaussianBlur(picture, (0, 0), 1))
+
+
+def memory() -> float:
+    """The process's largest resident memory so far, in MB."""
+    largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return largest / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+@command
+def main(arguments: list[str] | None = None) -> None:
+    parser = Parser(__doc__)
+    parser.add_argument("--video", type=Path, default=PORTRAIT, help="source of the frames (default: the bundled one)")
+    parser.add_argument("--size", type=int, default=256, help="side of the videos in pixels (default 256)")
+    parser.add_argument("--minutes", type=float, default=0.25, help="length of the videos (default 0.25)")
+    parser.add_argument("--metrics", nargs="+", default=["psnr", "ssim", "liplmd"], help="default: psnr ssim liplmd")
+    parser.add_argument("--region", choices=("face", "frame"), default="face", help="default: face")
+    parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+    parser.add_argument("--threads", type=int, default=1, help="of PyTorch, beside the two readers (default 1)")
+    args = parser.parse_args(arguments)
+    for metric in args.metrics:
+        if metric not in METRICS:
+            raise InputError(f"--metrics {metric} does not exist; choose from {', '.join(METRICS)}")
+    torch.set_num_threads(args.threads)
+    options = Options(tuple(args.metrics), args.region, device=args.device)
+    networks, absent = load_networks(options.metrics, args.device)
+    if absent:
+        raise InputError(next(iter(absent.values())))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        make_videos(args.video, folder, args.size, round(args.minutes * 60 * FPS))
+        evaluation = Evaluation({"blurred": folder / "blurred"}, folder / "truth", options, networks)
+        before = time.perf_counter(), time.process_time()
+        frames = evaluation.run()[0].clips[0].frames
+        wall, cpu = time.perf_counter() - before[0], time.process_time() - before[1]
+    texts = (", ".join(args.metrics), f"{args.size}x{args.size}", str(frames), f"{wall:.1f}", f"{frames / wall:.1f}")
+    cells = [Cell(text) for text in (*texts, f"{1000 * cpu / frames:.1f}", f"{memory():.0f}")]
+    header = ["Metrics", "Size", "Frames", "Seconds", "Frames/s", "CPU ms a frame", "Peak memory (MB)"]
+    print(to_text(Grid("Streamed evaluation of one pair of videos", header, [cells])))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

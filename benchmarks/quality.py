@@ -1,0 +1,117 @@
+"""How well a checkpoint rebuilds faces it has never seen, from clip files.
+
+    python -m benchmarks.quality --checkpoint checkpoints/demo --clips CLIPS
+
+Every face of every clip but the references themselves: the lower half generated, the upper half as given, five
+references from the clip, chosen by lip opening as dubbing chooses them; once with the true heatmaps and once with those
+predicted from the clip's own sound. Printed a clip and as the mean over clips: PSNR and SSIM of the 128x128 crops, and
+LipLMD of the predicted keypoints in units of the face box, beside two yardsticks: the lower half of the reference of
+median lip opening copied into each frame, and a mouth that keeps that reference's lips.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from data_prep.clips import Clip, clip_paths
+from losses.reconstruction import LIPS
+from media.audio import audio_windows
+from media.errors import command
+from media.face import choose_references, lip_opening
+from media.heatmap import FULL_FACE, KEYPOINTS, POSE, draw_heatmap
+from metrics.crops import crop_scores
+from models import FaceSynthesizer, HeatmapPredictor, load_checkpoint
+
+BATCH = 16
+ROWS = ("true heatmaps", "predicted heatmaps", "copied lower half")
+
+
+def heatmaps(landmarks: np.ndarray, edges: tuple) -> Tensor:
+    """(F, 131, 2) -> (F, 1, 128, 128)."""
+    return torch.from_numpy(np.stack([draw_heatmap(points, edges) for points in landmarks])[:, None])
+
+
+def pictures(clip: Clip, positions: np.ndarray) -> Tensor:
+    """Faces of a clip, (F, 3, 128, 128) RGB in [0, 1]."""
+    return torch.from_numpy(clip.faces(positions)).permute(0, 3, 1, 2).float() / 255
+
+
+def predict(predictor: HeatmapPredictor, audio: Tensor, pose: Tensor, references: Tensor) -> tuple[Tensor, Tensor]:
+    """Heatmaps (F, 1, 128, 128) and keypoints (F, 57, 2) of each frame, from the window of which it is the centre."""
+    reach = predictor.config.frames // 2
+    centres = torch.arange(len(audio))
+    window = (centres[:, None] + torch.arange(-reach, reach + 1)).clamp(0, len(audio) - 1)
+    results = []
+    for chunk in window.split(BATCH):
+        maps, points = predictor(audio[chunk], pose[chunk], references.expand(len(chunk), -1, -1, -1, -1))
+        results.append((maps[:, reach].clamp(max=1), points[:, reach]))
+    return tuple(map(torch.cat, zip(*results, strict=True)))
+
+
+def score_clip(clip: Clip, predictor: HeatmapPredictor, synthesizer: FaceSynthesizer) -> dict[str, dict[str, float]]:
+    """PSNR, SSIM and LipLMD of each of `ROWS` on one clip, means over its faces but the references."""
+    kind = predictor.config.audio
+    audio = torch.from_numpy(audio_windows(clip.audio(kind), kind, clip.frames))
+    full, pose = heatmaps(clip.landmarks, FULL_FACE), heatmaps(clip.landmarks, POSE)
+    chosen = choose_references(lip_opening(clip.landmarks), synthesizer.config.references)
+    reference_heatmaps = full[chosen][None]
+    references = synthesizer.encode_references(pictures(clip, chosen)[None], reference_heatmaps)
+    predicted, keypoints = predict(predictor, audio, pose, reference_heatmaps)
+    copied = pictures(clip, chosen[len(chosen) // 2 : len(chosen) // 2 + 1])
+
+    scores = {name: [] for name in ROWS}
+    scored = np.setdiff1d(np.arange(len(clip)), chosen)
+    for positions in torch.from_numpy(scored).split(BATCH):
+        true = pictures(clip, positions.numpy())
+        for name, guidance in zip(ROWS[:2], (full, predicted), strict=True):
+            faces = synthesizer.render(true[None], guidance[positions][None], references, audio[positions][None])
+            scores[name].append(crop_scores(faces[0], true))
+        scores[ROWS[2]].append(crop_scores(copied.expand_as(true), true))
+    result = {
+        name: {metric: float(torch.cat([part[metric] for part in parts]).mean()) for metric in ("PSNR", "SSIM")}
+        for name, parts in scores.items()
+    }
+    lips = torch.from_numpy(clip.landmarks[:, KEYPOINTS])[:, LIPS]
+    still = lips[chosen[len(chosen) // 2]]
+    result[ROWS[1]]["LipLMD"] = float((keypoints[:, LIPS] - lips)[scored].norm(dim=-1).mean())
+    result[ROWS[2]]["LipLMD"] = float((still - lips)[scored].norm(dim=-1).mean())
+    return result
+
+
+@command
+@torch.inference_mode()
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", type=Path, default=Path("checkpoints/demo"))
+    parser.add_argument("--clips", type=Path, required=True, help="folder of clip files (data_prep.preprocess)")
+    arguments = parser.parse_args()
+    predictor, synthesizer = load_checkpoint(arguments.checkpoint)
+    paths = clip_paths(arguments.clips)
+    scores = {}
+    for path in tqdm(paths, unit="clip"):
+        clip = Clip(path)
+        scores[clip.id] = score_clip(clip, predictor, synthesizer)
+
+    print("| clip | lower half | PSNR (dB) | SSIM | LipLMD |\n| --- | --- | --- | --- | --- |")
+    means = {
+        row: {
+            metric: float(np.mean([clip[row][metric] for clip in scores.values()]))
+            for metric in next(iter(scores.values()))[row]
+        }
+        for row in ROWS
+    }
+    for clip_id, rows in [*scores.items(), (f"mean of {len(scores)} clips", means)]:
+        for row, values in rows.items():
+            distance = f"{values['LipLMD']:.4f}" if "LipLMD" in values else "-"
+            print(f"| {clip_id} | {row} | {values['PSNR']:.2f} | {values['SSIM']:.4f} | {distance} |")
+    best = means[ROWS[1]]
+    print(f"{len(scores)} clips, with predicted heatmaps: PSNR {best['PSNR']:.2f} dB, SSIM {best['SSIM']:.4f}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

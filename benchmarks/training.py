@@ -1,0 +1,261 @@
+"""Speed and memory of train_face.py's step, and of reading clip files.
+
+    python -m benchmarks.training [--data CLIPS] [--width 1 --windows 2 --frames 5 --steps 5] [--device cuda]
+
+The step is that of `train_face.py`: eq. 10 with the discriminator's step, the optimizers and the loader; beside it the
+same step with the plain forward, in which every frame encodes the references anew, one reference after the other, as
+in the reference code. Terms whose weights are absent (VGG-19, the sync expert) are left out of both and named.
+`--clips N` then reads N clip files of 75 frames against one PNG a frame. Without --data, clips are drawn.
+"""
+
+import argparse
+import copy
+import dataclasses
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from checkpoints import fetch
+from data_prep.clips import Clip, ClipData, ClipDataset, encode_face, write_clip
+from losses.face import FaceLosses, FaceObjective
+from media.errors import InputError, command
+from models.discriminator import DiscriminatorConfig, PatchDiscriminator
+from models.face_synthesizer import FaceSynthesizer, FaceSynthesizerConfig
+from models.modulation import SpadeNorm
+from train_face import INPUTS, FaceTraining
+from training import Adversary, DataConfig, TrainConfig, backward, optimizer, training_batches
+
+
+class OneByOne(nn.Module):
+    """A part of the temporal path that takes N references a frame at once, called for each reference on its own.
+
+    With it come the modulations, which the part itself computes once a frame for all of its references.
+    """
+
+    def __init__(self, part: nn.Module, references: int):
+        super().__init__()
+        self.part, self.references = part, references
+
+    def forward(self, features: Tensor, *conditions: Tensor) -> list[Tensor]:
+        """features (B N, ...), conditions (B, ...) -> the part's results, (B N, ...) each."""
+        features = features.unflatten(0, (-1, self.references))
+        each = [self.part(features[:, n], *conditions) for n in range(self.references)]
+        return [torch.stack(results, dim=1).flatten(0, 1) for results in zip(*each, strict=True)]
+
+
+class PlainSynthesizer(nn.Module):
+    """A `FaceSynthesizer` with the same weights that encodes every frame and every reference on its own."""
+
+    def __init__(self, synthesizer: FaceSynthesizer):
+        super().__init__()
+        self.synthesizer = copy.deepcopy(synthesizer)
+        path, references = self.synthesizer.temporal, synthesizer.config.references
+        if path is not None:
+            path.encoder = OneByOne(path.encoder, references)
+            path.flow_predictor = OneByOne(path.flow_predictor, references)
+        for module in self.synthesizer.modules():
+            if isinstance(module, SpadeNorm):
+                module.folds = False  # two convolutions in a row stay two
+
+    def forward(
+        self,
+        frames: Tensor,
+        heatmaps: Tensor,
+        reference_images: Tensor,
+        reference_heatmaps: Tensor,
+        audio: Tensor,
+        scores: bool = False,
+    ) -> Tensor | tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+        """As `FaceSynthesizer.forward`, each frame a window of its own."""
+        shape = frames.shape[:2]
+        frames, heatmaps, audio = (x.flatten(0, 1)[:, None] for x in (frames, heatmaps, audio))
+        references = (x.repeat_interleave(shape[1], dim=0) for x in (reference_images, reference_heatmaps))
+        result = self.synthesizer(frames, heatmaps, *references, audio, scores)
+        faces, information = result if scores else (result, None)
+        faces = faces.reshape(*shape, *faces.shape[2:])
+        return (faces, information) if scores else faces
+
+
+def draw_clips(folder: Path, count: int, frames: int, kind: str) -> None:
+    """Write clip files of smooth random faces."""
+    random = np.random.default_rng(0)
+    for number in range(count):
+        small = random.integers(0, 255, (frames, 12, 12, 3)).astype(np.uint8)
+        faces = [encode_face(cv2.resize(face, (128, 128), interpolation=cv2.INTER_CUBIC)) for face in small]
+        landmarks = list(random.uniform(0.1, 0.9, (frames, 131, 2)).astype(np.float32))
+        boxes = [np.array([0, 0, 128, 128], np.int32)] * frames
+        audio = {"mel": random.uniform(-4, 4, (frames * 80 // 25 + 1, 80)).astype(np.float32)}
+        if kind == "wav2vec2":
+            audio[kind] = random.normal(0, 1, (frames * 2, 768)).astype(np.float32)
+        wav = random.uniform(-0.1, 0.1, frames * 640).astype(np.float32)
+        write_clip(folder / f"{number:05d}.safetensors", ClipData(faces, landmarks, boxes, range(frames), wav, audio))
+
+
+@dataclasses.dataclass
+class Speed:
+    """What a run of steps took: frames a second, share of the time spent waiting for data, peak memory in MiB."""
+
+    frames: float
+    waiting: float
+    memory: float
+
+
+def measure(build: Callable[[FaceSynthesizer], nn.Module], config: FaceTraining, warmup: int, device: str) -> Speed:
+    """Run `train_face.py`'s steps with `build(synthesizer)` as the network; the first `warmup` are not counted."""
+    accelerator = Accelerator(cpu=device == "cpu", mixed_precision=config.train.precision)
+    torch.manual_seed(0)
+    synthesizer = build(FaceSynthesizer(config.model)).to(memory_format=torch.channels_last)
+    adam = optimizer(synthesizer.parameters(), config.train)
+    synthesizer, adam = accelerator.prepare(synthesizer, adam)
+    objective = FaceObjective(config.losses, config.frames, config.sync_expert).to(accelerator.device)
+    adversary = Adversary(PatchDiscriminator(config.discriminator), config.train, accelerator)
+    discriminator = accelerator.unwrap_model(adversary.network)
+    dataset = ClipDataset(config.data.train, config.model.audio, config.frames, config.model.references)
+
+    reset_peak(accelerator.device)
+    began, waited = 0.0, 0.0
+    asked = time.perf_counter()
+    for step, batch in enumerate(training_batches(dataset, config, accelerator, 0)):
+        waited += time.perf_counter() - asked
+        with accelerator.autocast():
+            result = synthesizer(*(batch[name] for name in INPUTS), scores=config.model.mutual_information)
+            faces, information = result if config.model.mutual_information else (result, None)
+            terms = objective(faces, batch, discriminator, information)
+        backward(accelerator, sum(terms.values()), synthesizer, config.train, terms, batch, step)
+        adam.step()
+        adam.zero_grad()
+        adversary.step(batch["frames"], faces, batch, step)
+        synchronize(accelerator.device)
+        asked = time.perf_counter()
+        if step + 1 == warmup:
+            began, waited = asked, 0.0
+    seconds = asked - began
+    frames = (config.train.steps - warmup) * config.train.batch_size * config.frames
+    peak = peak_memory(accelerator.device)
+    accelerator.free_memory()
+    return Speed(frames / seconds, waited / seconds, peak)
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def reset_peak(device: torch.device) -> None:
+    """Start counting the peak anew: of the GPU's memory, else of this process's (Linux)."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    elif Path("/proc/self/clear_refs").exists():
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory(device: torch.device) -> float:
+    """In MiB."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return float("nan")
+    line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024
+
+
+def reading(folder: Path, count: int, frames: int = 75) -> tuple[float, float]:
+    """Frames a second read and decoded from `count` clip files, and from one PNG a frame, clips in random order."""
+    clips, pictures = folder / "clips", folder / "png"
+    draw_clips(clips, count, frames, "mel")
+    paths = sorted(clips.glob("*.safetensors"))
+    for path in paths:
+        target = pictures / path.stem
+        target.mkdir(parents=True)
+        for i, face in enumerate(Clip(path).faces(range(frames))):
+            cv2.imwrite(str(target / f"{i}.png"), cv2.cvtColor(face, cv2.COLOR_RGB2BGR))
+    order = np.random.default_rng(0).permutation(count)
+
+    def rate(read: Callable[[Path], object]) -> float:
+        began = time.perf_counter()
+        for position in order:
+            read(paths[position])
+        return count * frames / (time.perf_counter() - began)
+
+    def read_clip(path: Path) -> np.ndarray:
+        return Clip(path).faces(range(frames))
+
+    def read_pictures(path: Path) -> np.ndarray:
+        files = [pictures / path.stem / f"{i}.png" for i in range(frames)]
+        return np.stack([cv2.cvtColor(cv2.imread(str(file)), cv2.COLOR_BGR2RGB) for file in files])
+
+    return rate(read_clip), rate(read_pictures)
+
+
+@command
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", help="folder of clip files (default: drawn ones)")
+    parser.add_argument("--width", type=float, default=1.0, help="width of the network (default: 1, the paper's)")
+    parser.add_argument("--audio", choices=["mel", "wav2vec2"], default="mel")
+    parser.add_argument("--windows", type=int, default=2, help="windows a step (default: 2)")
+    parser.add_argument("--frames", type=int, default=5, help="frames a window (default: 5)")
+    parser.add_argument("--steps", type=int, default=5, help="steps that count (default: 5)")
+    parser.add_argument("--warmup", type=int, default=1, help="steps before them (default: 1)")
+    parser.add_argument("--workers", type=int, default=2, help="loader processes (default: 2)")
+    parser.add_argument("--precision", choices=["no", "bf16"], default="no")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--sync-expert", default="", help="checkpoint folder of train_sync.py, for the sync loss")
+    parser.add_argument("--clips", type=int, default=0, help="also read so many clip files of 75 frames, and PNGs")
+    options = parser.parse_args()
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda: no CUDA device is here; use cpu")
+    for name in ("windows", "frames", "steps", "warmup"):
+        if getattr(options, name) < 1:
+            raise InputError(f"--{name} {getattr(options, name)} must be 1 or more")
+
+    absent = []
+    losses = FaceLosses()
+    if not fetch.available("vgg19"):
+        losses.perceptual, losses.l1 = 0.0, 1.0
+        absent.append("the perceptual loss (L1 in its place)")
+    if not options.sync_expert or options.frames != 5:
+        losses.sync = 0.0
+        absent.append("the sync loss")
+    with tempfile.TemporaryDirectory() as folder:
+        if not options.data:
+            draw_clips(Path(folder, "train"), 16, 75, options.audio)
+        config = FaceTraining(
+            data=DataConfig(train=options.data or str(Path(folder, "train")), workers=options.workers),
+            model=FaceSynthesizerConfig(audio=options.audio, width=options.width, mutual_information=True),
+            discriminator=DiscriminatorConfig(width=options.width),
+            losses=losses,
+            train=TrainConfig(
+                steps=options.warmup + options.steps, batch_size=options.windows, precision=options.precision
+            ),
+            frames=options.frames,
+            sync_expert=options.sync_expert,
+        )
+        size = f"width {options.width:g}, {options.windows} windows of {options.frames} frames, {options.device}"
+        print(f"train_face.py's step: {size}, {torch.get_num_threads()} threads, {options.workers} workers")
+        if absent:
+            print(f"without {' and '.join(absent)}")
+        print("forward | frames/s | waiting for data | peak memory")
+        results = {}
+        for name, build in (("shared", lambda network: network), ("plain", PlainSynthesizer)):
+            results[name] = speed = measure(build, config, options.warmup, options.device)
+            print(f"{name} | {speed.frames:.3f} | {100 * speed.waiting:.1f} % | {speed.memory:.0f} MiB", flush=True)
+        print(f"shared / plain: {results['shared'].frames / results['plain'].frames:.2f}")
+        if options.clips > 0:
+            clips, pictures = reading(Path(folder, "reading"), options.clips)
+            ratio = f"{clips / pictures:.1f} times"
+            print(f"{options.clips} clips of 75 frames: {clips:.0f} frames/s, as PNGs {pictures:.0f} frames/s, {ratio}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,11 @@
+"""A folder of videos with sound, in subfolders too: the layout for one's own clips."""
+
+from pathlib import Path
+
+from data_prep.layout import VIDEO_SUFFIXES, Source, files_below, relative_ids
+
+
+def sources(folder: Path) -> list[Source]:
+    """Every video below `folder`; its id is its relative path without the suffix."""
+    paths = files_below(folder, VIDEO_SUFFIXES)
+    return [Source(id, path, path) for id, path in zip(relative_ids(paths, folder), paths, strict=True)]

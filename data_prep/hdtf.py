@@ -1,0 +1,11 @@
+"""HDTF: whole clips named RD_*, WDA_* and WRA_*, as mp4."""
+
+from pathlib import Path
+
+from data_prep.layout import Source, files_below, relative_ids
+
+
+def sources(folder: Path) -> list[Source]:
+    """The dataset's clips, in subfolders too; other videos, such as the downloads they were cut from, are left out."""
+    paths = [path for path in files_below(folder, {".mp4"}) if path.name.startswith(("RD_", "WDA_", "WRA_"))]
+    return [Source(id, path, path) for id, path in zip(relative_ids(paths, folder), paths, strict=True)]

@@ -1,0 +1,93 @@
+"""What every dataset layout gives: a list of sources, each with the id that names its clip file."""
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from media.errors import InputError
+
+VIDEO_SUFFIXES = {
+    ".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".mts", ".flv", ".wmv", ".3gp", ".ogv",
+}  # fmt: skip
+SOUND_SUFFIXES = {".wav", ".flac", ".mp3", ".m4a", ".aac", ".ogg", ".opus", ".wma"}
+
+
+@dataclass(frozen=True)
+class Source:
+    """One clip of a dataset.
+
+    id: names the clip file, a relative path without suffix, its parts joined by "/".
+    video: the file with the picture.
+    sound: the file with the sound; the video itself where they are one file.
+    problem: why the source cannot be used, where the layout itself knows it ("" otherwise).
+    """
+
+    id: str
+    video: Path
+    sound: Path
+    problem: str = ""
+
+
+def files_below(folder: Path, suffixes: Iterable[str]) -> list[Path]:
+    """Files below `folder` with one of `suffixes` (any case), sorted; hidden files and folders left out."""
+    found = []
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [
+            Path(parent, name) for name in names if not name.startswith(".") and Path(name).suffix.lower() in suffixes
+        ]
+    return sorted(found)
+
+
+def relative_ids(paths: list[Path], folder: Path) -> list[str]:
+    """Ids of files below `folder`: the relative path without the suffix, or with it where two would be the same.
+
+    Ids that differ in case alone count as the same, for file systems that do not tell them apart.
+    """
+    short = [path.relative_to(folder).with_suffix("").as_posix() for path in paths]
+    times = Counter(id.lower() for id in short)
+    ids = [
+        id if times[id.lower()] == 1 else path.relative_to(folder).as_posix()
+        for id, path in zip(short, paths, strict=True)
+    ]
+    taken: set[str] = set()
+    for position, id in enumerate(ids):
+        unique, count = id, 2
+        while unique.lower() in taken:
+            unique, count = f"{id}-{count}", count + 1
+        taken.add(unique.lower())
+        ids[position] = unique
+    return ids
+
+
+def inside(folder: Path, relative: str, listed_in: Path) -> Path:
+    """The path of `relative` below `folder`; InputError where it would lead out of it."""
+    path = folder / relative
+    if Path(relative).is_absolute() or ".." in Path(relative).parts:
+        raise InputError(f"split file {listed_in} names {relative!r}, which lies outside {folder}; correct the line")
+    return path
+
+
+def splits(places: list[Path], suffix: str) -> Iterator[tuple[str, Path, str]]:
+    """The lines of the split files, as (split, file, line), stripped and without blank ones.
+
+    Args:
+        places: folders to look in for train, val and test; the first that has a file gives it.
+        suffix: ".txt" or ".csv".
+
+    Raises:
+        InputError: a file is no text.
+    """
+    for split in ("train", "val", "test"):
+        path = next((place / f"{split}{suffix}" for place in places if (place / f"{split}{suffix}").is_file()), None)
+        if path is None:
+            continue
+        try:
+            text = path.read_text(encoding="utf-8-sig")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"split file {path} cannot be read as text; copy or download it again") from error
+        for line in text.splitlines():
+            if line.strip():
+                yield split, path, line.strip()

@@ -1,0 +1,34 @@
+"""LRS2: `mvlrs_v1/main/<video id>/<5 digits>.mp4`, with the split files train.txt, val.txt and test.txt."""
+
+import re
+from pathlib import Path
+
+from data_prep.layout import Source, inside, splits
+from media.errors import InputError
+
+_CLIP = re.compile(r"[\w-]+/\d+")
+
+
+def sources(folder: Path) -> list[Source]:
+    """The clips that the split files name, or, without split files, all that are there.
+
+    Args:
+        folder: what holds `mvlrs_v1`, or `mvlrs_v1` itself; the split files lie in either.
+
+    Ids are `<split>/<video id>/<digits>`, so that OUTPUT/train is a folder of clip files to train on.
+    """
+    places = [folder / "mvlrs_v1", folder]
+    main = next((place / "main" for place in places if (place / "main").is_dir()), None)
+    if main is None:
+        raise InputError(f"input {folder} has no mvlrs_v1/main; give the folder that LRS2 was unpacked in")
+    found = []
+    for split, path, line in splits([folder, main.parent], ".txt"):
+        name = line.split()[0].removesuffix(".mp4")  # some lines carry a tag after the name
+        video = inside(main, f"{name}.mp4", path)
+        if not _CLIP.fullmatch(name):
+            raise InputError(f"split file {path} has the line {line!r}, which is no <video id>/<digits>; correct it")
+        problem = "" if video.is_file() else f"video {name}.mp4 is named in {path.name} but is not there"
+        found.append(Source(f"{split}/{name}", video, video, problem))
+    if not found:
+        found = [Source(f"{video.parent.name}/{video.stem}", video, video) for video in sorted(main.glob("*/*.mp4"))]
+    return list(dict.fromkeys(found))

@@ -1,0 +1,67 @@
+"""manifest.jsonl: what became of each source of a folder of clip files."""
+
+import contextlib
+import fcntl
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from media.errors import InputError
+from media.files import replacing
+
+
+class Manifest:
+    """The manifest of a folder of clip files: a line of JSON a source, `id`, `outcome` ("ok" or "failed"), `reason`.
+
+    Lines are appended as sources are finished and, at a run's end, put in the order of the ids, one a source. A kill
+    can leave nothing worse than half a last line, which the next reader leaves out. Several processes, or machines with
+    a common file system, may write at a time.
+    """
+
+    def __init__(self, folder: Path):
+        self.path = folder / "manifest.jsonl"
+        self._lock = folder / ".manifest.lock"
+
+    def read(self) -> dict[str, dict]:
+        """The newest line of each source, by id."""
+        lines = {}
+        if self.path.exists():
+            for text in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
+                with contextlib.suppress(json.JSONDecodeError, KeyError, TypeError):
+                    line = json.loads(text)
+                    lines[line["id"]] = line
+        return lines
+
+    def offsets(self) -> dict[str, int]:
+        """Each clip's audio-video offset in frames by its id, where `data_prep.offsets` has written one."""
+        return {id: line["offset"] for id, line in self.read().items() if isinstance(line.get("offset"), int)}
+
+    def add(self, lines: list[dict]) -> None:
+        """Append lines; InputError if the file cannot be written."""
+        if not lines:
+            return
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        with self._alone(), self.path.open("a+b") as file:
+            file.seek(0, 2)
+            if file.tell():
+                file.seek(-1, 2)
+                if file.read(1) != b"\n":  # a killed run's half line: keep it from swallowing this one
+                    text = "\n" + text
+            file.write(text.encode())
+
+    def sort(self) -> None:
+        """Rewrite the file: one line a source, in the order of the ids."""
+        with self._alone():
+            lines = self.read()
+            with replacing(self.path) as temporary:
+                text = "".join(json.dumps(lines[id]) + "\n" for id in sorted(lines))
+                temporary.write_text(text, encoding="utf-8")
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        try:
+            with self._lock.open("a") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                yield
+        except OSError as error:
+            raise InputError(f"manifest {self.path} cannot be written ({error.strerror}); free some space") from error

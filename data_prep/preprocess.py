@@ -1,0 +1,201 @@
+"""Turn a dataset of talking-face videos into clip files: faces, landmarks and sound, ready to train on.
+
+    python -m data_prep.preprocess INPUT OUTPUT [--dataset lrs2] [--audio mel wav2vec2] [--workers N]
+
+Each source gives one clip file OUTPUT/<id>.safetensors and one line in OUTPUT/manifest.jsonl. A run that was stopped
+goes on where it was when started again; several machines share the work with --shard 1/N .. N/N or --backend dask.
+"""
+
+import argparse
+import os
+import sys
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from data_prep import cmlr, folder, hdtf, lrs2
+from data_prep.clips import SUFFIX, Clip, ClipData, encode_face, write_clip
+from data_prep.layout import Source
+from data_prep.manifest import Manifest
+from data_prep.workers import CRASHED, spread
+from media.audio import SAMPLE_RATE, mel_spectrogram, read_audio, wav2vec2_features
+from media.errors import InputError, Parser, command
+from media.face import FaceTracker, crop_face, select131, to_crop
+from media.files import output_folder
+from media.video import FPS, read_frames
+
+LAYOUTS = {"folder": folder.sources, "lrs2": lrs2.sources, "cmlr": cmlr.sources, "hdtf": hdtf.sources}
+MINIMUM = FPS  # frames with a face: one second
+_FACES = 3  # looked for in a frame, so that the tracker stays with one of them
+
+
+def read_source(source: Source, kinds: list[str]) -> ClipData:
+    """Read a source's sound and the face in each of its frames; InputError says why it cannot be used."""
+    if source.problem:
+        raise InputError(source.problem)
+    wav = read_audio(source.sound)
+    if len(wav) < SAMPLE_RATE:
+        raise InputError(f"sound {source.sound.name} lasts under one second ({len(wav) / SAMPLE_RATE:.2f} s)")
+    data = ClipData([], [], [], [], wav, {})
+    number = -1
+    with FaceTracker(_FACES) as tracker:
+        for number, frame in enumerate(read_frames(source.video, FPS)):
+            face = tracker.track(frame)
+            if face is None:
+                continue
+            data.faces.append(encode_face(crop_face(frame, face.box)))
+            data.landmarks.append(to_crop(select131(face.landmarks), face.box))
+            data.boxes.append(face.box)
+            data.frames.append(number)
+    length = number + 1
+    if length < MINIMUM:
+        raise InputError(f"video {source.video.name} lasts under one second ({length / FPS:.2f} s)")
+    if not data.frames:
+        raise InputError(f"video {source.video.name} has no face in any of its {length} frames")
+    if len(data.frames) < MINIMUM:
+        raise InputError(f"video {source.video.name} has a face in only {len(data.frames)} of its {length} frames")
+    data.audio = features(wav, kinds)
+    return data
+
+
+def features(wav: np.ndarray, kinds: list[str]) -> dict[str, np.ndarray]:
+    """Audio features by kind; log-mel always, which the lip-sync expert hears."""
+    found = {"mel": mel_spectrogram(wav)}
+    if "wav2vec2" in kinds:
+        found["wav2vec2"] = wav2vec2_features(wav)
+    return found
+
+
+def process(source: Source, output: Path, kinds: list[str]) -> dict:
+    """Make the clip file of one source. Returns its manifest line; InputError only if the file cannot be written."""
+    cv2.setNumThreads(0)  # the workers are as many as the cores
+    try:
+        data = read_source(source, kinds)
+    except Exception as error:  # whatever a foreign file provokes, the other files go on
+        reason = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+        return failure(source, reason)
+    path = clip_path(output, source)
+    write_clip(path, data)
+    return done_line(source, Clip(path))
+
+
+def clip_path(output: Path, source: Source) -> Path:
+    return output / f"{source.id}{SUFFIX}"
+
+
+def done_line(source: Source, clip: Clip) -> dict:
+    """The manifest line of a source whose clip file is there."""
+    return {
+        "id": source.id,
+        "source": source.video.name,
+        "outcome": "ok",
+        "frames": len(clip),
+        "seconds": round(clip.seconds, 2),
+        "audio": sorted(clip.kinds),
+    }
+
+
+def failure(source: Source, reason: str) -> dict:
+    """The manifest line of a source that cannot be used."""
+    return {"id": source.id, "source": source.video.name, "outcome": "failed", "reason": " ".join(reason.split())}
+
+
+def finished(sources: list[Source], output: Path, kinds: list[str], manifest: Manifest) -> list[dict]:
+    """The manifest lines of the sources whose clip files are there, whole, with all the audio that is asked for.
+
+    The clip file decides, since a run may have been killed between the file and its line; what other commands have
+    added to a line stays.
+    """
+    known = manifest.read()
+    lines = []
+    for source in sources:
+        path = clip_path(output, source)
+        if not path.is_file():
+            continue
+        try:
+            clip = Clip(path)
+        except InputError:
+            continue
+        if set(kinds) <= set(clip.kinds):
+            earlier = known.get(source.id, {})
+            lines.append((earlier if earlier.get("outcome") == "ok" else {}) | done_line(source, clip))
+    manifest.add([line for line in lines if line != known.get(line["id"])])
+    return lines
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """Read I/N as (I - 1, N). Parts count from 1; 0 names the last, so that those who count from 0 are served too."""
+    try:
+        part, parts = (int(number) for number in text.split("/"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not I/N, such as 1/4") from None
+    if parts < 1 or not 0 <= part <= parts:
+        raise argparse.ArgumentTypeError(f"{text!r}: I must lie between 1 and N")
+    return (part - 1) % parts, parts
+
+
+def remove_partial(output: Path, sources: list[Source]) -> None:
+    """Remove what a killed run left half written of these sources; those of other shards may be at work."""
+    names = {clip_path(output, source) for source in sources}
+    for path in output.rglob(f".*.partial{SUFFIX}"):
+        stem = path.name.removesuffix(f".partial{SUFFIX}")[1:].rpartition(".")[0]
+        if path.with_name(stem + SUFFIX) in names:
+            path.unlink(missing_ok=True)
+
+
+def arguments() -> argparse.Namespace:
+    parser = Parser(__doc__)
+    parser.add_argument("input", type=Path, help="the dataset's folder")
+    parser.add_argument("output", type=Path, help="folder for the clip files and manifest.jsonl")
+    parser.add_argument("--dataset", choices=sorted(LAYOUTS), default="folder", help="layout of INPUT")
+    parser.add_argument("--audio", nargs="+", choices=["mel", "wav2vec2"], default=["mel"], help="audio features")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes")
+    parser.add_argument("--shard", type=parse_shard, default="1/1", metavar="I/N", help="do part I of N, from 1")
+    parser.add_argument("--backend", choices=["loky", "dask"], default="loky", help="where the processes run")
+    return parser.parse_args()
+
+
+@command
+def main() -> int:
+    options = arguments()
+    if not options.input.is_dir():
+        what = "is not a folder" if options.input.exists() else "does not exist"
+        raise InputError(f"input {options.input} {what}; give the dataset's folder")
+    if options.workers < 1:
+        raise InputError(f"--workers {options.workers} is no number of processes; give 1 or more")
+    sources = LAYOUTS[options.dataset](options.input)
+    if not sources:
+        raise InputError(f"input {options.input} holds no video in the layout {options.dataset}; check --dataset")
+    output = output_folder(options.output)
+    if "wav2vec2" in options.audio:
+        wav2vec2_features(np.zeros(SAMPLE_RATE, np.float32))  # a missing model stops the run before any work
+
+    part, parts = options.shard
+    sources = sources[part::parts]
+    remove_partial(output, sources)
+    manifest = Manifest(output)
+    lines = finished(sources, output, options.audio, manifest)
+    done = {line["id"] for line in lines}
+    pending = [source for source in sources if source.id not in done]
+    work = partial(process, output=output, kinds=options.audio)
+    with tqdm(total=len(sources), initial=len(done), unit="clip", desc="preprocess") as progress:
+        for source, line in spread(work, pending, options.workers, options.backend):
+            line = failure(source, "crashes the process that reads it") if line is CRASHED else line
+            if line["outcome"] != "ok":
+                progress.write(f"{line['id']} failed: {line['reason']}", file=sys.stderr)
+            manifest.add([line])
+            lines.append(line)
+            progress.update()
+    manifest.sort()
+
+    failed = sum(line["outcome"] != "ok" for line in lines)
+    earlier = f"; {len(done)} of them were done before" if done else ""
+    print(f"{len(lines) - failed} succeeded, {failed} failed{earlier}; see {manifest.path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,141 @@
+"""Windows for the lip-sync expert: five frames of a face, their sound, and sounds of the clip that do not belong."""
+
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from data_prep.clips import SUFFIX, Clip, clip_paths
+from data_prep.manifest import Manifest
+from media.audio import audio_windows
+from media.errors import InputError
+from media.video import FPS
+
+FRAMES = 5
+
+
+class SyncDataset(Dataset):
+    """Windows of five consecutive frames with their own sound and with shifted ones.
+
+    Item (index, seed): window `index` of all the folder's windows; everything random about it comes from `seed`. A dict
+
+        frames (5, 3, 128, 128) RGB in [0, 1];
+        mel (1 + negatives, 1, 80, 16): the five frames' own sound, then the sound as long but so many frames earlier or
+            later, half of them within three frames, the others up to `furthest`;
+        clip, the clip's id, and start, the first frame's index on the 25 fps timeline.
+
+    Args:
+        folder: clip files, in subfolders too.
+        negatives: shifted sounds an item; different ones, none of them 0.
+        furthest: largest shift in frames.
+        augment: mirror, move, scale and tint the face; louder or softer sound with some of its bands hidden.
+        max_offset: leave out clips whose sound the manifest says to be off by more frames; None keeps all.
+        correct_offsets: move each clip's sound by the offset in the manifest.
+
+    Raises:
+        InputError: a clip file cannot be used, or no clip has a window.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        negatives: int = 4,
+        furthest: int = 15,
+        augment: bool = False,
+        max_offset: int | None = None,
+        correct_offsets: bool = False,
+    ):
+        if not 1 <= negatives <= 2 * furthest:
+            raise InputError(f"negatives={negatives} must be between 1 and 2 furthest = {2 * furthest}")
+        self.negatives, self.furthest, self.augment = negatives, furthest, augment
+        offsets = Manifest(Path(folder)).offsets()
+        self.clips: list[Clip] = []
+        self._starts: list[np.ndarray] = []
+        self._late: list[int] = []
+        for path in clip_paths(folder):
+            clip = Clip(path, path.relative_to(folder).as_posix().removesuffix(SUFFIX))
+            offset = offsets.get(clip.id, 0)
+            if max_offset is not None and abs(offset) > max_offset:
+                continue
+            self.clips.append(clip)
+            self._starts.append(window_starts(clip))
+            self._late.append(-offset if correct_offsets else 0)
+        self._ends = np.cumsum([len(starts) for starts in self._starts])
+        if not len(self):
+            raise InputError(f"data folder {folder}: no clip to use has {FRAMES} frames in a row; add longer clips")
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def __getitem__(self, item: tuple[int, int]) -> dict:
+        index, seed = item
+        which = int(np.searchsorted(self._ends, index, side="right"))
+        first = int(self._starts[which][index - (self._ends[which - 1] if which else 0)])
+        clip = self.clips[which]
+        random = np.random.default_rng([seed % 2**63, index])
+        if torch.utils.data.get_worker_info() is not None:
+            cv2.setNumThreads(0)
+
+        number = int(clip.frames[first])
+        shifts = self._shifts(random)
+        mel = sync_mel(clip.audio("mel"), number + self._late[which] + np.concatenate([[0], shifts]))
+        faces = clip.faces(range(first, first + FRAMES))
+        if self.augment:
+            faces, mel = _augmented_faces(faces, random), _augmented_mel(mel, random)
+        return {
+            "frames": torch.from_numpy(np.ascontiguousarray(faces.transpose(0, 3, 1, 2))).float().div_(255),
+            "mel": torch.from_numpy(mel),
+            "clip": clip.id,
+            "start": number,
+        }
+
+    def _shifts(self, random: np.random.Generator) -> np.ndarray:
+        every = np.concatenate([np.arange(-self.furthest, 0), np.arange(1, self.furthest + 1)])
+        near, far = every[abs(every) <= 3], every[abs(every) > 3]
+        count = max(min(len(near), (self.negatives + 1) // 2), self.negatives - len(far))
+        chosen = [random.choice(near, count, replace=False), random.choice(far, self.negatives - count, replace=False)]
+        return np.concatenate(chosen)
+
+
+def window_starts(clip: Clip) -> np.ndarray:
+    """Positions of the faces from which five follow each other without a gap, while there is sound."""
+    last = np.arange(FRAMES - 1, len(clip))
+    first = last - (FRAMES - 1)
+    in_a_row = clip.frames[last] - clip.frames[first] == FRAMES - 1
+    return first[in_a_row & (clip.frames[last] < clip.seconds * FPS)].astype(np.int32)
+
+
+def sync_mel(mel: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """The expert's sound of five frames from each of `numbers` on: log-mel (frames, 80) -> (n, 1, 80, 16).
+
+    `audio_windows` are centred: those of the third frame begin with the first.
+    """
+    return audio_windows(mel, "mel", np.asarray(numbers) + 2)[:, None]
+
+
+def _augmented_faces(faces: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """(5, H, W, 3) uint8, all frames alike: what moves from frame to frame is the speech."""
+    size = faces.shape[1]
+    if random.random() < 0.5:
+        faces = faces[:, :, ::-1]
+    scale, angle = random.uniform(0.9, 1.1), random.uniform(-6, 6)
+    matrix = cv2.getRotationMatrix2D((size / 2, size / 2), angle, scale)
+    matrix[:, 2] += random.uniform(-0.05, 0.05, 2) * size
+    gain, contrast = random.uniform(0.8, 1.2) * random.uniform(0.93, 1.07, 3), random.uniform(0.75, 1.25)
+    table = np.clip((np.arange(256)[:, None] * gain - 128) * contrast + 128, 0, 255).astype(np.uint8)
+    edge = {"borderMode": cv2.BORDER_REPLICATE}
+    moved = np.stack([cv2.warpAffine(np.ascontiguousarray(face), matrix, (size, size), **edge) for face in faces])
+    return np.stack([table[moved[..., channel], channel] for channel in range(3)], axis=-1)
+
+
+def _augmented_mel(mel: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """(n, 1, 80, 16), all windows alike: another level, a tilt over the bands, and up to 16 bands hidden."""
+    bands = np.linspace(-1, 1, 80, dtype=np.float32)[:, None]
+    mel = mel + np.float32(random.uniform(-0.6, 0.6)) + np.float32(random.uniform(-0.4, 0.4)) * bands
+    mel = mel + random.normal(0, random.uniform(0, 0.2), mel.shape).astype(np.float32)
+    first, count = random.integers(0, 80), random.integers(0, 17)
+    mel[:, :, first : first + count] = -4
+    return np.clip(mel, -4, 4)

@@ -1,0 +1,79 @@
+"""A function over many items in several processes, none of which can take the others down."""
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from typing import Any
+
+import joblib
+from joblib.externals.loky.process_executor import TerminatedWorkerError
+
+from media.errors import InputError
+
+
+class _Crashed:
+    """The result of an item whose process died: decoders and detectors are native code, and files are foreign."""
+
+
+CRASHED = _Crashed()
+
+
+def spread(
+    function: Callable[[Any], Any], items: list, workers: int, backend: str = "loky"
+) -> Iterator[tuple[Any, Any]]:
+    """Yield (item, function(item)) as they are finished, in any order; CRASHED for an item that kills its process.
+
+    Args:
+        function: picklable.
+        workers: processes; 1 is this one.
+        backend: "loky", processes of this machine, or "dask", those of the cluster at $DASK_SCHEDULER_ADDRESS (without
+            it, of a local one).
+
+    Raises:
+        InputError: dask is not installed. What `function` raises is raised here, too.
+    """
+    if backend == "dask":
+        yield from _over_dask(function, items, workers)
+        return
+    pending = dict(enumerate(items))
+    while pending:
+        try:
+            parallel = joblib.Parallel(
+                workers, backend="loky", return_as="generator_unordered", batch_size=1, pre_dispatch="n_jobs"
+            )
+            calls = [joblib.delayed(_numbered)(function, position, item) for position, item in pending.items()]
+            for position, result in parallel(calls):
+                yield pending.pop(position), result
+        except TerminatedWorkerError:
+            # joblib does not say which item it was, but hands them out in order, one a worker: one of the next.
+            for position in list(pending)[:workers]:
+                item = pending.pop(position)
+                yield item, _alone(function, item)
+
+
+def _numbered(function: Callable[[Any], Any], position: int, item: Any) -> tuple[int, Any]:
+    return position, function(item)
+
+
+def _alone(function: Callable[[Any], Any], item: Any) -> Any:
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        try:
+            return pool.submit(function, item).result()
+        except BrokenProcessPool:
+            return CRASHED
+
+
+def _over_dask(function: Callable[[Any], Any], items: list, workers: int) -> Iterator[tuple[Any, Any]]:
+    try:
+        from dask.distributed import Client
+    except ImportError:
+        raise InputError("--backend dask needs dask.distributed; pip install 'dask[distributed]' or use loky") from None
+    address = os.environ.get("DASK_SCHEDULER_ADDRESS")
+    client = Client(address) if address else Client(n_workers=workers, threads_per_worker=1, processes=True)
+    with client, joblib.parallel_config(backend="dask"):
+        parallel = joblib.Parallel(return_as="generator_unordered", batch_size=1)
+        calls = [joblib.delayed(_numbered)(function, position, item) for position, item in enumerate(items)]
+        for position, result in parallel(calls):
+            yield items[position], result

@@ -1,0 +1,73 @@
+"""Many dubs from a list, with the networks loaded once."""
+
+import csv
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from dubbing.pipeline import Summary
+from media.errors import InputError
+from media.files import existing_file
+
+_HEADER = ("video", "audio", "output")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A video, the sound it shall say, and the file to write."""
+
+    video: Path
+    audio: Path
+    output: Path
+
+
+def read_pairs(path: Path) -> list[Pair]:
+    """Read a CSV file of video, audio, output; a first line with these words is a header.
+
+    Raises:
+        InputError: the file cannot be read, a line has not three columns, or two lines have the same output.
+    """
+    existing_file(path, "list")
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = [(number, [cell.strip() for cell in row]) for number, row in enumerate(csv.reader(file), 1) if row]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"list {path} is not a CSV file ({error}); write lines of video,audio,output") from error
+    if rows and tuple(cell.lower() for cell in rows[0][1]) == _HEADER:
+        rows = rows[1:]
+    pairs: list[Pair] = []
+    for number, row in rows:
+        if len(row) != 3 or not all(row):
+            raise InputError(f"list {path}, line {number}: {','.join(row)!r} is not video,audio,output; correct it")
+        pairs.append(Pair(*map(Path, row)))
+        if any(pairs[-1].output.resolve() == pair.output.resolve() for pair in pairs[:-1]):
+            raise InputError(f"list {path}, line {number}: {row[2]} is the output of an earlier line too; rename one")
+    if not pairs:
+        raise InputError(f"list {path} names no pair; write lines of video,audio,output")
+    return pairs
+
+
+def dub_pairs(pairs: list[Pair], dub: Callable[[Pair], Summary]) -> int:
+    """Dub each pair whose output is not there yet; a pair that fails is reported and passed over.
+
+    Outputs appear under their names only when they are complete, so one that is there is done.
+
+    Returns:
+        The exit code: 1 if any pair failed.
+    """
+    done = skipped = 0
+    for pair in pairs:
+        if pair.output.is_file():
+            skipped += 1
+            continue
+        try:
+            print(dub(pair))
+            done += 1
+        except Exception as error:  # a defect that one video brings out is no reason to leave the others
+            kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
+            message = " ".join(str(error).split())
+            print(f"error: {pair.output}: {kind}{message}", file=sys.stderr)
+    failed = len(pairs) - done - skipped
+    print(f"{done} dubbed, {skipped} were there already, {failed} failed")
+    return 1 if failed else 0

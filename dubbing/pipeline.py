@@ -1,0 +1,330 @@
+"""One video dubbed: a first pass that finds faces and chooses references, a second that decodes, speaks and encodes."""
+
+import contextlib
+import itertools
+import math
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from dubbing.motion import Motion, motion
+from dubbing.options import DubOptions
+from dubbing.paste import paste
+from dubbing.people import Person, Scene, choose, observe
+from dubbing.pictures import panel, panel_size
+from dubbing.source import Source
+from dubbing.speaker import FaceJob, PersonReferences, Speaker
+from dubbing.stages import Clock, background
+from media.audio import SAMPLE_RATE, mel_spectrogram, read_audio, wav2vec2_features
+from media.errors import InputError
+from media.face import choose_references, crop_face, to_crop
+from media.files import existing_file, output_folder
+from media.video import FPS, VideoInfo, VideoWriter, probe
+
+SCANNED = 60  # seconds of the source, at least, in which references are looked for
+_QUEUED = 48 * 2**20  # bytes of frames that wait between two stages
+_FASTEST = 120  # frames a second; a source that claims more is read at 25
+
+
+@dataclass
+class Summary:
+    """What became of a dub. `untouched` are the spans, in seconds of the output, whose frames have no dubbed face."""
+
+    output: Path
+    frames: int
+    fps: Fraction
+    width: int
+    height: int
+    untouched: list[tuple[float, float]]
+
+    def __str__(self) -> str:
+        text = (
+            f"{self.output}: {float(self.frames / self.fps):.2f} s, {self.frames} frames of {self.width}x{self.height}"
+        )
+        if not self.untouched:
+            return f"{text}, a face in every one"
+        count = round(sum(end - start for start, end in self.untouched) * self.fps)
+        spans = [f"{start:.2f}-{end:.2f} s" for start, end in self.untouched[:6]]
+        more = f" and {len(self.untouched) - 6} more" if len(self.untouched) > 6 else ""
+        return f"{text}, {count} of them without a face to dub and left as they were ({', '.join(spans)}{more})"
+
+
+@dataclass
+class _Face:
+    """One face to be made in a frame, and what the networks made of it."""
+
+    person: int
+    job: FaceJob
+    box: np.ndarray
+    landmarks: np.ndarray
+    made: np.ndarray | None = None
+    heatmap: np.ndarray | None = None
+
+
+@dataclass
+class _Frame:
+    """A frame on its way through the stages."""
+
+    picture: np.ndarray
+    faces: list[_Face] = field(default_factory=list)
+    result: np.ndarray | None = None
+
+
+def dub(
+    video: str | os.PathLike,
+    audio: str | os.PathLike,
+    output: str | os.PathLike,
+    speaker: Speaker,
+    options: DubOptions | None = None,
+    clock: Clock | None = None,
+) -> Summary:
+    """Make the person in `video` say `audio`, and write it to `output`.
+
+    Args:
+        video: any video, animation or image; played forward and back for as long as the sound lasts.
+        audio: a sound file, or a video with sound.
+        output: an MP4 file.
+        clock: takes the seconds that each stage works.
+
+    Raises:
+        InputError: an input cannot be used, or the output cannot be written; nothing is left behind then.
+    """
+    options, clock = options or DubOptions(), clock or Clock()
+    outputs = [Path(path) for path in (output, options.visualize, options.crop_output) if path is not None]
+    _check_outputs(outputs, [path for path in (video, audio, options.references) if path is not None])
+    info = probe(video)
+    with clock.time("sound"):
+        wav = read_audio(audio)
+        features = _sound_features(wav, speaker)
+    fps = _output_rate(info.frame_rate) if options.keep_fps else Fraction(FPS)
+    length = max(1, math.ceil(len(wav) * fps / SAMPLE_RATE))
+
+    source = Source(video, fps)
+    limit = max(length, SCANNED * math.ceil(fps))
+    scene = _observe(source, limit, info.duration, options, clock, "tracking")
+    dubbed = _dubbed_people(scene, video, options)
+    if options.missing_face == "error":
+        _refuse_gaps(scene, dubbed, min(length, scene.frames), video, fps)
+    people = list({id(person): person for row in dubbed for person in row}.values())
+    motions = [
+        motion(
+            person,
+            np.array([any(person is other for other in row) for row in dubbed]),
+            scene.cuts,
+            length,
+            info.width,
+            info.height,
+            options.smooth,
+        )
+        for person in people
+    ]
+    with clock.time("references"):
+        references = _references(source, people, speaker, options, clock)
+
+    depth = int(np.clip(_QUEUED // (3 * info.width * info.height), 1, 32))
+    frames = clock.iterate("decode", source.play(length))
+    frames = background(_with_jobs(frames, motions, fps, speaker, clock), depth)
+    frames = background(_spoken(frames, speaker, references, features, options.batch_size, clock), depth)
+    frames = background(_pasted(frames, clock), depth)
+    untouched = [all(m.first[k] < 0 for m in motions) for k in range(length)]
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(contextlib.closing(frames))
+        write = _writers(stack, info, fps, audio, output, speaker.size, options)
+        for frame in _progress(frames, length, "dubbing", options):
+            with clock.time("encode"):
+                write(frame)
+    spans = [(start / fps, end / fps) for start, end in _spans(untouched)]
+    return Summary(Path(output), length, fps, info.width, info.height, [(float(a), float(b)) for a, b in spans])
+
+
+def _sound_features(wav: np.ndarray, speaker: Speaker) -> np.ndarray:
+    if speaker.audio == "mel":
+        return mel_spectrogram(wav)
+    return wav2vec2_features(wav, device=str(speaker.device))
+
+
+def _check_outputs(outputs: list[Path], inputs: list[str | os.PathLike]) -> None:
+    for path in inputs:
+        existing_file(path, "input")
+    taken = {Path(path).resolve(): path for path in inputs}
+    for path in outputs:
+        if path.is_dir():
+            raise InputError(f"output {path} is a folder; name a file in it, such as {path / 'dubbed.mp4'}")
+        if path.resolve() in taken:
+            raise InputError(f"output {path} is also the input or another output; give another name")
+        taken[path.resolve()] = path
+        output_folder(path.parent)
+
+
+def _output_rate(rate: Fraction) -> Fraction:
+    rate = rate.limit_denominator(1001)
+    return rate if 1 <= rate <= _FASTEST else Fraction(FPS)
+
+
+def _observe(source: Source, limit: int, seconds: float, options: DubOptions, clock: Clock, title: str) -> Scene:
+    total = min(limit, round(seconds * source.fps)) or None
+    frames = background(clock.iterate("decode, first pass", source.scan(limit)), 4)
+    with contextlib.closing(frames):
+        return observe(_progress(frames, total, title, options), options.workers, clock)
+
+
+def _progress(frames: Iterator, total: int | None, title: str, options: DubOptions) -> Iterator:
+    return tqdm(frames, title, total, unit="frame", disable=not options.progress, dynamic_ncols=True)
+
+
+def _dubbed_people(scene: Scene, video: str | os.PathLike, options: DubOptions) -> list[list[Person]]:
+    if not scene.people:
+        raise InputError(f"video {video} shows no face that can be dubbed; give one with a face turned to the camera")
+    return choose(scene, options.face, options.face_at)
+
+
+def _refuse_gaps(scene: Scene, dubbed: list[list[Person]], shown: int, video: str | os.PathLike, fps: Fraction) -> None:
+    gaps = _spans([not row for row in dubbed[:shown]])
+    if gaps:
+        start, end = gaps[0]
+        raise InputError(
+            f"video {video} shows no face to dub from {float(start / fps):.2f} to {float(end / fps):.2f} s; "
+            f"cut that out, or let such frames through with --missing-face pass"
+        )
+
+
+def _references(
+    source: Source, people: list[Person], speaker: Speaker, options: DubOptions, clock: Clock
+) -> list[PersonReferences]:
+    """Each person's reference frames, encoded; with `options.references` everyone's come from that video."""
+    if options.references is None:
+        return [_encoded_references(source, person, speaker) for person in people]
+    other = Source(options.references, FPS)
+    info = probe(options.references)
+    scene = _observe(other, SCANNED * FPS, info.duration, options, clock, "references")
+    if not scene.people:
+        raise InputError(f"references video {options.references} shows no face; give one of the person to dub")
+    person = max(scene.people, key=lambda person: sum(person.area(i) for i in range(len(person.frames))))
+    return [_encoded_references(other, person, speaker)] * len(people)
+
+
+def _encoded_references(source: Source, person: Person, speaker: Speaker) -> PersonReferences:
+    chosen = choose_references(person.openings(), speaker.references)
+    images = {i: crop_face(source.frame(person.frames[i]), person.boxes[i], speaker.size) for i in set(chosen.tolist())}
+    landmarks = np.stack([to_crop(person.landmarks[i], person.boxes[i]) for i in chosen])
+    return speaker.encode(np.stack([images[i] for i in chosen]), landmarks)
+
+
+def _with_jobs(
+    frames: Iterator[tuple[int, np.ndarray]], motions: list[Motion], fps: Fraction, speaker: Speaker, clock: Clock
+) -> Iterator[_Frame]:
+    """Each frame of the output with the faces that are to be made in it."""
+    offsets = np.arange(speaker.window) - speaker.window // 2
+    for k, (_, picture) in enumerate(frames):
+        frame = _Frame(picture)
+        with clock.time("crop"):
+            for number, m in enumerate(motions):
+                if m.first[k] >= 0:
+                    frame.faces.append(_face(number, m, k, picture, offsets, fps, speaker.size))
+        yield frame
+
+
+def _face(
+    number: int,
+    m: Motion,
+    k: int,
+    picture: np.ndarray,
+    offsets: np.ndarray,
+    fps: Fraction,
+    size: int,
+) -> _Face:
+    row = m.rows[k]
+    # The window is frames of 1/25 s whatever the output's rate, and ends where the run of frames does.
+    window = np.clip(k + np.rint(offsets * float(fps / FPS)).astype(int), m.first[k], m.last[k])
+    places = _places(window, fps)
+    if fps != FPS:
+        first, centre, last = _places(np.array([m.first[k], k, m.last[k]]), fps)
+        places = np.clip(centre + offsets, first, last)
+    poses = np.stack([to_crop(m.landmarks[r], m.boxes[r]) for r in m.rows[window]])
+    job = FaceJob(crop_face(picture, m.boxes[row], size), window, places, poses)
+    return _Face(number, job, m.boxes[row], m.landmarks[row])
+
+
+def _places(frames: np.ndarray, fps: Fraction) -> np.ndarray:
+    """Where the middles of frames of the output lie on the 25 fps timeline, in its frames."""
+    return frames if fps == FPS else (frames + 0.5) * float(FPS / fps) - 0.5
+
+
+def _spoken(
+    frames: Iterator[_Frame],
+    speaker: Speaker,
+    references: list[PersonReferences],
+    features: np.ndarray,
+    batch_size: int,
+    clock: Clock,
+) -> Iterator[_Frame]:
+    """The frames with their faces made, in batches of `batch_size` frames."""
+    known: list[dict] = [{} for _ in references]
+    with contextlib.closing(frames):
+        while batch := list(itertools.islice(frames, batch_size)):
+            for number, person in enumerate(references):
+                faces = [face for frame in batch for face in frame.faces if face.person == number]
+                if faces:
+                    with clock.time("networks"):
+                        made, heatmaps = speaker.speak([face.job for face in faces], person, features, known[number])
+                    for face, image, heatmap in zip(faces, made, heatmaps, strict=True):
+                        face.made, face.heatmap = image, heatmap
+            yield from batch
+
+
+def _pasted(frames: Iterator[_Frame], clock: Clock) -> Iterator[_Frame]:
+    with contextlib.closing(frames):
+        for frame in frames:
+            with clock.time("paste"):
+                frame.result = frame.picture
+                for face in frame.faces:
+                    frame.result = paste(frame.result, face.made, face.job.crop, face.box, face.landmarks)
+            yield frame
+
+
+def _writers(
+    stack: contextlib.ExitStack,
+    info: VideoInfo,
+    fps: Fraction,
+    audio: str | os.PathLike,
+    output: str | os.PathLike,
+    size: int,
+    options: DubOptions,
+) -> Callable[[_Frame], None]:
+    """Open the output and the two optional videos beside it; the function returned writes a frame to each."""
+    opened = stack.enter_context(
+        VideoWriter(output, info.width, info.height, fps, audio, pixel_aspect=info.pixel_aspect, colour=info.colour)
+    )
+    writes = [lambda frame: opened.write(frame.result)]
+    if options.visualize is not None:
+        width, height = panel_size(info.width, info.height)
+        panels = stack.enter_context(VideoWriter(options.visualize, width, height, fps, audio))
+        writes.append(lambda frame: panels.write(panel(frame.picture, *_shown(frame, size), frame.result)))
+    if options.crop_output is not None:
+        crops = stack.enter_context(VideoWriter(options.crop_output, size, size, fps, audio))
+        black = np.zeros((size, size, 3), np.uint8)
+        writes.append(lambda frame: crops.write(frame.faces[0].made if frame.faces else black))
+
+    def write(frame: _Frame) -> None:
+        for each in writes:
+            each(frame)
+
+    return write
+
+
+def _shown(frame: _Frame, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """The heatmap and the generated crop of a frame's first face, both black where there is none."""
+    if frame.faces:
+        return frame.faces[0].heatmap, frame.faces[0].made
+    return np.zeros((size, size), np.float32), np.zeros((size, size, 3), np.uint8)
+
+
+def _spans(flags: list[bool]) -> list[tuple[int, int]]:
+    """The stretches [start, stop) of true flags."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], np.asarray(flags, np.int8), [0]])))
+    return [(int(start), int(stop)) for start, stop in edges.reshape(-1, 2)]

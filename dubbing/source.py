@@ -1,0 +1,85 @@
+"""The source video as frames that are played forward, back, and forward again, in bounded memory."""
+
+import os
+from collections.abc import Iterator
+from fractions import Fraction
+from itertools import islice
+
+import numpy as np
+
+from media.video import read_frames
+
+MEMORY = 256 * 2**20  # bytes of decoded frames that are held at most
+
+
+def source_index(position: int | np.ndarray, frames: int) -> int | np.ndarray:
+    """Which of a video's `frames` frames is shown at `position` when it is played forward, then back, and so on.
+
+    Time turns round at the last frame's end, so that the first and the last frame are shown twice in a row.
+    """
+    phase = position % (2 * frames)
+    return np.minimum(phase, 2 * frames - 1 - phase)
+
+
+class Source:
+    """A video read in two passes: `scan` once, then `play` for as long as wanted.
+
+    A video whose frames fit in `memory` bytes is decoded once and held. Of a longer one, only a stretch that is
+    played backward is held, at most `memory` bytes of it.
+
+    Args:
+        path: any file that `media.video.read_frames` reads.
+        fps: frames a second of the timeline.
+        memory: bytes.
+    """
+
+    def __init__(self, path: str | os.PathLike, fps: int | Fraction, memory: int = MEMORY):
+        self.path, self.fps, self.memory = path, fps, memory
+        self.frames = 0  # known after `scan`
+        self._frame_bytes = 0
+        self._held: list[np.ndarray] | None = []
+
+    def scan(self, limit: int | None = None) -> Iterator[np.ndarray]:
+        """Give the frames (H, W, 3) uint8 from the first on, `limit` at most, and count them."""
+        self.frames, self._held = 0, []
+        for frame in islice(read_frames(self.path, self.fps), limit):
+            self.frames += 1
+            self._frame_bytes = frame.nbytes
+            if self._held is not None:
+                self._held.append(frame)
+                if self.frames * frame.nbytes > self.memory:
+                    self._held = None
+            yield frame
+
+    def play(self, length: int) -> Iterator[tuple[int, np.ndarray]]:
+        """Give `length` pairs of (index of the frame, frame), forward and back over the scanned frames."""
+        done = 0
+        while done < length:
+            forward = (done // self.frames) % 2 == 0
+            for pair in self._forward() if forward else self._backward():
+                yield pair
+                done += 1
+                if done == length:
+                    return
+
+    def frame(self, index: int) -> np.ndarray:
+        """The frame of an index below the number of scanned ones."""
+        return next(self._span(index, index + 1))
+
+    def _forward(self) -> Iterator[tuple[int, np.ndarray]]:
+        return enumerate(self._span(0, self.frames))
+
+    def _backward(self) -> Iterator[tuple[int, np.ndarray]]:
+        stretch = max(1, self.memory // self._frame_bytes)
+        stop = self.frames
+        while stop > 0:
+            start = max(0, stop - stretch)
+            held = list(self._span(start, stop))
+            while held:
+                yield start + len(held) - 1, held.pop()
+            stop = start
+
+    def _span(self, start: int, stop: int) -> Iterator[np.ndarray]:
+        if self._held is not None:
+            return iter(self._held[start:stop])
+        return islice(read_frames(self.path, self.fps, start), stop - start)

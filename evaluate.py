@@ -1,0 +1,176 @@
+"""Score generated videos against the true ones, beside a paper's table.
+
+    python evaluate.py --generated out/dubbed --reference clips
+    python evaluate.py --generated A=out/a --generated B=out/b --reference clips --table stsa-lrs2 --output out/eval
+    python evaluate.py --table g4g-user-study
+
+Videos pair by their path below the folders, without the suffix. Each metric is defined in the module of `metrics/` that
+computes it.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from media.errors import InputError, Parser, command
+from media.files import output_folder, replacing
+from metrics.evaluation import Evaluation
+from metrics.gallery import Gallery
+from metrics.pairs import SUFFIXES
+from metrics.render import to_csv, to_latex, to_markdown, to_text
+from metrics.report import write_report
+from metrics.results import Results, published_grid
+from metrics.scoring import Options, load_networks
+from metrics.tables import METRICS, TABLES, PublishedTable
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = Parser(__doc__)
+    parser.add_argument(
+        "--generated",
+        action="append",
+        default=[],
+        metavar="[NAME=]DIR",
+        help="folder of generated videos; give it several times for several rows",
+    )
+    parser.add_argument("--reference", type=Path, metavar="DIR", help="folder of the true videos of the same names")
+    parser.add_argument("--metrics", nargs="+", metavar="NAME", help=f"of {', '.join(METRICS)}; the table's, or all")
+    parser.add_argument("--table", metavar="NAME", help=f"the paper's rows to show above: {', '.join(TABLES)}")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="write Markdown, LaTeX, CSV, JSON and report.html")
+    parser.add_argument(
+        "--region", default="face", metavar="face|frame", help="compare the face crop or the whole frame"
+    )
+    parser.add_argument("--size", type=int, default=128, help="side of the face crop in pixels (default 128)")
+    parser.add_argument(
+        "--clips", type=Path, metavar="FILE", help="score only these: a name a line, what follows it ignored"
+    )
+    parser.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
+    return parser.parse_args(arguments)
+
+
+def chosen_table(name: str | None) -> PublishedTable | None:
+    if name is not None and name not in TABLES:
+        raise InputError(f"--table {name} does not exist; choose from {', '.join(TABLES)}")
+    return TABLES.get(name)
+
+
+def chosen_metrics(names: list[str] | None, table: PublishedTable | None) -> tuple[str, ...]:
+    """The metrics asked for, else the table's, else all; "LSE-D" and "lse_d" are the same."""
+    if names is None:
+        return tuple(metric for metric in (table.metrics if table else METRICS) if metric in METRICS)
+    metrics = [name.lower().replace("-", "_") for name in names]
+    for given, metric in zip(names, metrics, strict=True):
+        if metric not in METRICS:
+            raise InputError(f"--metrics {given} does not exist; choose from {', '.join(METRICS)}")
+    return tuple(dict.fromkeys(metrics))
+
+
+def method_folders(arguments: list[str]) -> dict[str, Path]:
+    """Method -> folder from NAME=DIR or DIR, whose own name then names the method."""
+    folders = {}
+    for argument in arguments:
+        name, separator, folder = argument.partition("=")
+        if not separator or Path(argument).is_dir():
+            name, folder = Path(argument).resolve().name, argument
+        if not name or not folder:
+            raise InputError(f"--generated {argument} lacks a name or a folder; write NAME=DIR")
+        if name in folders:
+            raise InputError(f"--generated names {name} twice; write NAME=DIR with different names")
+        folders[name] = Path(folder)
+    return folders
+
+
+def listed_clips(path: Path | None) -> set[str] | None:
+    """Names of clips from a file with one a line."""
+    if path is None:
+        return None
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--clips {path} cannot be read ({error}); give a text file with a name a line") from error
+    # A split file of a dataset may have a tag after the name; a list of file names may have spaces and suffixes.
+    names = {name for line in lines if line.strip() for name in (line.split()[0], line.strip())}
+    names |= {name.removesuffix(Path(name).suffix) for name in names if Path(name).suffix.lower() in SUFFIXES}
+    if not names:
+        raise InputError(f"--clips {path} lists no clip; give a text file with a name a line")
+    return names
+
+
+def chosen_device(name: str | None) -> str:
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"--device {name} cannot be used ({str(error).splitlines()[0]}); give cpu or cuda") from error
+    return str(device)
+
+
+def write_results(results: Results, gallery: Gallery, folder: Path) -> None:
+    grids = [results.main(), results.intervals(), results.per_clip()]
+    remarks = "".join(f"- {line}\n" for line in results.remarks())
+    files = {
+        "table.md": "\n".join(map(to_markdown, grids)) + (f"\n## Left out\n\n{remarks}" if remarks else ""),
+        "table.tex": "\n".join(map(to_latex, grids)),
+        "table.csv": to_csv(grids[0]),
+        "intervals.csv": to_csv(grids[1]),
+        "clips.csv": to_csv(grids[2]),
+        "results.json": json.dumps(results.to_json(), indent=2, ensure_ascii=False) + "\n",
+    }
+    for name, text in files.items():
+        with replacing(folder / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    write_report(results, gallery, folder / "report.html")
+
+
+@command
+def main(arguments: list[str] | None = None) -> None:
+    args = parse(arguments)
+    table = chosen_table(args.table)
+    metrics = chosen_metrics(args.metrics, table)
+    if not args.generated and args.reference is None and table is not None:
+        print(to_text(published_grid(table)))
+        return
+    if not args.generated or args.reference is None:
+        raise InputError("--generated and --reference are both needed; see `python evaluate.py --help`")
+    if not metrics:
+        raise InputError(f"--table {table.name} has no column that can be computed; leave --generated out to print it")
+    if args.region not in ("face", "frame"):
+        raise InputError(f"--region {args.region} does not exist; give face or frame")
+    if args.size < 32:
+        raise InputError(f"--size {args.size} is too small for the metrics; give 32 or more")
+    options = Options(metrics, args.region, args.size, chosen_device(args.device))
+    folders = method_folders(args.generated)
+    only = listed_clips(args.clips)
+    output = output_folder(args.output) if args.output else None
+
+    networks, footnotes = load_networks(metrics, options.device)
+    gallery = Gallery() if output else None
+    evaluation = Evaluation(folders, args.reference, options, networks, only, gallery)
+    with tqdm(unit="frame", desc=f"{len(evaluation.clips)} clips") as bar:
+
+        def progress(clip: str, frames: int) -> None:
+            bar.set_postfix_str(clip, refresh=False)
+            bar.update(frames)
+
+        methods = evaluation.run(progress)
+    results = Results(methods, options, footnotes, table)
+    print(to_text(results.main()))
+    for line in results.remarks():
+        print(line)
+    if output:
+        write_results(results, gallery, output)
+    clips = [clip for method in methods for clip in method.clips]
+    left_out = sum(sum(clip.left_out.values()) for clip in clips)
+    pairs = sum(len(method.left_out) for method in methods)
+    print(
+        f"{len(clips)} pairs compared in {sum(clip.frames for clip in clips)} frames; {left_out} frames and {pairs} "
+        f"pairs left out{f'; {output}/report.html and tables written' if output else ''}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

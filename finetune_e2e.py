@@ -1,0 +1,195 @@
+"""Fine-tune both networks end to end: predicted heatmaps drive the synthesis, and its gradients reach the predictor.
+
+    python finetune_e2e.py --config configs/demo_e2e.yaml heatmap_predictor=RUN/best face_synthesizer=RUN/best
+
+The loss is L_face + L_heatmap (eq. 10 and 4): the face's terms reach through the heatmaps into the predictor, whose own
+terms keep the heatmaps heatmaps. Validation: PSNR and SSIM of face crops of other people whose mouths are predicted
+from their sound, and LipLMD of the predicted keypoints; the weights of the highest PSNR are kept in `best`.
+"""
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from omegaconf import MISSING
+from torch import Tensor, nn
+from torchvision.utils import make_grid
+
+from data_prep.clips import ClipDataset
+from losses.face import FaceLosses, FaceObjective
+from losses.heatmap import HeatmapLosses, heatmap_terms
+from losses.reconstruction import LIPS
+from media.errors import InputError, command
+from metrics.crops import crop_scores
+from models.checkpoint import build_network, load_network
+from models.discriminator import DiscriminatorConfig
+from models.face_synthesizer import FaceSynthesizer, mask_lower_half
+from models.heatmap_predictor import HeatmapPredictor
+from training import (
+    Adversary,
+    DataConfig,
+    Run,
+    TrainConfig,
+    backward,
+    check_batch,
+    move,
+    optimizer,
+    parse_config,
+    parts,
+    scheduler,
+    start,
+    synchronised,
+    train_mode,
+    training_batches,
+    validation_batch,
+)
+
+
+@dataclass
+class Finetuning:
+    """Everything a config file of this script may set."""
+
+    heatmap_predictor: str = MISSING  # checkpoint folder to start from
+    face_synthesizer: str = MISSING  # checkpoint folder to start from
+    data: DataConfig = field(default_factory=DataConfig)
+    discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)  # where face_synthesizer has none
+    losses: FaceLosses = field(default_factory=FaceLosses)
+    heatmap_losses: HeatmapLosses = field(default_factory=HeatmapLosses)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    frames: int = 5  # frames of each window that are synthesized, around its centre; the sync loss needs 5
+    sync_expert: str = ""  # checkpoint folder of train_sync.py, for the sync loss
+    output: str = MISSING
+
+
+class Dubbing(nn.Module):
+    """Both networks as one: sound, pose and references to faces."""
+
+    def __init__(self, predictor: HeatmapPredictor, synthesizer: FaceSynthesizer, frames: int):
+        super().__init__()
+        self.predictor, self.synthesizer = predictor, synthesizer
+        first = (predictor.config.frames - frames) // 2
+        self.synthesized = slice(first, first + frames)
+
+    def forward(self, batch: dict, scores: bool = False) -> tuple[Tensor, Tensor, Tensor, list | None]:
+        """A batch of `ClipDataset` windows of T frames, of which the t in the middle are synthesized.
+
+        Returns:
+            faces (B,t,3,H,W), heatmaps (B,T,1,H,W) as synthesis sees them, landmarks (B,T,57,2), and with `scores`
+            what eq. 7 needs.
+        """
+        references = batch["reference_images"], batch["reference_heatmaps"]
+        heatmaps, landmarks = self.predictor(batch["audio"], batch["pose_heatmaps"], references[1])
+        heatmaps = heatmaps.clamp(max=1)
+        inputs = (batch["frames"], heatmaps, batch["audio"])
+        frames, guidance, audio = (x[:, self.synthesized] for x in inputs)
+        result = self.synthesizer(frames, guidance, *references, audio, scores)
+        faces, information = result if scores else (result, None)
+        return faces, heatmaps, landmarks, information
+
+    def targets(self, batch: dict) -> dict:
+        """The true frames and keypoints of the synthesized frames, as `FaceObjective` takes them."""
+        return batch | {name: batch[name][:, self.synthesized] for name in ("frames", "landmarks")}
+
+
+@torch.no_grad()
+def validate(dubbing: Dubbing, batch: dict, weights: HeatmapLosses) -> tuple[dict, dict]:
+    """Scalars on the fixed validation windows, and a picture grid of the windows' first synthesized frames."""
+    results = zip(*(dubbing(part)[:3] for part in parts(batch, 4)), strict=True)
+    faces, heatmaps, landmarks = (torch.cat(result) for result in results)
+    true = dubbing.targets(batch)["frames"]
+    scores = crop_scores(faces.flatten(0, 1), true.flatten(0, 1))
+    values = {f"val/{name}": float(score.mean()) for name, score in scores.items()}
+    terms = heatmap_terms(heatmaps, landmarks, batch, weights)
+    values |= {f"val/{name}": float(value) for name, value in terms.items()}
+    values["val/LipLMD"] = float((landmarks - batch["landmarks"])[..., LIPS, :].norm(dim=-1).mean())
+    heatmap = heatmaps[:8, dubbing.synthesized][:, 0].expand(-1, 3, -1, -1)
+    columns = [batch["reference_images"][:8, 0], heatmap, mask_lower_half(true[:8, 0]), faces[:8, 0], true[:8, 0]]
+    grid = make_grid(torch.stack(columns, dim=1).flatten(0, 1), nrow=len(columns))
+    return values, {"val/reference, heatmap, masked, generated, true": grid}
+
+
+def check(config: Finetuning, predictor: HeatmapPredictor, synthesizer: FaceSynthesizer) -> None:
+    """InputError where the two networks or the settings do not go together."""
+    ours, theirs = predictor.config, synthesizer.config
+    for name in ("audio", "references"):
+        if getattr(ours, name) != getattr(theirs, name):
+            raise InputError(
+                f"the predictor was trained with {name}={getattr(ours, name)}, the synthesizer with "
+                f"{getattr(theirs, name)}; start from checkpoints that agree"
+            )
+    if not 1 <= config.frames <= ours.frames:
+        raise InputError(f"frames={config.frames} must be between 1 and the predictor's window, {ours.frames}")
+    if config.losses.mutual_information > 0 and synthesizer.mutual_information is None:
+        raise InputError(
+            f"{config.face_synthesizer} has no mutual-information network; set losses.mutual_information=0"
+        )
+
+
+def discriminator(config: Finetuning) -> nn.Module:
+    """The one that was trained beside the synthesizer, or a fresh one where its checkpoint has none."""
+    if (Path(config.face_synthesizer) / "discriminator.safetensors").is_file():
+        return load_network(config.face_synthesizer, "discriminator")
+    return build_network("discriminator", config.discriminator)
+
+
+@command
+def main() -> None:
+    config = parse_config(Finetuning, __doc__)
+    predictor = load_network(config.heatmap_predictor, "heatmap_predictor")
+    synthesizer = load_network(config.face_synthesizer, "face_synthesizer")
+    check(config, predictor, synthesizer)
+    accelerator = start(config)
+    check_batch(config.train.batch_size * config.frames, accelerator)
+    weights = config.losses
+
+    shape = {"audio": predictor.config.audio, "window": predictor.config.frames}
+    shape["references"] = predictor.config.references
+    dataset = ClipDataset(config.data.train, augment=config.data.augment, max_offset=config.data.max_offset, **shape)
+    validation = validation_batch(ClipDataset(config.data.val, **shape), config.train.validation_windows)
+    validation = move(validation, accelerator.device)
+    objective = FaceObjective(weights, config.frames, config.sync_expert).to(accelerator.device)
+
+    sections = {"heatmap_predictor": predictor.config, "face_synthesizer": synthesizer.config, "training": config}
+    dubbing = synchronised(Dubbing(predictor, synthesizer, config.frames), accelerator)
+    dubbing = dubbing.to(memory_format=torch.channels_last)
+    adam = optimizer(dubbing.parameters(), config.train)
+    dubbing, adam, schedule = accelerator.prepare(dubbing, adam, scheduler(adam, config.train))
+    bare = accelerator.unwrap_model(dubbing)
+    networks = {"heatmap_predictor": bare.predictor, "face_synthesizer": bare.synthesizer}
+    adversary = None
+    if weights.gan > 0 or weights.feature > 0:
+        judge = discriminator(config)
+        adversary = Adversary(judge, config.train, accelerator)
+        networks["discriminator"], sections["discriminator"] = adversary.network, judge.config
+    run = Run(config, accelerator, networks, sections, averaged=["heatmap_predictor", "face_synthesizer"])
+    first = run.resume()
+
+    for step, batch in run.progress(training_batches(dataset, config, accelerator, first)):
+        train_mode(dubbing, config.train)
+        with accelerator.autocast():
+            faces, heatmaps, landmarks, information = dubbing(batch, scores=weights.mutual_information > 0)
+            targets = bare.targets(batch)
+            terms = objective(faces, targets, run.networks.get("discriminator"), information)
+            terms |= heatmap_terms(heatmaps, landmarks, batch, config.heatmap_losses)
+        loss = sum(terms.values())
+        norm = backward(accelerator, loss, dubbing, config.train, terms, batch, step)
+        adam.step()
+        schedule.step()
+        adam.zero_grad()
+        values = {"train/loss": loss} | {f"train/{name}": value for name, value in terms.items()}
+        values |= {"train/gradient_norm": norm, "train/learning_rate": schedule.get_last_lr()[0]}
+
+        if adversary is not None:
+            values |= adversary.step(targets["frames"], faces, batch, step)
+        run.log(step, values)
+        if run.due(step):
+            evaluated = (run.evaluated(name) for name in ("heatmap_predictor", "face_synthesizer"))
+            scores, pictures = validate(Dubbing(*evaluated, config.frames), validation, config.heatmap_losses)
+            run.validated(step, scores, scores["val/PSNR"], pictures)
+
+    run.finish(f"fine-tuned both networks for {run.step} steps, best PSNR {run.best or 0:.2f} dB")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,113 @@
+"""L_face, STSA eq. 10: the weighted sum of the face synthesis's loss terms.
+
+L_face = l1 L_perc + l2 L_gan + l3 L_feat + l4 L_sync + l5 L_mi
+
+A term at weight 0 is not computed, and what only it needs (VGG-19, the sync expert, the discriminator) is not loaded.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from checkpoints import fetch
+from losses.adversarial import feature_matching_loss, generator_loss
+from losses.mutual_information import mutual_information_loss
+from losses.perceptual import PerceptualLoss
+from losses.reconstruction import gradient_loss, l1_loss, lower_half_weight, mouth_weight
+from losses.sync import sync_loss
+from media.errors import InputError
+from models.checkpoint import load_network
+from models.sync_expert import lower_faces
+
+
+@dataclass
+class FaceLosses:
+    """Weights of eq. 10's terms, the paper's by default, and of two pixel terms that the paper does not have."""
+
+    perceptual: float = 4.0
+    gan: float = 0.25
+    feature: float = 1.0
+    sync: float = 0.1
+    mutual_information: float = 0.01
+    l1: float = 0.0
+    gradient: float = 0.0
+    mouth: float = 1.0  # weight of the pixels around the lips in the pixel terms; 1 weighs all alike
+    upper: float = 1.0  # weight of the upper half in the pixel terms, which dubbing takes from the source
+    without_vgg: str = "stop"  # where VGG-19's weights are absent: "stop", or "skip" the perceptual term, said once
+
+
+class FaceObjective(nn.Module):
+    """Eq. 10: every term that has a weight, with the frozen networks it needs.
+
+    Raises:
+        InputError: a term needs weights that are not there.
+    """
+
+    def __init__(self, weights: FaceLosses, frames: int, sync_expert: str):
+        super().__init__()
+        self.weights = weights
+        self.perceptual = self.expert = None
+        if weights.perceptual > 0:
+            if fetch.available("vgg19") or weights.without_vgg == "stop":
+                self.perceptual = PerceptualLoss()
+            elif weights.without_vgg == "skip":
+                print("training without the perceptual term: VGG-19 is absent (python -m checkpoints.fetch vgg19)")
+            else:
+                raise InputError(f"losses.without_vgg={weights.without_vgg} is unknown; use stop or skip")
+        if weights.sync > 0:
+            if frames != 5:
+                raise InputError(f"the sync loss needs frames=5, not {frames}; or set losses.sync=0")
+            if not sync_expert:
+                raise InputError(
+                    "the sync loss needs an expert; give sync_expert=FOLDER (train_sync.py) or set losses.sync=0"
+                )
+            self.expert = load_network(sync_expert, "sync_expert")
+        self.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> "FaceObjective":
+        """The frozen networks stay in eval mode."""
+        return super().train(False)
+
+    def forward(
+        self,
+        faces: Tensor,
+        batch: dict,
+        discriminator: nn.Module | None,
+        information: list[tuple[Tensor, Tensor]] | None,
+    ) -> dict[str, Tensor]:
+        """The weighted terms for generated `faces` (B,T,3,H,W).
+
+        Args:
+            batch: true `frames` (B,T,3,H,W), `landmarks` (B,T,57,2) and `mel` (B,1,80,16).
+            discriminator: maps (B,3,H,W) to the features of each scale; None without adversarial terms.
+            information: T_theta's scores of the joint and the marginal pairs of each scale; None without eq. 7.
+        """
+        weights, true = self.weights, batch["frames"]
+        terms = {}
+        if weights.l1 > 0 or weights.gradient > 0:
+            size = true.shape[-1]
+            pixels = mouth_weight(batch["landmarks"], size, weights.mouth)
+            pixels = pixels * lower_half_weight(size, outside=weights.upper, device=pixels.device)
+            if weights.l1 > 0:
+                terms["l1"] = weights.l1 * l1_loss(faces, true, pixels)
+            if weights.gradient > 0:
+                terms["gradient"] = weights.gradient * gradient_loss(faces, true, pixels)
+        if self.perceptual is not None:
+            terms["perceptual"] = weights.perceptual * self.perceptual(faces, true)
+        if discriminator is not None:
+            discriminator.requires_grad_(False)  # its own step comes later
+            generated = discriminator(faces)
+            if weights.gan > 0:
+                terms["gan"] = weights.gan * generator_loss(generated)
+            if weights.feature > 0:
+                with torch.no_grad():
+                    real = discriminator(true)
+                terms["feature"] = weights.feature * feature_matching_loss(generated, real)
+            discriminator.requires_grad_(True)
+        if self.expert is not None:
+            sound, lips = self.expert(batch["mel"], lower_faces(faces))
+            terms["sync"] = weights.sync * sync_loss(sound, lips)
+        if information is not None:
+            terms["mutual_information"] = weights.mutual_information * mutual_information_loss(*information)
+        return terms

@@ -1,0 +1,93 @@
+"""L_perc, STSA eq. 9: features of a pre-trained VGG-19 and their Gram matrices.
+
+L_perc = sum_i ||phi_i(I_p) - phi_i(I_g)||_1 + ||G_i(I_p) - G_i(I_g)||_1
+
+phi_i are relu1_1, relu2_1, relu3_1, relu4_1 and relu5_1, each norm a mean over elements. As in IP-LAP the features are
+compared at full and at half size, the Gram matrices at full size alone and with the weight 250.
+"""
+
+import os
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models import vgg19
+
+from checkpoints import fetch
+from losses.precision import full_precision, without_autocast
+from media.errors import InputError
+from models.checkpoint import read_foreign
+
+ENDS = (2, 7, 12, 21, 30)  # in torchvision's `features`, where the slices that end in relu1_1 ... relu5_1 end
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
+
+
+def available() -> bool:
+    """Whether VGG-19's weights have been fetched."""
+    return fetch.available("vgg19")
+
+
+class PerceptualLoss(nn.Module):
+    """Eq. 9 with frozen weights read from torchvision's `vgg19-dcbb9e9d.pth`.
+
+    Args:
+        weights: that file; None takes the fetched one. Its classifier is not needed and may be absent.
+        gram_weight: of the Gram term; 0 leaves it out. With 0, G4G's eq. 13 is this loss divided by 10.
+        scales: sizes at which the features are compared, each half the one before.
+
+    Raises:
+        InputError: the file is missing, is not VGG-19's, or holds more than tensors. No other weights are used instead.
+    """
+
+    def __init__(self, weights: str | os.PathLike | None = None, gram_weight: float = 250.0, scales: int = 2):
+        super().__init__()
+        self.gram_weight, self.scales = gram_weight, scales
+        features = _read_features(fetch.require("vgg19", "the perceptual loss") if weights is None else weights)
+        self.slices = nn.ModuleList(features[i:j] for i, j in zip((0, *ENDS), ENDS, strict=False))
+        self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(STD).view(3, 1, 1), persistent=False)
+        self.requires_grad_(False)
+
+    def forward(self, faces: Tensor, true_faces: Tensor) -> Tensor:
+        """Compare RGB images in [0, 1], (..., 3, H, W); a scalar. H and W are at least 32 for two scales."""
+        faces, true_faces = faces.flatten(0, -4), true_faces.flatten(0, -4)
+        loss = 0.0
+        for scale in range(self.scales):
+            if scale > 0:
+                faces, true_faces = F.avg_pool2d(faces, 2), F.avg_pool2d(true_faces, 2)
+            with torch.no_grad():
+                true_features = self.features(true_faces)
+            for feature, true_feature in zip(self.features(faces), true_features, strict=True):
+                loss = loss + F.l1_loss(full_precision(feature), full_precision(true_feature))
+                if scale == 0 and self.gram_weight > 0:
+                    loss = loss + self.gram_weight * F.l1_loss(gram(feature), gram(true_feature))
+        return loss
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        """RGB images in [0, 1], (N, 3, H, W) -> the five feature maps, finest first."""
+        x = (images - self.mean) / self.std
+        maps = []
+        for part in self.slices:
+            x = part(x)
+            maps.append(x)
+        return maps
+
+
+def gram(features: Tensor) -> Tensor:
+    """Gram matrices F F^T / (C H W): (N, C, H, W) -> (N, C, C), in float32."""
+    with without_autocast(features):
+        vectors = full_precision(features).flatten(2)
+        return vectors @ vectors.mT / (vectors.shape[1] * vectors.shape[2])
+
+
+def _read_features(path: str | os.PathLike) -> nn.Sequential:
+    """VGG-19 up to relu5_1 with the weights of `path`."""
+    state = read_foreign(path)
+    with torch.device("meta"):  # no memory and no random numbers are spent on weights that are replaced at once
+        features = vgg19(weights=None, init_weights=False).features[: ENDS[-1]]
+    for name, tensor in features.state_dict().items():
+        found = state.get(f"features.{name}")
+        if found is None or found.shape != tensor.shape:
+            raise InputError(f"{path} is not torchvision's VGG-19: features.{name} is missing or has another shape")
+    features.load_state_dict({name: state[f"features.{name}"].float() for name in features.state_dict()}, assign=True)
+    return features.eval()

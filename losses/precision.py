@@ -1,0 +1,14 @@
+"""Sums over many pixels, norms and logarithms are taken in float32 under mixed precision."""
+
+import torch
+from torch import Tensor
+
+
+def full_precision(x: Tensor) -> Tensor:
+    """`x` in float32; a float64 stays as it is. float16 overflows in a sum of squares, bfloat16 keeps three digits."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def without_autocast(x: Tensor) -> torch.autocast:
+    """A context in which matrix products on `x`'s device keep the precision of their arguments."""
+    return torch.autocast(x.device.type, enabled=False)

@@ -1,0 +1,74 @@
+"""Pixel terms that the STSA paper does not have, for small models trained without VGG-19.
+
+Eq. 10 has no pixel term: the perceptual loss draws the face. Where the weights of VGG-19 are absent, a config names
+these in its place: L1, and the L1 of the images' gradients (Mathieu et al., 2016), which punishes blur that a plain L1
+forgives. Both take a weight a pixel, so that the lips, some 5 % of the crop, are not lost in the mean. G4G eq. 15 is
+`l1_loss` without a weight.
+"""
+
+import torch
+from torch import Tensor
+
+from losses.precision import full_precision
+
+LIPS = slice(17, 57)  # of the 57 keypoints: 17 of the jaw, then 40 of the lips
+
+
+def l1_loss(faces: Tensor, true_faces: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Mean absolute difference.
+
+    Args:
+        faces, true_faces: (B, T, 3, H, W), in [0, 1].
+        weight: weights a pixel, not negative, that broadcast to (B, T, 1, H, W); None weighs all alike.
+
+    Returns:
+        A scalar, sum(weight |difference|) / sum(weight): a constant weight changes nothing.
+    """
+    return _weighted_mean((full_precision(faces) - full_precision(true_faces)).abs(), weight)
+
+
+def gradient_loss(faces: Tensor, true_faces: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Mean absolute difference of the images' finite differences, the mean of the two directions.
+
+    Arguments as in `l1_loss`. A constant offset in brightness costs nothing.
+    """
+    difference = full_precision(faces) - full_precision(true_faces)
+    down = _weighted_mean(difference.diff(dim=-2).abs(), None if weight is None else weight[..., 1:, :])
+    across = _weighted_mean(difference.diff(dim=-1).abs(), None if weight is None else weight[..., :, 1:])
+    return (down + across) / 2
+
+
+def lower_half_weight(size: int, inside: float = 1.0, outside: float = 0.0, device=None) -> Tensor:
+    """(size, size): `inside` in rows size/2 to size, the part of the face that the network draws, `outside` above."""
+    weight = torch.full((size, size), float(outside), device=device)
+    weight[size // 2 :] = inside
+    return weight
+
+
+def mouth_weight(landmarks: Tensor, size: int, inside: float, outside: float = 1.0, margin: float = 0.08) -> Tensor:
+    """Weights with a box around the lips.
+
+    Args:
+        landmarks: (B, T, 57, 2), x and y in units of the face crop, jaw first.
+        size: of the square crop in pixels.
+        inside, outside: the weights inside and outside of the box.
+        margin: by how much of the crop the box is wider than the lips on each side.
+
+    Returns:
+        (B, T, 1, size, size), without a gradient.
+    """
+    lips = full_precision(landmarks.detach())[..., LIPS, :]
+    low = lips.amin(dim=-2)[..., None, None] - margin  # (B, T, 2, 1, 1)
+    high = lips.amax(dim=-2)[..., None, None] + margin
+    centre = (torch.arange(size, device=lips.device, dtype=lips.dtype) + 0.5) / size
+    within_x = (centre >= low[..., 0, :, :]) & (centre <= high[..., 0, :, :])  # (B, T, 1, size)
+    within_y = (centre >= low[..., 1, :, :]) & (centre <= high[..., 1, :, :])
+    within = within_y[..., :, None] & within_x[..., None, :]  # (B, T, 1, size, size)
+    return torch.where(within, inside, outside).to(lips.dtype)
+
+
+def _weighted_mean(x: Tensor, weight: Tensor | None) -> Tensor:
+    if weight is None:
+        return x.mean()
+    weight = full_precision(weight).expand_as(x)
+    return (weight * x).sum() / weight.sum().clamp_min(torch.finfo(x.dtype).tiny)

@@ -1,0 +1,75 @@
+"""Lip-sync terms on the embeddings of a sync expert: L_sync of STSA eq. 10, and G4G's contrastive loss.
+
+The embeddings are those of a window of sound and of the five frames that it belongs to, (B, D) each.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from losses.precision import full_precision, without_autocast
+
+FLOOR = 0.01
+
+
+def cosine(sound: Tensor, faces: Tensor) -> Tensor:
+    """Cosine similarity of each pair, (B, D), (B, D) -> (B,), in float32."""
+    return F.cosine_similarity(full_precision(sound), full_precision(faces), dim=-1, eps=1e-6)
+
+
+def sync_loss(sound: Tensor, faces: Tensor) -> Tensor:
+    """L_sync: the mean of -log cos(sound, faces), Wav2Lip's binary cross-entropy with target 1.
+
+    -log is continued below a cosine of 0.01 by its tangent there: defined for negative cosines, which embeddings
+    without a final ReLU have, and with a gradient that neither explodes (at most 100) nor vanishes as a clamp's would.
+    """
+    return _negative_log(cosine(sound, faces)).mean()
+
+
+def sync_classification_loss(sound: Tensor, faces: Tensor, in_sync: Tensor) -> Tensor:
+    """What trains Wav2Lip's expert: binary cross-entropy of the cosine taken as the probability of being in sync.
+
+    Args:
+        sound, faces: (B, D).
+        in_sync: (B,), 1 where the pair belongs together and 0 where it does not.
+    """
+    similarity, in_sync = cosine(sound, faces), full_precision(in_sync)
+    return (in_sync * _negative_log(similarity) + (1 - in_sync) * _negative_log(1 - similarity)).mean()
+
+
+def contrastive_loss(
+    sound: Tensor, faces: Tensor, temperature: float | Tensor = 0.07, negatives: Tensor | None = None
+) -> Tensor:
+    """G4G eq. 6-10 and 16: each window of faces finds its sound among the batch's, and each sound its faces.
+
+    The similarity matrix of all pairs over the temperature, a softmax over its rows (eq. 8) and its columns (eq. 9),
+    and the cross-entropy of both with the diagonal as labels, in equal parts. As in CLIP, which G4G follows, the
+    embeddings are first brought to length 1. Eq. 10 divides the softmax by its own sum again, which changes nothing.
+
+    Args:
+        sound, faces: (B, D); pair i belongs together. Windows of one clip in a batch are the hard negatives; no two
+            rows may be the same window.
+        temperature: positive; a tensor may be learned.
+        negatives: (B, N, D), more sounds that row i of the faces has to tell from its own, such as its clip's a few
+            frames away.
+
+    Returns:
+        A scalar; log B where the embeddings tell nothing and there are no `negatives`.
+    """
+    with without_autocast(sound):
+        sound = F.normalize(full_precision(sound), dim=-1, eps=1e-6)
+        faces = F.normalize(full_precision(faces), dim=-1, eps=1e-6)
+        similarity = faces @ sound.mT / temperature
+        rows = similarity
+        if negatives is not None:
+            negatives = F.normalize(full_precision(negatives), dim=-1, eps=1e-6)
+            rows = torch.cat([similarity, (negatives @ faces[..., None])[..., 0] / temperature], dim=1)
+    diagonal = torch.arange(len(similarity), device=similarity.device)
+    return (F.cross_entropy(rows, diagonal) + F.cross_entropy(similarity.mT, diagonal)) / 2
+
+
+def _negative_log(p: Tensor) -> Tensor:
+    tangent = -math.log(FLOOR) + (FLOOR - p) / FLOOR
+    return torch.where(p > FLOOR, -p.clamp_min(FLOOR).log(), tangent)

@@ -1,0 +1,22 @@
+"""L_temporal of STSA eq. 4, after IP-LAP: keypoints move between frames as the true ones do."""
+
+from torch import Tensor
+
+from losses.precision import full_precision
+from losses.semantic import frame_distance
+
+
+def temporal_loss(landmarks: Tensor, true_landmarks: Tensor) -> Tensor:
+    """E_t ||(p_{t+1} - p_t) - (g_{t+1} - g_t)||_2 with all points of a frame as one vector.
+
+    Args:
+        landmarks, true_landmarks: (B, T, 57, 2), in units of the face crop.
+
+    Returns:
+        A scalar, the mean over the B (T - 1) pairs of adjacent frames; 0 where T = 1.
+    """
+    movement = full_precision(landmarks).diff(dim=1)
+    true_movement = full_precision(true_landmarks).diff(dim=1)
+    if movement.shape[1] == 0:
+        return movement.sum()
+    return frame_distance(movement, true_movement)

@@ -1,0 +1,45 @@
+"""What a command says when its input is wrong: one line on stderr and exit code 2."""
+
+import argparse
+import functools
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+from omegaconf.errors import OmegaConfBaseException
+
+
+class InputError(Exception):
+    """An input that cannot be used. The message is one line: which input, what is wrong with it, what to do."""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose complaints are one line too: argparse's own prints the whole usage before them."""
+
+    def __init__(self, description: str | None = None):
+        super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; see {self.prog} --help")
+
+
+def command(main: Callable[..., int | None]) -> Callable[..., int]:
+    """Turn an `InputError` or a config error raised below `main` into one line on stderr and the exit code 2.
+
+    Every script's entry point wears this decorator and is started as `sys.exit(main())`. Other exceptions are
+    defects of the program and keep their traceback; Ctrl-C exits with 130 like any interrupted Unix command.
+    """
+
+    @functools.wraps(main)
+    def run(*args, **kwargs) -> int:
+        try:
+            return main(*args, **kwargs) or 0
+        except (InputError, OmegaConfBaseException) as error:
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+            print(f"error: {'; '.join(lines)}", file=sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return 130
+
+    return run

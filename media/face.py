@@ -1,0 +1,341 @@
+"""Faces in a frame: find and follow one, cut it out, put another in its place."""
+
+import contextlib
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from media.heatmap import ORDER, OVAL_POINTS
+
+CROP_SIZE = 128  # px, the networks' side
+MARGIN = 5  # source px around the 131 points
+_UPPER_LIP, _LOWER_LIP = 0, 17  # MediaPipe ids of the outer lips' middle
+_ORDER = np.array(ORDER)
+_SMALL = 0.2  # of the frame's longer side, the face width below which the mesh is laid twice
+_SMALLEST = 8  # px, the side below which a box is not a face worth cutting out
+
+
+@dataclass(frozen=True)
+class Face:
+    """One face of a frame.
+
+    landmarks: (478, 2) float32, MediaPipe Face Mesh points x, y in pixels of the frame; they may lie outside it.
+    box: (4,) int32, x1 y1 x2 y2, the crop `face_box` gives for them.
+    """
+
+    landmarks: np.ndarray
+    box: np.ndarray
+
+
+class FaceTracker:
+    """Finds the face in each frame of a video. A context manager; holds MediaPipe's networks while open.
+
+    Every frame is searched by itself (MediaPipe's static mode), so that a frame gives the same landmarks wherever
+    reading starts; only the choice among several faces looks at the frame before. A face that MediaPipe's own
+    short-range detector does not see is looked for with the full-range one, and the mesh laid on an enlarged
+    crop around it.
+
+    Args:
+        faces: how many faces to look for in a frame, at most.
+    """
+
+    def __init__(self, faces: int = 1):
+        with _quiet_stderr():
+            from mediapipe.python.solutions import face_detection, face_mesh
+
+            self._mesh = face_mesh.FaceMesh(static_image_mode=True, max_num_faces=faces, refine_landmarks=True)
+            self._close_mesh = face_mesh.FaceMesh(static_image_mode=True, max_num_faces=1, refine_landmarks=True)
+            self._detector = face_detection.FaceDetection(model_selection=1, min_detection_confidence=0.5)
+            for graph in (self._mesh, self._close_mesh, self._detector):
+                graph.process(np.zeros((64, 64, 3), np.uint8))  # loads the networks, whose chatter stops here
+        self._faces = faces
+        self._warned = False
+        self._last: np.ndarray | None = None
+
+    def __enter__(self) -> "FaceTracker":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.close()
+
+    def close(self) -> None:
+        for graph in (self._mesh, self._close_mesh, self._detector):
+            graph.close()
+
+    def track(self, frame: np.ndarray) -> Face | None:
+        """The face of `frame` (H, W, 3) uint8 RGB, or None where there is none.
+
+        Among several, the one that overlaps most with the face of the last frame that had one, else the largest.
+        """
+        found = self.find(frame)
+        if not found:
+            return None
+        face = found[0]
+        if self._last is not None and len(found) > 1:
+            overlaps = [overlap(other.box, self._last) for other in found]
+            if max(overlaps) > 0:
+                face = found[int(np.argmax(overlaps))]
+        self._last = face.box
+        return face
+
+    def find(self, frame: np.ndarray) -> list[Face]:
+        """All faces of `frame` (H, W, 3) uint8 RGB, at most as many as asked for, the largest first."""
+        frame = np.ascontiguousarray(frame)
+        # MediaPipe warns once, at its first face; from then on stderr is left to the progress bars of other threads.
+        with contextlib.nullcontext() if self._warned else _quiet_stderr():
+            points = [self._steadied(frame, found) for found in _mesh_points(self._mesh, frame)]
+            if not points:
+                windows = self._windows(frame)
+                points = [found for window in windows for found in self._look_closely(frame, window)]
+        self._warned = self._warned or bool(points)
+        height, width = frame.shape[:2]
+        found = [Face(each.astype(np.float32), face_box(each, width, height)) for each in points]
+        found = [face for face in found if (face.box[2:] - face.box[:2]).min() >= _SMALLEST]
+        return sorted(found, key=lambda face: -int(np.prod(face.box[2:] - face.box[:2])))
+
+    def _windows(self, frame: np.ndarray) -> list[np.ndarray]:
+        """Square windows x1 y1 x2 y2, clipped to the frame, around the full-range detector's faces, largest first.
+
+        The detector sees 192 px: where it finds nothing in a large frame, it looks at overlapping parts of it.
+        """
+        height, width = frame.shape[:2]
+        boxes = self._detections(frame)
+        side = int(0.6 * max(height, width))
+        if not boxes and side >= 192:
+            for y in _tiles(height, side):
+                for x in _tiles(width, side):
+                    boxes += [
+                        box + np.array([x, y, x, y]) for box in self._detections(frame[y : y + side, x : x + side])
+                    ]
+        windows = []
+        for box in boxes:
+            centre, half = (box[:2] + box[2:]) / 2, 1.25 * (box[2:] - box[:2]).max()
+            window = np.concatenate([np.floor(centre - half), np.ceil(centre + half)])
+            window = np.clip(window, 0, [width, height, width, height]).astype(int)
+            new = all(overlap(window, other) < 0.3 for other in windows)  # parts overlap, and so may show one face
+            if new and (window[2:] - window[:2]).min() >= _SMALLEST:
+                windows.append(window)
+        return sorted(windows, key=lambda window: -int(np.prod(window[2:] - window[:2])))[: self._faces]
+
+    def _detections(self, picture: np.ndarray) -> list[np.ndarray]:
+        """Boxes x1 y1 x2 y2, in pixels, that the full-range detector finds."""
+        height, width = picture.shape[:2]
+        found = self._detector.process(np.ascontiguousarray(picture)).detections or []
+        boxes = [detection.location_data.relative_bounding_box for detection in found]
+        corners = [(box.xmin, box.ymin, box.xmin + box.width, box.ymin + box.height) for box in boxes]
+        return [np.array(box) * [width, height, width, height] for box in corners]
+
+    def _steadied(self, frame: np.ndarray, points: np.ndarray) -> np.ndarray:
+        """Points of a face that is small in its frame, found again in a window around it.
+
+        The detector sees the whole frame at 128 px, so it places a small face's mesh roughly and anew each frame:
+        where the face is a tenth of the frame wide, a second look halves the jitter.
+        """
+        height, width = frame.shape[:2]
+        low, high = points.min(axis=0), points.max(axis=0)
+        if high[0] - low[0] >= _SMALL * max(width, height):
+            return points
+        centre, half = (low + high) / 2, (high - low).max()
+        window = np.concatenate([np.floor(centre - half), np.ceil(centre + half)])
+        window = np.clip(window, 0, [width, height, width, height]).astype(int)
+        if (window[2:] - window[:2]).min() < _SMALLEST:
+            return points
+        closer = self._look_closely(frame, window)
+        same = closer and overlap(face_bounds(closer[0], width, height), face_bounds(points, width, height)) > 0.3
+        return closer[0] if same else points
+
+    def _look_closely(self, frame: np.ndarray, window: np.ndarray) -> list[np.ndarray]:
+        x1, y1, x2, y2 = window
+        crop = np.ascontiguousarray(frame[y1:y2, x1:x2])
+        scale = max(1.0, 512 / max(crop.shape[:2]))
+        if scale > 1:
+            crop = cv2.resize(crop, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
+        size = np.array([x2 - x1, y2 - y1]) / [crop.shape[1], crop.shape[0]]
+        return [points * size + [x1, y1] for points in _mesh_points(self._close_mesh, crop)]
+
+
+def _tiles(length: int, side: int) -> list[int]:
+    """Where windows of `side` begin that cover `length`, overlapping by a third or more."""
+    if length <= side:
+        return [0]
+    count = int(np.ceil((length - side) / (side * 2 / 3))) + 1
+    return np.linspace(0, length - side, count).astype(int).tolist()
+
+
+def _mesh_points(mesh, frame: np.ndarray) -> list[np.ndarray]:
+    """(478, 2) float64 points in pixels of `frame`, one array a face."""
+    size = np.array([frame.shape[1], frame.shape[0]], np.float64)
+    faces = mesh.process(frame).multi_face_landmarks or []
+    points = [np.array([(point.x, point.y) for point in face.landmark]) * size for face in faces]
+    return [each for each in points if np.isfinite(each).all()]
+
+
+_one_at_a_time = threading.RLock()  # stderr is the process's: two threads must not keep each other's redirection
+
+
+@contextlib.contextmanager
+def _quiet_stderr() -> Iterator[None]:
+    """Send what MediaPipe's C++ writes to the process's stderr nowhere: it has no switch for it."""
+    with _one_at_a_time:
+        sys.stderr.flush()
+        try:
+            kept = os.dup(2)
+        except OSError:  # no stderr at all
+            yield
+            return
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            os.close(nowhere)
+
+
+def select131(landmarks: np.ndarray) -> np.ndarray:
+    """The project's 131 points, in `ORDER`, of (..., 478, 2) MediaPipe points; (..., 131, 2) points as they are."""
+    if landmarks.shape[-2] == len(ORDER):
+        return landmarks
+    if landmarks.shape[-2] != 478:
+        raise ValueError(f"landmarks must be (..., 478, 2) or (..., {len(ORDER)}, 2), not {landmarks.shape}")
+    return landmarks[..., _ORDER, :]
+
+
+def face_bounds(landmarks: np.ndarray, width: int, height: int) -> np.ndarray:
+    """Bounds of the 131 points, 5 px wider on each side, clipped to the frame: (4,) float64 x1 y1 x2 y2.
+
+    Args:
+        landmarks: (478, 2) or (131, 2), pixels of a frame of `width` by `height`.
+    """
+    points = select131(np.asarray(landmarks, np.float64))
+    bounds = np.concatenate([points.min(axis=0) - MARGIN, points.max(axis=0) + MARGIN])
+    return np.clip(bounds, 0, [width, height, width, height])
+
+
+def face_box(landmarks: np.ndarray, width: int, height: int) -> np.ndarray:
+    """The crop of a face, `face_bounds` cut at whole pixels: (4,) int32 x1 y1 x2 y2, the last two exclusive."""
+    return face_bounds(landmarks, width, height).astype(np.int32)
+
+
+def overlap(a: np.ndarray, b: np.ndarray) -> float:
+    """Intersection over union of two boxes x1 y1 x2 y2, in [0, 1]."""
+    shared = np.prod(np.clip(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0, None), dtype=np.float64)
+    union = np.prod(a[2:] - a[:2], dtype=np.float64) + np.prod(b[2:] - b[:2], dtype=np.float64) - shared
+    return float(shared / union) if union > 0 else 0.0
+
+
+def crop_face(frame: np.ndarray, box: np.ndarray, size: int = CROP_SIZE) -> np.ndarray:
+    """Cut `box` out of `frame` (H, W, 3) uint8 and resize it to (size, size, 3), not keeping the aspect."""
+    x1, y1, x2, y2 = (int(side) for side in box)
+    return resize(frame[y1:y2, x1:x2], size, size)
+
+
+def to_crop(landmarks: np.ndarray, box: np.ndarray) -> np.ndarray:
+    """Landmarks (..., 2) in pixels of the frame to units of `box`: [0, 1] inside it. float32."""
+    box = np.asarray(box, np.float64)
+    return ((landmarks - box[:2]) / (box[2:] - box[:2])).astype(np.float32)
+
+
+def from_crop(landmarks: np.ndarray, box: np.ndarray) -> np.ndarray:
+    """The inverse of `to_crop`: landmarks (..., 2) in units of `box` to pixels of the frame. float32."""
+    box = np.asarray(box, np.float64)
+    return (landmarks * (box[2:] - box[:2]) + box[:2]).astype(np.float32)
+
+
+def paste_face(
+    frame: np.ndarray, face: np.ndarray, box: np.ndarray, landmarks: np.ndarray, upper: float = 0.0
+) -> np.ndarray:
+    """Put `face` into `frame` at `box`, blended inside the face's contour.
+
+    The blend is 0 outside the convex hull of the face oval and rises inside it over a Gaussian-blurred edge whose
+    width follows the box (REFERENCE "Paste-back": 21 px, sigma 11, here at a box of 256 px): every pixel outside
+    the contour keeps its exact value.
+
+    Args:
+        frame: (H, W, 3) uint8.
+        face: (h, w, 3) uint8, of any size.
+        box: (4,) x1 y1 x2 y2 in the frame.
+        landmarks: (478, 2) or (131, 2), pixels of the frame; they give the contour.
+        upper: part of the box's height, from its top, to leave as it is: 0 pastes the whole face, 0.5 its lower half.
+
+    Returns:
+        A new (H, W, 3) uint8 frame.
+    """
+    x1, y1, x2, y2 = (int(side) for side in box)
+    blended = frame.copy()
+    if x2 <= x1 or y2 <= y1:
+        return blended
+    weight = _paste_weight(frame.shape[:2], (x1, y1, x2, y2), landmarks, upper)
+    region = np.ascontiguousarray(frame[y1:y2, x1:x2])
+    face = resize(face, x2 - x1, y2 - y1)
+    blended[y1:y2, x1:x2] = cv2.blendLinear(face, region, weight, 1 - weight)
+    return blended
+
+
+def _paste_weight(shape: tuple[int, int], box: tuple[int, ...], landmarks: np.ndarray, upper: float) -> np.ndarray:
+    """Weight of the pasted face over its box: (y2 - y1, x2 - x1) float32, 0 outside the contour."""
+    x1, y1, x2, y2 = box
+    height, width = shape
+    # The hull shrinks by the blur's reach first, so that the blurred edge ends where the hull does.
+    reach = max(1, round(10 * max(x2 - x1, y2 - y1) / 256))
+    contour = select131(np.asarray(landmarks))[OVAL_POINTS] - [x1 - reach, y1 - reach]
+    hull = cv2.convexHull(np.rint(contour).astype(np.int32))
+    mask = np.zeros((y2 - y1 + 2 * reach, x2 - x1 + 2 * reach), np.uint8)
+    cv2.fillConvexPoly(mask, hull, 255)
+    # Nothing is pasted beyond the box, so the edge lies inside it, but for where the frame itself ends.
+    top = round(upper * (y2 - y1)) if upper > 0 else 0
+    mask[: reach + top if y1 > 0 or top else 0] = 0
+    mask[mask.shape[0] - reach if y2 < height else mask.shape[0] :] = 0
+    mask[:, : reach if x1 > 0 else 0] = 0
+    mask[:, mask.shape[1] - reach if x2 < width else mask.shape[1] :] = 0
+
+    side = 2 * reach + 1
+    mask = cv2.erode(mask, np.ones((side, side), np.uint8))
+    mask = cv2.GaussianBlur(mask, (side, side), 11 / 21 * side)
+    return mask[reach:-reach, reach:-reach].astype(np.float32) / 255
+
+
+def resize(image: np.ndarray, width: int, height: int) -> np.ndarray:
+    """Resize with averaging where it shrinks, which keeps fine texture from aliasing, and cubic where it grows."""
+    shrinks = image.shape[0] * image.shape[1] > width * height
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
+
+
+def lip_opening(landmarks: np.ndarray) -> np.ndarray:
+    """Distance of the outer lips' middle points (MediaPipe 0 and 17), in the unit of the landmarks.
+
+    Args:
+        landmarks: (..., 478, 2) or (..., 131, 2).
+
+    Returns:
+        (...) float.
+    """
+    points = select131(landmarks)
+    gap = points[..., ORDER.index(_UPPER_LIP), :] - points[..., ORDER.index(_LOWER_LIP), :]
+    return np.linalg.norm(gap, axis=-1)
+
+
+def choose_references(openings: np.ndarray, count: int = 5) -> np.ndarray:
+    """Choose `count` frames at equal steps of lip opening, from the most closed to the most open.
+
+    Args:
+        openings: (F,) lip opening of each frame; NaN where a frame has no face. Frames repeat where F < count.
+
+    Returns:
+        (count,) int64 indices into `openings`.
+
+    Raises:
+        ValueError: no frame has a face.
+    """
+    openings = np.asarray(openings, np.float64)
+    usable = np.flatnonzero(np.isfinite(openings))
+    if not len(usable):
+        raise ValueError("no frame has a face to choose references from")
+    ranked = usable[np.argsort(openings[usable], kind="stable")]
+    return ranked[np.rint(np.linspace(0, len(ranked) - 1, count)).astype(np.int64)]

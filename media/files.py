@@ -1,0 +1,54 @@
+"""Files that are either complete or not there."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from media.errors import InputError
+
+
+def existing_file(path: str | os.PathLike, what: str) -> Path:
+    """Return `path` if it is a file with something in it; `what` names it in the InputError raised otherwise."""
+    path = Path(path)
+    if path.is_dir():
+        raise InputError(f"{what} {path} is a folder; give a file")
+    if not path.is_file():
+        raise InputError(f"{what} {path} does not exist; check the path")
+    if path.stat().st_size == 0:
+        raise InputError(f"{what} {path} is empty; copy or download it again")
+    return path
+
+
+def output_folder(path: str | os.PathLike) -> Path:
+    """Create the folder `path` where it is missing and return it; InputError if it cannot be written to."""
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"output folder {path} cannot be made ({error.strerror}); choose another") from error
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise InputError(f"output folder {path} is not writable; change its permissions or choose another")
+    return path
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike) -> Iterator[Path]:
+    """Yield a temporary name beside `path`; on success it is renamed to `path`, on any error it is removed.
+
+    A reader therefore sees the old file or the whole new one. The temporary name keeps the suffix, which some
+    writers take the format from, and carries the process id, so that two processes never share it.
+    """
+    path = Path(path)
+    output_folder(path.parent)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        if isinstance(error, InputError):
+            raise
+        reason = error.strerror or error
+        raise InputError(f"{path} cannot be written ({reason}); free some space or choose another place") from error
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,237 @@
+"""Video files read as upright RGB frames on a constant-rate timeline; `VideoWriter` writes them."""
+
+import contextlib
+import os
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.sidedata.sidedata import Type as SideData
+from av.video.reformatter import Interpolation, VideoReformatter
+from av.video.stream import VideoStream
+
+from media.container import (
+    REMEDY,
+    UNREADABLE,
+    audio_stream,
+    believable,
+    declared_end,
+    decoded,
+    open_media,
+    reason,
+    time_zero,
+    video_stream,
+)
+from media.errors import InputError
+from media.video_writer import BT601, FPS, Colour, VideoWriter
+
+__all__ = ["FPS", "Colour", "VideoInfo", "VideoWriter", "probe", "read_frames"]
+
+RGB_SPACE = 0  # the H.273 matrix of images
+# swscale's default takes a level off the brightness; these flags do not.
+EXACT = int(Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT)
+SWS_BT601 = 5  # swscale's name for the H.273 matrix 6
+INDEXED = {"mov", "mp4", "matroska", "webm"}  # formats in which a seek lands where it should
+SEEK_MARGIN = 5  # seconds; an index by decoding time may point behind what is displayed at that time
+LONGEST_FRAME = 60  # seconds that one frame may stay on display by its own account
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What a video is, as it is watched.
+
+    Attributes:
+        path: The file.
+        width, height: Size in stored pixels, after the rotation that the metadata asks for.
+        duration: Seconds from the file's first instant to the end of its last frame, by the file's own account.
+        frame_rate: The source's own average frames a second.
+        pixel_aspect: Width over height of a pixel, after the rotation.
+        has_sound: Whether there is a sound track.
+        colour: For a `VideoWriter` that is to keep the source's colours.
+    """
+
+    path: Path
+    width: int
+    height: int
+    duration: float
+    frame_rate: Fraction
+    pixel_aspect: Fraction
+    has_sound: bool
+    colour: Colour
+
+
+def probe(path: str | os.PathLike) -> VideoInfo:
+    """Describe the video `path`; its first frame is decoded. InputError if it has none, or cannot be read."""
+    with open_media(path, "video") as container:
+        stream = _picture_track(container, path)
+        frame, start, end = next(_timed(container, stream, path))
+        duration = declared_end(container, stream)
+        if duration is None:
+            duration = _packets(path) * (end - start)  # raw streams and single images declare none
+        picture = _Picture(frame)
+        aspect = Fraction(stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio or 1) or Fraction(1)
+        matrix = BT601 if frame.colorspace == RGB_SPACE else int(frame.colorspace)
+        return VideoInfo(
+            path=Path(path),
+            width=picture.height if picture.transpose else picture.width,
+            height=picture.width if picture.transpose else picture.height,
+            duration=float(max(duration, end)),
+            frame_rate=_steady_rate(stream),
+            pixel_aspect=1 / aspect if picture.transpose else aspect,
+            has_sound=audio_stream(container) is not None,
+            colour=Colour(matrix, int(frame.color_primaries), int(frame.color_trc)),
+        )
+
+
+def read_frames(path: str | os.PathLike, fps: int | Fraction | None = FPS, start: int = 0) -> Iterator[np.ndarray]:
+    """Read a video, an animation or a single image as a stream of frames at a constant rate.
+
+    Frame i shows the interval [i/fps, (i+1)/fps): it is what the source has on display in the middle of that, by its
+    timestamps, so that a source of another or of a varying rate keeps its duration.
+
+    Args:
+        path: Any file that PyAV decodes.
+        fps: Frames a second; None for the source's own average rate.
+        start: Index of the first frame to give. What lies before is passed over by seeking where the file has an index,
+            else by decoding; the frames are the same.
+
+    Yields:
+        (H, W, 3) uint8 RGB, turned upright where the metadata asks for it; every array is the caller's own.
+
+    Raises:
+        InputError: The file cannot be read or has no frame.
+    """
+    with open_media(path, "video") as container:
+        stream = _picture_track(container, path)
+        step = 1 / Fraction(fps or _steady_rate(stream))
+        middle = (start + Fraction(1, 2)) * step
+        shown = picture = None
+        end = Fraction(0)
+        for frame, begin, frame_end in _timed(container, stream, path, middle if start else Fraction(0)):
+            while shown is not None and middle < begin:
+                yield picture.rgb(shown)
+                middle += step
+            picture = picture or _Picture(frame)
+            shown, end = frame, frame_end
+        while middle < end or middle == step / 2:
+            yield picture.rgb(shown)
+            middle += step
+
+
+def _picture_track(container: InputContainer, path: str | os.PathLike) -> VideoStream:
+    stream = video_stream(container)
+    if stream is None:
+        raise InputError(f"video {path} has no picture that can be decoded; give a video or an image")
+    stream.thread_type = "AUTO"
+    return stream
+
+
+def _seek(container: InputContainer, stream: VideoStream, zero: Fraction, wanted: Fraction) -> Fraction:
+    """Have `container` go on with a key frame on display by `wanted` seconds, and return when that one starts."""
+    for earlier in (0, SEEK_MARGIN):
+        container.seek(int((zero + wanted - earlier) / stream.time_base), stream=stream)
+        frame = next(container.decode(stream), None)
+        if frame is not None and frame.pts is not None and frame.pts * stream.time_base - zero <= wanted:
+            container.seek(int((zero + wanted - earlier) / stream.time_base), stream=stream)
+            return frame.pts * stream.time_base - zero
+    container.seek(0, backward=True)
+    return Fraction(0)
+
+
+def _packets(path: str | os.PathLike) -> int:
+    """How many packets of picture a file has; they need not be decoded to be counted."""
+    count = 0
+    with open_media(path, "video") as container, contextlib.suppress(*UNREADABLE):
+        for packet in container.demux(_picture_track(container, path)):
+            count += packet.size > 0
+    return count
+
+
+def _frame_rate(stream: VideoStream) -> Fraction:
+    return next((rate for rate in (stream.average_rate, stream.guessed_rate) if rate), Fraction(FPS))
+
+
+def _steady_rate(stream: VideoStream) -> Fraction:
+    """The source's rate, where it is one that a video can be watched at; what varies may average to anything."""
+    rate = _frame_rate(stream)
+    return rate if 5 <= rate <= 240 else Fraction(FPS)
+
+
+def _timed(
+    container: InputContainer, stream: VideoStream, path: str | os.PathLike, wanted: Fraction = Fraction(0)
+) -> Iterator[tuple[av.VideoFrame, Fraction, Fraction]]:
+    """Give each frame its interval [start, end) in seconds from the file's beginning; starts never decrease.
+
+    Frames that end before the one on display at `wanted` seconds may be left out.
+    """
+    rate = _frame_rate(stream)
+    if rate < Fraction(1, 60):
+        raise InputError(f"video {path} claims to show {float(rate):.3g} frames a second; {REMEDY}")
+    zero, declared = time_zero(container), declared_end(container, stream)
+    # AVI stores no presentation times, and FFmpeg's guesses run late or out of order where there are B-frames. Frames
+    # come out of the decoder in the order of presentation, so each takes the next of the packets' times.
+    times = deque() if container.format.name == "avi" else None
+    start = end = shift = Fraction(0)
+    found = False
+    try:
+        if wanted > 0 and INDEXED & set(container.format.name.split(",")):
+            start = end = _seek(container, stream, zero, wanted)
+        for frame in decoded(container, stream, times):
+            stamp, time_base = frame.pts, frame.time_base or stream.time_base
+            if times is not None:
+                stamp = times.popleft() if times else None
+            at = end
+            if stamp is not None and time_base:
+                at = stamp * time_base - zero + shift
+                if not believable(at, end, declared):
+                    shift += end - at
+                    at = end
+            start = max(start, at)
+            length = frame.duration * time_base if frame.duration and time_base else 1 / rate
+            end = start + (length if length <= LONGEST_FRAME else 1 / rate)
+            found = True
+            # The last frame of a variable-rate MP4 may carry a longer duration than the file declares for it.
+            yield frame, start, declared if declared is not None and start < declared < end else end
+    except UNREADABLE as error:
+        raise InputError(f"video {path} cannot be decoded ({reason(error)}); {REMEDY}") from error
+    if not found:
+        raise InputError(f"video {path} has no frame that can be decoded; {REMEDY}")
+
+
+class _Picture:
+    """Turns a video's frames into upright RGB arrays of one size, that of its first frame."""
+
+    def __init__(self, first: av.VideoFrame):
+        self.width, self.height = first.width, first.height
+        self.reformatter = VideoReformatter()
+        try:
+            matrix = next((data for data in first.side_data if data.type == SideData.DISPLAYMATRIX), None)
+        except ValueError:  # PyAV does not know every kind of side data that FFmpeg gives
+            turns = round(first.rotation / 90) % 4
+            a, b, c, d = ((1, 0, 0, 1), (0, -1, 1, 0), (-1, 0, 0, -1), (0, 1, -1, 0))[turns]
+        else:
+            numbers = [1, 0, 0, 0, 1] if matrix is None else np.frombuffer(matrix, np.int32)[:5].tolist()
+            a, b, _, c, d = numbers
+        # The stored pixel (x, y) is displayed at (a x + c y, b x + d y), up to a translation.
+        self.transpose = abs(b) + abs(c) > abs(a) + abs(d)
+        self.flip_columns, self.flip_rows = (c < 0, b < 0) if self.transpose else (a < 0, d < 0)
+
+    def rgb(self, frame: av.VideoFrame) -> np.ndarray:
+        to = {"width": self.width, "height": self.height, "format": "rgb24", "interpolation": EXACT}
+        try:
+            converted = self.reformatter.reformat(frame, **to)
+        except (OSError, av.error.FFmpegError):  # swscale refuses the rare matrices, and those that do not exist
+            converted = self.reformatter.reformat(frame, src_colorspace=SWS_BT601, **to)
+        image = converted.to_ndarray()
+        if self.transpose:
+            image = image.transpose(1, 0, 2)
+        if self.flip_rows:
+            image = image[::-1]
+        if self.flip_columns:
+            image = image[:, ::-1]
+        return np.ascontiguousarray(image)

@@ -1,0 +1,156 @@
+"""Score folders of generated videos against the true ones, clip by clip."""
+
+from collections.abc import Callable, Container, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import nn
+
+from media.errors import InputError
+from media.face import Face
+from metrics.fid import fid
+from metrics.pairs import Batch, FrameCount, FramePair, Pair, pair_videos, read_pairs
+from metrics.scoring import ClipResult, ClipScorer, FrechetSets, Options
+
+_LARGEST_BATCH = 16
+_BATCH_PIXELS = 2**20  # of whole frames
+
+
+@dataclass
+class MethodResult:
+    """The scores of one folder of generated videos.
+
+    Attributes:
+        name: the method.
+        clips: one result a compared pair.
+        left_out: name of a pair -> why it was not compared.
+        only_generated, only_reference: videos without a partner.
+        fid: of all compared frames together; None where it was not computed.
+    """
+
+    name: str
+    clips: list[ClipResult] = field(default_factory=list)
+    left_out: dict[str, str] = field(default_factory=dict)
+    only_generated: list[str] = field(default_factory=list)
+    only_reference: list[str] = field(default_factory=list)
+    fid: float | None = None
+
+
+class Observer(Protocol):
+    """Sees the frames of every clip while they are scored: the report's picture gallery."""
+
+    def start(self, method: str, pair: Pair) -> None: ...
+
+    def update(self, batch: Batch, values: dict[str, np.ndarray]) -> None: ...
+
+    def finish(self, result: ClipResult | None) -> None: ...
+
+
+class Evaluation:
+    """Scores methods on the clips they share with the truth.
+
+    Args:
+        folders: method -> folder of generated videos.
+        reference: folder of the true videos.
+        options: what to compute.
+        networks: from `scoring.load_networks`.
+        only: names of the clips to score; all where None.
+        observer: sees every frame that is scored.
+
+    Raises:
+        InputError: a folder has no video, or none with a partner.
+    """
+
+    def __init__(
+        self,
+        folders: dict[str, Path],
+        reference: Path,
+        options: Options,
+        networks: dict[str, nn.Module],
+        only: Container[str] | None = None,
+        observer: Observer | None = None,
+    ):
+        self._options = options
+        self._networks = networks
+        self._observer = observer
+        self.methods: list[MethodResult] = []
+        self._pairs: dict[str, dict[str, Pair]] = {}
+        self._sets = {name: FrechetSets() for name in folders} if "fid" in networks else {}
+        for name, folder in folders.items():
+            pairs, only_generated, only_reference = pair_videos(folder, reference)
+            if only is not None:
+                pairs = [pair for pair in pairs if pair.name in only]
+                only_generated, only_reference = (
+                    [clip for clip in clips if clip in only] for clips in (only_generated, only_reference)
+                )
+            if not pairs:
+                raise InputError(f"{name}: {folder} and {reference} share no clip of the list; check its names")
+            self._pairs[name] = {pair.name: pair for pair in pairs}
+            self.methods.append(MethodResult(name, [], {}, only_generated, only_reference))
+        self.clips = sorted({clip for pairs in self._pairs.values() for clip in pairs})
+
+    def run(self, progress: Callable[[str, int], None] = lambda clip, frames: None) -> list[MethodResult]:
+        """Score every pair; `progress` is told of a clip's frames as they are done.
+
+        Raises:
+            InputError: not one pair could be compared; the message names the first and its reason.
+        """
+        with torch.inference_mode():
+            for clip in self.clips:
+                faces: list[Face | None] = []
+                features = {} if len(self.methods) > 1 else None
+                for method in self.methods:
+                    if clip in self._pairs[method.name]:
+                        self._score(method, self._pairs[method.name][clip], faces, features, progress)
+        for method in self.methods:
+            if method.name in self._sets:
+                method.fid = fid(self._sets[method.name].generated, self._sets[method.name].reference)
+        if not any(method.clips for method in self.methods):
+            method = self.methods[0]
+            clip, reason = next(iter(method.left_out.items()))
+            raise InputError(f"no pair of videos could be compared; {clip} of {method.name}: {reason}")
+        return self.methods
+
+    def _score(
+        self, method: MethodResult, pair: Pair, faces: list[Face | None], features: dict | None, progress: Callable
+    ) -> None:
+        if self._observer:
+            self._observer.start(method.name, pair)
+        result = None
+        try:
+            scorer = ClipScorer(self._options, self._networks, features)
+            count = FrameCount()
+            track = self._options.needs_faces
+            for pairs in _batches(read_pairs(pair, count, track, track, faces), self._options.region):
+                batch = Batch(pairs, self._options.region, self._options.size, self._options.device)
+                values = scorer.update(batch)
+                if self._observer:
+                    self._observer.update(batch, values)
+                progress(pair.name, len(pairs))
+            result = scorer.finish(pair, count)
+        except InputError as reason:
+            method.left_out[pair.name] = str(reason)
+        else:
+            method.clips.append(result)
+            if scorer.sets is not None:
+                self._sets[method.name].merge(scorer.sets)
+        finally:
+            if self._observer:
+                self._observer.finish(result)
+
+
+def _batches(frames: Iterator[FramePair], region: str) -> Iterator[list[FramePair]]:
+    """Consecutive frame pairs in lists; whole frames that are large come in small ones."""
+    pairs: list[FramePair] = []
+    for pair in frames:
+        pairs.append(pair)
+        height, width = pair.reference.shape[:2]
+        limit = _LARGEST_BATCH if region == "face" else max(1, min(_LARGEST_BATCH, _BATCH_PIXELS // (height * width)))
+        if len(pairs) >= limit:
+            yield pairs
+            pairs = []
+    if pairs:
+        yield pairs

@@ -1,0 +1,233 @@
+"""Generated and true videos, paired by file name and read frame by frame side by side."""
+
+import contextlib
+import itertools
+import queue
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data_prep.layout import VIDEO_SUFFIXES, files_below
+from media.errors import InputError
+from media.face import Face, FaceTracker, crop_face
+from media.video import read_frames
+
+SUFFIXES = VIDEO_SUFFIXES | {".gif"}
+_FACES = 3  # looked for in a frame, so that the tracker stays with one of them
+_AHEAD = 4  # frames that a reader may be ahead of the metrics
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A generated video and the true one of the same name."""
+
+    name: str
+    generated: Path
+    reference: Path
+
+
+@dataclass(frozen=True)
+class FramePair:
+    """One instant of both videos.
+
+    Attributes:
+        index: the frame's place on the 25 fps timeline.
+        generated, reference: (H, W, 3) uint8 RGB.
+        generated_face, reference_face: the face in each, None where there is none or none was looked for.
+    """
+
+    index: int
+    generated: np.ndarray
+    reference: np.ndarray
+    generated_face: Face | None
+    reference_face: Face | None
+
+
+class Batch:
+    """Consecutive frame pairs of one clip, and the images of them that are compared.
+
+    Args:
+        pairs: the frame pairs, none left out.
+        region: "face": the crop of the reference's face box, cut from both; pairs without a face in one of them are not
+            compared, by no metric. "frame": the whole frame of every pair.
+        size: side of the face crops in pixels.
+    """
+
+    def __init__(self, pairs: list[FramePair], region: str, size: int, device: str = "cpu"):
+        self.pairs = pairs
+        self.region = region
+        self._size = size
+        self._device = device
+        self.compared = [
+            pair for pair in pairs if region == "frame" or None not in (pair.generated_face, pair.reference_face)
+        ]
+
+    def _images(self, which: str) -> Tensor:
+        images = [getattr(pair, which) for pair in self.compared]
+        if self.region == "face":
+            boxes = [pair.reference_face.box for pair in self.compared]
+            images = [crop_face(image, box, self._size) for image, box in zip(images, boxes, strict=True)]
+        return to_tensor(np.stack(images), self._device)
+
+    @cached_property
+    def generated(self) -> Tensor:
+        """(B, 3, H, W) in [0, 1] of the compared pairs."""
+        return self._images("generated")
+
+    @cached_property
+    def reference(self) -> Tensor:
+        """(B, 3, H, W) in [0, 1] of the compared pairs."""
+        return self._images("reference")
+
+
+def to_tensor(images: np.ndarray, device: str = "cpu") -> Tensor:
+    """(..., H, W, 3) uint8 to (..., 3, H, W) float32 in [0, 1]."""
+    return torch.from_numpy(images).to(device).movedim(-1, -3).float() / 255
+
+
+def find_videos(folder: Path, what: str) -> dict[str, Path]:
+    """The videos in `folder` and its subfolders, by their path below it without the suffix.
+
+    Raises:
+        InputError: no folder, no video in it, or two videos that differ by their suffix alone.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{what} {folder} is not a folder; give the folder that holds the videos")
+    found: dict[str, Path] = {}
+    for path in files_below(folder, SUFFIXES):
+        name = path.relative_to(folder).with_suffix("").as_posix()
+        if name in found:
+            raise InputError(f"{what} {folder} holds both {found[name].name} and {path.name}; keep one of them")
+        found[name] = path
+    if not found:
+        raise InputError(f"{what} {folder} holds no video; give the folder that holds the videos")
+    return found
+
+
+def pair_videos(generated: Path, reference: Path) -> tuple[list[Pair], list[str], list[str]]:
+    """Pair the videos of two folders by name.
+
+    Returns:
+        The pairs by name, the names that only `generated` has, and those that only `reference` has.
+
+    Raises:
+        InputError: a folder without videos, or two folders without a name in common.
+    """
+    made = find_videos(generated, "--generated")
+    true = find_videos(reference, "--reference")
+    pairs = [Pair(name, made[name], true[name]) for name in sorted(made.keys() & true.keys())]
+    if not pairs:
+        raise InputError(
+            f"--generated {generated} and --reference {reference} have no file name in common (for instance "
+            f"{min(made)} and {min(true)}); give the videos the names of the true ones"
+        )
+    return pairs, sorted(made.keys() - true.keys()), sorted(true.keys() - made.keys())
+
+
+@dataclass
+class FrameCount:
+    """What became of a pair's frames while they were read.
+
+    Attributes:
+        shared: frames that both videos have.
+        only_generated, only_reference: frames by which one is longer.
+    """
+
+    shared: int = 0
+    only_generated: int = 0
+    only_reference: int = 0
+
+
+def read_pairs(
+    pair: Pair,
+    count: FrameCount,
+    track_reference: bool = True,
+    track_generated: bool = True,
+    known_faces: list[Face | None] | None = None,
+) -> Iterator[FramePair]:
+    """Read both videos on the 25 fps timeline, each in a thread of its own, and find the faces in them.
+
+    Args:
+        count: filled in while reading.
+        track_reference, track_generated: whether to look for faces.
+        known_faces: faces of the reference that an earlier reading found, frame by frame; what this one finds is added,
+            so that several methods share the work.
+
+    Raises:
+        InputError: a video cannot be read, or the two are of different size.
+    """
+    known_faces = [] if known_faces is None else known_faces
+    with contextlib.ExitStack() as stack:
+        generated = stack.enter_context(_ahead(_with_faces(pair.generated, track_generated, [])))
+        reference = stack.enter_context(_ahead(_with_faces(pair.reference, track_reference, known_faces)))
+        for index, (made, true) in enumerate(itertools.zip_longest(generated, reference)):
+            if made is None:
+                count.only_reference += 1
+                continue
+            if true is None:
+                count.only_generated += 1
+                continue
+            if index == 0 and made[0].shape != true[0].shape:
+                sizes = (f"{image.shape[1]}x{image.shape[0]}" for image in (made[0], true[0]))
+                raise InputError("{} generated, {} reference: the sizes differ".format(*sizes))
+            count.shared += 1
+            yield FramePair(index, made[0], true[0], made[1], true[1])
+
+
+def _with_faces(path: Path, track: bool, known: list[Face | None]) -> Iterator[tuple[np.ndarray, Face | None]]:
+    """Frames of `path` with their faces, from `known` as far as it goes, then tracked and added to it."""
+    with contextlib.ExitStack() as stack:
+        tracker = None
+        for index, frame in enumerate(read_frames(path)):
+            if track and index >= len(known):
+                if tracker is None:
+                    tracker = stack.enter_context(FaceTracker(_FACES))
+                known.append(tracker.track(frame))
+            yield frame, known[index] if track else None
+
+
+@contextlib.contextmanager
+def _ahead(items: Iterator) -> Iterator[Iterator]:
+    """Run `items` in a thread, a few items ahead of the reader; its exception is raised where they are read."""
+    waiting: queue.Queue = queue.Queue(_AHEAD)
+    stopped = threading.Event()
+    end = object()
+
+    def put(item) -> bool:
+        while not stopped.is_set():
+            try:
+                waiting.put(item, timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def work() -> None:
+        try:
+            with contextlib.closing(items):
+                for item in items:
+                    if not put(item):
+                        return
+            put(end)
+        except BaseException as error:  # whatever it is, it belongs to the reading thread
+            put(error)
+
+    def read() -> Iterator:
+        while (item := waiting.get()) is not end:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        yield read()
+    finally:
+        stopped.set()
+        thread.join()

@@ -1,0 +1,150 @@
+"""A paper's protocol from the dataset to the table: choose test clips, dub each with its own sound, evaluate.
+
+    python -m metrics.reproduce LRS2 --table stsa-lrs2 --checkpoint checkpoints/mine --output out/stsa-lrs2
+    python -m metrics.reproduce CMLR --table stsa-cmlr --checkpoint checkpoints/mine --output out/stsa-cmlr
+    python -m metrics.reproduce clips/val --table stsa-lrs2 --dataset folder --output out/val
+
+The last one takes any folder of videos in LRS2's place. As in STSA's experiments the reference frames come from the
+clip that is dubbed, and the sound is the clip's own: 40 clips of LRS2's test split (intra-domain), 40 of CMLR's
+(cross-domain); for G4G's tables 45 of LRS2 and 20 of HDTF. The papers do not list their clips; here a fixed seed
+chooses them. A run that was stopped goes on where it was.
+
+OUTPUT holds list.csv (what is dubbed), clips.txt (the names), truth/ (links to the true videos), dubbed/ and results/.
+"""
+
+import csv
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from data_prep.layout import Source
+from data_prep.preprocess import LAYOUTS
+from media.errors import InputError, Parser, command
+from media.files import output_folder, replacing
+from metrics.tables import TABLES
+
+ROOT = Path(__file__).resolve().parent.parent
+PROTOCOLS = {  # table -> dataset layout and number of test clips
+    "stsa-lrs2": ("lrs2", 40),
+    "stsa-cmlr": ("cmlr", 40),
+    "stsa-ablation": ("lrs2", 40),
+    "g4g-lrs2": ("lrs2", 45),
+    "g4g-hdtf": ("hdtf", 20),
+    "g4g-ablation": ("hdtf", 20),
+}
+
+
+def choose_clips(sources: list[Source], count: int, seed: int) -> list[Source]:
+    """`count` clips drawn with `seed` from the test split, or from all where there are no splits; sorted by id.
+
+    Raises:
+        InputError: no clip can be used.
+    """
+    usable = sorted((source for source in sources if not source.problem), key=lambda source: source.id)
+    test = [source for source in usable if source.id.startswith("test/")]
+    usable = test or usable
+    if not usable:
+        raise InputError("the dataset has no test clip that is there; check its folder and its split files")
+    drawn = usable if len(usable) <= count else random.Random(seed).sample(usable, count)
+    return sorted(drawn, key=lambda source: source.id)
+
+
+def prepare(clips: list[Source], output: Path) -> None:
+    """Write the list to dub and the names to evaluate, and gather the true videos under those names."""
+    with replacing(output / "list.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["video", "audio", "output"])
+        for clip in clips:
+            writer.writerow(
+                [clip.video.resolve(), clip.sound.resolve(), (output / "dubbed" / f"{clip.id}.mp4").resolve()]
+            )
+    with replacing(output / "clips.txt") as temporary:
+        temporary.write_text("".join(f"{clip.id}\n" for clip in clips), encoding="utf-8")
+    for clip in clips:
+        place = output / "truth" / f"{clip.id}{clip.video.suffix}"
+        output_folder(place.parent)
+        if not place.exists():
+            place.unlink(missing_ok=True)  # a link whose video has moved
+            try:
+                place.symlink_to(clip.video.resolve())
+            except OSError:  # a file system without links
+                shutil.copyfile(clip.video, place)
+
+
+def keep_settings(settings: dict, output: Path) -> None:
+    """Remember what a folder is for; InputError where it is for something else, which resuming would mix up."""
+    path = output / "settings.json"
+    if path.is_file():
+        try:
+            before = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise InputError(f"{path} cannot be read; choose another --output") from error
+        changed = next((name for name in settings if before.get(name) != settings[name]), None)
+        if changed:
+            raise InputError(
+                f"--output {output} is of a run with {changed} {before.get(changed)}, not {settings[changed]}; "
+                "choose another"
+            )
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+
+def step(*arguments: str | os.PathLike) -> int:
+    """Run one of the repository's scripts with this Python, its output shown as it comes; its exit code."""
+    script, *rest = map(str, arguments)
+    return subprocess.run([sys.executable, str(ROOT / script), *rest], check=False).returncode
+
+
+@command
+def main(arguments: list[str] | None = None) -> int:
+    parser = Parser(__doc__)
+    parser.add_argument("input", type=Path, metavar="INPUT", help="the dataset's folder")
+    parser.add_argument("--table", required=True, choices=sorted(PROTOCOLS), help="the table to reproduce")
+    parser.add_argument("--dataset", choices=sorted(LAYOUTS), help="layout of INPUT (default: the table's dataset)")
+    parser.add_argument("--checkpoint", type=Path, help="folder of the networks (default: inference.py's)")
+    parser.add_argument("--output", type=Path, required=True, help="folder for the dubs and the results")
+    parser.add_argument("--count", type=int, help="test clips (default: the paper's number)")
+    parser.add_argument("--seed", type=int, default=0, help="chooses the clips (default 0)")
+    parser.add_argument("--name", default="Reproduction", help="the row's name in the table")
+    parser.add_argument("--metrics", nargs="+", default=[], help="default: the table's")
+    args = parser.parse_args(arguments)
+    layout, count = PROTOCOLS[args.table]
+    layout, count = args.dataset or layout, args.count if args.count is not None else count
+    if count < 1:
+        raise InputError(f"--count {count} is too small; give 1 or more")
+    if not args.input.is_dir():
+        raise InputError(f"input {args.input} is not a folder; give the dataset's")
+
+    clips = choose_clips(LAYOUTS[layout](args.input), count, args.seed)
+    output = output_folder(args.output)
+    checkpoint = str(args.checkpoint.resolve()) if args.checkpoint else "inference.py's own"
+    keep_settings(
+        {
+            "input": str(args.input.resolve()),
+            "dataset": layout,
+            "checkpoint": checkpoint,
+            "count": count,
+            "seed": args.seed,
+        },
+        output,
+    )
+    prepare(clips, output)
+    print(f"{TABLES[args.table].title}: dubbing {len(clips)} clips of {args.input}")
+    chosen = ["--checkpoint", args.checkpoint] if args.checkpoint else []
+    if step("inference.py", "--list", output / "list.csv", *chosen) == 2:  # 1: some failed, which evaluate.py lists
+        return 2
+    metrics = ["--metrics", *args.metrics] if args.metrics else []
+    return step(
+        "evaluate.py",
+        *("--generated", f"{args.name}={output / 'dubbed'}", "--reference", output / "truth"),
+        *("--clips", output / "clips.txt", "--table", args.table, "--output", output / "results"),
+        *metrics,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,208 @@
+"""From scores to tables: means with their intervals, beside a paper's rows, as grids of text and as JSON."""
+
+import math
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from metrics.evaluation import MethodResult
+from metrics.render import Cell, Grid
+from metrics.scoring import ClipResult, Options, clip_mean
+from metrics.tables import COLUMNS, GROUND_TRUTH, PublishedTable, best_and_second
+
+RESAMPLES = 10_000
+ABSENT = "-"
+INFINITE = "N/A"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A metric over a method's clips.
+
+    Attributes:
+        mean: mean of the clips' values, each clip counting alike; for FID the value of all frames together; None where
+            there is none.
+        low, high: 95 % bootstrap interval of the mean over clips; None for FID and for fewer than two clips.
+        clips: how many clips have a finite value.
+    """
+
+    mean: float | None
+    low: float | None = None
+    high: float | None = None
+    clips: int = 0
+
+
+def bootstrap_interval(values: np.ndarray, confidence: float = 0.95, seed: int = 0) -> tuple[float, float]:
+    """Percentile bootstrap interval of the mean of `values` (n,), n at least 2, with a fixed seed."""
+    values = np.asarray(values, np.float64)
+    generator = np.random.default_rng(seed)
+    # One count vector a resample is the same draw as picking values, in a tenth of the memory of an index matrix.
+    counts = generator.multinomial(len(values), np.full(len(values), 1 / len(values)), RESAMPLES)
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(counts @ values / len(values), [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def summarise(method: MethodResult, metric: str) -> Summary:
+    """The metric's mean over the method's clips, with its interval."""
+    if metric == "fid":
+        return Summary(method.fid, clips=len(method.clips) if method.fid is not None else 0)
+    values = [clip.values.get(metric) for clip in method.clips]
+    values = np.array([value for value in values if value is not None])
+    finite = values[np.isfinite(values)]
+    if len(finite) < 2:
+        return Summary(clip_mean(values), clips=len(finite))
+    return Summary(clip_mean(values), *bootstrap_interval(finite), clips=len(finite))
+
+
+def number(value: float | None, decimals: int) -> str:
+    """`value` as the papers print it; "-" where there is none, "N/A" where it is infinite."""
+    if value is None:
+        return ABSENT
+    return INFINITE if math.isinf(value) else f"{value:.{decimals}f}"
+
+
+@dataclass(frozen=True)
+class Results:
+    """All that an evaluation found, and how it is shown.
+
+    Attributes:
+        methods: one a folder of generated videos.
+        options: what was computed.
+        footnotes: metric -> why it has no value.
+        table: the paper's table to stand beside, if any.
+    """
+
+    methods: list[MethodResult]
+    options: Options
+    footnotes: dict[str, str]
+    table: PublishedTable | None = None
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The paper's columns first, then what was computed beyond them."""
+        published = self.table.metrics if self.table else ()
+        return (*published, *(metric for metric in self.options.metrics if metric not in published))
+
+    def decimals(self, metric: str) -> int:
+        return self.table.decimals(metric) if self.table else COLUMNS[metric].decimals
+
+    def names(self) -> list[str]:
+        """The methods' names, told apart from the paper's."""
+        published = self.table.rows if self.table else {}
+        return [f"{method.name} (yours)" if method.name in published else method.name for method in self.methods]
+
+    def main(self) -> Grid:
+        """The table: the paper's rows as published, then one row a method; best and second best marked."""
+        columns = self.columns
+        names, rows = [], []
+        for name, values in (self.table.rows if self.table else {}).items():
+            given = dict(zip(self.table.metrics, values, strict=True))
+            names.append(name)
+            rows.append([given.get(metric, "") for metric in columns])
+        published = len(rows)
+        for name, method in zip(self.names(), self.methods, strict=True):
+            names.append(name)
+            rows.append([number(summarise(method, metric).mean, self.decimals(metric)) for metric in columns])
+
+        cells = [[Cell(text) for text in row] for row in rows]
+        for place, metric in enumerate(columns):
+            comparable = {
+                row: float(texts[place])
+                for row, texts in enumerate(rows)
+                if names[row] != GROUND_TRUTH and texts[place] not in ("", ABSENT, INFINITE)
+            }
+            if len(comparable) > 1:
+                best, second = best_and_second(comparable, COLUMNS[metric].higher_is_better)
+                for row in best:
+                    cells[row][place] = Cell(rows[row][place], "best")
+                for row in second:
+                    cells[row][place] = Cell(rows[row][place], "second")
+        notes = [self.table.note] if self.table else []
+        notes += dict.fromkeys(self.footnotes.values())
+        return Grid(
+            title=self.table.title if self.table else "Evaluation",
+            header=["Method", *(COLUMNS[metric].heading for metric in columns)],
+            rows=[[Cell(name), *row] for name, row in zip(names, cells, strict=True)],
+            rule=published if 0 < published < len(rows) else None,
+            notes=notes,
+        )
+
+    def intervals(self) -> Grid:
+        """Mean and 95 % bootstrap interval over clips of every metric and method."""
+        rows = []
+        for name, method in zip(self.names(), self.methods, strict=True):
+            for metric in self.options.metrics:
+                summary = summarise(method, metric)
+                numbers = (number(each, self.decimals(metric)) for each in (summary.mean, summary.low, summary.high))
+                rows.append([Cell(text) for text in (name, COLUMNS[metric].heading, *numbers, str(summary.clips))])
+        note = "95 % percentile bootstrap of the mean over clips. FID is one value of all frames and has no interval."
+        return Grid("Means and intervals", ["Method", "Metric", "Mean", "2.5 %", "97.5 %", "Clips"], rows, notes=[note])
+
+    def per_clip(self) -> Grid:
+        """Every clip's values, and how many of its frames were compared and left out."""
+        metrics = [metric for metric in self.options.metrics if metric != "fid"]
+        rows = []
+        for name, method in zip(self.names(), self.methods, strict=True):
+            for clip in method.clips:
+                values = [number(clip.values[metric], self.decimals(metric)) for metric in metrics]
+                frames = (str(clip.frames), str(sum(clip.left_out.values())))
+                rows.append([Cell(text) for text in (name, clip.name, *frames, *values)])
+        header = ["Method", "Clip", "Frames", "Left out", *(COLUMNS[metric].heading for metric in metrics)]
+        return Grid("Clips", header, rows)
+
+    def remarks(self) -> list[str]:
+        """What was left out and why, a line each."""
+        lines = []
+        for name, method in zip(self.names(), self.methods, strict=True):
+            for clip in method.clips:
+                if clip.left_out or clip.notes:
+                    lines.append(f"{name}, {clip.name}: {remark(clip)}")
+            lines += [f"{name}, {clip} left out: {reason}" for clip, reason in method.left_out.items()]
+            for where, clips in (("generated", method.only_generated), ("reference", method.only_reference)):
+                if clips:
+                    listed = ", ".join(clips[:5]) + (f" and {len(clips) - 5} more" if len(clips) > 5 else "")
+                    lines.append(f"{name}, only in the {where} folder: {listed}")
+        return lines
+
+    def to_json(self) -> dict:
+        """Everything, with all digits; an infinite value is the string "inf"."""
+
+        def plain(value: float | None) -> float | str | None:
+            return "inf" if value is not None and math.isinf(value) else value
+
+        methods = []
+        for method in self.methods:
+            summaries = {metric: summarise(method, metric) for metric in self.options.metrics}
+            methods.append(
+                {
+                    "name": method.name,
+                    "metrics": {
+                        metric: asdict(each) | {"mean": plain(each.mean)} for metric, each in summaries.items()
+                    },
+                    "clips": [
+                        asdict(clip) | {"values": {metric: plain(value) for metric, value in clip.values.items()}}
+                        for clip in method.clips
+                    ],
+                    "left_out": method.left_out,
+                    "only_generated": method.only_generated,
+                    "only_reference": method.only_reference,
+                }
+            )
+        return {
+            "options": asdict(self.options),
+            "table": asdict(self.table) if self.table else None,
+            "methods": methods,
+            "footnotes": self.footnotes,
+        }
+
+
+def remark(clip: ClipResult) -> str:
+    """One line on a clip's frames: how many were compared, left out and why, and its notes."""
+    reasons = [f"{frames} left out ({reason})" for reason, frames in clip.left_out.items()]
+    return "; ".join([f"{clip.frames} frames compared", *reasons, *clip.notes])
+
+
+def published_grid(table: PublishedTable) -> Grid:
+    """A paper's table alone."""
+    return Results([], Options(metrics=()), {}, table).main()

@@ -1,0 +1,292 @@
+"""What one clip scores: every metric accumulated frame by frame, in constant memory."""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import nn
+
+from checkpoints import fetch
+from media.audio import mfcc, read_audio
+from media.errors import InputError
+from media.face import select131
+from media.heatmap import LIP_POINTS
+from media.video import probe
+from metrics.fid import FeatureStatistics, inception_features, load_inception
+from metrics.image import mse, psnr, ssim
+from metrics.landmarks import lip_landmark_distance
+from metrics.motion import dynamic_motion_error, load_raft, optical_flow
+from metrics.pairs import Batch, FrameCount, FramePair, Pair, to_tensor
+from metrics.perceptual import load_lpips, lpips
+from metrics.sync import SyncEmbeddings, load_syncnet
+from metrics.tables import METRICS
+
+WEIGHTS = {"lpips": "lpips", "fid": "fid", "lse_d": "syncnet", "lse_c": "syncnet", "dme": "raft"}
+_LOAD = {"lpips": load_lpips, "fid": load_inception, "syncnet": load_syncnet, "raft": load_raft}
+
+NO_GENERATED_FACE = "no face in the generated frame"
+NO_REFERENCE_FACE = "no face in the reference frame"
+GENERATED_LONGER = "the generated video is longer"
+REFERENCE_LONGER = "the reference video is longer"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is compared, and where.
+
+    Attributes:
+        metrics: keys of `tables.METRICS`.
+        region: "face", the crop of the reference's face box, or "frame", the whole frame.
+        size: side of the face crops in pixels.
+        device: "cpu" or a CUDA device.
+    """
+
+    metrics: tuple[str, ...] = tuple(METRICS)
+    region: str = "face"
+    size: int = 128
+    device: str = "cpu"
+
+    @property
+    def needs_faces(self) -> bool:
+        return self.region == "face" or bool({"liplmd", "lse_d", "lse_c"} & set(self.metrics))
+
+
+@dataclass
+class ClipResult:
+    """The scores of one pair of videos.
+
+    Attributes:
+        name: the videos' common name.
+        values: metric -> value; None where it could not be computed. FID has none: it is a property of the whole set.
+        frames: frames compared.
+        left_out: reason -> number of frames.
+        notes: what else a reader of the numbers should know.
+        sync_offset: frames by which the sound has to move later to fit best, where LSE was computed.
+    """
+
+    name: str
+    values: dict[str, float | None]
+    frames: int
+    left_out: dict[str, int]
+    notes: list[str] = field(default_factory=list)
+    sync_offset: int | None = None
+
+
+def load_networks(metrics: Sequence[str], device: str = "cpu") -> tuple[dict[str, nn.Module], dict[str, str]]:
+    """Load the pretrained networks that `metrics` need.
+
+    Returns:
+        Networks by their name in the weights' manifest, and metric -> footnote for metrics whose weights are absent:
+        the file, its URL and the command that fetches it. (Or, where it is the package that is absent, its name.)
+
+    Raises:
+        InputError: a file is there but is not what it should be.
+    """
+    networks, absent = {}, {}
+    for name in dict.fromkeys(WEIGHTS[metric] for metric in metrics if metric in WEIGHTS):
+        users = [metric for metric in metrics if WEIGHTS.get(metric) == name]
+        try:
+            path = fetch.require(name, ", ".join(METRICS[metric].label for metric in users))
+        except InputError as missing:
+            absent |= dict.fromkeys(users, str(missing))
+            continue
+        try:
+            networks[name] = _LOAD[name](path).to(device)
+        except ImportError as missing:
+            absent |= dict.fromkeys(users, f"{missing}; run `pip install -r requirements.txt`")
+    return networks, absent
+
+
+def clip_mean(values: np.ndarray) -> float | None:
+    """Mean of a clip's per-frame values, or of a set's per-clip values.
+
+    NaN marks a frame without a value. Infinite PSNR of identical frames would drown all others, so the mean is over the
+    finite values and infinite only where all are. None where there is no value at all.
+    """
+    values = np.asarray(values, np.float64)
+    values = values[~np.isnan(values)]
+    if not len(values):
+        return None
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if len(finite) else math.inf
+
+
+class ClipScorer:
+    """Accumulates the metrics of one clip of one method.
+
+    Args:
+        options: what to compute.
+        networks: from `load_networks`.
+        known_features: FID's features of the true frames that another method's scorer left here, by frame index; None
+            where there is no other method.
+    """
+
+    def __init__(
+        self,
+        options: Options,
+        networks: dict[str, nn.Module],
+        known_features: dict[int, np.ndarray] | None = None,
+    ):
+        self._options = options
+        self._networks = networks
+        self._per_frame: dict[str, list[np.ndarray]] = {name: [] for name in self._frame_metrics()}
+        self._motion: list[np.ndarray] = []
+        self._last: FramePair | None = None
+        self._sync = None
+        if "syncnet" in networks:
+            self._sync = SyncEmbeddings(networks["syncnet"], options.device)
+        self._sync_box: np.ndarray | None = None
+        self._frames = 0
+        self._left_out = Counter()
+        self._known_features = known_features
+        self.sets = FrechetSets() if "fid" in networks else None
+
+    def _frame_metrics(self) -> dict[str, Callable[[Batch], np.ndarray]]:
+        functions: dict[str, Callable[[Batch], torch.Tensor]] = {
+            "psnr": lambda batch: psnr(batch.generated, batch.reference),
+            "ssim": lambda batch: ssim(batch.generated, batch.reference),
+            "mse": lambda batch: mse(batch.generated, batch.reference),
+        }
+        if "lpips" in self._networks:
+            functions["lpips"] = lambda batch: lpips(self._networks["lpips"], batch.generated, batch.reference)
+        wanted = {
+            name: lambda batch, function=function: function(batch).double().cpu().numpy()
+            for name, function in functions.items()
+            if name in self._options.metrics
+        }
+        if "liplmd" in self._options.metrics:
+            wanted["liplmd"] = _lip_distances
+        return wanted
+
+    def update(self, batch: Batch) -> dict[str, np.ndarray]:
+        """Score a batch; the per-frame values, one for each of `batch.compared`."""
+        self._frames += len(batch.compared)
+        self._count_faces(batch)
+        values = {}
+        if batch.compared:
+            values = {name: function(batch) for name, function in self._frame_metrics().items()}
+            for name, each in values.items():
+                self._per_frame[name].append(each)
+        if batch.compared and self.sets is not None:
+            self.sets.update(self._networks["fid"], batch, self._known_features)
+        if self._sync is not None:
+            self._follow_lips(batch)
+        if "raft" in self._networks:
+            self._follow_motion(batch)
+        return values
+
+    def _count_faces(self, batch: Batch) -> None:
+        if not self._options.needs_faces:
+            return
+        only_lips = "" if self._options.region == "face" else " (LipLMD)"
+        for pair in batch.pairs:
+            if pair.reference_face is None:
+                self._left_out[NO_REFERENCE_FACE + only_lips] += 1
+            elif pair.generated_face is None:
+                self._left_out[NO_GENERATED_FACE + only_lips] += 1
+
+    def _follow_lips(self, batch: Batch) -> None:
+        for pair in batch.pairs:
+            # A face hidden for some frames is where it was last seen: SyncNet needs every frame.
+            self._sync_box = self._sync_box if pair.reference_face is None else pair.reference_face.box
+            if self._sync_box is not None:
+                self._sync.add(pair.index, pair.generated, self._sync_box)
+
+    def _follow_motion(self, batch: Batch) -> None:
+        for pair in batch.compared:
+            if self._last is not None and self._last.index + 1 == pair.index:
+                self._motion.append(self._motion_error(self._last, pair))
+            self._last = pair
+
+    def _motion_error(self, first: FramePair, second: FramePair) -> np.ndarray:
+        flows = []
+        for which in ("generated", "reference"):
+            frames = [getattr(first, which), getattr(second, which)]
+            if self._options.region == "face":  # one box for both frames: the crop must not move
+                x1, y1, x2, y2 = first.reference_face.box
+                frames = [frame[y1:y2, x1:x2] for frame in frames]
+            images = to_tensor(np.stack(frames), self._options.device)
+            flows.append(optical_flow(self._networks["raft"], images[:1], images[1:]))
+        return dynamic_motion_error(*flows)
+
+    def finish(self, pair: Pair, count: FrameCount) -> ClipResult:
+        """The clip's scores, once all its frames were given.
+
+        Raises:
+            InputError: no frame could be compared.
+        """
+        if not self._frames:
+            which = "reference" if self._left_out[NO_REFERENCE_FACE] else "generated"
+            raise InputError(f"no face was found in the {which} video in any frame")
+        self._left_out[GENERATED_LONGER] += count.only_generated
+        self._left_out[REFERENCE_LONGER] += count.only_reference
+        left_out = {reason: frames for reason, frames in self._left_out.items() if frames}
+        values = {metric: None for metric in self._options.metrics if metric != "fid"}
+        result = ClipResult(pair.name, values, self._frames, left_out)
+        for name, each in self._per_frame.items():
+            joined = np.concatenate(each)
+            values[name] = clip_mean(joined)
+            identical = int(np.isinf(joined).sum())
+            if 0 < identical < len(joined):
+                result.notes.append(f"{identical} frames are identical; PSNR is the mean over the others")
+        if "raft" in self._networks:
+            values["dme"] = clip_mean(np.concatenate(self._motion)) if self._motion else None
+            if values["dme"] is None:
+                result.notes.append("nothing in the reference moves by more than a pixel a frame: no DME")
+        if self._sync is not None:
+            self._finish_sync(pair, result)
+        return result
+
+    def _finish_sync(self, pair: Pair, result: ClipResult) -> None:
+        source = next((path for path in (pair.generated, pair.reference) if probe(path).has_sound), None)
+        if source is None:
+            result.notes.append("neither video has sound: no LSE")
+            return
+        if source == pair.reference:
+            result.notes.append("the generated video has no sound: LSE with the reference's")
+        score = self._sync.score(mfcc(read_audio(source)))
+        if score is None:
+            result.notes.append("less than 0.2 s of picture and sound: no LSE")
+            return
+        result.sync_offset = score.offset
+        for name, value in (("lse_d", score.distance), ("lse_c", score.confidence)):
+            if name in result.values:
+                result.values[name] = value
+
+
+def _lip_distances(batch: Batch) -> np.ndarray:
+    """LipLMD of each compared pair; NaN where a face is missing, as a whole frame may lack one."""
+    values = np.full(len(batch.compared), np.nan)
+    for place, pair in enumerate(batch.compared):
+        if pair.generated_face is not None and pair.reference_face is not None:
+            made, true = (select131(face.landmarks)[LIP_POINTS] for face in (pair.generated_face, pair.reference_face))
+            values[place] = lip_landmark_distance(made, true, pair.reference_face.box)
+    return values
+
+
+class FrechetSets:
+    """FID's statistics of generated frames and of the true ones they were compared with."""
+
+    def __init__(self):
+        self.generated = FeatureStatistics()
+        self.reference = FeatureStatistics()
+
+    def update(self, network: nn.Module, batch: Batch, known: dict[int, np.ndarray] | None = None) -> None:
+        """Add the compared frames of `batch`; features of true frames are taken from, and added to, `known`."""
+        self.generated.update(inception_features(network, batch.generated).cpu().numpy())
+        indices = [pair.index for pair in batch.compared]
+        if known is not None and all(index in known for index in indices):
+            features = np.stack([known[index] for index in indices])
+        else:
+            features = inception_features(network, batch.reference).cpu().numpy()
+            if known is not None:
+                known.update(zip(indices, features, strict=True))
+        self.reference.update(features)
+
+    def merge(self, other: "FrechetSets") -> None:
+        """Add all frames of `other`."""
+        self.generated.merge(other.generated)
+        self.reference.merge(other.reference)

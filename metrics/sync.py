@@ -1,0 +1,172 @@
+"""LSE-D and LSE-C: lip-sync error of Chung's SyncNet, by distance and by confidence.
+
+Chung and Zisserman, "Out of time: automated lip sync in the wild", 2016; as a metric of dubbing: Prajwal et al., "A Lip
+Sync Expert Is All You Need for Speech to Lip Generation In the Wild", 2020.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from media.errors import InputError
+from models.checkpoint import read_foreign
+from models.chung_syncnet import ChungSyncNet, released_state
+
+SHIFTS = 15  # frames either way
+FRAMES = 5  # of a window
+MFCC_A_FRAME = 4  # 100 Hz against 25 fps
+MFCC_A_WINDOW = 20
+SIZE = 224  # px, a side of the face that SyncNet sees
+MARGIN = 0.4  # of half the face, on both sides and twice below it, as SyncNet's own pipeline crops
+EPSILON = 1e-6  # added to each difference by torch's pairwise distance, with which the scores were published
+BATCH = 8  # windows embedded at once
+GREY = 110  # SyncNet's filling where the crop leaves the frame
+
+
+@dataclass(frozen=True)
+class SyncScore:
+    """How well lips and sound agree.
+
+    Attributes:
+        offset: frames by which the sound has to be moved later to fit best (negative: it comes too late).
+        distance: LSE-D, the smallest mean distance over the shifts; lower is better.
+        confidence: LSE-C, median minus minimum of the distances over the shifts; higher is better.
+    """
+
+    offset: int
+    distance: float
+    confidence: float
+
+
+def load_syncnet(weights: Path) -> ChungSyncNet:
+    """Chung's SyncNet in eval mode.
+
+    Args:
+        weights: the authors' `syncnet_v2.model` (`python -m checkpoints.fetch syncnet`).
+
+    Raises:
+        InputError: the file does not hold that network.
+    """
+    network = ChungSyncNet()
+    try:
+        network.load_state_dict(released_state(read_foreign(weights)))
+    except (ValueError, RuntimeError) as error:
+        raise InputError(f"{weights} is not SyncNet's syncnet_v2.model; fetch it again") from error
+    return network.eval().requires_grad_(False)
+
+
+def sync_score(lips: np.ndarray, sound: np.ndarray, shifts: int = SHIFTS) -> SyncScore:
+    """LSE-D, LSE-C and the offset from the embeddings of SyncNet, one a frame.
+
+    For every frame the Euclidean distances of its lips to the sound shifted by -shifts .. shifts frames, with zero
+    embeddings beyond the sound's ends; the mean over frames is a curve over the shifts.
+
+    Args:
+        lips, sound: (F, D) embeddings of the same F frames.
+
+    Raises:
+        ValueError: no frame, or series of different length.
+    """
+    if not len(lips) or len(lips) != len(sound):
+        raise ValueError(f"{len(lips)} lip and {len(sound)} sound embeddings; give as many of both, one or more")
+    lips = np.asarray(lips, np.float32)
+    padded = np.pad(np.asarray(sound, np.float32), ((shifts, shifts), (0, 0)))
+    distances = np.array(
+        [
+            np.linalg.norm(lips - padded[shift : shift + len(lips)] + EPSILON, axis=1).mean(dtype=np.float64)
+            for shift in range(2 * shifts + 1)
+        ]
+    )
+    best = int(distances.argmin())
+    return SyncScore(shifts - best, float(distances[best]), float(np.median(distances) - distances[best]))
+
+
+def sync_crop(frame: np.ndarray, box: np.ndarray) -> np.ndarray:
+    """The face as SyncNet's published pipeline frames it: a square with room at the sides and below the chin.
+
+    Args:
+        frame: (H, W, 3) uint8 RGB.
+        box: (4,) face box, x1 y1 x2 y2.
+
+    Returns:
+        (224, 224, 3) uint8 RGB.
+    """
+    x1, y1, x2, y2 = (float(value) for value in box)
+    half = max(x2 - x1, y2 - y1) / 2
+    centre_x, centre_y = (x1 + x2) / 2, (y1 + y2) / 2
+    # One warp cuts, fills and resizes; the square reaches from half above the centre to half (1 + 2 margins) below.
+    side = 2 * half * (1 + MARGIN)
+    left, top = centre_x - side / 2, centre_y - half
+    scale = SIZE / side
+    matrix = np.array([[scale, 0, (0.5 - left) * scale - 0.5], [0, scale, (0.5 - top) * scale - 0.5]])
+    return cv2.warpAffine(
+        frame, matrix, (SIZE, SIZE), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=(GREY,) * 3
+    )
+
+
+def mfcc_windows(features: np.ndarray, frames: np.ndarray) -> np.ndarray:
+    """The 0.2 s of sound that belong to five frames from each of `frames`.
+
+    Args:
+        features: (M, 13) MFCC at 100 Hz.
+        frames: (K,) first frames of the windows, at 25 fps, each with 4 frame + 20 <= M.
+
+    Returns:
+        (K, 1, 13, 20) float32.
+    """
+    steps = MFCC_A_FRAME * np.asarray(frames, np.int64)[:, None] + np.arange(MFCC_A_WINDOW)
+    return np.ascontiguousarray(features[steps].transpose(0, 2, 1)[:, None], np.float32)
+
+
+class SyncEmbeddings:
+    """The embeddings of a video's lips, from frames that come one after the other, and the scores with its sound.
+
+    Args:
+        network: from `load_syncnet`.
+    """
+
+    def __init__(self, network: ChungSyncNet, device: str = "cpu"):
+        self._network = network
+        self._device = device
+        self._crops: list[np.ndarray] = []
+        self._lips: list[np.ndarray] = []
+        self._first: int | None = None
+
+    def add(self, index: int, frame: np.ndarray, box: np.ndarray) -> None:
+        """Add frame `index`, (H, W, 3) uint8 RGB with the face in `box`; indices run without a gap."""
+        if self._first is None:
+            self._first = index
+        self._crops.append(sync_crop(frame, box)[..., ::-1])
+        if len(self._crops) == FRAMES + BATCH - 1:
+            self._embed()
+
+    @torch.no_grad()
+    def _embed(self) -> None:
+        count = len(self._crops) - FRAMES + 1
+        if count < 1:
+            return
+        frames = torch.from_numpy(np.stack(self._crops)).to(self._device).permute(3, 0, 1, 2).float()
+        windows = torch.stack([frames[:, first : first + FRAMES] for first in range(count)])
+        self._lips.append(self._network.video(windows).cpu().numpy())
+        del self._crops[:count]
+
+    @torch.no_grad()
+    def score(self, mfcc: np.ndarray) -> SyncScore | None:
+        """LSE-D and LSE-C with the sound's MFCC, (M, 13) at 100 Hz; None if lips and sound share no 0.2 s."""
+        self._embed()
+        if not self._lips:
+            return None
+        lips = np.concatenate(self._lips)
+        windows = (len(mfcc) - MFCC_A_WINDOW) // MFCC_A_FRAME + 1 - self._first
+        lips = lips[: max(0, windows)]
+        if not len(lips):
+            return None
+        sound = []
+        for first in range(0, len(lips), 16 * BATCH):
+            frames = self._first + np.arange(first, min(first + 16 * BATCH, len(lips)))
+            chunk = torch.from_numpy(mfcc_windows(mfcc, frames)).to(self._device)
+            sound.append(self._network.audio(chunk).cpu().numpy())
+        return sync_score(lips, np.concatenate(sound))

@@ -1,0 +1,148 @@
+"""Checkpoint folders, and the STSA authors' released files.
+
+A checkpoint folder holds `config.yaml`, whose sections named after a network are that network's config, and one
+`.safetensors` file a network.
+"""
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from media.errors import InputError
+from media.files import existing_file, output_folder, replacing
+from models import face_synthesizer, heatmap_predictor
+from models.discriminator import DiscriminatorConfig, PatchDiscriminator
+from models.face_synthesizer import FaceSynthesizer, FaceSynthesizerConfig
+from models.heatmap_predictor import HeatmapPredictor, HeatmapPredictorConfig
+from models.sync_expert import SyncExpert, SyncExpertConfig
+
+NETWORKS: dict[str, tuple[type[nn.Module], type]] = {
+    "heatmap_predictor": (HeatmapPredictor, HeatmapPredictorConfig),
+    "face_synthesizer": (FaceSynthesizer, FaceSynthesizerConfig),
+    "sync_expert": (SyncExpert, SyncExpertConfig),
+    "discriminator": (PatchDiscriminator, DiscriminatorConfig),
+}
+
+
+def save_checkpoint(
+    folder: str | os.PathLike, networks: dict[str, nn.Module], sections: dict[str, Any], half: bool = False
+) -> None:
+    """Write `networks` and their configs into `folder`, each file under a temporary name first.
+
+    Args:
+        networks: by checkpoint name, a key of `NETWORKS`.
+        sections: what `config.yaml` holds: a network's config dataclass under its name, other sections as they are.
+        half: store floating-point weights as float16, half the size; they are float32 again when loaded.
+    """
+    folder = output_folder(folder)
+    for name, network in networks.items():
+        state = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
+        if half:
+            state = {key: value.half() if value.is_floating_point() else value for key, value in state.items()}
+        with replacing(folder / f"{name}.safetensors") as temporary:
+            save_file(state, temporary)
+    with replacing(folder / "config.yaml") as temporary:
+        OmegaConf.save(OmegaConf.create(sections), temporary)
+
+
+def build_network(name: str, config: Any) -> nn.Module:
+    """The network `name` with fresh weights; InputError where its config cannot be built."""
+    try:
+        return NETWORKS[name][0](config)
+    except ValueError as error:
+        raise InputError(f"the config of {name} cannot be built: {error}") from error
+
+
+def load_network(folder: str | os.PathLike, name: str) -> nn.Module:
+    """Load the network `name` of a checkpoint folder, in eval mode on the CPU.
+
+    Raises:
+        InputError: the folder, a file, the config's section or a tensor is missing or wrong.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"checkpoint {folder} is not a folder; give one with config.yaml and {name}.safetensors")
+    config_file = existing_file(folder / "config.yaml", "checkpoint file")
+    weights = existing_file(folder / f"{name}.safetensors", "checkpoint file")
+    try:
+        sections = OmegaConf.load(config_file)
+    except Exception as error:  # the YAML library's own errors have many types and many lines
+        raise InputError(f"{config_file} is not YAML ({str(error).splitlines()[0]})") from error
+    if not OmegaConf.is_dict(sections) or name not in sections:
+        raise InputError(f"{config_file} has no section {name}; take the one saved with {weights.name}")
+    config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(NETWORKS[name][1]), sections[name]))
+    network = build_network(name, config)
+    try:
+        state = load_file(weights)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{weights} is not a complete safetensors file ({error}); copy it again") from error
+    load_state(network, state, str(weights))
+    return network.eval()
+
+
+def load_checkpoint(folder: str | os.PathLike) -> tuple[HeatmapPredictor, FaceSynthesizer]:
+    """Load the two networks that dubbing needs, in eval mode on the CPU; InputError if one is missing or wrong."""
+    return load_network(folder, "heatmap_predictor"), load_network(folder, "face_synthesizer")
+
+
+def load_state(network: nn.Module, state: dict[str, Tensor], source: str) -> None:
+    """Copy `state` into `network`; InputError naming `source` and a tensor that does not fit."""
+    own = network.state_dict()
+    for name, tensor in own.items():
+        if name not in state:
+            raise InputError(f"{source} lacks the tensor {name}; it is not a checkpoint of this network")
+        if state[name].shape != tensor.shape:
+            found, needed = tuple(state[name].shape), tuple(tensor.shape)
+            raise InputError(f"{source}: the tensor {name} has shape {found}, the network needs {needed}")
+    extra = next((name for name in state if name not in own), None)
+    if extra is not None:
+        raise InputError(f"{source} holds the tensor {extra}, which the network of its config does not have")
+    network.load_state_dict({name: value.to(own[name].dtype) for name, value in state.items()})
+
+
+def read_foreign(path: str | os.PathLike) -> dict[str, Tensor]:
+    """Read the tensors of somebody else's `.pth` file, without ever executing what a pickle may hold.
+
+    Accepts a plain state dict or one under "state_dict"; a leading "module." of the keys is dropped.
+    """
+    path = existing_file(path, "checkpoint file")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise InputError(f"{path} holds more than tensors and is refused; get it from its authors again") from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path} is not a complete PyTorch file ({reason}); download it again") from error
+    state = content.get("state_dict", content) if isinstance(content, dict) else None
+    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise InputError(f"{path} does not hold a state dict of tensors; give a checkpoint of the network's weights")
+    return {name.removeprefix("module."): value for name, value in state.items()}
+
+
+def load_released(
+    heatmap_file: str | os.PathLike, face_file: str | os.PathLike
+) -> tuple[HeatmapPredictor, FaceSynthesizer]:
+    """Load the STSA authors' `heatmap_weight.pth` and `face_weight.pth`, in eval mode on the CPU.
+
+    Raises:
+        InputError: a file is not such a checkpoint; the message names the tensor or what else is wrong.
+    """
+    loaded = []
+    for path, module, network in (
+        (heatmap_file, heatmap_predictor, HeatmapPredictor(HeatmapPredictorConfig.released())),
+        (face_file, face_synthesizer, FaceSynthesizer(FaceSynthesizerConfig.released())),
+    ):
+        try:
+            state = module.released_state(read_foreign(path))
+        except ValueError as error:
+            raise InputError(f"{path} is not the released checkpoint: {error}") from error
+        load_state(network, state, str(path))
+        loaded.append(network.eval())
+    return tuple(loaded)

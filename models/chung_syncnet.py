@@ -1,0 +1,68 @@
+"""SyncNet of LSE-D and LSE-C (Chung and Zisserman, "Out of time", 2016), whose `syncnet_v2.model` it loads."""
+
+import torch
+from torch import Tensor, nn
+
+from models.layers import renamed
+
+
+class ChungSyncNet(nn.Module):
+    """Embeds 0.2 s of speech and of a talking face; how far apart the two lie says how well they fit in time.
+
+    Its modules have the names of the published weights, which are the only ones it is used with.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.netcnnaud = nn.Sequential(
+            *_convolution(nn.Conv2d, 1, 64, 3, padding=1),
+            nn.MaxPool2d(1, 1),
+            *_convolution(nn.Conv2d, 64, 192, 3, padding=1),
+            nn.MaxPool2d(3, (1, 2)),
+            *_convolution(nn.Conv2d, 192, 384, 3, padding=1),
+            *_convolution(nn.Conv2d, 384, 256, 3, padding=1),
+            *_convolution(nn.Conv2d, 256, 256, 3, padding=1),
+            nn.MaxPool2d(3, 2),
+            *_convolution(nn.Conv2d, 256, 512, (5, 4)),
+        )
+        self.netcnnlip = nn.Sequential(
+            *_convolution(nn.Conv3d, 3, 96, (5, 7, 7), stride=(1, 2, 2)),
+            nn.MaxPool3d((1, 3, 3), (1, 2, 2)),
+            *_convolution(nn.Conv3d, 96, 256, (1, 5, 5), stride=(1, 2, 2), padding=(0, 1, 1)),
+            nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1)),
+            *_convolution(nn.Conv3d, 256, 256, (1, 3, 3), padding=(0, 1, 1)),
+            *_convolution(nn.Conv3d, 256, 256, (1, 3, 3), padding=(0, 1, 1)),
+            *_convolution(nn.Conv3d, 256, 256, (1, 3, 3), padding=(0, 1, 1)),
+            nn.MaxPool3d((1, 3, 3), (1, 2, 2)),
+            *_convolution(nn.Conv3d, 256, 512, (1, 6, 6)),
+        )
+        self.netfcaud = _head()
+        self.netfclip = _head()
+
+    def audio(self, mfcc: Tensor) -> Tensor:
+        """Embed speech: (B, 1, 13, 20), 13 MFCC at 100 Hz, -> (B, 1024)."""
+        return self.netfcaud(self.netcnnaud(mfcc).flatten(1))
+
+    def video(self, lips: Tensor) -> Tensor:
+        """Embed five frames: (B, 3, 5, 224, 224), BGR face crops in [0, 255], -> (B, 1024)."""
+        return self.netfclip(self.netcnnlip(lips).flatten(1))
+
+
+def _convolution(kind: type[nn.Conv2d] | type[nn.Conv3d], in_channels: int, out_channels: int, *args, **kwargs) -> list:
+    norm = nn.BatchNorm2d if kind is nn.Conv2d else nn.BatchNorm3d
+    return [kind(in_channels, out_channels, *args, **kwargs), norm(out_channels), nn.ReLU()]
+
+
+def _head() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(512, 512), nn.BatchNorm1d(512), nn.ReLU(), nn.Linear(512, 1024))
+
+
+def released_state(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of `syncnet_v2.model` that the network needs, by name.
+
+    Raises:
+        ValueError: a tensor is missing; the message names it.
+    """
+    with torch.device("meta"):
+        names = ChungSyncNet().state_dict()
+    return renamed(state_dict, zip(names, names, strict=True))

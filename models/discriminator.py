@@ -1,0 +1,76 @@
+"""The multi-scale patch discriminator of pix2pixHD (Wang et al., 2018), which IP-LAP and STSA train against."""
+
+import itertools
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.layers import scaled
+
+
+@dataclass
+class DiscriminatorConfig:
+    """The form of the discriminator; the defaults are the paper's line of work."""
+
+    scales: int = 2  # the same network, with its own weights, on the image and on its halves
+    layers: int = 3  # convolutions of stride 2
+    channels: int = 64  # after the first of them; doubled at each further one, up to 512
+    in_channels: int = 3  # 15 judges five consecutive frames stacked, as G4G does beside single frames
+    width: float = 1.0  # factor on all channels
+
+
+class PatchDiscriminator(nn.Module):
+    """Images -> for each scale, the features of each layer; the last feature map holds a score a patch.
+
+    Raises:
+        ValueError: a count of the config is not positive.
+    """
+
+    def __init__(self, config: DiscriminatorConfig | None = None):
+        super().__init__()
+        self.config = config = config or DiscriminatorConfig()
+        for name in ("scales", "layers", "channels", "in_channels", "width"):
+            if getattr(config, name) <= 0:
+                raise ValueError(f"discriminator.{name} is {getattr(config, name)}; it must be positive")
+        self.networks = nn.ModuleList(_layers(config) for _ in range(config.scales))
+
+    def forward(self, images: Tensor) -> list[list[Tensor]]:
+        """Judge images.
+
+        Args:
+            images: (..., C, H, W), any leading dimensions, in [0, 1]; H and W at least 32 for two scales.
+
+        Returns:
+            `scales` lists, the finest first, of `layers` + 2 feature maps (N, C', H', W'); the last has one channel,
+            scores near 1 for patches taken for real and near 0 for generated ones.
+        """
+        images = images.flatten(0, -4)
+        features = []
+        for i, network in enumerate(self.networks):
+            if i > 0:
+                images = F.avg_pool2d(images, 3, stride=2, padding=1, count_include_pad=False)
+            maps = [images]
+            for layer in network:
+                maps.append(layer(maps[-1]))
+            features.append(maps[1:])
+        return features
+
+
+def _layers(config: DiscriminatorConfig) -> nn.ModuleList:
+    """4x4 convolutions with padding 2: `layers` of stride 2, one more of stride 1, and the scores'."""
+    channels = [scaled(min(config.channels * 2**i, 512), config.width) for i in range(config.layers + 1)]
+    layers = [nn.Sequential(_convolution(config.in_channels, channels[0], stride=2), nn.LeakyReLU(0.2))]
+    for i, (before, after) in enumerate(itertools.pairwise(channels), start=1):
+        convolution = _convolution(before, after, stride=2 if i < config.layers else 1)
+        layers.append(nn.Sequential(convolution, nn.InstanceNorm2d(after), nn.LeakyReLU(0.2)))
+    layers.append(_convolution(channels[-1], 1, stride=1))
+    return nn.ModuleList(layers)
+
+
+def _convolution(in_channels: int, out_channels: int, stride: int) -> nn.Conv2d:
+    """A 4x4 convolution; N(0, 0.02) at first, as is usual for this discriminator."""
+    convolution = nn.Conv2d(in_channels, out_channels, 4, stride, padding=2)
+    nn.init.normal_(convolution.weight, std=0.02)
+    nn.init.zeros_(convolution.bias)
+    return convolution

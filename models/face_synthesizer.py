@@ -1,0 +1,317 @@
+"""STSA's face synthesizer (paper III-B): the lower half of a face from references, heatmap and sound."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models import released_face
+from models.inpainting import InpaintingGenerator
+from models.layers import AUDIO_CHANNELS, ConvBlock, scaled
+from models.spatial import AdaAT, AlignmentEncoder, HeatmapEncoder, ReferenceEncoder, residual_pair
+from models.temporal import FlowPredictor, TemporalEncoder, deformation, warp_and_sum
+
+
+@dataclass
+class FaceSynthesizerConfig:
+    """The defaults are the paper's network."""
+
+    audio: str = "mel"  # "mel" (80 channels, 16 wide) or "wav2vec2" (768 channels, 10 wide)
+    width: float = 1.0  # factor of every layer's channels
+    references: int = 5  # N, fixed by the spatial path's stacking
+    size: int = 128  # H = W of the face crops, a multiple of 4, at least 100
+    sampler: str = "plain"  # AdaAT's: "plain", or the released network's "channel_blending"
+    alignment: str = "per_scale"  # one alignment CNN a scale (paper), or the "coarsest" scale's for all (released)
+    fusion_kernel: int = 1  # one 1x1 convolution a scale (paper), or two of 3x3 (released)
+    image_order: str = "rgb"  # what the weights expect inside: "rgb", or "bgr" (released); images are RGB outside
+    heatmap_channels: int = 1  # the released network takes 3 equal ones
+    spatial: bool = True  # Table III's ablations: a path that is absent has no parameters
+    temporal: bool = True
+    copy_references: bool = False  # not in the paper: blend the warped references' own pixels in; small models gain
+    mutual_information: bool = False  # the CIL module's embeddings and T_theta, which only training needs
+
+    @classmethod
+    def released(cls, **options) -> "FaceSynthesizerConfig":
+        """The network whose weights the STSA authors published."""
+        form = {
+            "audio": "wav2vec2",
+            "sampler": "channel_blending",
+            "alignment": "coarsest",
+            "fusion_kernel": 3,
+            "image_order": "bgr",
+            "heatmap_channels": 3,
+        }
+        return cls(**(form | options))
+
+
+class References(NamedTuple):
+    """What `encode_references` keeps of a video: nothing in it depends on the frame to be made.
+
+    spatial: a scale each, the features (B, C, h, w) that AdaAT samples from.
+    alignment: a scale each (the coarsest alone for alignment "coarsest"), the alignment CNN's reference part.
+    temporal: a scale each, the N references' features (B, N, C, h, w).
+    """
+
+    spatial: list[Tensor]
+    alignment: list[Tensor]
+    temporal: list[Tensor]
+
+    def repeat(self, times: int) -> "References":
+        """Each video's references `times` over: (B times, ...); one video's are not copied."""
+        return References(*([_repeat(x, times) for x in part] for part in self))
+
+
+def _repeat(x: Tensor, times: int) -> Tensor:
+    return x.expand(times, *x.shape[1:]) if len(x) == 1 else x.repeat_interleave(times, dim=0)
+
+
+class AudioEncoder(nn.Module):
+    """Audio windows (B, C, W) -> codes (B, code). Log-mel windows leave two positions, which are averaged."""
+
+    def __init__(self, in_channels: int, code: int):
+        super().__init__()
+        self.layers = nn.Sequential(
+            ConvBlock(1, in_channels, code),
+            ConvBlock(1, code, code, stride=2),
+            ConvBlock(1, code, code, residual=True),
+            ConvBlock(1, code, code, residual=True),
+            ConvBlock(1, code, code, stride=2),
+            ConvBlock(1, code, code, residual=True),
+            ConvBlock(1, code, code, residual=True),
+            ConvBlock(1, code, code, residual=True),
+            ConvBlock(1, code, code, padding=0),
+        )
+
+    def forward(self, audio: Tensor) -> Tensor:
+        return self.layers(audio).mean(dim=2)
+
+
+class SpatialPath(nn.Module):
+    """Reference features moved channel by channel, at three scales (eq. 5)."""
+
+    def __init__(self, config: FaceSynthesizerConfig, base: int, code: int):
+        super().__init__()
+        channels = [base, 4 * base, 8 * base]
+        self.per_scale = config.alignment == "per_scale"
+        self.references = ReferenceEncoder(3 * config.references, base)
+        self.target_heatmap = HeatmapEncoder(config.heatmap_channels, base)
+        self.reference_heatmaps = HeatmapEncoder(config.heatmap_channels * config.references, base)
+        scales = range(3) if self.per_scale else [2]
+        self.alignment = nn.ModuleList(AlignmentEncoder(channels[i] + 2 * base, code, doublings=2 - i) for i in scales)
+        self.adaat = nn.ModuleList(AdaAT(c, code, config.sampler) for c in channels)
+        self.before = nn.ModuleList(residual_pair(c) for c in channels)
+        self.after = nn.ModuleList(residual_pair(c) for c in channels)
+
+    def encode(self, images: Tensor, heatmaps: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Images (B, N, 3, H, W), heatmaps (B, N, c, H, W) -> what AdaAT samples from, what alignment compares with."""
+        features = self.references(images.transpose(1, 2).flatten(1, 2))  # colour-major: all red, all green, all blue
+        poses = self.reference_heatmaps(heatmaps.flatten(1, 2))
+        compared = [torch.cat(pair, dim=1) for pair in zip(features, poses, strict=True)]
+        sampled = [adaat.blend(before(x)) for adaat, before, x in zip(self.adaat, self.before, features, strict=True)]
+        return sampled, compared if self.per_scale else compared[2:]
+
+    def forward(self, references: References, heatmaps: Tensor, audio: Tensor) -> list[Tensor]:
+        """Heatmaps (B, c, H, W), audio (B, code) -> features at full, half and quarter size."""
+        poses = self.target_heatmap(heatmaps)
+        poses = poses if self.per_scale else poses[2:]
+        codes = [
+            torch.cat([audio, encoder(torch.cat([compared, pose], dim=1))], dim=1)
+            for encoder, compared, pose in zip(self.alignment, references.alignment, poses, strict=True)
+        ]
+        codes = codes if self.per_scale else codes * 3
+        return [
+            after(adaat(sampled, code))
+            for after, adaat, sampled, code in zip(self.after, self.adaat, references.spatial, codes, strict=True)
+        ]
+
+
+class TemporalPath(nn.Module):
+    """Reference features warped by dense flow and summed by weight, at three scales (eq. 6)."""
+
+    def __init__(self, heatmap_channels: int, base: int, hidden: int, code: int, keep_images: bool):
+        super().__init__()
+        self.keep_images = keep_images
+        self.encoder = TemporalEncoder(3 + heatmap_channels, base)
+        self.flow_predictor = FlowPredictor(heatmap_channels, base, hidden, code)
+
+    def encode(self, images: Tensor, heatmaps: Tensor) -> list[Tensor]:
+        """Images (B, N, 3, H, W), heatmaps (B, N, c, H, W) -> a scale each, features (B, N, C, h, w)."""
+        shape = images.shape[:2]
+        features = self.encoder(torch.cat([images, heatmaps], dim=2).flatten(0, 1))
+        if self.keep_images:  # as three more channels of the finest features, warped and summed with them
+            features[0] = torch.cat([features[0], images.flatten(0, 1)], dim=1)
+        return [x.unflatten(0, shape) for x in features]
+
+    def forward(self, references: References, heatmaps: Tensor, audio: Tensor) -> list[Tensor]:
+        """Heatmaps (B, c, H, W), audio (B, code) -> features at full, half and quarter size."""
+        flows, weights = self.flow_predictor(references.temporal[1].flatten(0, 1), heatmaps, audio)
+        grid = deformation(flows)
+        return [warp_and_sum(features, grid, weights) for features in references.temporal]
+
+
+class MutualInformation(nn.Module):
+    """The CIL module: embeddings of both paths' features at each scale, and T_theta on pairs of them (eq. 7)."""
+
+    def __init__(self, channels: list[int], embedding: int):
+        super().__init__()
+        self.embed = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(c, embedding, 1), nn.BatchNorm2d(embedding)) for c in channels
+        )
+        self.statistics = nn.Sequential(
+            nn.Linear(2 * embedding, embedding),
+            nn.ELU(),
+            nn.Linear(embedding, embedding),
+            nn.ELU(),
+            nn.Linear(embedding, 1),
+        )
+
+    def forward(self, spatial: list[Tensor], temporal: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """Both paths' features -> a scale each, T_theta (M,) of the joint and of the marginal pairs, M = B T.
+
+        A marginal pair is an E^spa with the E^tem of another frame of the batch; the batch is turned by a random
+        number of places, so that with M > 1 no frame meets itself.
+        """
+        scores = []
+        for embed, features, others in zip(self.embed, spatial, temporal, strict=True):
+            e_spa, e_tem = embed(features).mean(dim=(2, 3)), embed(others).mean(dim=(2, 3))
+            turn = int(torch.randint(1, max(len(e_tem), 2), ()))
+            shuffled = e_tem.roll(turn, dims=0)
+            pairs = torch.cat([torch.cat([e_spa, e_tem], dim=1), torch.cat([e_spa, shuffled], dim=1)])
+            scores.append(tuple(self.statistics(pairs).squeeze(1).chunk(2)))
+        return scores
+
+
+class FaceSynthesizer(nn.Module):
+    """Frames with the lower half hidden -> whole faces, from references of the same person, heatmaps and sound.
+
+    Raises:
+        ValueError: an option of the config is none of its choices, or the options exclude each other.
+    """
+
+    def __init__(self, config: FaceSynthesizerConfig):
+        super().__init__()
+        _check(config)
+        self.config = config
+        base, hidden, code = scaled(32, config.width), scaled(256, config.width), scaled(128, config.width)
+        self.audio_encoder = AudioEncoder(AUDIO_CHANNELS[config.audio], code)
+        self.spatial = SpatialPath(config, base, code) if config.spatial else None
+        widths = (config.heatmap_channels, base, hidden, code)
+        self.temporal = TemporalPath(*widths, config.copy_references) if config.temporal else None
+        channels = [base, 4 * base, 8 * base]
+        paths = config.spatial + config.temporal
+        self.fusion = nn.ModuleList(_fusion(paths * c, c, config.fusion_kernel) for c in channels)
+        self.mutual_information = MutualInformation(channels, code) if config.mutual_information else None
+        self.generator = InpaintingGenerator(*widths, config.copy_references)
+
+    def forward(
+        self,
+        frames: Tensor,
+        heatmaps: Tensor,
+        reference_images: Tensor,
+        reference_heatmaps: Tensor,
+        audio: Tensor,
+        scores: bool = False,
+    ) -> Tensor | tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+        """Synthesize the frames of B windows.
+
+        Args:
+            frames: (B, T, 3, H, W) RGB in [0, 1]; their lower half is hidden here and may hold anything.
+            heatmaps: (B, T, 1, H, W) in [0, 1], the full face as it shall be.
+            reference_images, reference_heatmaps: (B, N, 3, H, W) and (B, N, 1, H, W) of the same person.
+            audio: (B, T, C, W), the window of sound around each frame.
+            scores: also return T_theta's scores for the mutual-information loss.
+
+        Returns:
+            Faces (B, T, 3, H, W) in [0, 1]; with `scores`, also (joint, marginal), each (B T,), of each scale.
+        """
+        references = self.encode_references(reference_images, reference_heatmaps)
+        return self.render(frames, heatmaps, references, audio, scores)
+
+    def encode_references(self, reference_images: Tensor, reference_heatmaps: Tensor) -> References:
+        """The part that depends on the references alone: (B, N, 3, H, W), (B, N, 1, H, W); once a video."""
+        if reference_images.shape[1] != self.config.references:
+            raise ValueError(
+                f"this network takes {self.config.references} reference images, not {reference_images.shape[1]}"
+            )
+        images, heatmaps = self._inside(reference_images), self._channels(reference_heatmaps)
+        sampled, compared = self.spatial.encode(images, heatmaps) if self.spatial else ([], [])
+        temporal = self.temporal.encode(images, heatmaps) if self.temporal else []
+        return References(sampled, compared, temporal)
+
+    def render(
+        self, frames: Tensor, heatmaps: Tensor, references: References, audio: Tensor, scores: bool = False
+    ) -> Tensor | tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+        """As `forward`, with `encode_references`' result for the B windows."""
+        shape = frames.shape[:2]
+        references = references.repeat(shape[1])
+        frames, heatmaps = self._inside(frames.flatten(0, 1)), self._channels(heatmaps.flatten(0, 1))
+        audio = self.audio_encoder(audio.flatten(0, 1))
+
+        paths = [path(references, heatmaps, audio) for path in (self.spatial, self.temporal) if path is not None]
+        copy = None
+        if self.config.copy_references:
+            paths[-1][0], copy = paths[-1][0].tensor_split([-3], dim=1)
+        aligned = [fuse(torch.cat(features, dim=1)) for fuse, *features in zip(self.fusion, *paths, strict=True)]
+        faces = self.generator(mask_lower_half(frames), heatmaps, aligned, audio, copy)
+        faces = self._inside(faces).unflatten(0, shape)
+        return (faces, self.mutual_information(*paths)) if scores else faces
+
+    def _inside(self, images: Tensor) -> Tensor:
+        """Images (..., 3, H, W) between RGB and the order of the weights; its own inverse."""
+        return images.flip(-3) if self.config.image_order == "bgr" else images
+
+    def _channels(self, heatmaps: Tensor) -> Tensor:
+        return heatmaps.expand(*heatmaps.shape[:-3], self.config.heatmap_channels, *heatmaps.shape[-2:])
+
+
+def released_state(state_dict: dict[str, Tensor], config: FaceSynthesizerConfig | None = None) -> dict[str, Tensor]:
+    """Turn the tensors of the STSA authors' `face_weight.pth` into this network's.
+
+    Args:
+        state_dict: theirs; a leading "module." of the names is dropped, tensors that are not needed are ignored.
+        config: `FaceSynthesizerConfig.released()`, or that with `mutual_information` switched on.
+
+    Raises:
+        ValueError: a tensor that is needed is missing or has another shape; the message names it.
+    """
+    config = config or FaceSynthesizerConfig.released()
+    state_dict = {name.removeprefix("module."): tensor for name, tensor in state_dict.items()}
+    with torch.device("meta"):
+        shapes = {name: tensor.shape for name, tensor in FaceSynthesizer(config).state_dict().items()}
+    return released_face.convert(state_dict, shapes)
+
+
+def mask_lower_half(frames: Tensor) -> Tensor:
+    """Set the rows from H/2 on to 0."""
+    height = frames.shape[-2]
+    return F.pad(frames[..., : height // 2, :], (0, 0, 0, height - height // 2))
+
+
+def _fusion(in_channels: int, channels: int, kernel_size: int) -> nn.Sequential:
+    if kernel_size == 1:
+        return nn.Sequential(ConvBlock(2, in_channels, channels, kernel_size=1, padding=0))
+    return nn.Sequential(ConvBlock(2, in_channels, channels), ConvBlock(2, channels, channels))
+
+
+def _check(config: FaceSynthesizerConfig) -> None:
+    choices = {
+        "audio": tuple(AUDIO_CHANNELS),
+        "sampler": ("plain", "channel_blending"),
+        "alignment": ("per_scale", "coarsest"),
+        "fusion_kernel": (1, 3),
+        "image_order": ("rgb", "bgr"),
+        "heatmap_channels": (1, 3),
+    }
+    for name, allowed in choices.items():
+        if getattr(config, name) not in allowed:
+            raise ValueError(f"{name} is {getattr(config, name)!r}; it can be {' or '.join(map(repr, allowed))}")
+    if not (config.spatial or config.temporal):
+        raise ValueError("the synthesizer needs its spatial or its temporal path; switch one on")
+    if config.copy_references and not config.temporal:
+        raise ValueError("copy_references copies what the temporal path warps; it needs that path")
+    if config.mutual_information and not (config.spatial and config.temporal):
+        raise ValueError("mutual information compares the spatial and the temporal path; it needs both")
+    if config.size % 4 or config.size < 100:
+        raise ValueError(f"size is {config.size}; the network's strides need a multiple of 4, at least 100")

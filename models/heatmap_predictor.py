@@ -1,0 +1,348 @@
+"""Guidance prediction (paper III-A): speech, pose and reference heatmaps to the heatmaps of the speaking face."""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from models.drawing import CurveDrawing
+from models.layers import AUDIO_CHANNELS, ConvBlock, renamed, scaled
+
+JAW_POINTS, LIP_POINTS = 17, 40
+_LONGEST_WINDOW = 512
+
+
+@dataclass
+class HeatmapPredictorConfig:
+    """What a `HeatmapPredictor` is made of; the defaults are the paper's form.
+
+    Attributes:
+        audio: features the sound comes as, "mel" or "wav2vec2".
+        width: factor on every channel count, the transformer's width and feed-forward included.
+        frames: T, consecutive frames in a window.
+        references: N, reference frames it is trained with.
+        layers, heads, dropout: of the transformer encoder.
+        messages: "separate" has one message-passing layer a direction; "shared" applies the lip-to-jaw one in both
+            directions, as the released network does.
+        add_pose: the output is h_m + h_lip + h_jaw (paper) instead of h_lip + h_jaw (released).
+        heatmaps: "decoded" by the coupled decoder (paper), or "drawn" through keypoints that are read off the tokens,
+            as IP-LAP does; not in the paper, but sharp after minutes of training, where decoding takes days.
+    """
+
+    audio: str = "mel"
+    width: float = 1.0
+    frames: int = 5
+    references: int = 5
+    layers: int = 8
+    heads: int = 4
+    dropout: float = 0.1
+    messages: str = "separate"
+    add_pose: bool = True
+    heatmaps: str = "decoded"
+
+    @classmethod
+    def released(cls) -> Self:
+        """The form of the authors' `heatmap_weight.pth`."""
+        return cls(audio="wav2vec2", messages="shared", add_pose=False)
+
+
+class HeatmapPredictor(nn.Module):
+    """The guidance prediction network.
+
+    Args:
+        config: see `HeatmapPredictorConfig`; ValueError where it cannot be built.
+    """
+
+    def __init__(self, config: HeatmapPredictorConfig | None = None):
+        super().__init__()
+        self.config = config = dataclasses.replace(config) if config else HeatmapPredictorConfig()
+        width = scaled(512, config.width)
+        _check(config, width)
+        self.audio_encoder = _audio_encoder(AUDIO_CHANNELS[config.audio], config.width)
+        self.pose_encoder = _heatmap_encoder(config.width)
+        self.reference_encoder = _heatmap_encoder(config.width)
+        self.norm = nn.LayerNorm(width)
+        self.modality = nn.Parameter(torch.randn(3, width))  # pose, audio, reference
+        self.register_buffer("position", _sinusoids(_LONGEST_WINDOW, width), persistent=False)
+        self.dropout = nn.Dropout(config.dropout)
+        layer = nn.TransformerEncoderLayer(
+            width, config.heads, scaled(1024, config.width), config.dropout, batch_first=True
+        )
+        self.transformer = nn.TransformerEncoder(layer, config.layers, enable_nested_tensor=False)
+        decoded = config.heatmaps == "decoded"
+        self.decoder = _CoupledDecoder(config.width, config.messages) if decoded else None
+        self.drawing = None if decoded else CurveDrawing()
+        self.lip_keypoints = _KeypointExtractor(LIP_POINTS, config.width, decoded)
+        self.jaw_keypoints = _KeypointExtractor(JAW_POINTS, config.width, decoded)
+        self.speech = None if decoded else _SpeechBranch(AUDIO_CHANNELS[config.audio], config.width)
+
+    def forward(
+        self, audio: Tensor, pose_heatmaps: Tensor, reference_heatmaps: Tensor, draw: bool = True
+    ) -> tuple[Tensor | None, Tensor]:
+        """Predict the heatmaps and the 57 keypoints of T consecutive frames (eq. 1, 2).
+
+        Args:
+            audio: (B, T, C, W), the window of sound around each frame.
+            pose_heatmaps: (B, T, 1, 128, 128) in [0, 1], the upper face of the target frames.
+            reference_heatmaps: (B, N, 1, 128, 128) in [0, 1], whole faces of the same person.
+            draw: a "drawn" network can leave the drawing out where only keypoints are needed; None in its place.
+
+        Returns:
+            heatmaps (B, T, 1, 128, 128), at least 0, the sum of curves that may cross: clip it at 1 to draw or to
+            synthesize from it; landmarks (B, T, 57, 2) in units of the crop, 17 jaw points, then 40 lip points.
+        """
+        batch, frames = pose_heatmaps.shape[:2]
+        pose = pose_heatmaps.flatten(0, 1)
+        tokens = self.encode_frames(audio.flatten(0, 1), pose).unflatten(0, (batch, frames))
+        references = self.encode_references(reference_heatmaps)
+        lip, jaw = (z.flatten(0, 1) for z in self._mix(tokens, references))
+        if self.drawing is None:
+            lip_heatmaps, jaw_heatmaps = self.decoder(lip, jaw, pose)
+            landmarks = self._keypoints(lip, jaw, lip_heatmaps, jaw_heatmaps)
+            heatmaps = self._complete(lip_heatmaps, jaw_heatmaps, pose)
+        else:
+            landmarks = self._keypoints(lip, jaw) + self.speech(tokens[:, :, 2].flatten(0, 1))
+            heatmaps = torch.maximum(pose, self.drawing(landmarks)) if draw else None
+        heatmaps = None if heatmaps is None else heatmaps.unflatten(0, (batch, frames))
+        return heatmaps, landmarks.unflatten(0, (batch, frames))
+
+    def encode_frames(self, audio: Tensor, pose_heatmaps: Tensor) -> Tensor:
+        """Embed frames, each by itself: audio (F, C, W), pose_heatmaps (F, 1, 128, 128) -> (F, 2, width), audio first.
+
+        At inference a frame is a member of T windows, and need be embedded only once. A drawn network's speech branch
+        adds a third embedding.
+        """
+        embeddings = [
+            self.audio_encoder(audio).mean(dim=-1),
+            self.pose_encoder(pose_heatmaps).flatten(1),
+        ]
+        tokens = self.norm(torch.stack(embeddings, dim=1))
+        return tokens if self.speech is None else torch.cat([tokens, self.speech.embed(audio)[:, None]], dim=1)
+
+    def learn_speech(self, audio: Tensor) -> Tensor:
+        """The speech branch alone: audio (M, C, W) -> what it adds to the keypoints, (M, 57, 2)."""
+        return self.speech(self.speech.embed(audio))
+
+    def encode_references(self, reference_heatmaps: Tensor) -> Tensor:
+        """Embed reference heatmaps (B, N, 1, 128, 128) -> (B, N, width), at inference once a video."""
+        embeddings = self.reference_encoder(reference_heatmaps.flatten(0, 1)).flatten(1)
+        return self.norm(embeddings).unflatten(0, reference_heatmaps.shape[:2])
+
+    def predict_centre(self, frames: Tensor, references: Tensor, pose_heatmaps: Tensor) -> Tensor:
+        """Predict the centre frames of B windows: `forward(...)[0][:, T // 2]`, without decoding the other frames.
+
+        Args:
+            frames: (B, T, 2 or 3, width), windows of `encode_frames` (first and last repeated at the ends).
+            references: (B or 1, N, width), of `encode_references`.
+            pose_heatmaps: (B, 1, 128, 128) of the centre frames.
+
+        Returns:
+            heatmaps (B, 1, 128, 128), at least 0.
+        """
+        centre = frames.shape[1] // 2
+        lip, jaw = self._mix(frames, references.expand(len(frames), -1, -1))
+        lip, jaw = lip[:, centre], jaw[:, centre]
+        if self.drawing is not None:
+            keypoints = self._keypoints(lip, jaw) + self.speech(frames[:, centre, 2])
+            return torch.maximum(pose_heatmaps, self.drawing(keypoints))
+        return self._complete(*self.decoder(lip, jaw, pose_heatmaps), pose_heatmaps)
+
+    def _mix(self, frames: Tensor, references: Tensor) -> tuple[Tensor, Tensor]:
+        """Eq. 1, Z = T(H(A, H_m, H_r)): (B, T, 2, width), (B, N, width) -> z_t and z_{t+T}, each (B, T, width)."""
+        length = frames.shape[1]
+        pose_modality, audio_modality, reference_modality = self.modality
+        position = self.position[:length]
+        audio = frames[:, :, 0] + position + audio_modality
+        pose = frames[:, :, 1] + position + pose_modality
+        tokens = torch.cat([references + reference_modality, audio, pose], dim=1)
+        z = self.transformer(self.dropout(tokens))
+        return z[:, -2 * length : -length], z[:, -length:]
+
+    def _keypoints(self, lip: Tensor, jaw: Tensor, *heatmaps: Tensor) -> Tensor:
+        """Tokens (M, width) each, and both branches' heatmaps where they are decoded -> (M, 57, 2), jaw first."""
+        lip_heatmaps, jaw_heatmaps = heatmaps or (None, None)
+        return torch.cat([self.jaw_keypoints(jaw, jaw_heatmaps), self.lip_keypoints(lip, lip_heatmaps)], dim=1)
+
+    def _complete(self, lip_heatmaps: Tensor, jaw_heatmaps: Tensor, pose_heatmaps: Tensor) -> Tensor:
+        heatmaps = lip_heatmaps + jaw_heatmaps
+        return heatmaps + pose_heatmaps if self.config.add_pose else heatmaps
+
+
+class _CoupledDecoder(nn.Module):
+    """Eq. 2: two branches of transposed convolutions that pass messages (as in Look at Boundary)."""
+
+    def __init__(self, width: float, messages: str):
+        super().__init__()
+        self.lip = _decoder_branch(width)
+        self.jaw = _decoder_branch(width)
+        channels = scaled(256, width)
+        self.lip_to_jaw = ConvBlock(2, channels, channels)
+        self.jaw_to_lip = ConvBlock(2, channels, channels) if messages == "separate" else None
+        self.pose_to_lip = _pose_message(width)
+        self.pose_to_jaw = _pose_message(width)
+
+    def forward(self, lip: Tensor, jaw: Tensor, pose_heatmaps: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens (B, width) each and pose_heatmaps (B, 1, 128, 128) -> lip and jaw heatmaps (B, 1, 128, 128)."""
+        lip, jaw = self.lip[:2](lip[..., None, None]), self.jaw[:2](jaw[..., None, None])  # 8x8
+        jaw_to_lip = self.lip_to_jaw if self.jaw_to_lip is None else self.jaw_to_lip
+        lip, jaw = lip + jaw_to_lip(jaw), jaw + self.lip_to_jaw(lip)
+        lip, jaw = self.lip[2:4](lip), self.jaw[2:4](jaw)  # 32x32
+        lip, jaw = lip + self.pose_to_lip(pose_heatmaps), jaw + self.pose_to_jaw(pose_heatmaps)
+        return torch.tanh(self.lip[4:](lip)), torch.tanh(self.jaw[4:](jaw))
+
+
+class _KeypointExtractor(nn.Module):
+    """Keypoints of one branch's heatmap, with the branch's token as a shortcut; or of the token alone."""
+
+    def __init__(self, points: int, width: float, reads_heatmap: bool):
+        super().__init__()
+        self.encoder = _heatmap_encoder(width) if reads_heatmap else None
+        self.linear = nn.Linear(scaled(512, width), 2 * points)
+
+    def forward(self, token: Tensor, heatmaps: Tensor | None) -> Tensor:
+        """(B, width), (B, 1, 128, 128) -> (B, points, 2)."""
+        if self.encoder is not None:
+            token = self.encoder(heatmaps).flatten(1) + token
+        return self.linear(token).unflatten(1, (-1, 2))
+
+
+class _SpeechBranch(nn.Module):
+    """A drawn network's short way from the sound to the keypoints, with an audio encoder of its own.
+
+    Through the transformer a small network takes very long to hear anything, since the pose explains most of where
+    the keypoints are. What this branch adds can be learned by itself, at a fraction of the cost (`learn_speech`).
+    """
+
+    def __init__(self, in_channels: int, width: float):
+        super().__init__()
+        self.encoder = _audio_encoder(in_channels, width)
+        self.linear = nn.Linear(scaled(512, width), 2 * (JAW_POINTS + LIP_POINTS))
+        nn.init.normal_(self.linear.weight, std=1e-3)  # next to nothing at first
+        nn.init.zeros_(self.linear.bias)
+
+    def embed(self, audio: Tensor) -> Tensor:
+        """(M, C, W) -> (M, width)."""
+        return self.encoder(audio).mean(dim=-1)
+
+    def forward(self, embedding: Tensor) -> Tensor:
+        """What the sound adds to the keypoints, (M, width) -> (M, 57, 2)."""
+        # The mouth moves by a hundredth or two of the crop: in these units a usual learning rate is not all noise.
+        return 0.1 * self.linear(embedding).unflatten(1, (-1, 2))
+
+
+class _UpBlock(nn.Module):
+    """Transposed convolution, batch norm, ReLU."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int, padding: int):
+        super().__init__()
+        self.conv = nn.ConvTranspose2d(in_channels, out_channels, 4, stride, padding)
+        self.norm = nn.BatchNorm2d(out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.norm(self.conv(x)))
+
+
+def _decoder_branch(width: float) -> nn.Sequential:
+    channels = [scaled(c, width) for c in (512, 256, 128, 64, 32)] + [1]
+    blocks = [_UpBlock(channels[0], channels[0], stride=1, padding=0)]  # 1x1 to 4x4
+    blocks += [_UpBlock(a, b, stride=2, padding=1) for a, b in pairwise(channels)]
+    # Half of the pixels start above 0, whatever the input: with a batch norm scale of 1 they weigh more than the face,
+    # and training first spends hundreds of steps on blackening them. A negative bias would cut their gradients instead.
+    nn.init.constant_(blocks[-1].norm.weight, 0.25)
+    return nn.Sequential(*blocks)
+
+
+def _pose_message(width: float) -> nn.Sequential:
+    c32, c64 = scaled(32, width), scaled(64, width)
+    return nn.Sequential(ConvBlock(2, 1, c32, stride=2), ConvBlock(2, c32, c64, stride=2))
+
+
+def _heatmap_encoder(width: float) -> nn.Sequential:
+    """(B, 1, 128, 128) -> (B, width, 1, 1) in [-1, 1]."""
+    blocks, channels = [], 1
+    for out, stride, residuals in ((32, 2, 2), (64, 3, 2), (128, 3, 2), (256, 3, 1)):
+        out = scaled(out, width)
+        blocks.append(ConvBlock(2, channels, out, stride=stride))
+        blocks += [ConvBlock(2, out, out, residual=True) for _ in range(residuals)]
+        channels = out
+    out = scaled(512, width)
+    blocks += [ConvBlock(2, channels, out, padding=0), ConvBlock(2, out, out, 1, padding=0, activation=nn.Tanh())]
+    return nn.Sequential(*blocks)
+
+
+def _audio_encoder(in_channels: int, width: float) -> nn.Sequential:
+    """(B, in_channels, W) -> (B, width, 1) for W = 10, (B, width, 2) for W = 16; in [-1, 1]."""
+    c128, c256, c512 = (scaled(c, width) for c in (128, 256, 512))
+    blocks = [ConvBlock(1, in_channels, c128)]
+    for channels, out, stride in ((c128, c128, 1), (c128, c256, 2), (c256, c512, 2)):
+        blocks.append(ConvBlock(1, channels, out, stride=stride))
+        blocks += [ConvBlock(1, out, out, residual=True) for _ in range(2)]
+    return nn.Sequential(
+        *blocks,
+        ConvBlock(1, c512, c512),
+        ConvBlock(1, c512, c512, padding=0),
+        ConvBlock(1, c512, c512, 1, padding=0, activation=nn.Tanh()),
+    )
+
+
+def _sinusoids(length: int, width: int) -> Tensor:
+    """The Transformer's position table (length, width): sine in the even channels, cosine in the odd ones."""
+    angle = torch.arange(length)[:, None] * torch.exp(torch.arange(0, width, 2) * -(math.log(10000.0) / width))
+    return torch.stack([angle.sin(), angle.cos()], dim=2).flatten(1)
+
+
+def _check(config: HeatmapPredictorConfig, width: int) -> None:
+    if config.audio not in AUDIO_CHANNELS:
+        raise ValueError(f"audio is {config.audio!r}; give one of {', '.join(AUDIO_CHANNELS)}")
+    if config.messages not in ("separate", "shared"):
+        raise ValueError(f"messages is {config.messages!r}; give separate or shared")
+    if config.heatmaps not in ("decoded", "drawn"):
+        raise ValueError(f"heatmaps is {config.heatmaps!r}; give decoded or drawn")
+    if config.heads < 1 or width % config.heads:
+        raise ValueError(f"{config.heads} heads do not divide the transformer's width {width}; change heads or width")
+
+
+# Own module names against the released file's; the first that fits holds.
+_RELEASED_NAMES = (
+    ("audio_encoder.", "mel_encoder."),
+    ("reference_encoder.", "ref_encoder."),
+    ("norm.", "Norm."),
+    ("modality", "fusion_transformer.modality.weight"),
+    ("transformer.", "fusion_transformer.transformer_encoder."),
+    ("lip_keypoints.encoder.", "lip_encoder."),
+    ("lip_keypoints.linear.", "mouse_keypoint_map."),
+    ("jaw_keypoints.encoder.", "jaw_encoder."),
+    ("jaw_keypoints.linear.", "jaw_keypoint_map."),
+    *((f"decoder.lip.{i}.", f"heatmap_decoder.conv_t{i + 1}.") for i in range(6)),
+    *((f"decoder.jaw.{i}.", f"heatmap_decoder.conv_t{i + 7}.") for i in range(6)),
+    ("decoder.lip_to_jaw.", "heatmap_decoder.message_l2j.0."),
+    ("decoder.pose_to_lip.", "heatmap_decoder.message_p2l."),
+    ("decoder.pose_to_jaw.", "heatmap_decoder.message_p2j."),
+)
+
+
+def _released_name(name: str) -> str:
+    own, foreign = next((pair for pair in _RELEASED_NAMES if name.startswith(pair[0])), ("", ""))
+    name = foreign + name.removeprefix(own)
+    block = "convT_block" if ".conv_t" in name else "conv_block"
+    return name.replace(".conv.", f".{block}.0.").replace(".norm.", f".{block}.1.")
+
+
+def released_state(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Rename the tensors of the authors' `heatmap_weight.pth` to those of `HeatmapPredictorConfig.released()`.
+
+    Left out, because the network does not use them: `message_j2l`, the position tables (sinusoids, computed here) and
+    the first of the four modalities.
+
+    Raises:
+        ValueError: a tensor that the network needs is missing; the message names it.
+    """
+    with torch.device("meta"):
+        own_names = HeatmapPredictor(HeatmapPredictorConfig.released()).state_dict()
+    state = renamed(state_dict, [(name, _released_name(name)) for name in own_names])
+    state["modality"] = state["modality"][1:]
+    return state

@@ -1,0 +1,59 @@
+"""Blocks that several networks share."""
+
+from collections.abc import Iterable
+
+from torch import Tensor, nn
+
+AUDIO_CHANNELS = {"mel": 80, "wav2vec2": 768}  # by kind of sound features
+_CONVOLUTION = {1: nn.Conv1d, 2: nn.Conv2d}
+_BATCH_NORM = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d}
+
+
+class ConvBlock(nn.Module):
+    """Convolution, batch norm, activation; a residual block adds its input before the activation.
+
+    Args:
+        dimensions: 1 for (B, C, W), 2 for (B, C, H, W).
+        activation: a module such as `nn.ReLU()`; `nn.Identity()` for none.
+    """
+
+    def __init__(
+        self,
+        dimensions: int,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int] = 3,
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] = 1,
+        residual: bool = False,
+        activation: nn.Module | None = None,
+    ):
+        super().__init__()
+        self.conv = _CONVOLUTION[dimensions](in_channels, out_channels, kernel_size, stride, padding)
+        self.norm = _BATCH_NORM[dimensions](out_channels)
+        self.residual = residual
+        self.activation = nn.ReLU() if activation is None else activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(self.conv(x))
+        return self.activation(x + y if self.residual else y)
+
+
+def scaled(channels: int, width: float) -> int:
+    """Channels of a layer at the width factor `width` (1 = the paper's), a multiple of 4 and at least 4."""
+    return max(4, 4 * round(channels * width / 4))
+
+
+def renamed(state_dict: dict[str, Tensor], names: Iterable[tuple[str, str]]) -> dict[str, Tensor]:
+    """Pick the tensors of a foreign `state_dict` by pairs (own name, foreign name); what no pair names is left out.
+
+    Raises:
+        ValueError: a foreign tensor is missing; the message names it.
+    """
+    state_dict = {name.removeprefix("module."): tensor for name, tensor in state_dict.items()}
+    state = {}
+    for own, foreign in names:
+        if foreign not in state_dict:
+            raise ValueError(f"the tensor {foreign} is missing")
+        state[own] = state_dict[foreign]
+    return state

@@ -1,0 +1,117 @@
+"""The lip-sync expert of L_sync: Wav2Lip's SyncNet (Prajwal et al., 2020), which its `lipsync_expert.pth` fits."""
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.layers import ConvBlock, renamed, scaled
+
+FRAMES = 5
+
+# Encoders as rows of (channels, kernel, stride, padding, residual blocks that follow).
+_FACE_LAYERS = (
+    (32, 7, 1, 3, 0),
+    (64, 5, (1, 2), 1, 2),
+    (128, 3, 2, 1, 3),
+    (256, 3, 2, 1, 2),
+    (512, 3, 2, 1, 2),
+    (512, 3, 2, 1, 0),
+    (512, 3, 1, 0, 0),
+    (512, 1, 1, 0, 0),
+)
+_AUDIO_LAYERS = (
+    (32, 3, 1, 1, 2),
+    (64, 3, (3, 1), 1, 2),
+    (128, 3, 3, 1, 2),
+    (256, 3, (3, 2), 1, 2),
+    (512, 3, 1, 0, 0),
+    (512, 1, 1, 0, 0),
+)
+
+
+@dataclass
+class SyncExpertConfig:
+    """What a `SyncExpert` is made of.
+
+    Attributes:
+        width: factor on every channel count, the embeddings' 512 included.
+    """
+
+    width: float = 1.0
+
+    @classmethod
+    def released(cls) -> "SyncExpertConfig":
+        """The form of `lipsync_expert.pth`."""
+        return cls()
+
+
+class SyncExpert(nn.Module):
+    """Embeds 0.2 s of speech and five frames of a lower face, close to each other where the two are in sync."""
+
+    def __init__(self, config: SyncExpertConfig | None = None):
+        super().__init__()
+        self.config = config = dataclasses.replace(config) if config else SyncExpertConfig()
+        self.audio_encoder = _encoder(1, _AUDIO_LAYERS, config.width)
+        self.face_encoder = _encoder(3 * FRAMES, _FACE_LAYERS, config.width)
+
+    def forward(self, mel: Tensor, lower_faces: Tensor) -> tuple[Tensor, Tensor]:
+        """Embed pairs of speech and face.
+
+        Args:
+            mel: (B, 1, 80, 16) log-mel spectrogram from the first frame's time on.
+            lower_faces: (B, 15, 48, 96) in [0, 1], as `lower_faces` makes them.
+
+        Returns:
+            Audio and face embeddings, (B, 512) each, of length 1. None of their values is negative, and so their
+            cosine similarity lies in [0, 1].
+        """
+        return self.embed_audio(mel), self.embed_faces(lower_faces)
+
+    def embed_audio(self, mel: Tensor) -> Tensor:
+        """(B, 1, 80, 16) -> (B, 512) of length 1."""
+        return F.normalize(self.audio_encoder(mel).flatten(1))
+
+    def embed_faces(self, lower_faces: Tensor) -> Tensor:
+        """(B, 15, 48, 96) -> (B, 512) of length 1."""
+        return F.normalize(self.face_encoder(lower_faces).flatten(1))
+
+
+def lower_faces(frames: Tensor) -> Tensor:
+    """Bring face crops into the expert's form: 96x96, lower half, BGR, the frames' channels one after the other.
+
+    Args:
+        frames: (B, 5, 3, H, W) RGB in [0, 1].
+
+    Returns:
+        (B, 15, 48, 96) in [0, 1], differentiable with respect to `frames`.
+    """
+    batch, count = frames.shape[:2]
+    faces = frames.flatten(0, 1)
+    if faces.shape[-2:] != (96, 96):
+        faces = F.interpolate(faces, (96, 96), mode="bilinear", align_corners=False)
+    return faces[:, :, 48:].flip(1).reshape(batch, 3 * count, 48, 96)
+
+
+def _encoder(channels: int, layers: tuple[tuple, ...], width: float) -> nn.Sequential:
+    blocks = []
+    for out, kernel_size, stride, padding, residuals in layers:
+        out = scaled(out, width)
+        blocks.append(ConvBlock(2, channels, out, kernel_size, stride, padding))
+        blocks += [ConvBlock(2, out, out, residual=True) for _ in range(residuals)]
+        channels = out
+    return nn.Sequential(*blocks)
+
+
+def released_state(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Rename the tensors of Wav2Lip's `lipsync_expert.pth` to those of `SyncExpert`.
+
+    Raises:
+        ValueError: a tensor that the network needs is missing; the message names it.
+    """
+    with torch.device("meta"):
+        names = SyncExpert(SyncExpertConfig.released()).state_dict()
+    foreign = [name.replace(".conv.", ".conv_block.0.").replace(".norm.", ".conv_block.1.") for name in names]
+    return renamed(state_dict, zip(names, foreign, strict=True))

@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# Train the bundled checkpoint again: bash scripts/train_demo.sh TRAIN_VIDEOS VAL_VIDEOS [OUTPUT=runs/demo]
+# Every step goes on where it was when the command is started again. About two hours on two CPU cores.
+set -u
+if [ $# -lt 2 ]; then
+    echo "usage: bash scripts/train_demo.sh TRAIN_VIDEOS VAL_VIDEOS [OUTPUT]" >&2
+    exit 2
+fi
+train=$(realpath "$1") val=$(realpath "$2") output=$(realpath -m "${3:-runs/demo}")
+source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+clips=(data.train="$output/clips/train" data.val="$output/clips/val")
+
+set -e
+"$python" -m data_prep.preprocess "$train" "$output/clips/train" --audio mel
+"$python" -m data_prep.preprocess "$val" "$output/clips/val" --audio mel
+"$python" train_heatmap.py --config configs/demo_heatmap.yaml "${clips[@]}" output="$output/heatmap"
+"$python" train_face.py --config configs/demo_face.yaml "${clips[@]}" output="$output/face"
+"$python" finetune_e2e.py --config configs/demo_e2e.yaml "${clips[@]}" output="$output/e2e" \
+    heatmap_predictor="$output/heatmap/best" face_synthesizer="$output/face/best"
+"$python" -m checkpoints.combine "$output/e2e/best" --output "$output/checkpoint" --half
+"$python" -m benchmarks.quality --checkpoint "$output/checkpoint" --clips "$output/clips/val"

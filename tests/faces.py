@@ -1,0 +1,56 @@
+"""Pictures with faces for the tests, and small dubbing networks with random weights."""
+
+from pathlib import Path
+
+import cv2
+import matplotlib.cbook
+import numpy as np
+import torch
+
+from media.video import VideoWriter
+from models import (
+    FaceSynthesizer,
+    FaceSynthesizerConfig,
+    HeatmapPredictor,
+    HeatmapPredictorConfig,
+    save_checkpoint,
+)
+
+WIDTH, HEIGHT = 240, 224
+
+
+def portrait(dx: float = 0, dy: float = 0, zoom: float = 1.0) -> np.ndarray:
+    """(224, 240, 3) uint8 RGB: the US Navy's photograph of Grace Hopper that ships with matplotlib, moved a little."""
+    file = matplotlib.cbook.get_sample_data("grace_hopper.jpg", asfileobj=False)
+    picture = cv2.cvtColor(cv2.imread(str(file)), cv2.COLOR_BGR2RGB)
+    matrix = np.float32([[0.7 * zoom, 0, 120 - 264 * 0.7 * zoom + dx], [0, 0.7 * zoom, 120 - 247 * 0.7 * zoom + dy]])
+    picture = cv2.GaussianBlur(picture, (5, 5), 1.2)  # its grain would only cost bits
+    return cv2.warpAffine(picture, matrix, (WIDTH, HEIGHT), flags=cv2.INTER_LINEAR)
+
+
+def portraits(count: int) -> list[np.ndarray]:
+    """`count` pictures of a slow movement."""
+    return [portrait(4 * np.sin(i / 4), 3 * np.cos(i / 5)) for i in range(count)]
+
+
+def empty() -> np.ndarray:
+    """A picture of the same size without a face."""
+    return np.tile(np.linspace(40, 90, WIDTH, dtype=np.uint8)[None, :, None], (HEIGHT, 1, 3))
+
+
+def write_frames(path: Path, frames: list[np.ndarray], fps: int = 25, crf: int = 10) -> Path:
+    with VideoWriter(path, frames[0].shape[1], frames[0].shape[0], fps, crf=crf) as video:
+        for frame in frames:
+            video.write(frame)
+    return path
+
+
+def small_checkpoint(folder: Path) -> Path:
+    """A checkpoint folder with small networks of random weights."""
+    torch.manual_seed(0)
+    networks = {
+        "heatmap_predictor": HeatmapPredictor(HeatmapPredictorConfig(width=0.06, layers=1)),
+        "face_synthesizer": FaceSynthesizer(FaceSynthesizerConfig(width=0.03)),
+    }
+    save_checkpoint(folder, networks, {name: network.config for name, network in networks.items()})
+    return folder

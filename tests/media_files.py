@@ -1,0 +1,107 @@
+"""Small media files for the tests, of many kinds: pictures that show their number, and sound whose beats are known."""
+
+from collections.abc import Iterable
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+
+SIDE = 64
+CELL = SIDE // 4
+
+
+def numbered(number: int, width: int = SIDE, height: int = SIDE) -> np.ndarray:
+    """A (height, width, 3) uint8 picture that shows `number` (0 to 65535) as 4 x 4 cells of dark and light grey."""
+    bits = np.array([number >> bit & 1 for bit in range(16)], np.uint8).reshape(4, 4)
+    rows, columns = np.arange(height) * 4 // height, np.arange(width) * 4 // width
+    return np.repeat((60 + 130 * bits[rows][:, columns])[..., None], 3, axis=2).astype(np.uint8)
+
+
+def number_of(picture: np.ndarray) -> int:
+    """The number that a picture shows."""
+    height, width = picture.shape[:2]
+    middle = picture[height // 8 :: height // 4, width // 8 :: width // 4][:4, :4].mean(axis=2)
+    return int(((middle > 125).ravel() << np.arange(16)).sum())
+
+
+def write_video(
+    path: Path,
+    codec: str = "libx264",
+    pictures: Iterable[np.ndarray] | int = 20,
+    rate: int | Fraction = 25,
+    times: Iterable[int] | None = None,
+    time_base: Fraction | None = None,
+    pix_fmt: str = "yuv420p",
+    options: dict[str, str] | None = None,
+    rotation: int | None = None,
+    matrix: list[int] | None = None,
+    beats: tuple[Fraction, Fraction] | None = None,
+    container_options: dict[str, str] | None = None,
+    format: str | None = None,
+) -> Path:
+    """Encode `pictures`, or that many numbered ones, at `times` in units of `time_base`; `beats` as in `beat_sound`."""
+    pictures = [numbered(i) for i in range(pictures)] if isinstance(pictures, int) else list(pictures)
+    time_base = time_base or 1 / Fraction(rate)
+    times = range(len(pictures)) if times is None else times
+    with av.open(str(path), "w", format=format, options=container_options or {}) as container:
+        video = container.add_stream(codec, rate=rate, options=options or {})
+        video.height, video.width = pictures[0].shape[:2]
+        video.pix_fmt = pix_fmt
+        video.codec_context.time_base = time_base
+        if rotation is not None:
+            video.set_display_rotation(rotation)
+        if matrix is not None:
+            video.set_display_matrix(matrix)
+        if beats is not None:
+            audio = container.add_stream("aac" if path.suffix != ".webm" else "libopus", rate=48000, layout="mono")
+            start, duration = beats
+            encode_sound(container, audio, beat_sound(48000, float(duration)), start)
+        for picture, time in zip(pictures, times, strict=True):
+            frame = av.VideoFrame.from_ndarray(picture, "rgb24")
+            frame.pts, frame.time_base = time, time_base
+            container.mux(video.encode(frame))
+        container.mux(video.encode())
+    return path
+
+
+def beat_sound(rate: int, seconds: float, channels: int = 1) -> np.ndarray:
+    """(channels, samples) float32: 50 ms of a 1 kHz tone at every full half second, and silence in between."""
+    time = np.arange(int(rate * seconds)) / rate
+    tone = (0.5 * np.sin(2 * np.pi * 1000 * time) * (time % 0.5 < 0.05)).astype(np.float32)
+    return np.tile(tone, (channels, 1))
+
+
+def beats_heard(sound: np.ndarray, rate: int = 16000) -> np.ndarray:
+    """When the tones of (samples,) `sound` begin, in seconds."""
+    loud = np.convolve(np.abs(sound), np.ones(rate // 500) / (rate // 500), "same") > 0.05
+    starts = np.flatnonzero(loud[1:] & ~loud[:-1]) + 1
+    starts = np.concatenate([[0], starts]) if loud[0] else starts
+    return starts[np.diff(starts, prepend=-rate) > rate // 4] / rate
+
+
+def write_sound(
+    path: Path,
+    codec: str,
+    rate: int,
+    layout: str = "mono",
+    seconds: float = 2.0,
+    sound: np.ndarray | None = None,
+    format: str | None = None,
+) -> Path:
+    """Encode `sound`, or `beat_sound`, in the sample format that the codec takes."""
+    with av.open(str(path), "w", format=format) as container:
+        stream = container.add_stream(codec, rate=rate, layout=layout)
+        channels = av.AudioLayout(layout).nb_channels
+        encode_sound(container, stream, beat_sound(rate, seconds, channels) if sound is None else sound)
+    return path
+
+
+def encode_sound(container, stream, sound: np.ndarray, start: Fraction = Fraction(0)) -> None:
+    rate = stream.codec_context.sample_rate
+    for first in range(0, sound.shape[1], 4096):
+        packed = np.ascontiguousarray(sound[:, first : first + 4096].T).reshape(1, -1)
+        frame = av.AudioFrame.from_ndarray(packed, "flt", stream.layout.name)
+        frame.sample_rate, frame.pts, frame.time_base = rate, round(start * rate) + first, Fraction(1, rate)
+        container.mux(stream.encode(frame))
+    container.mux(stream.encode())

@@ -1,0 +1,243 @@
+"""Clip files: written, read back, refused where they are damaged, and cut into training windows."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from faces import portrait
+from safetensors.numpy import load_file, save_file
+from torch.utils.data import DataLoader
+
+from data_prep.clips import Clip, ClipData, ClipDataset, encode_face, write_clip
+from media.audio import audio_windows
+from media.errors import InputError
+from media.heatmap import FULL_FACE, KEYPOINTS, MIRROR, ORDER, POSE, draw_heatmap
+
+FRAMES = [*range(3, 15), *range(20, 30)]  # a gap after 14
+
+
+def picture(number: int) -> np.ndarray:
+    """A (128, 128, 3) picture, different for each number."""
+    return np.ascontiguousarray(cv2.resize(portrait(number, -number / 2), (128, 128)))
+
+
+def clip_data(frames=FRAMES, seconds=1.6) -> ClipData:
+    random = np.random.default_rng(0)
+    return ClipData(
+        faces=[encode_face(picture(number)) for number in frames],
+        landmarks=list(random.uniform(0, 1, (len(frames), len(ORDER), 2)).astype(np.float32)),
+        boxes=[np.array([number, 2, 100 + number, 90], np.int32) for number in frames],
+        frames=list(frames),
+        wav=random.uniform(-0.5, 0.5, round(seconds * 16000)).astype(np.float32),
+        audio={"mel": random.normal(size=(round(seconds * 80) + 1, 80)).astype(np.float32)},
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("clips")
+    write_clip(folder / "one.safetensors", clip_data())
+    write_clip(folder / "speaker" / "a.b.safetensors", clip_data(range(30)))
+    return folder
+
+
+def test_a_clip_file_is_as_the_contract_says(folder):
+    tensors, data = load_file(folder / "one.safetensors"), clip_data()
+    count = len(FRAMES)
+    assert {name: (str(tensor.dtype), tensor.shape) for name, tensor in tensors.items()} == {
+        "faces": ("uint8", (sum(map(len, data.faces)),)),
+        "face_offsets": ("int64", (count + 1,)),
+        "landmarks": ("float32", (count, 131, 2)),
+        "boxes": ("int32", (count, 4)),
+        "frames": ("int32", (count,)),
+        "pcm": ("int16", (25600,)),
+        "audio_mel": ("float32", (129, 80)),
+    }
+    np.testing.assert_array_equal(tensors["frames"], FRAMES)
+    np.testing.assert_allclose(tensors["pcm"] / 32767, data.wav, atol=1 / 32767)
+    for place, number in enumerate(FRAMES):
+        first, end = tensors["face_offsets"][place : place + 2]
+        decoded = cv2.imdecode(tensors["faces"][first:end], cv2.IMREAD_COLOR)[..., ::-1]
+        assert np.abs(decoded.astype(int) - picture(number)).mean() < 2
+
+
+def test_reading_gives_what_was_written(folder):
+    clip, data = Clip(folder / "one.safetensors"), clip_data()
+    assert (clip.id, len(clip), clip.kinds, clip.seconds) == ("one", len(FRAMES), ["mel"], 1.6)
+    np.testing.assert_array_equal(clip.landmarks, data.landmarks)
+    np.testing.assert_array_equal(clip.boxes, data.boxes)
+    np.testing.assert_array_equal(clip.audio("mel"), data.audio["mel"])
+    np.testing.assert_array_equal(clip.faces([4, 2])[1], clip.faces(2))
+    with pytest.raises(InputError, match="--audio wav2vec2"):
+        clip.audio("wav2vec2")
+
+
+def offsets(tensors):
+    tensors["face_offsets"][3] = tensors["face_offsets"][5]
+
+
+DAMAGES = {
+    "face_offsets does not rise": offsets,
+    "face_offsets is I64": lambda t: t.update(face_offsets=t["face_offsets"][:-1]),
+    "landmarks is missing": lambda t: t.pop("landmarks"),
+    "landmarks is F64": lambda t: t.update(landmarks=t["landmarks"].astype(np.float64)),
+    "boxes is I32": lambda t: t.update(boxes=t["boxes"][:, :3].copy()),
+    "frames does not rise": lambda t: t.update(frames=t["frames"][::-1].copy()),
+    "frames is empty": lambda t: t.update(
+        frames=t["frames"][:0], boxes=t["boxes"][:0], landmarks=t["landmarks"][:0], face_offsets=t["face_offsets"][:1]
+    ),
+    "frames is I32": lambda t: t.update(frames=np.array(3, np.int32)),
+    "audio_mel is F32": lambda t: t.update(audio_mel=np.zeros((10, 40), np.float32)),
+    "audio_wav2vec2 is F32": lambda t: t.update(audio_wav2vec2=np.zeros((10, 512), np.float32)),
+    "pcm is F32": lambda t: t.update(pcm=np.zeros(10, np.float32)),
+}
+
+
+@pytest.mark.parametrize("message", DAMAGES)
+def test_a_damaged_clip_is_refused_by_the_tensor_s_name(folder, tmp_path, message):
+    tensors = {name: tensor.copy() for name, tensor in load_file(folder / "one.safetensors").items()}
+    DAMAGES[message](tensors)
+    save_file(tensors, tmp_path / "bad.safetensors")
+    with pytest.raises(InputError, match=f"bad.safetensors: tensor {message}"):
+        Clip(tmp_path / "bad.safetensors")
+
+
+def test_what_is_no_clip_is_refused(folder, tmp_path):
+    whole = (folder / "one.safetensors").read_bytes()
+    for content in (b"", b"text", whole[:40], whole[:-1], b"\xff" * 200):
+        (tmp_path / "bad.safetensors").write_bytes(content)
+        with pytest.raises(InputError, match=r"bad\.safetensors"):
+            Clip(tmp_path / "bad.safetensors")
+    with pytest.raises(InputError, match="absent"):
+        Clip(tmp_path / "absent.safetensors")
+
+
+def test_faces_and_landmarks_that_are_none_are_refused(tmp_path):
+    data = clip_data()
+    data.faces[0], data.faces[1] = b"\xff\xd8 no picture", encode_face(np.zeros((64, 64, 3), np.uint8))
+    data.landmarks[0][:] = np.nan
+    write_clip(tmp_path / "bad.safetensors", data)
+    clip = Clip(tmp_path / "bad.safetensors")
+    for read, message in [
+        (lambda: clip.faces(0), "tensor faces holds something that is not a JPEG"),
+        (lambda: clip.faces(1), "64x64"),
+        (lambda: clip.landmarks, "tensor landmarks .* not finite"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            read()
+
+
+def test_a_failed_write_leaves_nothing(tmp_path):
+    data = clip_data()
+    data.landmarks = [*data.landmarks[:1], np.zeros((5, 2))]
+    with pytest.raises(ValueError):
+        write_clip(tmp_path / "half.safetensors", data)
+    assert not list(tmp_path.iterdir())
+
+
+# --- windows
+
+
+def test_windows_are_in_a_row_and_hold_what_the_clip_holds(folder):
+    dataset = ClipDataset(folder)
+    clips = {clip.id: clip for clip in dataset.clips}
+    assert set(clips) == {"one", "speaker/a.b"}
+    starts = [(item["clip"], item["start"]) for item in (dataset[index, 0] for index in range(len(dataset)))]
+    assert [start for id, start in starts if id == "one"] == [*range(3, 11), *range(20, 26)]
+    assert [start for id, start in starts if id == "speaker/a.b"] == list(range(26))
+
+    item = dataset[9, 5]
+    clip = clips[item["clip"]]
+    places = [list(clip.frames).index(item["start"] + step) for step in range(5)]
+    landmarks = clip.landmarks[places]
+    np.testing.assert_array_equal(item["frames"], clip.faces(places).transpose(0, 3, 1, 2) / np.float32(255))
+    np.testing.assert_array_equal(item["heatmaps"][:, 0], [draw_heatmap(each, FULL_FACE) for each in landmarks])
+    np.testing.assert_array_equal(item["pose_heatmaps"][:, 0], [draw_heatmap(each, POSE) for each in landmarks])
+    np.testing.assert_array_equal(item["landmarks"], landmarks[:, KEYPOINTS])
+    numbers = range(item["start"], item["start"] + 5)
+    np.testing.assert_array_equal(item["audio"], audio_windows(clip.audio("mel"), "mel", numbers))
+    first = 80 * item["start"] // 25  # the sync expert hears the window's own 0.2 s
+    np.testing.assert_array_equal(item["mel"][0], clip.audio("mel")[first : first + 16].T)
+
+
+def test_references_are_different_frames_outside_the_window(folder):
+    dataset = ClipDataset(folder, references=5)
+    chosen = set()
+    for seed in range(30):
+        item = dataset[4, seed]
+        clip = next(clip for clip in dataset.clips if clip.id == item["clip"])
+        every = clip.faces(range(len(clip))).transpose(0, 3, 1, 2) / np.float32(255)
+        places = [int(np.abs(every - image.numpy()).sum((1, 2, 3)).argmin()) for image in item["reference_images"]]
+        for place, heatmap in zip(places, item["reference_heatmaps"], strict=True):
+            np.testing.assert_array_equal(heatmap[0], draw_heatmap(clip.landmarks[place]))
+        assert len(set(places)) == 5
+        assert not {int(clip.frames[place]) for place in places} & set(range(item["start"], item["start"] + 5))
+        chosen |= set(places)
+    assert len(chosen) == len(clip) - 5  # each of the others, sooner or later
+
+
+def test_an_item_depends_on_index_and_seed_alone(folder):
+    def same(a, b):
+        return all(torch.equal(a[name], b[name]) if torch.is_tensor(a[name]) else a[name] == b[name] for name in a)
+
+    dataset = ClipDataset(folder, augment=True)
+    items = [(3, 1), (30, 2), (3, 3)]
+    here = [dataset[item] for item in items]
+    assert same(here[0], dataset[3, 1]) and not same(here[0], here[2])
+    loader = DataLoader(ClipDataset(folder, augment=True), sampler=items, batch_size=None, num_workers=2)
+    assert all(same(a, b) for a, b in zip(here, loader, strict=True))
+
+
+def test_batches_have_the_networks_shapes(folder):
+    dataset = ClipDataset(folder, window=3, references=2, size=64)
+    batch = next(iter(DataLoader(dataset, batch_sampler=[[(0, 1), (7, 2)]])))
+    shapes = {name: tuple(value.shape) for name, value in batch.items() if torch.is_tensor(value)}
+    assert shapes == {
+        "audio": (2, 3, 80, 16), "frames": (2, 3, 3, 64, 64), "heatmaps": (2, 3, 1, 64, 64),
+        "pose_heatmaps": (2, 3, 1, 64, 64), "landmarks": (2, 3, 57, 2), "mel": (2, 1, 80, 16),
+        "reference_images": (2, 2, 3, 64, 64), "reference_heatmaps": (2, 2, 1, 64, 64), "start": (2,),
+    }  # fmt: skip
+    assert all(value.dtype == torch.float32 for name, value in batch.items() if name not in ("clip", "start"))
+    assert batch["frames"].min() >= 0 and batch["frames"].max() <= 1
+
+
+def test_augmentation_mirrors_images_and_landmarks_together(folder):
+    plain, augmented = ClipDataset(folder), ClipDataset(folder, augment=True)
+    mirrored = 0
+    for seed in range(12):
+        before, after = plain[20, seed], augmented[20, seed]
+        grey_before, grey_after = (item["frames"][0].mean(0) for item in (before, after))
+        flip = correlation(grey_after, grey_before.flip(-1)) > correlation(grey_after, grey_before)
+        mirrored += flip
+        clip = next(clip for clip in plain.clips if clip.id == before["clip"])
+        landmarks = clip.landmarks[list(clip.frames).index(before["start"])]
+        if flip:
+            landmarks = landmarks[MIRROR] * np.float32([-1, 1]) + np.float32([1, 0])
+        np.testing.assert_allclose(after["landmarks"][0], landmarks[KEYPOINTS], atol=1e-6)
+        np.testing.assert_array_equal(after["heatmaps"][0, 0], draw_heatmap(landmarks))
+        # The light changes alike for the window and its references.
+        change = [(after[name].mean() / before[name].mean()).item() for name in ("frames", "reference_images")]
+        assert abs(change[0] - change[1]) < 0.02
+    assert 2 < mirrored < 10
+
+
+def correlation(a, b):
+    return torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1]
+
+
+def test_windows_beyond_the_sound_are_left_out(tmp_path):
+    write_clip(tmp_path / "clip.safetensors", clip_data(range(40), seconds=1.0))
+    dataset = ClipDataset(tmp_path)
+    assert max(dataset[index, 0]["start"] for index in range(len(dataset))) in (20, 21)
+
+
+def test_folders_without_clips_are_refused(tmp_path, folder):
+    with pytest.raises(InputError, match="does not exist"):
+        ClipDataset(tmp_path / "absent")
+    with pytest.raises(InputError, match="holds no clip file"):
+        ClipDataset(tmp_path)
+    with pytest.raises(InputError, match="--audio wav2vec2"):
+        ClipDataset(folder, audio="wav2vec2")
+    write_clip(tmp_path / "short.safetensors", clip_data(range(0, 40, 2)))
+    with pytest.raises(InputError, match="frames in a row"):
+        ClipDataset(tmp_path)

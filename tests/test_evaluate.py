@@ -1,0 +1,330 @@
+"""evaluate.py as a user runs it: what it prints, writes, leaves out and refuses."""
+
+import csv
+import itertools
+import json
+import re
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import torchvision
+from faces import empty, portraits, write_frames
+from media_files import write_video
+
+import evaluate
+from checkpoints import fetch
+from media.face import FaceTracker
+from media.video import VideoWriter, read_frames
+from metrics import motion, scoring
+from metrics.pairs import FrameCount, Pair, read_pairs
+from models.chung_syncnet import ChungSyncNet
+
+
+@pytest.fixture(scope="module")
+def truth(tmp_path_factory) -> Path:
+    """Two true videos with a face in each frame, one with sound."""
+    folder = tmp_path_factory.mktemp("truth")
+    write_frames(folder / "one.mp4", portraits(9))
+    (folder / "more").mkdir()
+    write_frames(folder / "more" / "two.mp4", portraits(9)[::-1])
+    return folder
+
+
+def blurred(source: Path, target: Path, sigma: float, edit=lambda frames: frames) -> Path:
+    """`source`'s videos, blurred, their frames edited, under the same names in `target`."""
+    for path in source.rglob("*.mp4"):
+        frames = edit([cv2.GaussianBlur(frame, (0, 0), sigma) if sigma else frame for frame in read_frames(path)])
+        write_frames(target / path.relative_to(source), frames)
+    return target
+
+
+def run(*arguments, capsys) -> tuple[int, str, str]:
+    code = evaluate.main([str(argument) for argument in arguments])
+    output = capsys.readouterr()
+    return code, output.out, output.err
+
+
+def complaint(*arguments, capsys) -> str:
+    """The one line of a run that is refused."""
+    code, _, err = run(*arguments, capsys=capsys)
+    lines = [line for line in err.splitlines() if "frame/s" not in line and "frame [" not in line and line.strip()]
+    assert code == 2
+    assert len(lines) == 1
+    assert lines[0].startswith("error: ")
+    return lines[0]
+
+
+def results(folder: Path) -> dict:
+    return json.loads((folder / "results.json").read_text(encoding="utf-8"))
+
+
+def test_identical_videos_give_the_ground_truth_row(truth, tmp_path, capsys):
+    code, out, _ = run(
+        "--generated", f"Copy={truth}", "--reference", truth, "--table", "stsa-lrs2", "--output", tmp_path,
+        capsys=capsys,
+    )  # fmt: skip
+    assert code == 0
+    row = next(line for line in out.splitlines() if line.startswith("Copy"))
+    assert row.replace("¹", "").split()[1:3] == ["N/A", "1.0000"]
+    assert "0.00000" in row
+    assert out.splitlines()[-1].startswith("2 pairs compared in 18 frames; 0 frames and 0 pairs left out")
+    clips = results(tmp_path)["methods"][0]["clips"]
+    assert [clip["name"] for clip in clips] == ["more/two", "one"]
+    assert all(clip["values"]["psnr"] == "inf" and clip["values"]["ssim"] == 1 for clip in clips)
+    for name in ("table.md", "table.tex", "table.csv", "clips.csv", "intervals.csv", "report.html"):
+        assert (tmp_path / name).stat().st_size > 0
+
+
+def test_absent_weights_show_as_a_dash_with_file_url_and_command(truth, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(fetch, "DOWNLOADS", tmp_path / "nothing")
+    code, out, _ = run("--generated", truth, "--reference", truth, "--metrics", "psnr", "LPIPS", "LSE-D", capsys=capsys)
+    assert code == 0
+    assert re.search(r"N/A +- +-", out)
+    note = next(line for line in out.splitlines() if line.startswith("LPIPS: "))
+    assert "alexnet-owt-7be5be79.pth" in note
+    assert "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth" in note
+    assert "python -m checkpoints.fetch lpips" in note
+    assert "python -m checkpoints.fetch syncnet" in out
+
+
+@pytest.fixture
+def made_weights(tmp_path, monkeypatch):
+    """Weights of the right shape and random content, in place of the published ones."""
+    torch.manual_seed(0)
+    inception = torchvision.models.inception_v3(weights=None, num_classes=1008, aux_logits=False, init_weights=False)
+    for layer in inception.modules():  # the default weights shrink a picture to nothing on its way through
+        if isinstance(layer, torch.nn.Conv2d):
+            torch.nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+    networks = {
+        "lpips": torchvision.models.alexnet(weights=None),
+        "fid": inception,
+        "syncnet": ChungSyncNet(),
+        "raft": torchvision.models.optical_flow.raft_large(weights=None),
+    }
+    for name, network in networks.items():
+        torch.save(network.state_dict(), tmp_path / f"{name}.pth")
+    monkeypatch.setattr(fetch, "require", lambda name, purpose: tmp_path / f"{name}.pth")
+    monkeypatch.setattr(motion, "ITERATIONS", 1)
+    features = scoring.inception_features  # all 2048 of them take long to compare
+    monkeypatch.setattr(scoring, "inception_features", lambda network, images: features(network, images)[:, :64])
+
+
+def test_all_nine_metrics_for_two_methods(truth, tmp_path, capsys, made_weights):
+    one = tmp_path / "truth"
+    one.mkdir()
+    sound = write_video(tmp_path / "sound.mp4", beats=(0, 1))
+    with VideoWriter(one / "one.mp4", 240, 224, sound=sound) as writer:
+        for frame in portraits(9)[::2]:
+            writer.write(frame)
+    blurred(one, tmp_path / "blurred", 3)
+    code, out, _ = run(
+        "--generated", f"Copy={one}", "--generated", f"Blurred={tmp_path / 'blurred'}",
+        "--reference", one, "--output", tmp_path / "out", capsys=capsys,
+    )  # fmt: skip
+    assert code == 0, out
+    copy, blur = (
+        {metric: summary["mean"] for metric, summary in method["metrics"].items()}
+        for method in results(tmp_path / "out")["methods"]
+    )
+    assert copy["psnr"] == "inf"
+    assert copy["ssim"] == 1
+    for metric in ("mse", "lpips", "liplmd", "dme"):
+        assert copy[metric] == 0, metric
+        assert blur[metric] > 0, metric
+    assert copy["fid"] == pytest.approx(0, abs=1e-4)
+    assert blur["fid"] > 1e-3
+    for metric in ("lse_d", "lse_c"):
+        assert np.isfinite([copy[metric], blur[metric]]).all()
+    assert "Blurred, one: 5 frames compared; the generated video has no sound: LSE with the reference's" in out
+
+
+def test_what_is_left_out_is_listed_with_its_reason(truth, tmp_path, capsys):
+    made, true, out = tmp_path / "made", tmp_path / "true", tmp_path / "out"
+    frames = portraits(6)
+    for folder in (made, true):
+        write_frames(folder / "good.mp4", frames)
+    write_frames(made / "longer.mp4", frames)
+    write_frames(true / "longer.mp4", frames[:4])
+    write_frames(made / "hidden.mp4", [*frames[:3], empty(), *frames[4:]])
+    write_frames(true / "hidden.mp4", frames)
+    write_frames(made / "nobody.mp4", [empty()] * 3)
+    write_frames(true / "nobody.mp4", frames[:3])
+    write_frames(made / "size.mp4", [frame[:200, :200] for frame in frames[:2]])
+    write_frames(true / "size.mp4", frames[:2])
+    (made / "broken.mp4").write_bytes(b"not a video")
+    write_frames(true / "broken.mp4", frames[:2])
+    write_frames(made / "extra.mp4", frames[:2])
+    write_frames(true / "unseen.mp4", frames[:2])
+
+    code, text, _ = run(
+        "--generated", made, "--reference", true, "--metrics", "ssim", "liplmd", "--output", out, capsys=capsys
+    )
+    assert code == 0
+    assert "made, longer: 4 frames compared; 2 left out (the generated video is longer)" in text
+    assert "made, hidden: 5 frames compared; 1 left out (no face in the generated frame)" in text
+    assert "made, nobody left out: no face was found in the generated video in any frame" in text
+    assert "made, size left out: 200x200 generated, 240x224 reference: the sizes differ" in text
+    assert re.search(r"made, broken left out: .*broken\.mp4", text)
+    assert "made, only in the generated folder: extra" in text
+    assert "made, only in the reference folder: unseen" in text
+    assert text.splitlines()[-1].startswith("3 pairs compared in 15 frames; 3 frames and 3 pairs left out")
+    method = results(out)["methods"][0]
+    assert {clip["name"]: clip["frames"] for clip in method["clips"]} == {"good": 6, "hidden": 5, "longer": 4}
+    assert sorted(method["left_out"]) == ["broken", "nobody", "size"]
+    rows = {row["Clip"]: row for row in csv.DictReader((out / "clips.csv").open(encoding="utf-8"))}
+    assert (rows["hidden"]["Frames"], rows["hidden"]["Left out"]) == ("5", "1")
+    assert "200x200" in (out / "report.html").read_text(encoding="utf-8")
+
+
+def test_wrong_input_is_one_line_and_exit_code_2(truth, tmp_path, capsys):
+    folder = tmp_path / "other"
+    write_frames(folder / "three.mp4", [empty()] * 2)
+    (tmp_path / "bare").mkdir()
+    both = ("--generated", truth, "--reference", truth)
+    assert "psnrr" in complaint(*both, "--metrics", "psnrr", capsys=capsys)
+    assert "stsa-lrs3" in complaint(*both, "--table", "stsa-lrs3", capsys=capsys)
+    assert "mouth" in complaint(*both, "--region", "mouth", capsys=capsys)
+    assert "no file name in common" in complaint("--generated", folder, "--reference", truth, capsys=capsys)
+    assert "holds no video" in complaint("--generated", tmp_path / "bare", "--reference", truth, capsys=capsys)
+    assert "is not a folder" in complaint("--generated", tmp_path / "none", "--reference", truth, capsys=capsys)
+    assert "no face was found" in complaint("--generated", folder, "--reference", folder, capsys=capsys)
+    assert "twice" in complaint("--generated", truth, *both, capsys=capsys)
+    assert "--nonsense" in complaint(*both, "--nonsense", capsys=capsys)
+    assert "both needed" in complaint("--generated", truth, capsys=capsys)
+    assert "no column that can be computed" in complaint(*both, "--table", "g4g-user-study", capsys=capsys)
+
+
+def test_a_list_chooses_the_clips(truth, tmp_path, capsys):
+    listed = tmp_path / "test.txt"
+    listed.write_text("more/two MV\n")
+    code, out, _ = run(
+        "--generated", truth, "--reference", truth, "--metrics", "psnr", "--clips", listed, capsys=capsys
+    )
+    assert code == 0
+    assert "1 pairs compared in 9 frames" in out
+    listed.write_text("unknown\n")
+    line = complaint("--generated", truth, "--reference", truth, "--clips", listed, capsys=capsys)
+    assert "share no clip of the list" in line
+
+
+def test_whole_frames_need_no_face(tmp_path, capsys):
+    draw = np.random.RandomState(0)
+    frames = [cv2.resize(draw.randint(0, 255, (6, 8, 3), np.uint8), (64, 48)) for _ in range(4)]
+    write_frames(tmp_path / "true" / "a.mp4", frames)
+    write_frames(tmp_path / "made" / "a.mp4", [cv2.GaussianBlur(frame, (0, 0), 2) for frame in frames])
+    out = tmp_path / "out"
+    code, _, _ = run(
+        "--generated", tmp_path / "made", "--reference", tmp_path / "true", "--region", "frame",
+        "--metrics", "psnr", "mse", "--output", out, capsys=capsys,
+    )  # fmt: skip
+    assert code == 0
+    clip = results(out)["methods"][0]["clips"][0]
+    pairs = zip(read_frames(tmp_path / "made" / "a.mp4"), read_frames(tmp_path / "true" / "a.mp4"), strict=True)
+    errors = [np.mean((made / 255.0 - true / 255.0) ** 2) for made, true in pairs]
+    assert clip["frames"] == 4
+    assert clip["values"]["mse"] == pytest.approx(np.mean(errors), rel=1e-4)
+    assert clip["values"]["psnr"] == pytest.approx(np.mean(-10 * np.log10(errors)), rel=1e-4)
+
+
+def test_the_face_crop_is_the_reference_box_in_both(truth, tmp_path, capsys):
+    """What changes outside the reference's face box does not count."""
+
+    def stain(frames):
+        return [cv2.rectangle(frame.copy(), (0, 0), (25, 25), (255, 0, 0), -1) for frame in frames]
+
+    blurred(truth, tmp_path / "made", 0, stain)
+    arguments = ("--generated", tmp_path / "made", "--reference", truth, "--metrics", "mse", "--output")
+    errors = {}
+    for region in ("face", "frame"):
+        assert run(*arguments, tmp_path / region, "--region", region, capsys=capsys)[0] == 0
+        errors[region] = results(tmp_path / region)["methods"][0]["metrics"]["mse"]["mean"]
+    assert errors["face"] < 1e-4
+    assert errors["frame"] > 1e-3
+
+
+def test_blur_jitter_and_a_frozen_mouth_each_worsen_their_metric(shared, tmp_path, capsys):
+    clip = itertools.islice(read_frames(shared / "clips" / "val" / "synthetic_13b.mp4"), 12)
+    frames = [frame[100:480, 60:440] for frame in clip]
+    write_frames(tmp_path / "true" / "a.mp4", frames)
+    with FaceTracker() as tracker:
+        lips = np.array([tracker.track(frame).landmarks[[61, 291, 0, 17]] for frame in frames])
+    draw = np.random.RandomState(0)
+    jitter = draw.uniform(-8, 8, (len(frames), 2))
+
+    def with_mouth(place: int, source: int, shift=(0, 0)) -> np.ndarray:
+        """Frame `place` with the mouth of frame `source`, moved onto its own and by `shift`, in a soft mask."""
+        frame, centre = frames[place], lips[place].mean(axis=0)
+        offset = centre - lips[source].mean(axis=0) + shift
+        moved = cv2.warpAffine(frames[source], np.float32([[1, 0, offset[0]], [0, 1, offset[1]]]), frame.shape[1::-1])
+        mask = np.zeros(frame.shape[:2], np.float32)
+        cv2.ellipse(mask, (*map(int, centre),), (70, 50), 0, 0, 360, 1.0, -1)
+        mask = cv2.GaussianBlur(mask, (0, 0), 6)[..., None]
+        return np.rint(moved * mask + frame * (1 - mask)).astype(np.uint8)
+
+    made = {
+        "same": frames,
+        "blurred": [cv2.GaussianBlur(frame, (0, 0), 3) for frame in frames],
+        "jittered": [with_mouth(i, i, jitter[i]) for i in range(len(frames))],
+        "frozen": [with_mouth(i, 0) for i in range(len(frames))],
+    }
+    arguments = []
+    for name, pictures in made.items():
+        write_frames(tmp_path / name / "a.mp4", pictures)
+        arguments += ["--generated", tmp_path / name]
+    code, _, _ = run(
+        *arguments, "--reference", tmp_path / "true", "--metrics", "ssim", "liplmd", "--output", tmp_path / "out",
+        capsys=capsys,
+    )  # fmt: skip
+    assert code == 0
+    value = {
+        method["name"]: {metric: each["mean"] for metric, each in method["metrics"].items()}
+        for method in results(tmp_path / "out")["methods"]
+    }
+    assert value["blurred"]["ssim"] < value["same"]["ssim"] - 0.03
+    assert value["jittered"]["liplmd"] > value["same"]["liplmd"] + 0.005
+    assert value["frozen"]["liplmd"] > value["same"]["liplmd"] + 0.005
+
+
+def test_the_report_holds_everything_in_itself(truth, tmp_path, capsys):
+    made = blurred(truth, tmp_path / "<made> & co", 2)
+    run("--generated", made, "--reference", truth, "--metrics", "ssim", "--output", tmp_path / "out", capsys=capsys)
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert not re.findall(r"(?:src|href)=[\"'](?!data:|#)", page)
+    assert not re.search(r"url\((?!#)|@import|<script", page)
+    assert page.count("data:video/mp4;base64,") == 2
+    assert page.count("data:image/jpeg;base64,") == 2 * 2 * 4  # best and worst of two clips, in four pictures each
+    assert page.count("<svg") == 1
+    assert "&lt;made&gt; &amp; co" in page
+    assert "<made>" not in page
+
+
+def test_faces_of_the_truth_are_found_once_for_all_methods(truth, monkeypatch):
+    pair = Pair("one", truth / "one.mp4", truth / "one.mp4")
+    known = []
+    first = [each.reference_face.box.tolist() for each in read_pairs(pair, FrameCount(), known_faces=known)]
+    assert len(known) == 9
+    monkeypatch.setattr("metrics.pairs.FaceTracker", None)  # finding any would fail
+    again = [each.reference_face.box.tolist() for each in read_pairs(pair, FrameCount(), True, False, known)]
+    assert again == first
+
+
+def test_reading_stops_its_threads_when_it_is_broken_off(truth):
+    import threading
+
+    before = threading.active_count()
+    frames = read_pairs(Pair("one", truth / "one.mp4", truth / "one.mp4"), FrameCount(), False, False)
+    next(frames)
+    frames.close()
+    assert threading.active_count() == before
+
+
+def test_two_files_of_one_name_are_refused(truth, tmp_path, capsys):
+    folder = tmp_path / "twice"
+    folder.mkdir()
+    shutil.copy(truth / "one.mp4", folder / "one.mp4")
+    shutil.copy(truth / "one.mp4", folder / "one.mov")
+    assert "one.mov and one.mp4" in complaint("--generated", folder, "--reference", truth, capsys=capsys)

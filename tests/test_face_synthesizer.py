@@ -1,0 +1,211 @@
+"""The face synthesizer computes the released network's faces, and trains from scratch."""
+
+import json
+import math
+import sys
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from models.face_synthesizer import FaceSynthesizer, FaceSynthesizerConfig, released_state
+from models.modulation import SpadeNorm, folded_convolutions
+from models.spatial import AdaAT, affine_grid
+from models.temporal import deformation, warp_and_sum
+
+
+@pytest.fixture(scope="module")
+def parity(shared):
+    """The stand-in weights' module, the released tensors' shapes, and the case's inputs."""
+    folder = shared / "parity"
+    sys.path.insert(0, str(folder))
+    try:
+        import weights
+    finally:
+        sys.path.pop(0)
+    shapes = json.loads((folder / "stsa_face.json").read_text())
+    spec = json.loads((folder / "cases.json").read_text())["stsa_face"]
+    return weights, shapes, spec, folder
+
+
+def released_tensors(parity, seed=0):
+    weights, shapes, _, _ = parity
+    return {name: torch.from_numpy(weights.fill(name, shape, seed)) for name, shape in shapes.items()}
+
+
+def arguments(inputs):
+    """A case's arrays as the network's arguments: RGB images, one heatmap channel."""
+    inputs = {name: torch.from_numpy(value) for name, value in inputs.items()}
+    return (
+        inputs["frame"].flip(2),
+        inputs["heatmap"][:, :, :1],
+        inputs["reference_image"].flip(2),
+        inputs["reference_heatmap"][:, :, :1],
+        inputs["face_audio"],
+    )
+
+
+@pytest.fixture(scope="module")
+def released(parity):
+    network = FaceSynthesizer(FaceSynthesizerConfig.released()).eval()
+    network.load_state_dict(released_state(released_tensors(parity)))
+    return network
+
+
+def test_released_weights_give_the_released_networks_faces(parity, released):
+    weights, _, spec, folder = parity
+    expected = torch.from_numpy(np.load(folder / "expected.npz")["stsa_face.faces"]).flip(2)
+    with torch.inference_mode():
+        faces = released(*arguments(weights.inputs(spec)))
+    assert faces.shape == expected.shape
+    assert (faces - expected).abs().max() < 1e-4
+
+
+def small(**options):
+    torch.manual_seed(0)
+    return FaceSynthesizer(FaceSynthesizerConfig(width=0.125, **options))
+
+
+def window(batch=1, frames=2):
+    torch.manual_seed(1)
+    return [
+        torch.rand(batch, frames, 3, 128, 128),
+        torch.rand(batch, frames, 1, 128, 128) ** 8,
+        torch.rand(batch, 5, 3, 128, 128),
+        torch.rand(batch, 5, 1, 128, 128) ** 8,
+        torch.randn(batch, frames, 80, 16),
+    ]
+
+
+def test_released_state_drops_what_it_does_not_need_and_names_what_is_wrong(parity):
+    tensors = {f"module.{name}": tensor for name, tensor in released_tensors(parity).items()}
+    needed = "module.spatial_module.adaAT.1.scale.0.weight"
+    without_unused = {name: tensor for name, tensor in tensors.items() if not name.startswith("module.perceptual")}
+    assert released_state(without_unused).keys() == released_state(tensors).keys()
+    with pytest.raises(ValueError, match=r"spatial_module\.adaAT\.1\.scale\.0\.weight is missing"):
+        released_state({name: tensor for name, tensor in tensors.items() if name != needed})
+    with pytest.raises(ValueError, match=r"adaAT\.1\.scale\.0\.weight has shape \(3, 4\)"):
+        released_state(tensors | {needed: torch.zeros(3, 4)})
+
+
+def test_channel_blending_is_the_released_networks_sampling_in_three_dimensions():
+    torch.manual_seed(0)
+    adaat = AdaAT(6, 4, "channel_blending")
+    for head in (adaat.scale, adaat.rotation, adaat.translation):
+        torch.nn.init.normal_(head.weight, std=0.3)
+    features, code = torch.randn(2, 6, 10, 12), torch.randn(2, 8)
+    with torch.no_grad():
+        plane = adaat.grid(code, 10, 12).view(2, 6, 10, 12, 2)
+        depth = torch.linspace(-1, 1, 6).view(1, 6, 1, 1, 1).expand(2, 6, 10, 12, 1)
+        expected = F.grid_sample(features[:, None], torch.cat([plane, depth], dim=-1), align_corners=False)[:, 0]
+        assert torch.allclose(adaat(adaat.blend(features), code), expected, atol=1e-5)
+
+
+def test_the_grid_scales_rotates_and_moves():
+    grid = affine_grid(torch.tensor([2.0]), torch.tensor([math.pi / 2]), torch.tensor([[0.5, -0.25]]), 3, 5)
+    assert torch.allclose(grid[0, 1, 4], torch.tensor([0.5, 1.75]), atol=1e-5)  # (1, 0) -> 2 (0, 1) + t
+    assert torch.allclose(grid[0, 0, 2], torch.tensor([2.5, -0.25]), atol=1e-5)  # (0, -1) -> 2 (1, 0) + t
+
+
+def test_folded_convolutions_are_exact_at_the_border_too():
+    torch.manual_seed(0)
+    norm = SpadeNorm(channels=3, condition_channels=1, hidden=32)
+    assert norm.folds
+    condition = torch.rand(2, 1, 9, 11)
+    with torch.no_grad():
+        folded = folded_convolutions(condition, norm.shared, norm.gamma_beta)
+        assert torch.allclose(folded, norm.gamma_beta(norm.shared(condition)), atol=1e-5)
+
+
+def test_references_are_warped_by_flow_in_pixels_and_weighted():
+    torch.manual_seed(0)
+    features = torch.rand(1, 2, 3, 16, 16)
+    flows = torch.zeros(2, 2, 16, 16)
+    flows[0, 0], flows[1, 1] = 2.0, -3.0  # the first reads 2 to the right, the second 3 above
+    weights = torch.tensor([0.2, 0.6]).view(2, 1, 1, 1).expand(2, 1, 16, 16)
+    result = warp_and_sum(features, deformation(flows), weights)
+
+    def read(image, x, y):  # the released grid spreads its corners to -1 and 1: pixel i reads i W/(W-1) - 1/2
+        points = torch.tensor([[[[2 * x / 15 - 1, 2 * y / 15 - 1]]]])
+        return F.grid_sample(image[None], points, align_corners=False)[0, :, 0, 0]
+
+    expected = (0.2 * read(features[0, 0], 6 + 2, 8) + 0.6 * read(features[0, 1], 6, 8 - 3)) / (0.8 + 1e-5)
+    assert torch.allclose(result[0, :, 8, 6], expected, atol=1e-5)
+
+
+def test_training_starts_from_unmoved_references():
+    features = torch.rand(1, 4, 8, 8)
+    assert torch.allclose(AdaAT(4, 4, "plain")(features, torch.randn(1, 8)), features, atol=1e-5)
+    network = small()
+    with torch.no_grad():
+        flows, weights = network.temporal.flow_predictor(
+            torch.rand(5, 16, 64, 64), torch.rand(1, 1, 128, 128), torch.randn(1, 16)
+        )
+    assert flows.abs().max() == 0 and torch.all(weights == 0.5)
+
+
+@pytest.fixture(scope="module")
+def synthesizer():
+    return small().eval()
+
+
+def test_the_lower_half_of_the_frames_is_hidden_and_the_upper_is_not(synthesizer):
+    inputs = window(frames=1)
+    with torch.inference_mode():
+        faces = synthesizer(*inputs)
+        inputs[0][..., 64:, :] = 0.5
+        assert torch.equal(synthesizer(*inputs), faces)
+        inputs[0][..., 63, :] = 0.5
+        assert not torch.equal(synthesizer(*inputs), faces)
+    assert faces.shape == (1, 1, 3, 128, 128) and faces.min() >= 0 and faces.max() <= 1
+
+
+def test_frames_rendered_one_by_one_are_the_windows_frames(synthesizer):
+    frames, heatmaps, images, reference_heatmaps, audio = window(batch=2)
+    with torch.inference_mode():
+        faces = synthesizer(frames, heatmaps, images, reference_heatmaps, audio)
+        references = synthesizer.encode_references(images, reference_heatmaps)
+        for i in range(2):
+            one = slice(i, i + 1)
+            alone = synthesizer.render(frames[:, one], heatmaps[:, one], references, audio[:, one])
+            assert torch.allclose(alone, faces[:, one], atol=1e-5)
+
+
+def test_ablations_have_no_trace_of_the_absent_path():
+    for path in ("spatial", "temporal"):
+        network = small(**{path: False})
+        assert not [name for name, _ in network.named_parameters() if name.startswith(f"{path}.")]
+        with torch.inference_mode():
+            assert network.eval()(*window(frames=1)).shape == (1, 1, 3, 128, 128)
+    with pytest.raises(ValueError, match="spatial or its temporal"):
+        small(spatial=False, temporal=False)
+    with pytest.raises(ValueError, match="needs both"):
+        small(temporal=False, mutual_information=True)
+    with pytest.raises(ValueError, match="sampler is 'nearest'"):
+        small(sampler="nearest")
+
+
+def test_mutual_information_scores_reach_both_paths():
+    network = small(mutual_information=True)
+    _, scores = network(*window(batch=2, frames=1), scores=True)
+    assert [[part.shape for part in scale] for scale in scores] == [[(2,), (2,)]] * 3
+    sum(joint.sum() - marginal.sum() for joint, marginal in scores).backward()
+    assert network.spatial.after[0][0].conv_1.weight.grad.abs().sum() > 0
+    assert network.temporal.encoder.scale_1.conv.weight.grad.abs().sum() > 0
+    assert not torch.equal(*scores[0])
+
+
+def test_it_learns_a_batch_by_heart():
+    network = small(alignment="coarsest").train()
+    inputs = window(batch=2, frames=1)
+    target = F.interpolate(torch.rand(2, 3, 4, 4), size=(128, 128), mode="bilinear")[:, None]
+    optimizer = torch.optim.Adam(network.parameters(), lr=5e-3)
+    losses = []
+    for _ in range(10):
+        loss = (network(*inputs) - target).abs().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.75 * losses[0]

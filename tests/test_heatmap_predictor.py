@@ -1,0 +1,170 @@
+"""The guidance prediction network against the released one, its fast form against the plain one, its options."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from parity import parity_case
+from torch.testing import assert_close
+
+from losses.semantic import frame_distance
+from media.heatmap import FULL_FACE, ORDER, POSE, draw_heatmap
+from models.heatmap_predictor import HeatmapPredictor, HeatmapPredictorConfig, released_state
+
+FEATURES = {"mel": (80, 16), "wav2vec2": (768, 10)}
+
+
+def released_predictor(state) -> HeatmapPredictor:
+    predictor = HeatmapPredictor(HeatmapPredictorConfig.released())
+    predictor.load_state_dict(released_state(state))
+    return predictor.eval()
+
+
+def small_predictor(**options) -> HeatmapPredictor:
+    torch.manual_seed(0)
+    return HeatmapPredictor(HeatmapPredictorConfig(width=0.125, layers=2, **options))
+
+
+def random_inputs(batch=2, frames=3, references=2, audio="mel"):
+    torch.manual_seed(1)
+    pose = torch.rand(batch, frames, 1, 128, 128) ** 8
+    return torch.randn(batch, frames, *FEATURES[audio]), pose, torch.rand(batch, references, 1, 128, 128) ** 8
+
+
+@torch.no_grad()
+def settle_statistics(predictor: HeatmapPredictor) -> HeatmapPredictor:
+    """Give the batch norms running statistics of data, as training does, and return the predictor in eval mode."""
+    for _ in range(20):
+        predictor.train()(*random_inputs())
+    return predictor.eval()
+
+
+@torch.no_grad()
+def test_released_weights_give_the_released_networks_outputs(shared):
+    state, inputs, expected = parity_case(shared, "stsa_heatmap")
+    heatmaps, landmarks = released_predictor(state)(inputs["audio"], inputs["pose"], inputs["reference"])
+    assert_close(heatmaps, expected["heatmaps"], atol=1e-4, rtol=0)
+    assert_close(landmarks, expected["landmarks"].mT, atol=1e-4, rtol=0)
+
+
+@torch.no_grad()
+def test_samples_of_a_batch_do_not_touch_each_other(shared):
+    state, inputs, _ = parity_case(shared, "stsa_heatmap", seed=7)
+    predictor = released_predictor({f"module.{name}": tensor for name, tensor in state.items()})
+    batched = predictor(inputs["audio"], inputs["pose"], inputs["reference"])
+    alone = predictor(inputs["audio"][1:], inputs["pose"][1:], inputs["reference"][1:])
+    for output, single in zip(batched, alone, strict=True):
+        assert output.std() > 0.1
+        assert_close(output[1:], single, atol=1e-4, rtol=0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("form", ["released", "paper", "drawn"])
+def test_predict_centre_is_forward_without_the_other_frames(shared, form):
+    state, inputs, _ = parity_case(shared, "stsa_heatmap", seed=3)
+    if form == "released":
+        predictor = released_predictor(state)
+    else:
+        predictor = settle_statistics(small_predictor(heatmaps="drawn" if form == "drawn" else "decoded"))
+    audio, pose = torch.cat(list(inputs["audio"][:, :4])), torch.cat(list(inputs["pose"][:, :4]))  # a video of 8 frames
+    audio = audio if form == "released" else torch.randn(8, 80, 16)
+    references = inputs["reference"][:1]
+    windows = (torch.arange(8)[:, None] + torch.arange(-2, 3)).clamp(0, 7)
+    expected, _ = predictor(audio[windows], pose[windows], references.expand(8, -1, -1, -1, -1))
+    embeddings = predictor.encode_frames(audio, pose)
+    heatmaps = predictor.predict_centre(embeddings[windows], predictor.encode_references(references), pose)
+    assert heatmaps.shape == pose.shape
+    assert_close(heatmaps, expected[:, 2], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("missing", ["mel_encoder.4.conv_block.0.weight", "fusion_transformer.modality.weight"])
+def test_a_file_that_lacks_a_tensor_is_refused_by_its_name(shared, missing):
+    state, _, _ = parity_case(shared, "stsa_heatmap")
+    del state[missing]
+    with pytest.raises(ValueError, match=missing):
+        released_state(state)
+
+
+def test_tensors_that_the_network_does_not_use_may_be_absent_or_more(shared):
+    state, _, _ = parity_case(shared, "stsa_heatmap")
+    state = {name: tensor for name, tensor in state.items() if "message_j2l" not in name and not name.endswith(".pe")}
+    state["optimizer_step"] = torch.tensor(1)
+    released_predictor(state)
+
+
+@pytest.mark.parametrize(
+    "options", [{"messages": "separate"}, {"audio": "wav2vec2", "messages": "shared"}, {"heatmaps": "drawn"}]
+)
+def test_narrow_networks_give_the_contracts_shapes_and_train_every_parameter(options):
+    predictor = small_predictor(**options).train()
+    heatmaps, landmarks = predictor(*random_inputs(audio=predictor.config.audio))
+    assert heatmaps.shape == (2, 3, 1, 128, 128)
+    assert landmarks.shape == (2, 3, 57, 2)
+    (heatmaps.square().sum() + landmarks.square().sum()).backward()
+    untouched = [name for name, p in predictor.named_parameters() if p.grad is None or not p.grad.any()]
+    assert not untouched
+
+
+@torch.no_grad()
+def test_the_papers_form_adds_the_pose_heatmap():
+    with_pose = small_predictor().eval()
+    without = copy.deepcopy(with_pose)
+    without.config.add_pose = False
+    inputs = random_inputs()
+    assert_close(with_pose(*inputs)[0], without(*inputs)[0] + inputs[1])
+
+
+@torch.no_grad()
+def test_shared_messages_are_separate_ones_with_equal_weights():
+    separate = settle_statistics(small_predictor())
+    shared = small_predictor(messages="shared").eval()
+    state = separate.state_dict()
+    shared.load_state_dict({name: tensor for name, tensor in state.items() if "jaw_to_lip" not in name})
+    inputs = random_inputs()
+    assert not torch.allclose(separate(*inputs)[0], shared(*inputs)[0], atol=1e-3)
+    separate.decoder.jaw_to_lip.load_state_dict(separate.decoder.lip_to_jaw.state_dict())
+    assert_close(separate(*inputs), shared(*inputs))
+
+
+@torch.no_grad()
+def test_frames_speech_pose_and_references_all_reach_the_output():
+    predictor = settle_statistics(small_predictor())
+    inputs = random_inputs()
+    before = predictor(*inputs)[0]
+    for i, changed in enumerate(inputs):
+        others = list(inputs)
+        others[i] = changed.flip(0)
+        assert not torch.allclose(predictor(*others)[0], before, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"audio": "mfcc"}, "mel, wav2vec2"),
+        ({"messages": "none"}, "separate or shared"),
+        ({"heatmaps": "sketched"}, "decoded or drawn"),
+        ({"heads": 5}, "5 heads"),
+    ],
+)
+def test_an_impossible_config_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        HeatmapPredictor(HeatmapPredictorConfig(**options))
+
+
+def test_training_draws_what_the_pose_heatmap_lacks():
+    """The output layer (batch norm, ReLU, tanh of one channel) starts alive and learns in few steps."""
+    torch.manual_seed(0)
+    rng = np.random.RandomState(0)
+    points = rng.uniform(0.1, 0.9, (len(ORDER), 2)).astype(np.float32)
+    pose = torch.from_numpy(draw_heatmap(points, POSE)).expand(2, 2, 1, -1, -1)
+    target = torch.from_numpy(draw_heatmap(points, FULL_FACE)).expand(2, 2, 1, -1, -1)
+    audio, references = torch.randn(2, 2, 80, 16), target
+    predictor = small_predictor().train()
+    optimizer = torch.optim.Adam(predictor.parameters(), 3e-3)
+    for _ in range(10):
+        loss = frame_distance(predictor(audio, pose, references)[0], target)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss < 0.8 * frame_distance(pose, target)

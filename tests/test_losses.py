@@ -1,0 +1,371 @@
+"""The loss terms against closed forms, numpy, torch's own losses and torchvision's VGG-19."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torchvision.models import vgg19
+
+from losses.adversarial import discriminator_loss, feature_matching_loss, generator_loss
+from losses.mutual_information import donsker_varadhan, mutual_information_loss
+from losses.perceptual import PerceptualLoss, gram
+from losses.reconstruction import gradient_loss, l1_loss, lower_half_weight, mouth_weight
+from losses.semantic import frame_distance, semantic_loss
+from losses.sync import contrastive_loss, sync_classification_loss, sync_loss
+from losses.temporal import temporal_loss
+from media.errors import InputError
+
+
+@pytest.fixture
+def generator():
+    return torch.Generator().manual_seed(0)
+
+
+# Guidance prediction
+
+
+def test_semantic_loss_is_the_mean_norm_of_a_frame(generator):
+    heatmaps, true_heatmaps = torch.rand(2, 2, 3, 1, 8, 6, generator=generator)
+    landmarks, true_landmarks = torch.rand(2, 2, 3, 57, 2, generator=generator)
+    expected = np.mean(
+        [
+            np.linalg.norm((heatmaps - true_heatmaps)[b, t].numpy())
+            + np.linalg.norm((landmarks - true_landmarks)[b, t].numpy())
+            for b in range(2)
+            for t in range(3)
+        ]
+    )
+    assert float(semantic_loss(heatmaps, true_heatmaps, landmarks, true_landmarks)) == pytest.approx(expected, rel=1e-6)
+
+
+def test_temporal_loss_ignores_a_constant_offset_and_sees_motion():
+    true = torch.rand(2, 5, 57, 2)
+    assert float(temporal_loss(true + 0.3, true)) == pytest.approx(0, abs=1e-5)
+    drift = torch.arange(5.0).view(1, 5, 1, 1) * torch.tensor([0.03, 0.04])  # each point moves 0.05 a frame further
+    assert float(temporal_loss(true + drift, true)) == pytest.approx(0.05 * math.sqrt(57), rel=1e-5)
+
+
+def test_temporal_loss_of_a_single_frame_is_zero():
+    landmarks = torch.rand(2, 1, 57, 2, requires_grad=True)
+    loss = temporal_loss(landmarks, torch.rand(2, 1, 57, 2))
+    loss.backward()
+    assert loss == 0
+    assert not landmarks.grad.any()
+
+
+def test_norms_have_a_finite_gradient_where_prediction_and_target_agree():
+    heatmaps = torch.rand(1, 2, 1, 4, 4, requires_grad=True)
+    landmarks = torch.rand(1, 2, 57, 2, requires_grad=True)
+    loss = semantic_loss(heatmaps, heatmaps.detach(), landmarks, landmarks.detach())
+    (loss + temporal_loss(landmarks, landmarks.detach())).backward()
+    assert not heatmaps.grad.any()
+    assert not landmarks.grad.any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_norms_of_half_precision_heatmaps_are_summed_in_float32(dtype):
+    prediction = torch.full((1, 1, 1, 512, 512), 1.0, dtype=dtype)  # 262144 squares: more than float16 can hold
+    assert float(frame_distance(prediction, torch.zeros_like(prediction))) == 512
+
+
+# Pixel terms
+
+
+def test_pixel_terms_against_numpy(generator):
+    faces, true = torch.rand(2, 2, 1, 3, 8, 8, generator=generator)
+    weight = torch.rand(2, 1, 1, 8, 8, generator=generator)
+    d, w = (faces - true).numpy(), np.broadcast_to(weight.numpy(), faces.shape)
+    assert float(l1_loss(faces, true)) == pytest.approx(np.abs(d).mean(), rel=1e-6)
+    assert float(l1_loss(faces, true, weight)) == pytest.approx(np.average(np.abs(d), weights=w), rel=1e-5)
+    down, across = np.abs(np.diff(d, axis=-2)), np.abs(np.diff(d, axis=-1))
+    expected = np.average(down, weights=w[..., 1:, :]) / 2 + np.average(across, weights=w[..., :, 1:]) / 2
+    assert float(gradient_loss(faces, true, weight)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_gradient_loss_forgives_brightness_and_sees_blur(generator):
+    true = torch.rand(1, 1, 3, 16, 16, generator=generator)
+    assert float(gradient_loss(true + 0.2, true)) == pytest.approx(0, abs=1e-6)
+    blurred = F.avg_pool2d(true[0], 3, stride=1, padding=1)[None]
+    assert float(gradient_loss(blurred, true)) > float(l1_loss(blurred, true))
+
+
+def test_lower_half_weight_looks_at_what_the_network_draws():
+    true = torch.zeros(1, 1, 3, 8, 8)
+    faces = true.clone()
+    faces[..., :4, :] = 1  # wrong in the upper half alone
+    assert l1_loss(faces, true, lower_half_weight(8)) == 0
+    assert l1_loss(faces, true) == 0.5
+
+
+def test_mouth_weight_covers_the_lips_alone():
+    landmarks = torch.full((1, 1, 57, 2), 0.1)  # the jaw's points do not widen the box
+    landmarks[..., 17:, 0] = torch.linspace(0.4, 0.6, 40)
+    landmarks[..., 17:, 1] = torch.linspace(0.7, 0.8, 40)
+    weight = mouth_weight(landmarks, 100, inside=5.0, margin=0.1)
+    rows, columns = (weight[0, 0, 0] == 5).nonzero(as_tuple=True)
+    assert weight.shape == (1, 1, 1, 100, 100)
+    assert (rows.min(), rows.max()) == (60, 89)
+    assert (columns.min(), columns.max()) == (30, 69)
+    assert weight.min() == 1
+
+
+# Adversarial terms
+
+
+def test_adversarial_terms_are_least_squares_summed_over_scales():
+    scores = [torch.tensor([[0.5]]), torch.tensor([[0.0, 2.0]])]
+    features = [[torch.zeros(1), s] for s in scores]
+    generated = 0.25 + (1 + 1) / 2
+    assert float(generator_loss(features)) == pytest.approx(generated)
+    zero = [[torch.zeros(1), torch.zeros_like(s)] for s in scores]
+    assert float(discriminator_loss(features, zero)) == pytest.approx(generated / 2)
+    assert float(discriminator_loss(zero, features)) == pytest.approx((1 + 1 + 0.25 + 2) / 2)
+
+
+def test_feature_matching_weighs_each_layer_and_leaves_the_scores_out():
+    generated = [[torch.full((1, 2), 0.1 * (i + 1)) for i in range(4)] + [torch.ones(1)] for _ in range(2)]
+    real = [[torch.zeros(1, 2, requires_grad=True) for _ in range(4)] + [torch.zeros(1)] for _ in range(2)]
+    for scale in generated:
+        for feature in scale:
+            feature.requires_grad_()
+    loss = feature_matching_loss(generated, real)
+    assert loss.item() == pytest.approx(2 * (2.5 / 2) * (4 / 4) * (0.1 + 0.2 + 0.3 + 0.4))
+    loss.backward()
+    assert all(feature.grad is None for scale in real for feature in scale)
+    assert generated[0][4].grad is None
+
+
+# Lip sync
+
+
+def test_sync_terms_are_the_binary_cross_entropy_of_the_cosine(generator):
+    sound, faces = torch.rand(2, 6, 16, generator=generator)  # not negative, as after the expert's ReLU
+    cosines = torch.tensor(
+        [
+            np.dot(s, f) / np.linalg.norm(s) / np.linalg.norm(f)
+            for s, f in zip(sound.numpy(), faces.numpy(), strict=True)
+        ]
+    )
+    ones = torch.ones(6)
+    torch.testing.assert_close(sync_loss(sound, faces), F.binary_cross_entropy(cosines, ones))
+    in_sync = torch.tensor([1.0, 0, 0, 1, 1, 0])
+    torch.testing.assert_close(
+        sync_classification_loss(sound, faces, in_sync), F.binary_cross_entropy(cosines, in_sync)
+    )
+
+
+def test_sync_loss_pulls_opposite_embeddings_together():
+    sound = torch.tensor([[1.0, 0.2]])
+    faces = torch.tensor([[-1.0, 0.1]], requires_grad=True)
+    first = sync_loss(sound, faces)
+    first.backward()
+    assert first.isfinite()
+    assert 0 < faces.grad.abs().max() <= 100
+    assert sync_loss(sound, faces - 0.01 * faces.grad) < first
+
+
+def test_sync_loss_of_zero_embeddings_is_finite():
+    faces = torch.zeros(1, 4, requires_grad=True)
+    loss = sync_loss(torch.zeros(1, 4), faces)
+    loss.backward()
+    assert loss.isfinite()
+    assert faces.grad.isfinite().all()
+
+
+def test_contrastive_loss_against_numpy(generator):
+    sound, faces = torch.randn(2, 5, 8, generator=generator)
+    s = sound.numpy() / np.linalg.norm(sound, axis=1, keepdims=True)
+    f = faces.numpy() / np.linalg.norm(faces, axis=1, keepdims=True)
+    scores = np.exp(f @ s.T / 0.2)
+    expected = (
+        -np.mean([np.log(scores[i, i] / scores[i].sum()) + np.log(scores[i, i] / scores[:, i].sum()) for i in range(5)])
+        / 2
+    )
+    assert float(contrastive_loss(sound, faces, 0.2)) == pytest.approx(expected, rel=1e-5)
+    assert contrastive_loss(sound, faces, 0.2) == contrastive_loss(faces, sound, 0.2)
+
+
+def test_contrastive_loss_is_zero_for_a_perfect_match_and_log_b_for_no_information():
+    assert float(contrastive_loss(torch.eye(4), torch.eye(4), 0.01)) == pytest.approx(0, abs=1e-6)
+    assert float(contrastive_loss(torch.ones(4, 3), torch.ones(4, 3))) == pytest.approx(math.log(4))
+
+
+def test_contrastive_temperature_can_be_learned():
+    temperature = torch.tensor(0.1, requires_grad=True)
+    contrastive_loss(torch.randn(4, 3), torch.randn(4, 3), temperature).backward()
+    assert temperature.grad.abs() > 0
+
+
+# Mutual information
+
+
+def test_bound_on_correlated_gaussians_approaches_the_closed_form():
+    """x, y standard normal with correlation rho: I(x; y) = -log(1 - rho^2) / 2."""
+    torch.manual_seed(0)
+    rho = 0.8
+    statistics = nn.Sequential(nn.Linear(2, 32), nn.ELU(), nn.Linear(32, 32), nn.ELU(), nn.Linear(32, 1))
+    adam = torch.optim.Adam(statistics.parameters(), 5e-3)
+
+    def pairs(count):
+        x, noise = torch.randn(2, count, 1)
+        y = rho * x + math.sqrt(1 - rho**2) * noise
+        return torch.cat([x, y], dim=1), torch.cat([x, y.roll(1, 0)], dim=1)
+
+    for _ in range(400):
+        joint, marginal = pairs(512)
+        loss = mutual_information_loss((statistics(joint), statistics(marginal)))
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+    with torch.no_grad():
+        joint, marginal = pairs(50000)
+        bound = float(donsker_varadhan(statistics(joint), statistics(marginal)))
+    assert bound == pytest.approx(-0.5 * math.log(1 - rho**2), abs=0.04)
+
+
+def test_bound_is_finite_for_large_scores_and_the_mean_over_scales():
+    joint, marginal = torch.tensor([1000.0, 1002.0]), torch.tensor([999.0, 999.0])
+    assert float(donsker_varadhan(joint, marginal)) == pytest.approx(2)
+    zero = torch.zeros(2)
+    assert float(mutual_information_loss((joint, marginal), (zero, zero))) == pytest.approx(-1)
+
+
+# Perceptual
+
+
+@pytest.fixture(scope="module")
+def vgg_file(tmp_path_factory):
+    """Stand-in weights in torchvision's names and shapes, without the classifier."""
+    torch.manual_seed(0)
+    with torch.device("meta"):
+        network = vgg19(weights=None, init_weights=False)
+    state = {}
+    for name, parameter in network.features.named_parameters():
+        fan_in = parameter[0].numel() if parameter.dim() > 1 else 1
+        value = (
+            torch.randn(parameter.shape) * math.sqrt(2 / fan_in)
+            if parameter.dim() > 1
+            else torch.zeros(parameter.shape)
+        )
+        state[f"features.{name}"] = value
+    path = tmp_path_factory.mktemp("vgg") / "vgg19-dcbb9e9d.pth"
+    torch.save(state, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def perceptual(vgg_file):
+    return PerceptualLoss(vgg_file)
+
+
+def reference_features(state, images):
+    """relu1_1 .. relu5_1 through torchvision's own `features`, read off by forward hooks."""
+    with torch.device("meta"):
+        features = vgg19(weights=None, init_weights=False).features[:30].eval()
+    state = {name.removeprefix("features."): value for name, value in state.items()}
+    features.load_state_dict(state, strict=False, assign=True)
+    caught = []
+    for index in (1, 6, 11, 20, 29):
+        features[index].register_forward_hook(lambda module, args, output: caught.append(output.detach().clone()))
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    features((images - mean.view(1, 3, 1, 1)) / std.view(1, 3, 1, 1))
+    return caught
+
+
+def test_perceptual_loss_against_torchvision(vgg_file, perceptual, generator):
+    faces, true = torch.rand(2, 2, 3, 32, 32, generator=generator)
+    state = torch.load(vgg_file, weights_only=True)
+    expected = 0.0
+    for scale in (1, 0.5):
+        a, b = (F.interpolate(x, scale_factor=scale, mode="bilinear", align_corners=False) for x in (faces, true))
+        for p, g in zip(reference_features(state, a), reference_features(state, b), strict=True):
+            p, g = p.double().numpy(), g.double().numpy()
+            expected += np.abs(p - g).mean()
+            if scale == 1:
+                n, c, h, w = p.shape
+                p, g = p.reshape(n, c, -1), g.reshape(n, c, -1)
+                difference = (np.einsum("ncx,ndx->ncd", p, p) - np.einsum("ncx,ndx->ncd", g, g)) / (c * h * w)
+                expected += 250 * np.abs(difference).mean()
+    assert float(perceptual(faces, true)) == pytest.approx(expected, rel=1e-4)
+    assert float(perceptual(faces[:, None], true[:, None])) == pytest.approx(expected, rel=1e-4)  # (B, T, 3, H, W)
+
+
+def test_perceptual_loss_trains_the_faces_and_never_vgg(perceptual):
+    faces = torch.rand(1, 3, 32, 32, requires_grad=True)
+    true = torch.rand(1, 3, 32, 32, requires_grad=True)
+    perceptual(faces, true).backward()
+    assert faces.grad.abs().sum() > 0
+    assert true.grad is None
+    assert not any(parameter.requires_grad for parameter in perceptual.parameters())
+    assert perceptual(true, true) == 0
+
+
+def test_loading_vgg_leaves_the_random_state_alone(vgg_file):
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    PerceptualLoss(vgg_file)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_vgg_is_never_replaced_by_random_features(tmp_path, monkeypatch):
+    monkeypatch.setattr("checkpoints.fetch.DOWNLOADS", tmp_path)
+    with pytest.raises(InputError, match=r"vgg19-dcbb9e9d\.pth.*python -m checkpoints\.fetch vgg19"):
+        PerceptualLoss()
+    other = tmp_path / "other.pth"
+    torch.save({"features.0.weight": torch.zeros(64, 3, 3, 3)}, other)
+    with pytest.raises(InputError, match=r"other\.pth.*features\.0\.bias"):
+        PerceptualLoss(other)
+
+
+def test_gram_matrices_keep_float32_under_autocast(generator):
+    features = torch.rand(1, 4, 8, 8, generator=generator)
+    with torch.autocast("cpu", torch.bfloat16):
+        matrix = gram(features)
+    assert matrix.dtype == torch.float32
+    torch.testing.assert_close(matrix, gram(features))
+
+
+# All of them
+
+
+def test_gradients_in_float64():
+    torch.manual_seed(0)
+
+    def rand(*shape):
+        return torch.rand(*shape, dtype=torch.float64, requires_grad=True)
+
+    weight = torch.rand(4, 4, dtype=torch.float64)
+    fixed = [rand(1, 2, 3, 4, 4).detach(), rand(1, 3, 5, 2).detach(), rand(3, 6).detach()]
+    check = torch.autograd.gradcheck
+    assert check(lambda x: frame_distance(x, fixed[0]), rand(1, 2, 3, 4, 4))
+    assert check(lambda x: temporal_loss(x, fixed[1]), rand(1, 3, 5, 2))
+    assert check(lambda x: l1_loss(x, fixed[0], weight) + gradient_loss(x, fixed[0], weight), rand(1, 2, 3, 4, 4))
+    assert check(lambda x: sync_loss(x - 0.5, fixed[2] - 0.5), rand(3, 6))
+    assert check(lambda x, t: contrastive_loss(x, fixed[2], t), (rand(3, 6), rand(())))
+    assert check(lambda j, m: mutual_information_loss((j, m)), (rand(4), rand(4)))
+    assert check(lambda x: gram(x), rand(1, 2, 3, 3))
+    assert check(lambda x: discriminator_loss([[x]], [[x * 2]]) + generator_loss([[x]]), rand(1, 1, 3, 3))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_losses_of_half_precision_are_float32_and_finite(dtype, generator):
+    def rand(*shape):
+        return torch.rand(*shape, generator=generator).to(dtype)
+
+    features = [[rand(1, 2, 3, 3), rand(1, 1, 3, 3)]]
+    losses = [
+        semantic_loss(rand(1, 2, 1, 4, 4), rand(1, 2, 1, 4, 4), rand(1, 2, 57, 2), rand(1, 2, 57, 2)),
+        temporal_loss(rand(1, 2, 57, 2), rand(1, 2, 57, 2)),
+        l1_loss(rand(1, 1, 3, 4, 4), rand(1, 1, 3, 4, 4), rand(4, 4)),
+        gradient_loss(rand(1, 1, 3, 4, 4), rand(1, 1, 3, 4, 4)),
+        generator_loss(features),
+        discriminator_loss(features, features),
+        feature_matching_loss(features, [[rand(1, 2, 3, 3), rand(1, 1, 3, 3)]]),
+        sync_loss(rand(2, 4), rand(2, 4)),
+        contrastive_loss(rand(2, 4), rand(2, 4)),
+        mutual_information_loss((rand(4), rand(4))),
+    ]
+    assert all(loss.dtype == torch.float32 and loss.isfinite() and loss.dim() == 0 for loss in losses)

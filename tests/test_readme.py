@@ -1,0 +1,82 @@
+"""The README's walkthrough, run as written in a copy of the repository, with every training cut to two steps."""
+
+import itertools
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from media.video import VideoWriter, read_frames
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = {
+    "train_sync.py": ["model.width=0.125", "train.batch_size=4"],
+    "train_heatmap.py": ["model.width=0.125", "model.layers=1", "train.batch_size=2"],
+    "train_face.py": ["model.width=0.125", "train.batch_size=2"],
+    "finetune_e2e.py": ["train.batch_size=2"],
+}
+SHORT = ["train.steps=2", "train.validate_every=2", "train.warmup=0", "data.workers=0"]
+
+
+def walkthrough() -> list[list[str]]:
+    """The commands of the section on one's own model, one list of words each."""
+    section = (ROOT / "README.md").read_text().split("## From videos to your own model")[1]
+    block = re.search(r"```bash\n(.*?)```", section, re.DOTALL)[1]
+    return [words for line in block.splitlines() if (words := shlex.split(line, comments=True))]
+
+
+def every_command() -> list[str]:
+    """All scripts and modules that the README starts with Python."""
+    text = (ROOT / "README.md").read_text()
+    return sorted(set(re.findall(r"(?:python|accelerate launch)(?: --\S+ \S+)* (-m [\w.]+|\w+\.py)", text)))
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory) -> Path:
+    """A copy of the repository's own files, with 1.6 s of the bundled portrait as training and validation video."""
+    folder = tmp_path_factory.mktemp("readme")
+    for name in (
+        "assets",
+        "benchmarks",
+        "checkpoints",
+        "configs",
+        "data_prep",
+        "dubbing",
+        "losses",
+        "media",
+        "metrics",
+        "models",
+    ):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "downloads"))
+    for script in ROOT.glob("*.py"):
+        shutil.copy(script, folder)
+    for place in ("videos/train/a.mp4", "videos/val/person.mp4"):
+        with VideoWriter(folder / place, 448, 448, sound=ROOT / "assets/speech.wav", duration=1.6) as video:
+            for frame in itertools.islice(read_frames(ROOT / "assets/portrait.mp4"), 40):
+                video.write(frame)
+    return folder
+
+
+def test_the_walkthrough_runs_as_written(copy):
+    commands = walkthrough()
+    assert len(commands) >= 10
+    for program, *words in commands:
+        assert program == "python"
+        settings = TINY[words[0]] + SHORT if words[0] in TINY else []
+        result = subprocess.run([sys.executable, *words, *settings], cwd=copy, capture_output=True, text=True)
+        assert result.returncode == 0, f"{shlex.join(words)}\n{result.stdout}\n{result.stderr}"
+        assert "Traceback" not in result.stderr, shlex.join(words)
+    assert (copy / "out/person.mp4").stat().st_size > 10_000
+    assert (copy / "out/report/report.html").is_file()
+
+
+@pytest.mark.parametrize("name", every_command())
+def test_every_command_that_the_readme_names_has_help(name):
+    if name == "-m venv":
+        pytest.skip("Python's own")
+    result = subprocess.run([sys.executable, *name.split(), "--help"], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0 and "usage" in result.stdout.lower(), result.stderr

@@ -1,0 +1,90 @@
+"""The authors' released files: imported as they are published, and anything else refused in one line."""
+
+import json
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from media.errors import InputError
+from models import load_checkpoint, load_released
+from tests.parity import parity_case
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def files(shared, tmp_path_factory) -> tuple[Path, Path]:
+    """Stand-ins for heatmap_weight.pth and face_weight.pth: the published names and shapes, under "module."."""
+    folder = tmp_path_factory.mktemp("released")
+    sys.path.insert(0, str(shared / "parity"))
+    from weights import fill
+
+    sys.path.pop(0)
+    paths = []
+    for name, file in (("stsa_heatmap", "heatmap_weight.pth"), ("stsa_face", "face_weight.pth")):
+        shapes = json.loads((shared / "parity" / f"{name}.json").read_text())
+        state = {f"module.{key}": torch.from_numpy(np.asarray(fill(key, shape))) for key, shape in shapes.items()}
+        torch.save({"state_dict": state}, folder / file)
+        paths.append(folder / file)
+    return tuple(paths)
+
+
+def run_import(*arguments: str | Path) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "checkpoints.import_released", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+@torch.inference_mode()
+def test_the_imported_folder_computes_what_the_released_network_does(files, shared, tmp_path):
+    result = run_import(*files, tmp_path / "stsa")
+    assert result.returncode == 0, result.stderr
+    predictor, synthesizer = load_checkpoint(tmp_path / "stsa")
+    assert predictor.config.audio == synthesizer.config.audio == "wav2vec2"
+    _, inputs, expected = parity_case(shared, "stsa_heatmap")
+    heatmaps, _ = predictor(inputs["audio"], inputs["pose"], inputs["reference"])
+    torch.testing.assert_close(heatmaps, expected["heatmaps"], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("damage", ["lacks a tensor", "swapped", "truncated", "executes code", "text"])
+def test_another_file_is_refused_with_what_is_wrong(files, tmp_path, damage):
+    heatmap, face = files
+    bad = tmp_path / "bad.pth"
+    expected = "bad.pth"
+    if damage == "lacks a tensor":
+        state = torch.load(heatmap, weights_only=True)["state_dict"]
+        del state["module.jaw_keypoint_map.bias"]
+        torch.save({"state_dict": state}, bad)
+        expected = "jaw_keypoint_map.bias"
+    elif damage == "swapped":
+        bad.write_bytes(face.read_bytes())
+    elif damage == "truncated":
+        bad.write_bytes(heatmap.read_bytes()[:100_000])
+    elif damage == "executes code":
+        bad.write_bytes(pickle.dumps(_Evil(tmp_path / "executed")))
+    else:
+        bad.write_text("not weights")
+    with pytest.raises(InputError, match=expected) as refusal:
+        load_released(bad, face)
+    assert "\n" not in str(refusal.value)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_a_refusal_is_one_line_and_leaves_no_folder(files, tmp_path):
+    result = run_import(files[1], files[1], tmp_path / "stsa")
+    assert result.returncode == 2 and len(result.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "stsa").exists()
+
+
+class _Evil:
+    """Unpickled without care, it makes a file."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)

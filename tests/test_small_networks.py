@@ -1,0 +1,95 @@
+"""The options beside the paper's form that let a small network learn in minutes: drawn heatmaps, copied pixels."""
+
+import numpy as np
+import pytest
+import torch
+
+from media.heatmap import CONTENT, KEYPOINTS, ORDER, draw_heatmap
+from models import FaceSynthesizer, FaceSynthesizerConfig, HeatmapPredictor, HeatmapPredictorConfig
+from models.drawing import CurveDrawing
+
+
+@pytest.fixture
+def landmarks() -> np.ndarray:
+    """A face of (131, 2) points: lips and contour on ellipses, in the order of their curves, the rest anywhere."""
+    points = np.random.default_rng(0).uniform(0.2, 0.8, (131, 2)).astype(np.float32)
+    for part, centre, radii in ((CONTENT[:40], (0.5, 0.7), (0.2, 0.08)), (CONTENT[40:], (0.5, 0.4), (0.4, 0.5))):
+        ids = list(dict.fromkeys(end for edge in part for end in edge))
+        angles = {id: np.arctan2(*reversed(points[ORDER.index(id)] - 0.5)) for id in ids}
+        for number, id in enumerate(sorted(ids, key=angles.get)):
+            angle = np.pi * (number + 0.5) / len(ids)
+            points[ORDER.index(id)] = np.array(centre) + np.array(radii) * [np.cos(angle), np.sin(angle)]
+    return points
+
+
+def distance_to_segment(pixel: np.ndarray, a: np.ndarray, b: np.ndarray) -> float:
+    along = np.clip(np.dot(pixel - a, b - a) / np.dot(b - a, b - a), 0, 1)
+    return float(np.linalg.norm(pixel - a - along * (b - a)))
+
+
+def test_drawn_curves_are_ridges_around_the_edges(landmarks):
+    keypoints = torch.from_numpy(landmarks[KEYPOINTS])[None]
+    # Short edges only: a random face's lips cross the whole mouth, which the patch around an edge does not cover.
+    drawing = CurveDrawing()
+    lengths = (keypoints[0][drawing.edges[:, 0]] - keypoints[0][drawing.edges[:, 1]]).norm(dim=-1)
+    drawing.edges = drawing.edges[lengths < 0.15]
+    heatmap = drawing(keypoints)[0, 0].numpy()
+    ends = (landmarks[KEYPOINTS] * 128 - 0.5)[drawing.edges.numpy()]
+    for x, y in np.random.default_rng(1).integers(0, 128, (60, 2)):
+        nearest = min(distance_to_segment(np.array([x, y]), a, b) for a, b in ends)
+        expected = np.exp(-(nearest**2) / 2) if nearest < 3 else 0
+        assert heatmap[y, x] == pytest.approx(expected, abs=1e-4)
+    assert len(drawing.edges) > 10 and heatmap.max() > 0.9
+
+
+def test_drawn_curves_agree_with_the_heatmap_of_a_real_face(shared):
+    with np.load(shared / "parity" / "pipeline.npz") as cases:
+        faces = [cases[name][list(ORDER)] for name in cases if name.endswith(".landmarks")]
+    for points in faces:
+        drawn = CurveDrawing()(torch.from_numpy(points[KEYPOINTS])[None].float())[0, 0].numpy()
+        true = draw_heatmap(points, CONTENT)
+        # Whole pixels against true places: the ridges lie within half a pixel of each other.
+        assert np.corrcoef(drawn.ravel(), true.ravel())[0, 1] > 0.95
+        assert true[drawn > 0.9].min() > np.exp(-0.5 * 1.2**2) - 0.05
+
+
+def test_gradients_reach_the_keypoints(landmarks):
+    keypoints = torch.from_numpy(landmarks[KEYPOINTS])[None].requires_grad_()
+    CurveDrawing()(keypoints).square().sum().backward()
+    assert torch.isfinite(keypoints.grad).all()
+    assert (keypoints.grad.abs().sum(dim=-1) > 0).all()
+
+
+def test_a_drawn_predictor_is_the_same_one_frame_at_a_time():
+    torch.manual_seed(0)
+    predictor = HeatmapPredictor(HeatmapPredictorConfig(width=0.125, layers=1, heatmaps="drawn")).eval()
+    audio, pose, references = torch.randn(2, 5, 80, 16), torch.rand(2, 5, 1, 128, 128), torch.rand(2, 5, 1, 128, 128)
+    with torch.inference_mode():
+        heatmaps, landmarks = predictor(audio, pose, references)
+        frames = predictor.encode_frames(audio.flatten(0, 1), pose.flatten(0, 1)).unflatten(0, (2, 5))
+        centre = predictor.predict_centre(frames, predictor.encode_references(references), pose[:, 2])
+        nothing, same = predictor(audio, pose, references, draw=False)
+    assert nothing is None and torch.equal(landmarks, same)
+    assert landmarks.shape == (2, 5, 57, 2)
+    torch.testing.assert_close(centre, heatmaps[:, 2], atol=1e-4, rtol=0)
+    assert (heatmaps >= pose).all()
+
+
+def test_copying_starts_from_the_references_mean():
+    config = FaceSynthesizerConfig(width=0.125, copy_references=True)
+    synthesizer = FaceSynthesizer(config).eval()
+    smooth = torch.nn.functional.interpolate(torch.rand(1, 3, 8, 8), size=(128, 128), mode="bilinear")
+    reference = smooth[:, None].expand(-1, 5, -1, -1, -1)
+    heatmaps = torch.rand(1, 6, 1, 128, 128)
+    with torch.inference_mode():
+        face = synthesizer(reference[:, :1], heatmaps[:, :1], reference, heatmaps[:, 1:], torch.randn(1, 1, 80, 16))
+    painted = FaceSynthesizer(FaceSynthesizerConfig(width=0.125)).eval()
+    with torch.inference_mode():
+        other = painted(reference[:, :1], heatmaps[:, :1], reference, heatmaps[:, 1:], torch.randn(1, 1, 80, 16))
+    error, other_error = ((x[0] - reference[0, :1]).abs().mean() for x in (face, other))
+    assert error < 0.5 * other_error
+
+
+def test_copying_needs_the_temporal_path():
+    with pytest.raises(ValueError, match="temporal path"):
+        FaceSynthesizer(FaceSynthesizerConfig(temporal=False, copy_references=True))

@@ -1,0 +1,154 @@
+"""The papers' numbers, the marks, and the four forms in which a table is written."""
+
+import csv
+import io
+import re
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from metrics.evaluation import MethodResult
+from metrics.render import Cell, Grid, to_csv, to_latex, to_markdown, to_text
+from metrics.results import Results, bootstrap_interval, number, published_grid, summarise
+from metrics.scoring import ClipResult, Options
+from metrics.tables import METRICS, TABLES, best_and_second
+
+
+def paper_rows(text: str, start: str, end: str) -> list[tuple[str, list[str]]]:
+    """Rows of a table in a paper's Markdown: the method as printed, and its numbers."""
+    section = text[text.index(start) :]
+    section = section[: section.index(end)]
+    rows = []
+    for line in section.splitlines():
+        cells = [re.sub(r"</?b>|\[.*?\]", "", cell).strip() for cell in line.split("\t")]
+        values = [cell for cell in cells[1:] if re.fullmatch(r"[\d.]+|N/A", cell)]
+        if cells[0] and len(values) >= 3:
+            rows.append((cells[0], values))
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("name", "paper", "start", "end", "part"),
+    [
+        ("stsa-lrs2", "stsa", "TABLE I QUANT", "GT Ours", slice(None)),
+        ("stsa-cmlr", "stsa", "TABLE II QUANT", "test sets of LRS2", slice(None)),
+        ("stsa-ablation", "stsa", "TABLE III", "Fig. 4", slice(None)),
+        ("g4g-hdtf", "g4g", "Table 1. The quant", "Figure 2", slice(0, 5)),
+        ("g4g-lrs2", "g4g", "Table 1. The quant", "Figure 2", slice(5, 10)),
+        ("g4g-ablation", "g4g", "Table 2. The abl", "Figure 3", slice(None)),
+        ("g4g-user-study", "g4g", "Table 3. User", "grounds, illum", slice(None)),
+    ],
+)
+def test_every_published_number_is_the_papers(shared, name, paper, start, end, part):
+    text = (shared / "papers" / f"{paper}.md").read_text(encoding="utf-8")
+    printed = paper_rows(text, start, end)[part]
+    assert [(method, tuple(values)) for method, values in printed] == list(TABLES[name].rows.items())
+
+
+@pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
+def test_each_row_of_a_published_table_has_a_number_for_each_column(table):
+    assert all(len(values) == len(table.metrics) for values in table.rows.values())
+
+
+def test_best_and_second_best_follow_the_metrics_direction_and_share_ranks():
+    values = {"a": 3.0, "b": 1.0, "c": 3.0, "d": 2.0}
+    assert best_and_second(values, higher_is_better=True) == ({"a", "c"}, {"d"})
+    assert best_and_second(values, higher_is_better=False) == ({"b"}, {"d"})
+    assert best_and_second({"a": 1.0}, True) == ({"a"}, set())
+
+
+def method(name: str, **values: list[float | None]) -> MethodResult:
+    count = len(next(iter(values.values())))
+    clips = [ClipResult(f"clip{i}", {metric: each[i] for metric, each in values.items()}, 10, {}) for i in range(count)]
+    return MethodResult(name, clips)
+
+
+def test_own_rows_stand_beneath_the_papers_and_compete_for_the_marks():
+    results = Results(
+        [method("Ours", psnr=[40.0, 42.0], dme=[0.2, 0.2])], Options(("psnr", "dme")), {}, TABLES["stsa-lrs2"]
+    )
+    grid = results.main()
+    texts = [[cell.text for cell in row] for row in grid.rows]
+    assert texts[:9] == [[name, *values] for name, values in TABLES["stsa-lrs2"].rows.items()]
+    assert texts[9] == ["Ours (yours)", "41.00", "-", "-", "-", "-", "-", "-", "0.2000"]
+    assert grid.rule == 9
+    marks = {(row[0].text, column): cell.mark for row in grid.rows for column, cell in enumerate(row) if cell.mark}
+    assert marks[("Ours (yours)", 1)] == "best"
+    assert marks[("DiffTalk", 1)] == "second"
+    assert marks[("Ours", 8)] == "best"
+    assert not any(name == "GT" for name, _ in marks)
+
+
+def test_a_metric_beyond_the_papers_columns_gets_its_own():
+    results = Results([method("A", mse=[0.001, 0.003])], Options(("mse",)), {}, TABLES["stsa-cmlr"])
+    grid = results.main()
+    assert grid.header[-1] == "MSE↓"
+    assert [row[-1].text for row in grid.rows][-2:] == ["", "0.0020"]
+
+
+def test_identical_videos_give_the_ground_truth_row():
+    exact = dict(psnr=[np.inf] * 2, ssim=[1.0] * 2, lpips=[0.0] * 2, liplmd=[0.0] * 2, dme=[0.0] * 2)
+    same = method("same", **exact)
+    same.fid = 0.0
+    table = TABLES["stsa-cmlr"]
+    results = Results([same], Options(tuple(table.metrics)), {}, table)
+    assert tuple(cell.text for cell in results.main().rows[-1][1:]) == table.rows["GT"]
+
+
+def test_the_interval_agrees_with_scipys_bootstrap():
+    values = np.random.RandomState(0).gamma(2, size=40)
+    low, high = bootstrap_interval(values)
+    expected = stats.bootstrap((values,), np.mean, method="percentile", n_resamples=9999).confidence_interval
+    assert (low, high) == pytest.approx(tuple(expected), abs=0.04)
+    assert low < values.mean() < high
+    assert bootstrap_interval(values) == (low, high)
+
+
+def test_a_summary_leaves_clips_without_a_value_out_and_says_how_many_it_has():
+    summary = summarise(method("A", psnr=[30.0, None, np.inf, 34.0]), "psnr")
+    assert (summary.mean, summary.clips) == (32, 2)
+    assert 30 <= summary.low < summary.high <= 34
+    alone = summarise(method("A", ssim=[0.5]), "ssim")
+    assert (alone.mean, alone.low, alone.clips) == (0.5, None, 1)
+    assert number(None, 2) == "-"
+
+
+GRID = Grid(
+    "50 % of A&B_c",
+    ["Method", "PSNR↑"],
+    [[Cell("a|b"), Cell("1.0", "second")], [Cell("c_d"), Cell("2.0", "best")]],
+    rule=1,
+    notes=["a note"],
+)
+
+
+def test_latex_escapes_what_latex_would_read_and_marks_with_bold_and_underline():
+    text = to_latex(GRID)
+    assert r"50 \% of A\&B\_c" in text
+    assert r"c\_d & \textbf{2.0} \\" in text
+    assert r"a|b & \underline{1.0} \\" in text
+    assert r"PSNR$\uparrow$" in text
+    assert text.count(r"\midrule") == 2
+    assert text.count("{") - text.count(r"\{") == text.count("}") - text.count(r"\}")
+
+
+def test_markdown_has_one_cell_a_column_and_marks_with_bold_and_italic():
+    lines = to_markdown(GRID).splitlines()
+    assert "| c_d | **2.0** |" in lines
+    assert r"| a\|b | *1.0* |" in lines
+    assert lines[-1] == "- a note"
+
+
+def test_csv_reads_back_and_text_is_aligned():
+    assert list(csv.reader(io.StringIO(to_csv(GRID)))) == [["Method", "PSNR↑"], ["a|b", "1.0"], ["c_d", "2.0"]]
+    body = to_text(GRID).splitlines()
+    assert "2.0¹" in body[6]
+    assert "1.0²" in body[4]
+    assert len(body[6]) == len(body[4])
+
+
+def test_a_published_table_prints_alone():
+    text = to_text(published_grid(TABLES["g4g-user-study"]))
+    assert "4.26¹" in text
+    assert set(METRICS) & set(TABLES["g4g-user-study"].metrics) == set()

@@ -1,0 +1,104 @@
+"""The parts that the training scripts share: configs, the order of samples, schedules."""
+
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+from omegaconf import MISSING
+from omegaconf.errors import OmegaConfBaseException
+
+from media.errors import InputError
+from training import StepSampler, TrainConfig, optimizer, read_config, scheduler, train_mode
+
+
+@dataclass
+class Settings:
+    train: TrainConfig = field(default_factory=TrainConfig)
+    output: str = MISSING
+
+
+@pytest.fixture
+def config_file(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("train: {steps: 5, batch_size: 4}\noutput: runs/x\n")
+    return path
+
+
+def test_a_config_is_the_file_with_the_overrides(config_file):
+    config = read_config(Settings, config_file, ["train.steps=7", "train.learning_rate=3e-4"])
+    assert (config.train.steps, config.train.batch_size, config.train.learning_rate) == (7, 4, 3e-4)
+    assert isinstance(config.train, TrainConfig)
+
+
+def test_a_config_overrides_the_one_it_is_based_on(config_file, tmp_path):
+    child = tmp_path / "child.yaml"
+    child.write_text("base: run.yaml\ntrain: {steps: 9}\n")
+    config = read_config(Settings, child)
+    assert (config.train.steps, config.train.batch_size, config.output) == (9, 4, "runs/x")
+
+
+@pytest.mark.parametrize("setting", ["train.stepz=7", "train.steps=many", "train.steps", "train.keep=[1]"])
+def test_an_unknown_key_or_a_wrong_type_is_an_error_that_names_it(config_file, setting):
+    with pytest.raises((OmegaConfBaseException, InputError), match=r"stepz|many|train\.steps|keep"):
+        read_config(Settings, config_file, [setting])
+
+
+def test_a_missing_value_a_missing_file_and_a_circle_are_errors(config_file, tmp_path):
+    bare = tmp_path / "bare.yaml"
+    bare.write_text("train: {steps: 5}\n")
+    with pytest.raises(InputError, match=r"output.*train\.batch_size"):
+        read_config(Settings, bare)
+    with pytest.raises(InputError, match="nowhere"):
+        read_config(Settings, tmp_path / "nowhere.yaml")
+    circle = tmp_path / "circle.yaml"
+    circle.write_text("base: circle.yaml\n")
+    with pytest.raises(InputError, match="based on itself"):
+        read_config(Settings, circle)
+
+
+def samples(sampler):
+    return [sample for batch in sampler for sample in batch]
+
+
+def test_every_sample_is_seen_once_an_epoch_and_has_a_seed_of_its_own():
+    seen = samples(StepSampler(10, TrainConfig(steps=5, batch_size=4)))
+    assert sorted(index for index, _ in seen[:10]) == list(range(10))
+    assert sorted(index for index, _ in seen[10:]) == list(range(10))
+    assert [index for index, _ in seen[:10]] != [index for index, _ in seen[10:]]
+    assert len({seed for _, seed in seen}) == 20
+
+
+def test_a_resumed_sampler_goes_on_where_the_first_one_was():
+    config = TrainConfig(steps=6, batch_size=4, seed=3)
+    whole = list(StepSampler(10, config))
+    assert list(StepSampler(10, config, first=2)) == whole[2:]
+    assert len(StepSampler(10, config, first=2)) == 4
+
+
+def test_processes_share_each_batch_without_overlap():
+    config = TrainConfig(steps=6, batch_size=4)
+    whole = list(StepSampler(10, config))
+    shares = [list(StepSampler(10, config, process=i, processes=2)) for i in range(2)]
+    assert [a + b for a, b in zip(*shares, strict=True)] == whole
+
+
+def test_the_cosine_schedule_warms_up_and_ends_near_zero():
+    train = TrainConfig(steps=100, batch_size=1, learning_rate=1.0, schedule="cosine", warmup=10)
+    adam = optimizer([torch.nn.Parameter(torch.zeros(1))], train)
+    schedule, rates = scheduler(adam, train), []
+    for _ in range(100):
+        rates.append(schedule.get_last_lr()[0])
+        adam.step()
+        schedule.step()
+    assert rates[0] == pytest.approx(1 / 11) and max(rates) == rates[10] == 1.0
+    assert rates[55] == pytest.approx(0.5, abs=0.01) and rates[-1] < 1e-3
+
+
+def test_frozen_batch_norm_keeps_its_statistics_in_training():
+    network = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.BatchNorm2d(2))
+    for frozen in (False, True):
+        network[1].reset_running_stats()
+        train_mode(network, TrainConfig(freeze_batch_norm=frozen))
+        network(torch.randn(4, 1, 8, 8) + 5)
+        assert bool((network[1].running_mean == 0).all()) == frozen
+    assert network[0].training

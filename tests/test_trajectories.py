@@ -1,0 +1,99 @@
+"""Figure 4: the mouth corner is found, followed and measured."""
+
+import csv
+
+import cv2
+import numpy as np
+import pytest
+from faces import portrait, write_frames
+
+from media.heatmap import draw_heatmap
+from metrics import trajectories
+from metrics.trajectories import jerk, mouth_corner, path_length, track_point
+
+
+def test_length_and_jerk_of_known_paths():
+    steady = np.stack([3.0 * np.arange(6), 4.0 * np.arange(6)], axis=1)
+    assert path_length(steady) == pytest.approx(25)
+    assert jerk(steady) == pytest.approx(0)
+    falling = np.stack([np.zeros(6), np.arange(6) ** 2.0], axis=1)  # constant acceleration
+    assert jerk(falling) == pytest.approx(0)
+    cubic = np.stack([np.arange(6) ** 3.0, np.zeros(6)], axis=1)
+    assert jerk(cubic) == pytest.approx(6)
+    assert jerk(np.vstack([cubic, [[np.nan, np.nan]]])) == pytest.approx(6)
+    assert np.isnan(jerk(steady[:3]))
+
+
+def drawings(landmarks: np.ndarray, moves: list[tuple[float, float]]) -> list[np.ndarray]:
+    """Heatmap pictures of a face, (128, 128, 3) uint8, moved by `moves` pixels."""
+    pictures = [draw_heatmap(landmarks + np.array(move) / 128, subpixel=True) for move in moves]
+    return [np.repeat((255 * picture).astype(np.uint8)[..., None], 3, axis=2) for picture in pictures]
+
+
+@pytest.fixture
+def landmarks(shared) -> np.ndarray:
+    """(478, 2) of a face, in its crop, drawn smaller so that it can move."""
+    return np.load(shared / "parity" / "pipeline.npz")["frame0.landmarks"] * 0.8 + 0.1
+
+
+def test_the_corner_of_a_heatmap_is_the_end_of_its_lips(landmarks):
+    picture = drawings(landmarks, [(0, 0)])[0]
+    assert mouth_corner(picture, "right") == pytest.approx(landmarks[61] * 128, abs=3)
+    assert mouth_corner(picture, "left") == pytest.approx(landmarks[291] * 128, abs=3)
+    assert mouth_corner(255 - picture, "right") == pytest.approx(landmarks[61] * 128, abs=3)  # a sketch on white
+    assert mouth_corner(np.zeros((64, 64, 3), np.uint8)) is None
+
+
+def test_the_corner_of_a_face_is_its_landmark():
+    x, y = mouth_corner(portrait(), "right")
+    left = mouth_corner(portrait(), "left")
+    assert 60 < x < left[0] < 180
+    assert abs(y - left[1]) < 20
+
+
+def test_the_track_follows_a_known_movement_and_a_lost_point_stays_lost(landmarks):
+    moves = [(6 * np.sin(i / 5), 4 * np.cos(i / 4) - 4) for i in range(30)]
+    pictures = drawings(landmarks, moves)
+    start = landmarks[61] * 128
+    track = track_point(pictures, start)
+    assert track.shape == (30, 2)
+    assert np.abs(track - start - moves).max() < 1
+    noise = [np.random.RandomState(i).randint(0, 255, (128, 128, 3), dtype=np.uint8) for i in range(5)]
+    lost = track_point([*pictures[:3], *noise, pictures[0]], start)
+    assert np.isfinite(lost[:3]).all()
+    assert np.isnan(lost[-1]).all()
+
+
+def test_several_methods_in_one_figure(landmarks, tmp_path, capsys):
+    smooth = [(5 * np.sin(i / 5), 0) for i in range(25)]
+    draw = np.random.RandomState(0)
+    shaky = [(x + draw.uniform(-1, 1), draw.uniform(-1, 1)) for x, _ in smooth]
+    videos = {}
+    for name, moves in (("smooth", smooth), ("shaky", shaky)):
+        videos[name] = write_frames(tmp_path / f"{name}.mp4", drawings(landmarks, moves))
+    figure = tmp_path / "figure.png"
+    code = trajectories.main([*(f"{name}={path}" for name, path in videos.items()), "--output", str(figure)])
+    assert code == 0
+    rows = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines() if "128x128" in line}
+    assert rows["smooth"][2] == rows["shaky"][2] == "25/25"
+    assert float(rows["smooth"][3]) < float(rows["shaky"][3])
+    assert float(rows["smooth"][4]) < 0.5 * float(rows["shaky"][4])
+    assert cv2.imread(str(figure)).std() > 5
+    points = list(csv.DictReader(figure.with_suffix(".csv").open(encoding="utf-8")))
+    assert len(points) == 50
+    assert float(points[0]["x"]) == pytest.approx(landmarks[61][0] * 128, abs=4)
+
+
+def test_wrong_input_is_one_line_and_exit_code_2(tmp_path, capsys):
+    plain = write_frames(tmp_path / "plain.mp4", [np.full((64, 64, 3), 128, np.uint8)] * 3)
+    for arguments, expected in (
+        ([plain], "shows no mouth"),
+        ([tmp_path / "none.mp4"], "none.mp4"),
+        ([plain, "--start", 90, 10], "outside"),
+        ([plain, "--output", tmp_path / "figure.bmp"], "--output"),
+        ([plain, "--corner", "middle"], "--corner"),
+    ):
+        assert trajectories.main([str(each) for each in arguments]) == 2
+        lines = capsys.readouterr().err.splitlines()
+        assert len(lines) == 1
+        assert expected in lines[0]

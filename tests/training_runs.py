@@ -1,0 +1,120 @@
+"""Small clip files that are drawn rather than recorded, and training runs on them in processes of their own."""
+
+import contextlib
+import importlib
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from data_prep.clips import ClipData, encode_face, write_clip
+from data_prep.manifest import Manifest
+from media.heatmap import LIP_POINTS
+
+# A clean process that has imported what a run needs, from which the runs are forked: an import takes longer than a run.
+_SERVER = multiprocessing.get_context("forkserver")
+_SERVER.set_forkserver_preload(["train_heatmap", "train_face", "train_sync", "finetune_e2e", "training_runs"])
+
+TINY = {
+    "train_heatmap": ["model.width=0.03", "model.layers=1", "train.batch_size=2"],
+    "train_face": ["model.width=0.03", "train.batch_size=2"],
+    "train_sync": ["model.width=0.03", "train.batch_size=4", "negatives=2"],
+    "finetune_e2e": ["train.batch_size=2"],
+}
+COMMON = ["data.workers=0", "data.augment=false", "train.validation_windows=2", "train.warmup=0", "train.log_every=1"]
+
+
+def write_clips(folder: Path, count: int = 2, frames: int = 24, first: int = 0) -> Path:
+    """Faces whose mouths open and close with a tone's loudness, different in each clip."""
+    for number in range(first, first + count):
+        random = np.random.default_rng(number)
+        loud = 0.5 + 0.5 * np.sin(np.arange(frames + 10) / 2 + random.uniform(0, 6))
+        points = random.uniform(0.2, 0.8, (131, 2)).astype(np.float32)
+        skin, faces, landmarks = int(random.integers(120, 180)), [], []
+        for i in range(frames):
+            opening = 0.02 + 0.08 * loud[i]
+            angle = np.linspace(0, 2 * np.pi, len(LIP_POINTS), endpoint=False)
+            moved = points.copy()
+            moved[LIP_POINTS] = np.stack([0.5 + 0.15 * np.cos(angle), 0.75 + opening * np.sin(angle)], axis=1)
+            face = np.full((128, 128, 3), skin, np.uint8)
+            cv2.ellipse(face, (64, 96), (19, int(128 * opening)), 0, 0, 360, (120, 20, 20), -1)
+            faces.append(encode_face(face))
+            landmarks.append(moved)
+        samples = np.arange(frames * 640) / 16000
+        envelope = np.interp(samples * 25, np.arange(frames + 10), loud)
+        wav = (0.4 * envelope * np.sin(2 * np.pi * 220 * samples)).astype(np.float32)
+        # Tests of training need no spectrogram of the tone: bands as loud as it is.
+        level = np.interp(np.arange(len(wav) // 200 + 1) / 3.2, np.arange(frames + 10), loud)
+        mel = np.clip(8 * level[:, None] - 4 + random.normal(0, 0.1, (len(level), 80)), -4, 4).astype(np.float32)
+        boxes = [np.array([10, 10, 110, 120], np.int32)] * frames
+        data = ClipData(faces, landmarks, boxes, list(range(frames)), wav, {"mel": mel})
+        write_clip(folder / f"clip_{number}.safetensors", data)
+        Manifest(folder).add([{"id": f"clip_{number}", "outcome": "ok"}])
+    return folder
+
+
+def arguments(script: str, clips: Path, output: Path, *settings: str) -> list[str]:
+    """The command line of a tiny run of `script` on `clips` and its demo config."""
+    config = Path(__file__).resolve().parent.parent / "configs" / f"demo_{script.split('_')[1]}.yaml"
+    data = [f"data.train={clips}", f"data.val={clips}", f"output={output}"]
+    return ["--config", str(config), *data, *TINY[script], *COMMON, *settings]
+
+
+def run(script: str, arguments: list[str], before: Callable[[], None] | None = None, **environment: str) -> int:
+    """Run a script's main in a process of its own; returns its exit code, -9 where it was killed."""
+    process = launch(script, arguments, before, **environment)
+    process.join()
+    return process.exitcode
+
+
+def launch(script: str, arguments: list[str], before: Callable[[], None] | None = None, **environment: str):
+    process = _SERVER.Process(target=_child, args=(script, arguments, before, environment))
+    process.start()
+    return process
+
+
+def _child(script: str, arguments: list[str], before: Callable[[], None] | None, environment: dict) -> None:
+    import torch
+
+    os.environ.update({"ACCELERATE_USE_CPU": "true"} | environment)
+    torch.set_num_threads(1)
+    sys.argv = [f"{script}.py", *arguments]
+    log = os.environ.get("RUN_LOG")
+    with contextlib.ExitStack() as stack:
+        if log:
+            stream = stack.enter_context(Path(log).open("w"))
+            stack.enter_context(contextlib.redirect_stdout(stream))
+            stack.enter_context(contextlib.redirect_stderr(stream))
+        if before is not None:
+            before()
+        sys.exit(importlib.import_module(script).main())
+
+
+class Kill:
+    """Kills the process with SIGKILL at the `count`th call of a function, before or after the function has worked."""
+
+    def __init__(self, module: str, name: str, count: int, after: bool = False):
+        self.module, self.name, self.count, self.after = module, name, count, after
+
+    def __call__(self) -> None:
+        owner = importlib.import_module(self.module)
+        *parents, name = self.name.split(".")
+        for parent in parents:
+            owner = getattr(owner, parent)
+        function = getattr(owner, name)
+
+        def wrapped(*args, **kwargs):
+            self.count -= 1
+            if self.count == 0 and not self.after:
+                os.kill(os.getpid(), signal.SIGKILL)
+            result = function(*args, **kwargs)
+            if self.count == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return result
+
+        setattr(owner, name, wrapped)

@@ -1,0 +1,134 @@
+"""Train the lip-sync expert of L_sync: which sound belongs to five frames of a lower face (Wav2Lip's network).
+
+    python train_sync.py --config configs/demo_sync.yaml data.train=CLIPS data.val=OTHER_CLIPS output=runs/sync
+
+`loss: contrastive` is G4G's eq. 6-10 and 16 over the batch's similarity matrix, with sounds of the same clip a few
+frames away as further negatives (of several processes, each takes its own share of the batch); `loss: bce` is Wav2Lip's
+binary cross-entropy of a true or a shifted pair a window. Validation: how often the true offset among -15 .. 15 frames
+is told on clips of other people, a window of five frames and a whole clip at a time; the weights of the highest
+accuracy a window (within one frame) are kept in `best`.
+"""
+
+import sys
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from omegaconf import MISSING
+from torch import Tensor
+
+from data_prep.clips import Clip, clip_paths
+from data_prep.offsets import SHIFTS, find_offset, similarity_curves
+from data_prep.sync import SyncDataset
+from losses.sync import contrastive_loss, sync_classification_loss
+from media.errors import InputError, command
+from models.checkpoint import build_network
+from models.sync_expert import SyncExpert, SyncExpertConfig, lower_faces
+from training import (
+    DataConfig,
+    Run,
+    TrainConfig,
+    backward,
+    check_batch,
+    optimizer,
+    parse_config,
+    scheduler,
+    start,
+    synchronised,
+    train_mode,
+    training_batches,
+)
+
+
+@dataclass
+class SyncTraining:
+    """Everything a config file of this script may set."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    model: SyncExpertConfig = field(default_factory=SyncExpertConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    loss: str = "contrastive"  # or "bce"
+    temperature: float = 0.07  # of the contrastive loss
+    negatives: int = 4  # sounds of the same clip a few frames away, for each window
+    furthest: int = 15  # frames that they are away at most
+    correct_offsets: bool = False  # move each clip's sound by the offset in its manifest
+    output: str = MISSING
+
+
+@torch.no_grad()
+def validate(expert: SyncExpert, clips: list[Clip]) -> dict[str, float]:
+    """Shares of windows and of clips whose offset is told exactly, and within one frame; chance is 1/31 and 3/31."""
+    curves = [similarity_curves(expert, clip) for clip in clips]
+    curves = [curve for curve in curves if len(curve)]
+    errors = np.concatenate([curve.argmax(axis=1) - SHIFTS for curve in curves])
+    offsets = np.array([find_offset(curve)[0] for curve in curves])
+    return {
+        "val/window_exact": float((errors == 0).mean()),
+        "val/window_within_1": float((abs(errors) <= 1).mean()),
+        "val/clip_exact": float((offsets == 0).mean()),
+        "val/clip_within_1": float((abs(offsets) <= 1).mean()),
+    }
+
+
+def sync_terms(expert: torch.nn.Module, batch: dict, config: SyncTraining) -> dict[str, Tensor]:
+    """The loss of a batch of `SyncDataset`: faces (B,5,3,H,W) against their own and shifted sounds (B,1+N,1,80,16)."""
+    count = batch["mel"].shape[1]
+    if config.loss == "bce":
+        in_sync = torch.rand(len(batch["mel"]), device=batch["mel"].device) < 0.5
+        mel = torch.where(in_sync[:, None, None, None], batch["mel"][:, 0], batch["mel"][:, 1])
+        sound, lips = expert(mel, lower_faces(batch["frames"]))
+        return {"bce": sync_classification_loss(sound, lips, in_sync)}
+    sounds, lips = expert(batch["mel"].flatten(0, 1), lower_faces(batch["frames"]))
+    sounds = sounds.unflatten(0, (-1, count))
+    return {"contrastive": contrastive_loss(sounds[:, 0], lips, config.temperature, sounds[:, 1:])}
+
+
+@command
+def main() -> None:
+    config = parse_config(SyncTraining, __doc__)
+    if config.loss not in ("contrastive", "bce"):
+        raise InputError(f"loss={config.loss} is unknown; use contrastive or bce")
+    if config.temperature <= 0:
+        raise InputError(f"temperature={config.temperature} must be positive")
+    accelerator = start(config)
+    check_batch(config.train.batch_size, accelerator)
+
+    dataset = SyncDataset(
+        config.data.train,
+        config.negatives,
+        config.furthest,
+        config.data.augment,
+        config.data.max_offset,
+        config.correct_offsets,
+    )
+    clips = [Clip(path) for path in clip_paths(config.data.val)]
+
+    expert = synchronised(build_network("sync_expert", config.model), accelerator)
+    adam = optimizer(expert.parameters(), config.train)
+    expert, adam, schedule = accelerator.prepare(expert, adam, scheduler(adam, config.train))
+    sections = {"sync_expert": config.model, "training": config}
+    run = Run(config, accelerator, {"sync_expert": expert}, sections, averaged=["sync_expert"])
+    first = run.resume()
+
+    for step, batch in run.progress(training_batches(dataset, config, accelerator, first)):
+        train_mode(expert, config.train)
+        with accelerator.autocast():
+            terms = sync_terms(expert, batch, config)
+        loss = sum(terms.values())
+        norm = backward(accelerator, loss, expert, config.train, terms, batch, step)
+        adam.step()
+        schedule.step()
+        adam.zero_grad()
+
+        values = {"train/loss": loss} | {f"train/{name}": value for name, value in terms.items()}
+        run.log(step, values | {"train/gradient_norm": norm, "train/learning_rate": schedule.get_last_lr()[0]})
+        if run.due(step):
+            scores = validate(run.evaluated("sync_expert"), clips)
+            run.validated(step, scores, scores["val/window_within_1"], {})
+
+    summary = f"trained the sync expert for {run.step} steps"
+    run.finish(f"{summary}, best accuracy within a frame {100 * (run.best or 0):.1f} % (chance {300 / 31:.1f} %)")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
