@@ -2,7 +2,10 @@
 
 import hashlib
 import json
+import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -102,7 +105,8 @@ def test_the_four_scripts_train_one_after_the_other(clips, tmp_path):
     losses = ["losses.sync=0.1", "losses.gan=0.25", "losses.feature=1", "discriminator.width=0.1", "frames=5"]
     losses += ["losses.mutual_information=0.01", f"sync_expert={outputs['train_sync']}"]
     start = [f"heatmap_predictor={outputs['train_heatmap']}/best", f"face_synthesizer={outputs['train_face']}/best"]
-    extra = {"train_face": losses, "finetune_e2e": [*start, *losses]}
+    extra = {"train_heatmap": ["losses.heatmap=1"], "train_face": losses}
+    extra["finetune_e2e"] = [*start, *losses, "heatmap_losses.heatmap=1"]
     extra["finetune_e2e"].remove("discriminator.width=0.1")  # it goes on with the one that train_face trained
     for script, output in outputs.items():
         assert run(script, arguments(script, clips, output, *STEPS, *extra.get(script, []))) == 0, script
@@ -234,6 +238,22 @@ def test_two_processes_see_every_sample_once_and_learn_what_one_learns(clips, tm
     # One process can go on with what two have begun.
     assert run("train_heatmap", [*command("two"), "train.steps=21", f"output={tmp_path / 'two'}"]) == 0
     assert (tmp_path / "two" / "state" / "step-00000021").is_dir()
+
+
+def test_accelerates_launcher_trains_the_synthesizer_with_two_processes(clips, tmp_path):
+    settings = ["train.batch_size=4", "train.steps=2", "losses.gan=0.25", "discriminator.width=0.1"]
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    command += ["--main_process_port", "0", str(ROOT / "train_face.py")]
+    command += arguments("train_face", clips, tmp_path / "run", *settings)
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "trained the face synthesizer for 2 steps" in done.stdout
+    scalars, _ = scalars_and_images(tmp_path / "run")
+    assert len(scalars["train/loss"]) == 2 and np.isfinite(scalars["train/discriminator"]).all()
+    # Each process saves its own random state: two took part.
+    state = tmp_path / "run" / "state" / "step-00000002"
+    assert {path.name for path in state.glob("random_states_*")} == {"random_states_0.pkl", "random_states_1.pkl"}
 
 
 def test_a_sync_item_has_its_own_sound_first_and_others_of_the_same_clip(clips):

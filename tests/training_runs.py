@@ -21,7 +21,7 @@ _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(["train_heatmap", "train_face", "train_sync", "finetune_e2e", "training_runs"])
 
 TINY = {
-    "train_heatmap": ["model.width=0.03", "model.layers=1", "train.batch_size=2"],
+    "train_heatmap": ["model.width=0.03", "model.layers=1", "train.batch_size=2", "speech_steps=2"],
     "train_face": ["model.width=0.03", "train.batch_size=2"],
     "train_sync": ["model.width=0.03", "train.batch_size=4", "negatives=2"],
     "finetune_e2e": ["train.batch_size=2"],
@@ -81,7 +81,7 @@ def launch(script: str, arguments: list[str], before: Callable[[], None] | None 
 def _child(script: str, arguments: list[str], before: Callable[[], None] | None, environment: dict) -> None:
     import torch
 
-    os.environ.update({"ACCELERATE_USE_CPU": "true"} | environment)
+    os.environ.update({"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"} | environment)
     torch.set_num_threads(1)
     sys.argv = [f"{script}.py", *arguments]
     log = os.environ.get("RUN_LOG")
