@@ -11,6 +11,7 @@ computes it.
 import argparse
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -21,10 +22,10 @@ from media.files import output_folder, replacing
 from metrics.evaluation import Evaluation
 from metrics.gallery import Gallery
 from metrics.pairs import SUFFIXES
-from metrics.render import to_csv, to_latex, to_markdown, to_text
+from metrics.render import markdown, to_csv, to_latex, to_markdown, to_text
 from metrics.report import write_report
 from metrics.results import Results, published_grid
-from metrics.scoring import Options, load_networks
+from metrics.scoring import Options, count_frames, load_networks
 from metrics.tables import METRICS, TABLES, PublishedTable
 
 
@@ -35,7 +36,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         action="append",
         default=[],
         metavar="[NAME=]DIR",
-        help="folder of generated videos; give it several times for several rows",
+        help="folder of generated videos; give it several times for several rows. A row named GT gets no marks, as the "
+        "papers' ground truth has none",
     )
     parser.add_argument("--reference", type=Path, metavar="DIR", help="folder of the true videos of the same names")
     parser.add_argument("--metrics", nargs="+", metavar="NAME", help=f"of {', '.join(METRICS)}; the table's, or all")
@@ -84,8 +86,8 @@ def method_folders(arguments: list[str]) -> dict[str, Path]:
     return folders
 
 
-def listed_clips(path: Path | None) -> set[str] | None:
-    """Names of clips from a file with one a line."""
+def listed_clips(path: Path | None) -> dict[str, set[str]] | None:
+    """The lines of a file with a clip in each, and the names that the videos of each may have."""
     if path is None:
         return None
     try:
@@ -93,11 +95,12 @@ def listed_clips(path: Path | None) -> set[str] | None:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"--clips {path} cannot be read ({error}); give a text file with a name a line") from error
     # A split file of a dataset may have a tag after the name; a list of file names may have spaces and suffixes.
-    names = {name for line in lines if line.strip() for name in (line.split()[0], line.strip())}
-    names |= {name.removesuffix(Path(name).suffix) for name in names if Path(name).suffix.lower() in SUFFIXES}
-    if not names:
+    clips = {line.strip(): {line.strip(), line.split()[0]} for line in lines if line.strip()}
+    for names in clips.values():
+        names |= {name.removesuffix(Path(name).suffix) for name in names if Path(name).suffix.lower() in SUFFIXES}
+    if not clips:
         raise InputError(f"--clips {path} lists no clip; give a text file with a name a line")
-    return names
+    return clips
 
 
 def chosen_device(name: str | None) -> str:
@@ -111,19 +114,36 @@ def chosen_device(name: str | None) -> str:
 
 def write_results(results: Results, gallery: Gallery, folder: Path) -> None:
     grids = [results.main(), results.intervals(), results.per_clip()]
-    remarks = "".join(f"- {line}\n" for line in results.remarks())
-    files = {
-        "table.md": "\n".join(map(to_markdown, grids)) + (f"\n## Left out\n\n{remarks}" if remarks else ""),
-        "table.tex": "\n".join(map(to_latex, grids)),
-        "table.csv": to_csv(grids[0]),
-        "intervals.csv": to_csv(grids[1]),
-        "clips.csv": to_csv(grids[2]),
-        "results.json": json.dumps(results.to_json(), indent=2, ensure_ascii=False) + "\n",
-    }
+    remarks = "".join(f"- {markdown(line)}\n" for line in results.remarks())
+    write_texts(
+        folder,
+        {
+            "table.md": "\n".join(map(to_markdown, grids)) + (f"\n## Left out\n\n{remarks}" if remarks else ""),
+            "table.tex": "\n".join(map(to_latex, grids)),
+            "table.csv": to_csv(grids[0]),
+            "intervals.csv": to_csv(grids[1]),
+            "clips.csv": to_csv(grids[2]),
+            "results.json": to_json(results.to_json()),
+        },
+    )
+    write_report(results, gallery, folder / "report.html")
+
+
+def write_published(table: PublishedTable, folder: Path) -> None:
+    """Write a paper's table alone, in all forms."""
+    grid = published_grid(table)
+    files = {"md": to_markdown(grid), "tex": to_latex(grid), "csv": to_csv(grid), "json": to_json(asdict(table))}
+    write_texts(folder, {f"table.{suffix}": text for suffix, text in files.items()})
+
+
+def to_json(content: dict) -> str:
+    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+
+
+def write_texts(folder: Path, files: dict[str, str]) -> None:
     for name, text in files.items():
         with replacing(folder / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
-    write_report(results, gallery, folder / "report.html")
 
 
 @command
@@ -133,6 +153,9 @@ def main(arguments: list[str] | None = None) -> None:
     metrics = chosen_metrics(args.metrics, table)
     if not args.generated and args.reference is None and table is not None:
         print(to_text(published_grid(table)))
+        if args.output:
+            write_published(table, output_folder(args.output))
+            print(f"{args.output}/table.md, .tex, .csv and .json written")
         return
     if not args.generated or args.reference is None:
         raise InputError("--generated and --reference are both needed; see `python evaluate.py --help`")
@@ -164,7 +187,7 @@ def main(arguments: list[str] | None = None) -> None:
     if output:
         write_results(results, gallery, output)
     clips = [clip for method in methods for clip in method.clips]
-    left_out = sum(sum(clip.left_out.values()) for clip in clips)
+    left_out = sum(count_frames(clip.left_out) for clip in clips)
     pairs = sum(len(method.left_out) for method in methods)
     print(
         f"{len(clips)} pairs compared in {sum(clip.frames for clip in clips)} frames; {left_out} frames and {pairs} "

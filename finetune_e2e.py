@@ -18,7 +18,7 @@ from torchvision.utils import make_grid
 
 from data_prep.clips import ClipDataset
 from losses.face import FaceLosses, FaceObjective
-from losses.heatmap import HeatmapLosses, heatmap_terms
+from losses.heatmap import HeatmapLosses, freeze_unread, heatmap_terms
 from losses.reconstruction import LIPS
 from media.errors import InputError, command
 from metrics.crops import crop_scores
@@ -62,13 +62,18 @@ class Finetuning:
     output: str = MISSING
 
 
+def first_synthesized(predictor: HeatmapPredictor, frames: int) -> int:
+    """Where in the predictor's window the `frames` around its centre begin."""
+    return (predictor.config.frames - frames) // 2
+
+
 class Dubbing(nn.Module):
     """Both networks as one: sound, pose and references to faces."""
 
     def __init__(self, predictor: HeatmapPredictor, synthesizer: FaceSynthesizer, frames: int):
         super().__init__()
         self.predictor, self.synthesizer = predictor, synthesizer
-        first = (predictor.config.frames - frames) // 2
+        first = first_synthesized(predictor, frames)
         self.synthesized = slice(first, first + frames)
 
     def forward(self, batch: dict, scores: bool = False) -> tuple[Tensor, Tensor, Tensor, list | None]:
@@ -88,7 +93,7 @@ class Dubbing(nn.Module):
         return faces, heatmaps, landmarks, information
 
     def targets(self, batch: dict) -> dict:
-        """The true frames and keypoints of the synthesized frames, as `FaceObjective` takes them."""
+        """The true frames and keypoints of the synthesized frames, as `FaceObjective` takes them; `mel` is theirs."""
         return batch | {name: batch[name][:, self.synthesized] for name in ("frames", "landmarks")}
 
 
@@ -143,13 +148,16 @@ def main() -> None:
     check_batch(config.train.batch_size * config.frames, accelerator)
     weights = config.losses
 
+    objective = FaceObjective(weights, config.frames, config.sync_expert, accelerator.print).to(accelerator.device)
     shape = {"audio": predictor.config.audio, "window": predictor.config.frames}
-    shape["references"] = predictor.config.references
+    shape |= {"references": predictor.config.references, "mel_from": first_synthesized(predictor, config.frames)}
     dataset = ClipDataset(config.data.train, augment=config.data.augment, max_offset=config.data.max_offset, **shape)
     validation = validation_batch(ClipDataset(config.data.val, **shape), config.train.validation_windows)
     validation = move(validation, accelerator.device)
-    objective = FaceObjective(weights, config.frames, config.sync_expert).to(accelerator.device)
 
+    freeze_unread(predictor, config.heatmap_losses)
+    if synthesizer.mutual_information is not None and weights.mutual_information == 0:
+        synthesizer.mutual_information.requires_grad_(False)
     sections = {"heatmap_predictor": predictor.config, "face_synthesizer": synthesizer.config, "training": config}
     dubbing = synchronised(Dubbing(predictor, synthesizer, config.frames), accelerator)
     dubbing = dubbing.to(memory_format=torch.channels_last)

@@ -16,21 +16,23 @@ import torch
 
 from dubbing import DubOptions, Speaker, dub
 from dubbing.pairs import Pair, dub_pairs, read_pairs
-from media.errors import InputError, command
+from media.errors import InputError, Parser, command
 from media.files import existing_file
 from models import load_checkpoint
 
 DEMO = Path(__file__).resolve().parent / "checkpoints" / "demo"
+STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     one = parser.add_argument_group("one dub")
     one.add_argument("--video", type=Path, metavar="V", help="video, animation or image of the person")
     one.add_argument("--audio", type=Path, metavar="A", help="speech: a sound file, or a video with sound")
     one.add_argument("--output", type=Path, metavar="OUT.mp4", help="the dubbed video to write")
     one.add_argument("--visualize", type=Path, metavar="FILE.mp4", help="also write source, heatmap, crop and result")
     one.add_argument("--crop-output", type=Path, metavar="FILE.mp4", help="also write the bare generated face")
+    one.add_argument("--heatmap-output", type=Path, metavar="FILE.mp4", help="also write the predicted heatmaps")
     many = parser.add_argument_group("many dubs")
     many.add_argument("--list", type=Path, metavar="CSV", help="lines of video,audio,output; finished ones are skipped")
     networks = parser.add_argument_group("networks")
@@ -39,6 +41,14 @@ def parse() -> argparse.Namespace:
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: cuda if it is there"
     )
     networks.add_argument("--batch-size", type=int, metavar="N", help="faces made at once; default 4, on cuda 32")
+    networks.add_argument(
+        "--audio-features", choices=("mel", "wav2vec2"), help="what the checkpoint hears; it knows, so this only checks"
+    )
+    networks.add_argument(
+        "--precision",
+        choices=("float32", "bf16", "fp16"),
+        help="of the networks' products; default fp16 on cuda, float32 on the CPU",
+    )
     faces = parser.add_argument_group("faces")
     faces.add_argument(
         "--face",
@@ -56,7 +66,7 @@ def parse() -> argparse.Namespace:
     )
     faces.add_argument("--references", type=Path, metavar="VIDEO", help="take the reference frames from this video")
     faces.add_argument("--no-smoothing", action="store_true", help="use the tracked landmarks as they are")
-    parser.add_argument("--keep-fps", action="store_true", help="keep the video's own frame rate instead of 25")
+    parser.add_argument("--keep-fps", action="store_true", help="keep the video's own frame rate (1 to 240)")
     parser.add_argument(
         "--workers", type=int, metavar="N", help="face trackers at once; default: the CPU cores, 8 at most"
     )
@@ -89,6 +99,7 @@ def options_of(arguments: argparse.Namespace, device: torch.device) -> DubOption
         smooth=not arguments.no_smoothing,
         visualize=arguments.visualize,
         crop_output=arguments.crop_output,
+        heatmap_output=arguments.heatmap_output,
         workers=workers,
         progress=not arguments.quiet,
     )
@@ -100,11 +111,20 @@ def device_of(name: str) -> torch.device:
     return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
 
 
+def check_audio(arguments: argparse.Namespace, heard: str) -> None:
+    if arguments.audio_features not in (None, heard):
+        raise InputError(
+            f"--audio-features {arguments.audio_features}: checkpoint {arguments.checkpoint} was trained on {heard}; "
+            f"leave the option out or give another --checkpoint"
+        )
+
+
 def pairs_of(arguments: argparse.Namespace) -> list[Pair]:
     single = (arguments.video, arguments.audio, arguments.output)
     if arguments.list is not None:
-        if any(path is not None for path in (*single, arguments.visualize, arguments.crop_output)):
-            raise InputError("--list goes without --video, --audio, --output, --visualize and --crop-output")
+        beside = (arguments.visualize, arguments.crop_output, arguments.heatmap_output)
+        if any(path is not None for path in (*single, *beside)):
+            raise InputError("--list goes without --video, --audio, --output and the videos beside the output")
         return read_pairs(arguments.list)
     if any(path is None for path in single):
         raise InputError("give --video, --audio and --output, or --list; see --help")
@@ -114,18 +134,22 @@ def pairs_of(arguments: argparse.Namespace) -> list[Pair]:
 
 
 def interrupt(signal_number, frame) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not disturb the tidying up
+    for number in STOPS:
+        signal.signal(number, signal.SIG_IGN)  # a second one must not disturb the tidying up
     raise KeyboardInterrupt
 
 
 @command
 def main() -> int:
-    signal.signal(signal.SIGTERM, interrupt)
+    for number in STOPS:  # also where a shell script, which has started this with &, has SIGINT ignored
+        signal.signal(number, interrupt)
     arguments = parse()
     device = device_of(arguments.device)
     options = options_of(arguments, device)
     pairs = pairs_of(arguments)
-    speaker = Speaker(*load_checkpoint(arguments.checkpoint), device)
+    predictor, synthesizer = load_checkpoint(arguments.checkpoint)
+    check_audio(arguments, synthesizer.config.audio)
+    speaker = Speaker(predictor, synthesizer, device, arguments.precision, options.batch_size)
     if arguments.list is not None:
         return dub_pairs(pairs, lambda pair: dub(pair.video, pair.audio, pair.output, speaker, options))
     print(dub(pairs[0].video, pairs[0].audio, pairs[0].output, speaker, options))

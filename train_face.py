@@ -3,21 +3,28 @@
     python train_face.py --config configs/demo_face.yaml data.train=CLIPS data.val=OTHER_CLIPS output=runs/face
 
 The loss is eq. 10 (losses/face.py) with a two-scale patch discriminator beside it where it has an adversarial term.
-Validation: PSNR and SSIM of whole face crops of other people, lower half generated, upper half as given; the weights
-of the highest PSNR are kept in `best`.
+Validation: PSNR and SSIM of whole face crops of other people, lower half generated, upper half as given, and where
+MediaPipe is installed LipLMD of the lips that it finds in them; the weights of the highest PSNR are kept in `best`.
 """
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import cv2
+import numpy as np
 import torch
 from omegaconf import MISSING
+from torch import Tensor
 from torchvision.utils import make_grid
 
 from data_prep.clips import ClipDataset
 from losses.face import FaceLosses, FaceObjective
+from losses.reconstruction import LIPS
 from media.errors import command
-from metrics.crops import crop_scores
+from media.face import FaceTracker, select131
+from media.heatmap import KEYPOINTS
+from metrics.crops import crop_scores, with_upper_half
 from models.checkpoint import build_network
 from models.discriminator import DiscriminatorConfig
 from models.face_synthesizer import FaceSynthesizer, FaceSynthesizerConfig, mask_lower_half
@@ -57,12 +64,57 @@ class FaceTraining:
     output: str = MISSING
 
 
+class LipDistance:
+    """LipLMD of generated face crops: MediaPipe's lips in them against those in the true crops, in units of the crop.
+
+    Both are found alike, in crops enlarged and set apart from the edge, so that what MediaPipe errs by on small
+    pictures is in both. Where it is not installed, or finds no true face, that is said once.
+
+    Args:
+        true: the fixed validation frames (B, T, 3, H, W) in [0, 1].
+    """
+
+    def __init__(self, true: Tensor, say: Callable[[str], None] = print):
+        self.true, self.say = true.flatten(0, 1), say
+        self.lips: list[np.ndarray | None] | None = None
+
+    def __call__(self, faces: Tensor) -> float | None:
+        """The mean over the crops `faces` (M, 3, H, W) in which both are found; None where there is none."""
+        try:
+            with FaceTracker() as tracker:
+                if self.lips is None:
+                    self.lips = [_lips(tracker, face) for face in self.true]
+                    if not any(lips is not None for lips in self.lips):
+                        self.say("val/LipLMD is left out: MediaPipe finds no face in the validation crops")
+                known = [(face, lips) for face, lips in zip(faces, self.lips, strict=True) if lips is not None]
+                pairs = [(_lips(tracker, face), lips) for face, lips in known]
+        except ImportError:
+            if self.lips is None:
+                self.say("val/LipLMD is left out: MediaPipe is not installed (pip install mediapipe==0.10.21)")
+                self.lips = []
+            return None
+        distances = [np.linalg.norm(found - lips, axis=1).mean() for found, lips in pairs if found is not None]
+        return float(np.mean(distances)) if distances else None
+
+
+def _lips(tracker: FaceTracker, face: Tensor) -> np.ndarray | None:
+    """The 40 lip points of a crop (3, H, W) in [0, 1], in its units; None where no face is found."""
+    picture = (face.detach().float().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+    size, margin = 200, 50  # all of it below the size in whose parts the tracker would search again
+    picture = cv2.resize(np.ascontiguousarray(picture), (size, size), interpolation=cv2.INTER_CUBIC)
+    found = tracker.find(cv2.copyMakeBorder(picture, *[margin] * 4, cv2.BORDER_REPLICATE))
+    return (select131(found[0].landmarks)[KEYPOINTS][LIPS] - margin) / size if found else None
+
+
 @torch.no_grad()
-def validate(synthesizer: FaceSynthesizer, batch: dict) -> tuple[dict, dict]:
-    """PSNR and SSIM on the fixed validation windows, and a picture grid of the windows' first frames."""
+def validate(synthesizer: FaceSynthesizer, batch: dict, distance: LipDistance | None) -> tuple[dict, dict]:
+    """Scores on the fixed validation windows, and a picture grid of the windows' first frames."""
     faces = torch.cat([synthesizer(*(part[name] for name in INPUTS)) for part in parts(batch, 4)])
     scores = crop_scores(faces.flatten(0, 1), batch["frames"].flatten(0, 1))
     values = {f"val/{name}": float(score.mean()) for name, score in scores.items()}
+    if distance is not None:
+        lips = distance(with_upper_half(faces, batch["frames"]).flatten(0, 1))
+        values |= {"val/LipLMD": lips} if lips is not None else {}
     true, heatmaps = batch["frames"][:8, 0], batch["heatmaps"][:8, 0].expand(-1, 3, -1, -1)
     columns = [batch["reference_images"][:8, 0], heatmaps, mask_lower_half(true), faces[:8, 0], true]
     grid = make_grid(torch.stack(columns, dim=1).flatten(0, 1), nrow=len(columns))
@@ -77,12 +129,12 @@ def main() -> None:
     weights = config.losses
     config.model.mutual_information = weights.mutual_information > 0  # eq. 7's network exists where it is trained
 
+    objective = FaceObjective(weights, config.frames, config.sync_expert, accelerator.print).to(accelerator.device)
     shape = {"audio": config.model.audio, "window": config.frames}
     shape |= {"references": config.model.references, "size": config.model.size}
     dataset = ClipDataset(config.data.train, augment=config.data.augment, max_offset=config.data.max_offset, **shape)
     validation = validation_batch(ClipDataset(config.data.val, **shape), config.train.validation_windows)
     validation = move(validation, accelerator.device)
-    objective = FaceObjective(weights, config.frames, config.sync_expert).to(accelerator.device)
 
     synthesizer = synchronised(build_network("face_synthesizer", config.model), accelerator)
     synthesizer = synthesizer.to(memory_format=torch.channels_last)
@@ -94,6 +146,7 @@ def main() -> None:
         adversary = Adversary(build_network("discriminator", config.discriminator), config.train, accelerator)
         networks["discriminator"], sections["discriminator"] = adversary.network, config.discriminator
     run = Run(config, accelerator, networks, sections, averaged=["face_synthesizer"])
+    distance = LipDistance(validation["frames"]) if accelerator.is_main_process else None
     first = run.resume()
 
     for step, batch in run.progress(training_batches(dataset, config, accelerator, first)):
@@ -114,7 +167,7 @@ def main() -> None:
             values |= adversary.step(batch["frames"], faces, batch, step)
         run.log(step, values)
         if run.due(step):
-            scores, pictures = validate(run.evaluated("face_synthesizer"), validation)
+            scores, pictures = validate(run.evaluated("face_synthesizer"), validation, distance)
             run.validated(step, scores, scores["val/PSNR"], pictures)
 
     run.finish(f"trained the face synthesizer for {run.step} steps, best PSNR {run.best or 0:.2f} dB")

@@ -12,14 +12,13 @@ the step alone, so a resumed run needs no loader state, and every number of proc
 batches.
 """
 
-import argparse
 import contextlib
 import math
 import os
 import re
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,16 +27,18 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from omegaconf import MISSING, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm import tqdm
+from yaml import YAMLError
 
 from losses.adversarial import discriminator_loss
-from media.errors import InputError
-from media.files import existing_file, output_folder
+from media.errors import InputError, Parser
+from media.files import check_output_folder, existing_file, output_folder
 from models.checkpoint import save_checkpoint
 
 
@@ -83,9 +84,9 @@ def parse_config(schema: type[Config], description: str) -> Config:
     """Read `--config FILE [key=value ...]` from the command line into the dataclass `schema`.
 
     A file may name another one under `base` (relative to itself), whose settings it overrides. An unknown key, a wrong
-    type or a missing value raises an OmegaConf error or an `InputError` that names it.
+    type or a missing value raises an `InputError` that names it.
     """
-    parser = argparse.ArgumentParser(description=description)
+    parser = Parser(description)
     parser.add_argument("--config", required=True, help="YAML file with the run's settings")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace the file's")
     arguments = parser.parse_args()
@@ -97,11 +98,27 @@ def read_config(schema: type[Config], path: str | Path, overrides: Sequence[str]
     for override in overrides:
         if "=" not in override:
             raise InputError(f"{override!r} is not a setting; write key=value, as in train.steps=20")
-    merged = OmegaConf.merge(OmegaConf.structured(schema), *_layers(path), OmegaConf.from_dotlist(list(overrides)))
-    missing = sorted(OmegaConf.missing_keys(merged))
-    if missing:
-        raise InputError(f"config {path} does not set {', '.join(missing)}; add them or give {missing[0]}=VALUE")
-    return OmegaConf.to_object(merged)
+    layers = [*_layers(path), *map(_setting, overrides)]
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(schema), *layers)
+        missing = sorted(OmegaConf.missing_keys(merged))
+        if missing:
+            raise InputError(f"config {path} does not set {', '.join(missing)}; add them or give {missing[0]}=VALUE")
+        return OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        place = f" ({error.full_key})" if error.full_key else ""
+        raise InputError(f"config {path}: {_first_line(error)}{place}; correct the key or value") from error
+
+
+def _setting(override: str) -> Any:
+    try:
+        return OmegaConf.from_dotlist([override])
+    except (OmegaConfBaseException, YAMLError) as error:
+        raise InputError(f"the value in {override!r} is not YAML ({_first_line(error)}); correct it") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _layers(path: str | Path, depth: int = 0) -> list[Any]:
@@ -110,7 +127,7 @@ def _layers(path: str | Path, depth: int = 0) -> list[Any]:
     try:
         layer = OmegaConf.load(path)
     except Exception as error:  # the YAML library's own errors have many types and many lines
-        raise InputError(f"config {path} is not YAML ({str(error).splitlines()[0]}); mend that line") from error
+        raise InputError(f"config {path} is not YAML ({_first_line(error)}); mend that line") from error
     if not OmegaConf.is_dict(layer):
         raise InputError(f"config {path} does not hold settings; write key: value lines")
     base = layer.pop("base", None)
@@ -118,11 +135,11 @@ def _layers(path: str | Path, depth: int = 0) -> list[Any]:
         return [layer]
     if depth == 8:
         raise InputError(f"config {path} is based on itself through {base}; take one of the base lines out")
-    return [*_layers(path.parent / base, depth + 1), layer]
+    return [*_layers(path.parent / str(base), depth + 1), layer]
 
 
 def start(config: Any) -> Accelerator:
-    """Check the settings, seed every random generator, and return the engine with a TensorBoard tracker."""
+    """Check the settings, seed every random generator, and return the engine. `Run` is what first writes a file."""
     train = config.train
     if train.schedule not in ("constant", "cosine"):
         raise InputError(f"train.schedule={train.schedule} is unknown; use constant or cosine")
@@ -134,11 +151,13 @@ def start(config: Any) -> Accelerator:
             raise InputError(f"train.{name}={getattr(train, name)} must be 1 or more")
     if train.precision == "fp16" and not torch.cuda.is_available():
         raise InputError("train.precision=fp16 needs a CUDA device; use no, or bf16")
-    output = output_folder(config.output)
-    done = max((step for step, _ in _states(output)), default=0)
-    if not train.resume and done:
+    output = Path(config.output)
+    check_output_folder(output)
+    if not train.resume and holds_a_run(output):
         raise InputError(f"{output} already holds a run; set train.resume=true to go on or choose another output")
     accelerator = Accelerator(
+        # One of several processes on CPUs: left to itself, accelerate would run each as if it were alone.
+        cpu="LOCAL_RANK" in os.environ and not torch.cuda.is_available(),
         mixed_precision=train.precision,
         log_with="tensorboard",
         project_dir=output,
@@ -154,8 +173,6 @@ def start(config: Any) -> Accelerator:
         )
     set_seed(train.seed, device_specific=accelerator.num_processes > 1)
     torch.backends.cudnn.benchmark = True
-    # What a killed run logged after its last state is logged again: `purge_step` hides the first time.
-    accelerator.init_trackers("tensorboard", init_kwargs={"tensorboard": {"purge_step": done + 1}})
     return accelerator
 
 
@@ -259,6 +276,20 @@ def scheduler(optimizer: torch.optim.Optimizer, train: TrainConfig) -> torch.opt
     return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 
 
+def moving_average(decay: float) -> Callable[[list[Tensor], list[Tensor], Any], None]:
+    """`AveragedModel`'s exponential moving average; whole numbers (indices, counts) are copied as they are."""
+    average = get_ema_multi_avg_fn(decay)
+
+    def update(averages: list[Tensor], current: list[Tensor], count: Any) -> None:  # tensors of one type
+        if averages[0].is_floating_point():
+            average(averages, current, count)
+        else:
+            for old, new in zip(averages, current, strict=True):
+                old.copy_(new)
+
+    return update
+
+
 def train_mode(network: nn.Module, train: TrainConfig) -> None:
     """Switch to training; with `train.freeze_batch_norm`, batch norm keeps using its running statistics."""
     network.train()
@@ -324,7 +355,9 @@ class Adversary:
 
 
 class Run:
-    """The files of one training run: states to resume from, checkpoints to use, the best so far.
+    """The files of one training run: states to resume from, checkpoints to use, the best so far, TensorBoard's curves.
+
+    Made when the data and the networks are there, so that what is wrong with them leaves no folder behind.
 
     Args:
         networks: the prepared networks by their checkpoint names ("heatmap_predictor", ...).
@@ -340,15 +373,17 @@ class Run:
         sections: dict,
         averaged: Sequence[str],
     ):
-        self.train, self.output = config.train, Path(config.output)
+        self.train, self.output = config.train, output_folder(config.output)
         self.accelerator, self.sections = accelerator, sections
+        # What a killed run logged after its last state is logged again: `purge_step` hides the first time.
+        done = max((step for step, _ in _states(self.output)), default=0)
+        accelerator.init_trackers("tensorboard", init_kwargs={"tensorboard": {"purge_step": done + 1}})
         self.networks = {name: accelerator.unwrap_model(network) for name, network in networks.items()}
         self.step, self.best = 0, None
         self._trained = nn.ModuleDict({name: self.networks[name] for name in averaged})
         self.ema = None
         if self.train.ema > 0:
-            average = get_ema_multi_avg_fn(self.train.ema)
-            self.ema = AveragedModel(self._trained, multi_avg_fn=average, use_buffers=True)
+            self.ema = AveragedModel(self._trained, multi_avg_fn=moving_average(self.train.ema), use_buffers=True)
         self._log_time, self._log_step, self._waited = time.perf_counter(), 0, 0.0
 
         # States hold the bare networks, so that a run can go on with another number of processes.
@@ -382,6 +417,9 @@ class Run:
                     f"go on with the config it was made with, or choose another output"
                 ) from error
             self.accelerator.print(f"resuming at step {self.step} from {folder}")
+            if self.accelerator.is_main_process:  # a kill between the state and the weights has left older ones there
+                with _writing(self.output):
+                    self._save_weights(self.output)
         self._log_step = self.step
         return self.step
 

@@ -9,7 +9,6 @@ their seconds add up to more than the whole takes; a stage's seconds are the tim
 waiting for a core. The CPU time at the end is that of all threads and tells what one core would need.
 """
 
-import argparse
 import resource
 import sys
 import tempfile
@@ -24,7 +23,7 @@ from dubbing import Clock, DubOptions, Speaker, dub
 from dubbing.source import Source
 from dubbing.speaker import FaceJob
 from media.audio import read_sound
-from media.errors import command
+from media.errors import Parser, command
 from media.video import FPS, VideoWriter
 from models import load_checkpoint
 
@@ -60,11 +59,11 @@ def make_video(path: Path, width: int, height: int, seconds: float) -> None:
             video.write(picture)
 
 
-def make_sound(path: Path, seconds: float) -> None:
-    """The bundled recording, repeated, as 16 kHz mono WAV."""
+def make_sound(path: Path, seconds: float, speech: Path = SPEECH) -> None:
+    """The bundled recording, or that of another file, repeated or cut to length, as 16 kHz mono WAV."""
     import wave
 
-    samples = np.concatenate(list(read_sound(SPEECH, 16000, "mono")), axis=1)[0]
+    samples = np.concatenate(list(read_sound(speech, 16000, "mono")), axis=1)[0]
     samples = np.resize(samples, round(seconds * 16000))
     with wave.open(str(path), "wb") as file:
         file.setnchannels(1)
@@ -88,7 +87,7 @@ def table(clock: Clock, frames: int, elapsed: float) -> str:
 
 @command
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--width", type=int, default=512)
     parser.add_argument("--height", type=int, default=512)

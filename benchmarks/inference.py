@@ -9,7 +9,6 @@ uses: references once a video, `accelerate_inference`, `encode_frames` and `pred
 statistics of trained ones, so no checkpoint is needed. Both forms are timed in turns, the best of each counts.
 """
 
-import argparse
 import copy
 import dataclasses
 import resource
@@ -25,10 +24,10 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from media.audio import FEATURES
-from media.errors import InputError, command
+from media.errors import InputError, Parser, command
 from media.files import existing_file
 from models.face_synthesizer import FaceSynthesizer, FaceSynthesizerConfig, References, TemporalPath
-from models.fast import accelerate_inference
+from models.fast import accelerate_inference, autocast, graphed
 from models.heatmap_predictor import HeatmapPredictor, HeatmapPredictorConfig
 from models.modulation import SpadeNorm
 from models.temporal import deformation, warp_and_sum
@@ -60,7 +59,7 @@ class PlainTemporalPath(nn.Module):
         half = references.temporal[1]
         predicted = [self.path.flow_predictor(feature, heatmaps, audio) for feature in half.unbind(1)]
         flows, weights = (torch.stack(part, dim=1).flatten(0, 1) for part in zip(*predicted, strict=True))
-        grid = deformation(flows)
+        grid = deformation(flows, self.path.grid)
         return [warp_and_sum(features, grid, weights) for features in references.temporal]
 
 
@@ -163,26 +162,9 @@ def random_inputs(predictor: HeatmapPredictor, synthesizer: FaceSynthesizer, fra
     )
 
 
-def graphed(dub: Callable[[Inputs], Tensor], inputs: Inputs) -> Callable[[Inputs], Tensor]:
-    """Record `dub` once as a CUDA graph; the result copies its inputs to where the graph reads and replays it."""
-    static = dataclasses.replace(inputs, **{name: value.clone() for name, value in vars(inputs).items()})
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(3):
-            dub(static)
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        output = dub(static)
-
-    def replay(inputs: Inputs) -> Tensor:
-        for name, value in vars(inputs).items():
-            getattr(static, name).copy_(value)
-        graph.replay()
-        return output
-
-    return replay
+def _graphed(dub: Callable[[Inputs], Tensor], inputs: Inputs) -> Callable[[Inputs], Tensor]:
+    replay = graphed(lambda *tensors: dub(Inputs(*tensors)), list(vars(inputs).values()))
+    return lambda inputs: replay(*vars(inputs).values())
 
 
 def measure(run: Callable[[], Tensor], device: torch.device, seconds: float) -> float:
@@ -249,8 +231,8 @@ def compare(
     if device.type == "cuda":
         for name, dtype in (("bf16", torch.bfloat16), ("fp16", torch.float16)):
             forms[f"fast {name}"] = _autocast(fast.dub, dtype)
-            forms[f"fast {name} graph"] = graphed(forms[f"fast {name}"], inputs)
-        forms["fast graph"] = graphed(fast.dub, inputs)
+            forms[f"fast {name} graph"] = _graphed(forms[f"fast {name}"], inputs)
+        forms["fast graph"] = _graphed(fast.dub, inputs)
 
     expected = plain.dub(inputs)
     gflop = {
@@ -277,8 +259,7 @@ def compare(
 
 def _autocast(dub: Callable[[Inputs], Tensor], dtype: torch.dtype) -> Callable[[Inputs], Tensor]:
     def run(inputs: Inputs) -> Tensor:
-        # A graph must not read weights that autocast cast and kept outside of it.
-        with torch.autocast("cuda", dtype, cache_enabled=False):
+        with autocast(inputs.frames.device, dtype):
             return dub(inputs).float()
 
     return run
@@ -286,7 +267,7 @@ def _autocast(dub: Callable[[Inputs], Tensor], dtype: torch.dtype) -> Callable[[
 
 @command
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = Parser(__doc__)
     parser.add_argument("--config", help="a checkpoint's config.yaml; default: the released form at the paper's size")
     parser.add_argument("--width", type=float, default=1.0, help="factor of the channels, where no --config is given")
     parser.add_argument("--batch", type=int, default=4, help="frames of the second measurement")

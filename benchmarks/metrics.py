@@ -5,7 +5,8 @@
     python -m benchmarks.metrics --threads 2 --metrics psnr ssim
 
 Two videos are made from a source: its frames at --size, over and over for --minutes, and the same blurred. Frames a
-second count pairs of frames; decoding, landmarks of both videos and the metrics are included, loading is not.
+second count pairs of frames; decoding, landmarks of both videos and the metrics are included, loading is not: the
+libraries and the first start of the trackers are warmed up on a second of video.
 """
 
 import resource
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import cv2
 import torch
+from torch import nn
 
 from media.errors import InputError, Parser, command
 from media.video import FPS, VideoWriter, read_frames
@@ -40,6 +42,12 @@ def make_videos(source: Path, folder: Path, size: int, frames: int) -> None:
         for picture in islice(cycle([*pictures, *pictures[::-1]]), frames):
             truth.write(picture)
             blurred.write(cv2.GaussianBlur(picture, (0, 0), 1))
+
+
+def score(folder: Path, options: Options, networks: dict[str, nn.Module]) -> int:
+    """Evaluate the pair of videos in `folder`; how many frames it has."""
+    evaluation = Evaluation({"blurred": folder / "blurred"}, folder / "truth", options, networks)
+    return evaluation.run()[0].clips[0].frames
 
 
 def memory() -> float:
@@ -69,10 +77,11 @@ def main(arguments: list[str] | None = None) -> None:
         raise InputError(next(iter(absent.values())))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        make_videos(args.video, folder, args.size, round(args.minutes * 60 * FPS))
-        evaluation = Evaluation({"blurred": folder / "blurred"}, folder / "truth", options, networks)
+        make_videos(args.video, folder / "warm", args.size, FPS)
+        make_videos(args.video, folder / "timed", args.size, max(1, round(args.minutes * 60 * FPS)))
+        score(folder / "warm", options, networks)
         before = time.perf_counter(), time.process_time()
-        frames = evaluation.run()[0].clips[0].frames
+        frames = score(folder / "timed", options, networks)
         wall, cpu = time.perf_counter() - before[0], time.process_time() - before[1]
     texts = (", ".join(args.metrics), f"{args.size}x{args.size}", str(frames), f"{wall:.1f}", f"{frames / wall:.1f}")
     cells = [Cell(text) for text in (*texts, f"{1000 * cpu / frames:.1f}", f"{memory():.0f}")]

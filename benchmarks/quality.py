@@ -9,7 +9,6 @@ LipLMD of the predicted keypoints in units of the face box, beside two yardstick
 median lip opening copied into each frame, and a mouth that keeps that reference's lips.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from tqdm import tqdm
 from data_prep.clips import Clip, clip_paths
 from losses.reconstruction import LIPS
 from media.audio import audio_windows
-from media.errors import command
+from media.errors import Parser, command
 from media.face import choose_references, lip_opening
 from media.heatmap import FULL_FACE, KEYPOINTS, POSE, draw_heatmap
 from metrics.crops import crop_scores
@@ -86,7 +85,7 @@ def score_clip(clip: Clip, predictor: HeatmapPredictor, synthesizer: FaceSynthes
 @command
 @torch.inference_mode()
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--checkpoint", type=Path, default=Path("checkpoints/demo"))
     parser.add_argument("--clips", type=Path, required=True, help="folder of clip files (data_prep.preprocess)")
     arguments = parser.parse_args()

@@ -8,7 +8,6 @@ in the reference code. Terms whose weights are absent (VGG-19, the sync expert) 
 `--clips N` then reads N clip files of 75 frames against one PNG a frame. Without --data, clips are drawn.
 """
 
-import argparse
 import copy
 import dataclasses
 import sys
@@ -26,7 +25,7 @@ from torch import Tensor, nn
 from checkpoints import fetch
 from data_prep.clips import Clip, ClipData, ClipDataset, encode_face, write_clip
 from losses.face import FaceLosses, FaceObjective
-from media.errors import InputError, command
+from media.errors import InputError, Parser, command
 from models.discriminator import DiscriminatorConfig, PatchDiscriminator
 from models.face_synthesizer import FaceSynthesizer, FaceSynthesizerConfig
 from models.modulation import SpadeNorm
@@ -199,7 +198,7 @@ def reading(folder: Path, count: int, frames: int = 75) -> tuple[float, float]:
 
 @command
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--data", help="folder of clip files (default: drawn ones)")
     parser.add_argument("--width", type=float, default=1.0, help="width of the network (default: 1, the paper's)")
     parser.add_argument("--audio", choices=["mel", "wav2vec2"], default="mel")

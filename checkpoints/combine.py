@@ -5,13 +5,12 @@
 Each network is taken from the last folder that holds it.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from media.errors import InputError, command
+from media.errors import InputError, Parser, command
 from models.checkpoint import NETWORKS, load_network, save_checkpoint
 
 # Of a training config: the folders of the machine it ran on, which mean nothing elsewhere.
@@ -20,7 +19,7 @@ PLACES = ("data", "output", "start_from", "heatmap_predictor", "face_synthesizer
 
 @command
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="checkpoint folders; a later one wins")
     parser.add_argument("--output", required=True, type=Path, help="the checkpoint folder to write")
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=["heatmap_predictor", "face_synthesizer"])

@@ -11,7 +11,6 @@ A download that breaks off goes on where it stopped when the command is given ag
 its size and its sha256 were found right.
 """
 
-import argparse
 import functools
 import hashlib
 import http.client
@@ -27,7 +26,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 from tqdm import tqdm
 
-from media.errors import InputError, command
+from media.errors import InputError, Parser, command
 from media.files import output_folder, replacing
 
 FOLDER = Path(__file__).resolve().parent
@@ -251,7 +250,7 @@ def _listing() -> str:
 
 @command
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"what to fetch: {' '.join(manifest())}")
     parser.add_argument("--from", dest="source", type=Path, metavar="FOLDER", help="copy from there, do not download")
     parser.add_argument("--list", action="store_true", help="print names, licences, places and URLs")
@@ -266,9 +265,21 @@ def main(arguments: list[str] | None = None) -> None:
         raise InputError(f"{unknown[0]} is not in the manifest; the names are {' '.join(manifest())}")
     if options.source is not None and not options.source.is_dir():
         raise InputError(f"--from {options.source} is not a folder")
-    for name in options.names:
-        fetch(manifest()[name], options.source)
-    print(f"fetched {', '.join(options.names)} into {DOWNLOADS}")
+    names = list(dict.fromkeys(options.names))
+    failures: dict[str, InputError] = {}
+    for name in names:
+        try:
+            fetch(manifest()[name], options.source)
+        except InputError as reason:  # one server that is down is no reason to go without the other weights
+            failures[name] = reason
+        else:
+            print(f"fetched {name} into {DOWNLOADS}")
+    if failures and len(names) == 1:
+        raise failures[names[0]]
+    for reason in failures.values():
+        print(f"error: {reason}", file=sys.stderr)
+    if failures:
+        raise InputError(f"{len(failures)} of {len(names)} not fetched: {', '.join(failures)}; see above and try again")
 
 
 if __name__ == "__main__":

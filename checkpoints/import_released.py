@@ -6,16 +6,15 @@
 The pickled files are read with `weights_only=True`; a file that holds anything but tensors is refused.
 """
 
-import argparse
 import sys
 
-from media.errors import command
+from media.errors import Parser, command
 from models.checkpoint import load_released, save_checkpoint
 
 
 @command
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("heatmap", metavar="HEATMAP.pth", help="the authors' heatmap_weight.pth")
     parser.add_argument("face", metavar="FACE.pth", help="the authors' face_weight.pth")
     parser.add_argument("folder", metavar="DIR", help="the checkpoint folder to write")

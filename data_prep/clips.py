@@ -224,7 +224,7 @@ class ClipDataset(Dataset):
     the augmentation) comes from `seed`, so an item is the same whichever worker makes it. A dict of
 
         audio (T, C, W), frames (T, 3, H, W) RGB in [0, 1], heatmaps and pose_heatmaps (T, 1, H, W),
-        landmarks (T, 57, 2), mel (1, 80, 16) the sync expert's five frames of sound from the first frame on,
+        landmarks (T, 57, 2), mel (1, 80, 16) the sync expert's five frames of sound from frame `mel_from` on,
         reference_images (N, 3, H, W), reference_heatmaps (N, 1, H, W), all float32;
         clip, the clip's id, and start, the first frame's index on the 25 fps timeline.
 
@@ -239,9 +239,11 @@ class ClipDataset(Dataset):
         augment: mirror half of the items, and vary brightness, contrast and colour, and of log-mel the loudness and
             the tilt, all frames of an item alike.
         max_offset: leave out clips whose sound the manifest says to be off by more frames; None keeps all.
+        mel_from: the frame of the window with which `mel` begins.
 
     Raises:
-        InputError: a clip file cannot be used, lacks the audio, or no clip has a window.
+        InputError: a clip file cannot be used, lacks the audio, has no offset with `max_offset`, or no clip has a
+            window.
     """
 
     def __init__(
@@ -253,18 +255,23 @@ class ClipDataset(Dataset):
         size: int = CROP_SIZE,
         augment: bool = False,
         max_offset: int | None = None,
+        mel_from: int = 0,
     ):
+        self.mel_from = mel_from
         self.kind, self.window, self.references, self.size, self.augment = audio, window, references, size, augment
         self.clips: list[Clip] = []
         starts: list[np.ndarray] = []
-        offsets = Manifest(Path(folder)).offsets()
+        manifest = Manifest(Path(folder))
+        offsets = manifest.offsets()
         for path in clip_paths(folder):
             clip = Clip(path, path.relative_to(folder).as_posix().removesuffix(SUFFIX))
             if audio not in clip.kinds:
                 raise InputError(f"clip file {path} has no {audio} features; preprocess again with --audio {audio}")
             first = self._windows(clip)
-            in_sync = max_offset is None or abs(offsets.get(clip.id, 0)) <= max_offset
-            if in_sync and len(first) and len(clip) > window:
+            if not len(first) or len(clip) <= window:
+                continue
+            offset = 0 if max_offset is None else manifest.offset(clip.id, offsets)
+            if max_offset is None or (offset is not None and abs(offset) <= max_offset):
                 self.clips.append(clip)
                 starts.append(first)
         if not self.clips:
@@ -324,7 +331,7 @@ class ClipDataset(Dataset):
             "pose_heatmaps": pose,
             "landmarks": torch.from_numpy(np.ascontiguousarray(landmarks[: self.window, KEYPOINTS])),
             # Frame i's window starts two frames early, so frame 2's covers the window's own sound.
-            "mel": torch.from_numpy(audio_windows(mel, "mel", numbers[:1] + 2)),
+            "mel": torch.from_numpy(audio_windows(mel, "mel", numbers[:1] + self.mel_from + 2)),
             "reference_images": pictures[self.window :],
             "reference_heatmaps": full[self.window :],
             "clip": clip.id,

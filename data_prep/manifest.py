@@ -32,9 +32,20 @@ class Manifest:
                     lines[line["id"]] = line
         return lines
 
-    def offsets(self) -> dict[str, int]:
-        """Each clip's audio-video offset in frames by its id, where `data_prep.offsets` has written one."""
-        return {id: line["offset"] for id, line in self.read().items() if isinstance(line.get("offset"), int)}
+    def offsets(self) -> dict[str, int | None]:
+        """Each clip's audio-video offset in frames by its id, where `data_prep.offsets` has been; None: too short."""
+        return {
+            id: line["offset"] for id, line in self.read().items() if isinstance(line.get("offset", ""), int | None)
+        }
+
+    def offset(self, clip: str, offsets: dict[str, int | None]) -> int | None:
+        """That of one clip of `offsets`; InputError where nobody has looked for it."""
+        if clip not in offsets:
+            raise InputError(
+                f"{self.path} has no offset of clip {clip}, which data.max_offset or correct_offsets needs; "
+                f"run `python -m data_prep.offsets {self.path.parent} --expert EXPERT`, or leave both settings out"
+            )
+        return offsets[clip]
 
     def add(self, lines: list[dict]) -> None:
         """Append lines; InputError if the file cannot be written."""
@@ -56,6 +67,12 @@ class Manifest:
             with replacing(self.path) as temporary:
                 text = "".join(json.dumps(lines[id]) + "\n" for id in sorted(lines))
                 temporary.write_text(text, encoding="utf-8")
+
+    def remove_partial(self) -> None:
+        """Remove what a run that was killed while it sorted has left."""
+        with self._alone():  # others' temporary files exist only while they hold the lock
+            for path in self.path.parent.glob(".manifest.*.partial.jsonl"):
+                path.unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:

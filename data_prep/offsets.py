@@ -2,16 +2,17 @@
 
     python -m data_prep.offsets CLIPS --expert runs/sync/best
 
-CLIPS is a folder of clip files; --expert is a checkpoint folder of train_sync.py, or Wav2Lip's `lipsync_expert.pth`.
+CLIPS is a folder of clip files; --expert is a checkpoint folder of train_sync.py, Wav2Lip's `lipsync_expert.pth`, or
+Chung's `syncnet_v2.model`.
 The offset is the number of frames by which the sound has to be moved later to fit (negative: it comes too late), as
-LSE-D and LSE-C count it. `data.max_offset=1` then leaves out of a training what is off by more than a frame.
+LSE-D and LSE-C count it; null where a clip has no five frames in a row. `data.max_offset=1` then leaves out of a
+training what is off by more than a frame.
 """
 
-import argparse
-import os
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from tqdm import tqdm
@@ -19,25 +20,29 @@ from tqdm import tqdm
 from data_prep.clips import SUFFIX, Clip, clip_paths
 from data_prep.manifest import Manifest
 from data_prep.sync import FRAMES, sync_mel, window_starts
-from media.errors import InputError, command
+from media.audio import mfcc
+from media.errors import InputError, Parser, command
 from media.video import FPS
-from models.checkpoint import load_network, load_state, read_foreign
-from models.sync_expert import SyncExpert, SyncExpertConfig, lower_faces, released_state
+from models.checkpoint import load_any_sync_expert
+from models.chung_syncnet import GREY, MARGIN, MFCC_A_FRAME, MFCC_A_WINDOW, SIZE, ChungSyncNet
+from models.sync_expert import SyncExpert, lower_faces
 
 SHIFTS = 15  # frames either way
 
 
 @torch.no_grad()
-def similarity_curves(expert: SyncExpert, clip: Clip, shifts: int = SHIFTS, batch: int = 64) -> np.ndarray:
-    """Cosine similarity of each window of five faces to its sound moved by -shifts .. shifts frames.
+def similarity_curves(
+    expert: SyncExpert | ChungSyncNet, clip: Clip, shifts: int = SHIFTS, batch: int = 64
+) -> np.ndarray:
+    """How near each window of five faces is to its sound moved by -shifts .. shifts frames.
 
     Args:
         expert: in eval mode; the work is done on its device.
 
     Returns:
-        (windows, 2 shifts + 1) float32: column k is the sound that comes k - shifts frames after the faces. Windows
-        whose shifted sounds do not all lie within the clip's sound are left out, unless that leaves none: silence then
-        stands for what is missing.
+        (windows, 2 shifts + 1) float32, cosine similarity, of Chung's network the negative Euclidean distance: column
+        k is the sound that comes k - shifts frames after the faces. Windows whose shifted sounds do not all lie within
+        the clip's sound are left out, unless that leaves none: silence then stands for what is missing.
     """
     device = next(expert.parameters()).device
     starts = window_starts(clip)
@@ -51,23 +56,62 @@ def similarity_curves(expert: SyncExpert, clip: Clip, shifts: int = SHIFTS, batc
 
     low = int(numbers[0]) - shifts
     heard = np.arange(low, int(numbers[-1]) + shifts + 1)
-    mel = clip.audio("mel")
-    sounds = torch.cat(
-        [
-            expert.embed_audio(torch.from_numpy(sync_mel(mel, heard[i : i + batch])).to(device))
-            for i in range(0, len(heard), batch)
-        ]
-    )
+    chung = isinstance(expert, ChungSyncNet)
+    if chung:
+        batch = min(batch, 8)  # its faces are seven times as large
+        sound = mfcc(clip.wav)
+    else:
+        sound = clip.audio("mel")
+    sounds = []
+    for i in range(0, len(heard), batch):
+        part = heard[i : i + batch]
+        windows = torch.from_numpy(mfcc_windows(sound, part) if chung else sync_mel(sound, part)).to(device)
+        sounds.append(expert.audio(windows) if chung else expert.embed_audio(windows))
+    sounds = torch.cat(sounds)
     curves = []
     for i in range(0, len(starts), batch):
         part = starts[i : i + batch]
-        faces = torch.from_numpy(clip.faces(range(part[0], part[-1] + FRAMES))).to(device)
+        positions = range(part[0], part[-1] + FRAMES)
+        faces = clip.faces(positions)
+        if chung:
+            faces = np.stack([framed(face, clip.boxes[k]) for face, k in zip(faces, positions, strict=True)])
         windows = torch.from_numpy(part - part[0])[:, None] + torch.arange(FRAMES)
-        frames = faces[windows.to(device)].permute(0, 1, 4, 2, 3).float() / 255
-        lips = expert.embed_faces(lower_faces(frames))
-        positions = torch.from_numpy(numbers[i : i + batch] - shifts - low)[:, None] + torch.arange(2 * shifts + 1)
-        curves.append((sounds[positions.to(device)] @ lips[..., None])[..., 0].float().cpu())
+        frames = torch.from_numpy(faces).to(device)[windows.to(device)]  # (B, 5, H, W, 3)
+        shifted = torch.from_numpy(numbers[i : i + batch] - shifts - low)[:, None] + torch.arange(2 * shifts + 1)
+        shifted = sounds[shifted.to(device)]
+        if chung:
+            lips = expert.video(frames.flip(-1).permute(0, 4, 1, 2, 3).float())
+            near = -(shifted - lips[:, None]).norm(dim=-1)
+        else:
+            lips = expert.embed_faces(lower_faces(frames.permute(0, 1, 4, 2, 3).float() / 255))
+            near = (shifted @ lips[..., None])[..., 0]
+        curves.append(near.float().cpu())
     return torch.cat(curves).numpy()
+
+
+def framed(face: np.ndarray, box: np.ndarray) -> np.ndarray:
+    """A clip's face (H, W, 3) uint8, cut at `box` from its source, where Chung's SyncNet expects it: (224, 224, 3).
+
+    A clip file holds nothing of the source around the face; the margin is filled as where the source ends.
+    """
+    width, height = (float(side) for side in box[2:] - box[:2])
+    scale = SIZE / (max(width, height) * (1 + MARGIN))  # of the source
+    x, y = scale * width / face.shape[1], scale * height / face.shape[0]
+    left, top = (SIZE - scale * width) / 2, scale * (max(width, height) - height) / 2
+    matrix = np.array([[x, 0, left + 0.5 * x - 0.5], [0, y, top + 0.5 * y - 0.5]])
+    return cv2.warpAffine(
+        face, matrix, (SIZE, SIZE), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=(GREY,) * 3
+    )
+
+
+def mfcc_windows(features: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """Chung's sound of five frames from each of `numbers` on: MFCC (M, 13) -> (n, 1, 13, 20)."""
+    # Beyond either end the sound is silent.
+    steps = MFCC_A_FRAME * np.asarray(numbers)[:, None] + np.arange(MFCC_A_WINDOW)
+    there = (steps >= 0) & (steps < len(features))
+    silence = mfcc(np.zeros(400, np.float32))[0]
+    windows = np.where(there[..., None], features[steps.clip(0, len(features) - 1)], silence)
+    return np.ascontiguousarray(windows.transpose(0, 2, 1)[:, None], np.float32)
 
 
 def find_offset(curves: np.ndarray) -> tuple[int, float]:
@@ -77,45 +121,37 @@ def find_offset(curves: np.ndarray) -> tuple[int, float]:
     return curves.shape[1] // 2 - best, float(curve[best] - np.median(curve))
 
 
-def load_expert(path: str | os.PathLike) -> SyncExpert:
-    """The expert of a checkpoint folder, or Wav2Lip's file, in eval mode on the CPU; InputError if it is neither."""
-    if Path(path).is_dir():
-        return load_network(path, "sync_expert")
-    expert = SyncExpert(SyncExpertConfig.released())
-    try:
-        state = released_state(read_foreign(path))
-    except ValueError as error:
-        raise InputError(f"{path} is not Wav2Lip's expert: {error}") from error
-    load_state(expert, state, str(path))
-    return expert.eval()
-
-
 @command
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("clips", type=Path, help="folder of clip files")
-    parser.add_argument("--expert", required=True, help="checkpoint folder with sync_expert, or lipsync_expert.pth")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
+    parser.add_argument(
+        "--expert", required=True, help="checkpoint folder with sync_expert, lipsync_expert.pth or syncnet_v2.model"
+    )
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
     options = parser.parse_args()
     if options.device != "cpu" and not torch.cuda.is_available():
         raise InputError(f"--device {options.device}: no CUDA device is here; use cpu")
-    expert = load_expert(options.expert).to(options.device)
+    expert = load_any_sync_expert(options.expert).to(options.device)
     paths = clip_paths(options.clips)
     manifest = Manifest(options.clips)
     known = manifest.read()
 
-    off = 0
+    off = unknown = 0
     for path in tqdm(paths, unit="clip", desc="offsets"):
         clip = Clip(path, path.relative_to(options.clips).as_posix().removesuffix(SUFFIX))
         curves = similarity_curves(expert, clip)
+        line = known.get(clip.id, {"id": clip.id, "outcome": "ok"})
         if not len(curves):
+            unknown += 1
+            manifest.add([line | {"offset": None}])
             continue
         offset, confidence = find_offset(curves)
         off += abs(offset) > 1
-        line = known.get(clip.id, {"id": clip.id, "outcome": "ok"})
         manifest.add([line | {"offset": offset, "offset_confidence": round(confidence, 4)}])
     manifest.sort()
-    print(f"{len(paths)} clips, {off} of them off by more than a frame; {manifest.path} has the offsets")
+    summary = f"{len(paths)} clips, {off} of them off by more than a frame, {unknown} too short to tell"
+    print(f"{summary}; {manifest.path} has the offsets")
 
 
 if __name__ == "__main__":

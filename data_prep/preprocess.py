@@ -103,13 +103,17 @@ def failure(source: Source, reason: str) -> dict:
     return {"id": source.id, "source": source.video.name, "outcome": "failed", "reason": " ".join(reason.split())}
 
 
-def finished(sources: list[Source], output: Path, kinds: list[str], manifest: Manifest) -> list[dict]:
+def with_remarks(line: dict, earlier: dict) -> dict:
+    """`line` with what other commands have added to the `earlier` one of the same clip, such as its offset."""
+    same = all(earlier.get(key, line.get(key)) == line.get(key) for key in ("outcome", "frames", "seconds"))
+    return earlier | line if same else line
+
+
+def finished(sources: list[Source], output: Path, kinds: list[str], known: dict[str, dict]) -> list[dict]:
     """The manifest lines of the sources whose clip files are there, whole, with all the audio that is asked for.
 
-    The clip file decides, since a run may have been killed between the file and its line; what other commands have
-    added to a line stays.
+    The clip file decides, since a run may have been killed between the file and its line, `known`.
     """
-    known = manifest.read()
     lines = []
     for source in sources:
         path = clip_path(output, source)
@@ -120,9 +124,7 @@ def finished(sources: list[Source], output: Path, kinds: list[str], manifest: Ma
         except InputError:
             continue
         if set(kinds) <= set(clip.kinds):
-            earlier = known.get(source.id, {})
-            lines.append((earlier if earlier.get("outcome") == "ok" else {}) | done_line(source, clip))
-    manifest.add([line for line in lines if line != known.get(line["id"])])
+            lines.append(with_remarks(done_line(source, clip), known.get(source.id, {})))
     return lines
 
 
@@ -177,13 +179,17 @@ def main() -> int:
     sources = sources[part::parts]
     remove_partial(output, sources)
     manifest = Manifest(output)
-    lines = finished(sources, output, options.audio, manifest)
+    manifest.remove_partial()
+    known = manifest.read()
+    lines = finished(sources, output, options.audio, known)
+    manifest.add([line for line in lines if line != known.get(line["id"])])
     done = {line["id"] for line in lines}
     pending = [source for source in sources if source.id not in done]
     work = partial(process, output=output, kinds=options.audio)
     with tqdm(total=len(sources), initial=len(done), unit="clip", desc="preprocess") as progress:
         for source, line in spread(work, pending, options.workers, options.backend):
             line = failure(source, "crashes the process that reads it") if line is CRASHED else line
+            line = with_remarks(line, known.get(source.id, {}))
             if line["outcome"] != "ok":
                 progress.write(f"{line['id']} failed: {line['reason']}", file=sys.stderr)
             manifest.add([line])

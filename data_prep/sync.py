@@ -36,7 +36,7 @@ class SyncDataset(Dataset):
         correct_offsets: move each clip's sound by the offset in the manifest.
 
     Raises:
-        InputError: a clip file cannot be used, or no clip has a window.
+        InputError: a clip file cannot be used, has no offset where one is needed, or no clip has a window.
     """
 
     def __init__(
@@ -51,17 +51,21 @@ class SyncDataset(Dataset):
         if not 1 <= negatives <= 2 * furthest:
             raise InputError(f"negatives={negatives} must be between 1 and 2 furthest = {2 * furthest}")
         self.negatives, self.furthest, self.augment = negatives, furthest, augment
-        offsets = Manifest(Path(folder)).offsets()
+        manifest = Manifest(Path(folder))
+        offsets = manifest.offsets()
         self.clips: list[Clip] = []
         self._starts: list[np.ndarray] = []
         self._late: list[int] = []
         for path in clip_paths(folder):
             clip = Clip(path, path.relative_to(folder).as_posix().removesuffix(SUFFIX))
-            offset = offsets.get(clip.id, 0)
-            if max_offset is not None and abs(offset) > max_offset:
+            starts = window_starts(clip)
+            if not len(starts):
+                continue
+            offset = 0 if max_offset is None and not correct_offsets else manifest.offset(clip.id, offsets)
+            if offset is None or (max_offset is not None and abs(offset) > max_offset):
                 continue
             self.clips.append(clip)
-            self._starts.append(window_starts(clip))
+            self._starts.append(starts)
             self._late.append(-offset if correct_offsets else 0)
         self._ends = np.cumsum([len(starts) for starts in self._starts])
         if not len(self):

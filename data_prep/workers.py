@@ -1,6 +1,8 @@
 """A function over many items in several processes, none of which can take the others down."""
 
 import os
+import signal
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -27,7 +29,7 @@ def spread(
 
     Args:
         function: picklable.
-        workers: processes; 1 is this one.
+        workers: processes beside this one.
         backend: "loky", processes of this machine, or "dask", those of the cluster at $DASK_SCHEDULER_ADDRESS (without
             it, of a local one).
 
@@ -36,6 +38,9 @@ def spread(
     """
     if backend == "dask":
         yield from _over_dask(function, items, workers)
+        return
+    if workers == 1:  # which joblib would take for this process
+        yield from _one_by_one(function, items)
         return
     pending = dict(enumerate(items))
     while pending:
@@ -49,20 +54,25 @@ def spread(
         except TerminatedWorkerError:
             # joblib does not say which item it was, but hands them out in order, one a worker: one of the next.
             for position in list(pending)[:workers]:
-                item = pending.pop(position)
-                yield item, _alone(function, item)
+                yield from _one_by_one(function, [pending.pop(position)])
 
 
 def _numbered(function: Callable[[Any], Any], position: int, item: Any) -> tuple[int, Any]:
     return position, function(item)
 
 
-def _alone(function: Callable[[Any], Any], item: Any) -> Any:
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        try:
-            return pool.submit(function, item).result()
-        except BrokenProcessPool:
-            return CRASHED
+def _one_by_one(function: Callable[[Any], Any], items: list) -> Iterator[tuple[Any, Any]]:
+    pending = deque(items)
+    while pending:
+        # The default of SIGINT ends a worker without a word; it is for this process to say that it was interrupted.
+        default = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_DFL)}
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn"), **default) as pool:
+            try:
+                while pending:
+                    result = pool.submit(function, pending[0]).result()
+                    yield pending.popleft(), result
+            except BrokenProcessPool:
+                yield pending.popleft(), CRASHED
 
 
 def _over_dask(function: Callable[[Any], Any], items: list, workers: int) -> Iterator[tuple[Any, Any]]:

@@ -18,6 +18,7 @@ class DubOptions:
         smooth: steady the tracked landmarks over time.
         visualize: a video to write of source, heatmap, generated crop and result side by side.
         crop_output: a video to write of the bare generated face.
+        heatmap_output: a video to write of its heatmaps, for `metrics.trajectories`.
         workers: face trackers that run at once.
         progress: show progress bars.
     """
@@ -31,5 +32,6 @@ class DubOptions:
     smooth: bool = True
     visualize: Path | None = None
     crop_output: Path | None = None
+    heatmap_output: Path | None = None
     workers: int = 1
     progress: bool = True

@@ -31,18 +31,22 @@ def read_pairs(path: Path) -> list[Pair]:
     existing_file(path, "list")
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = [(number, [cell.strip() for cell in row]) for number, row in enumerate(csv.reader(file), 1) if row]
+            rows = [(number, [cell.strip() for cell in row]) for number, row in enumerate(csv.reader(file), 1)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"list {path} is not a CSV file ({error}); write lines of video,audio,output") from error
+    rows = [(number, row) for number, row in rows if any(row)]  # spreadsheets write empty rows as commas
     if rows and tuple(cell.lower() for cell in rows[0][1]) == _HEADER:
         rows = rows[1:]
     pairs: list[Pair] = []
+    outputs: set[Path] = set()
     for number, row in rows:
         if len(row) != 3 or not all(row):
             raise InputError(f"list {path}, line {number}: {','.join(row)!r} is not video,audio,output; correct it")
         pairs.append(Pair(*map(Path, row)))
-        if any(pairs[-1].output.resolve() == pair.output.resolve() for pair in pairs[:-1]):
+        output = pairs[-1].output.resolve()
+        if output in outputs:
             raise InputError(f"list {path}, line {number}: {row[2]} is the output of an earlier line too; rename one")
+        outputs.add(output)
     if not pairs:
         raise InputError(f"list {path} names no pair; write lines of video,audio,output")
     return pairs

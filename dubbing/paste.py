@@ -5,7 +5,7 @@ import numpy as np
 
 from media.face import paste_face
 
-_UPPER = 0.5  # the part of the crop's height, from the top, that the networks are given and that stays the source's
+UPPER = 0.5  # the part of the crop's height, from the top, that the networks are given and that stays the source's
 
 
 def paste(
@@ -16,7 +16,7 @@ def paste(
     source (S, S, 3) uint8 is the frame's own crop; box (4,) and landmarks (131, 2) are in pixels of the frame. Outside
     the face's contour every pixel keeps its value.
     """
-    return paste_face(frame, match_colour(face, source), box, landmarks, upper=_UPPER)
+    return paste_face(frame, match_colour(face, source), box, landmarks, upper=UPPER)
 
 
 def match_colour(face: np.ndarray, source: np.ndarray) -> np.ndarray:

@@ -149,6 +149,26 @@ def _area_between(person: Person, start: int, stop: int) -> int:
     return sum(person.area(position) for position in person.between(start, stop))
 
 
+def recognise(people: list[Person], others: list[Person]) -> list[Person | None]:
+    """For each of `people` who it is among `others`, the people of another video; None where nobody looks like it.
+
+    Nobody is two people: the likest are paired first.
+    """
+    pairs = [
+        (difference, i, j)
+        for i, person in enumerate(people)
+        for j, other in enumerate(others)
+        if (difference := min(map(other.unlikeness, person.looks))) < _SAME_LOOK
+    ]
+    found: list[Person | None] = [None] * len(people)
+    taken = set()
+    for _, i, j in sorted(pairs):
+        if found[i] is None and j not in taken:
+            found[i] = others[j]
+            taken.add(j)
+    return found
+
+
 def _widest_row(scene: Scene) -> list[Person]:
     """The people of the first frame that shows most of them, from left to right."""
     rows: dict[int, list[tuple[float, Person]]] = {}

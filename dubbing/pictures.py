@@ -13,12 +13,16 @@ def panel_size(width: int, height: int) -> tuple[int, int]:
     return 2 * wide + 2 * tall, tall
 
 
+def grey(heatmap: np.ndarray) -> np.ndarray:
+    """A heatmap (S, S) in [0, 1] as a picture (S, S, 3) uint8."""
+    return np.repeat((heatmap * 255).astype(np.uint8)[..., None], 3, axis=2)
+
+
 def panel(source: np.ndarray, heatmap: np.ndarray, crop: np.ndarray, result: np.ndarray) -> np.ndarray:
     """Source (H, W, 3) uint8, heatmap (S, S) in [0, 1], crop (S, S, 3) uint8 and result (H, W, 3) uint8 in a row."""
     total, tall = panel_size(source.shape[1], source.shape[0])
     wide = total // 2 - tall
-    drawn = np.repeat((heatmap * 255).astype(np.uint8)[..., None], 3, axis=2)
     widths = (wide, tall, tall, wide)
-    parts = (source, drawn, crop, result)
+    parts = (source, grey(heatmap), crop, result)
     resized = [cv2.resize(x, (w, tall), interpolation=cv2.INTER_AREA) for x, w in zip(parts, widths, strict=True)]
     return np.concatenate(resized, axis=1)

@@ -15,25 +15,28 @@ from tqdm import tqdm
 from dubbing.motion import Motion, motion
 from dubbing.options import DubOptions
 from dubbing.paste import paste
-from dubbing.people import Person, Scene, choose, observe
-from dubbing.pictures import panel, panel_size
+from dubbing.people import Person, Scene, choose, observe, recognise
+from dubbing.pictures import grey, panel, panel_size
 from dubbing.source import Source
 from dubbing.speaker import FaceJob, PersonReferences, Speaker
 from dubbing.stages import Clock, background
 from media.audio import SAMPLE_RATE, mel_spectrogram, read_audio, wav2vec2_features
 from media.errors import InputError
 from media.face import choose_references, crop_face, to_crop
-from media.files import existing_file, output_folder
-from media.video import FPS, VideoInfo, VideoWriter, probe
+from media.files import check_output_folder, existing_file
+from media.video import FPS, VideoInfo, VideoWriter, check_suffix, probe, watchable
 
 SCANNED = 60  # seconds of the source, at least, in which references are looked for
 _QUEUED = 48 * 2**20  # bytes of frames that wait between two stages
-_FASTEST = 120  # frames a second; a source that claims more is read at 25
 
 
 @dataclass
 class Summary:
-    """What became of a dub. `untouched` are the spans, in seconds of the output, whose frames have no dubbed face."""
+    """What became of a dub.
+
+    `untouched` are the spans, in seconds of the output, whose frames have no dubbed face; `unkept_rate` is the frame
+    rate that was to be kept and is none that a video can have.
+    """
 
     output: Path
     frames: int
@@ -41,11 +44,14 @@ class Summary:
     width: int
     height: int
     untouched: list[tuple[float, float]]
+    unkept_rate: Fraction | None = None
 
     def __str__(self) -> str:
         text = (
             f"{self.output}: {float(self.frames / self.fps):.2f} s, {self.frames} frames of {self.width}x{self.height}"
         )
+        if self.unkept_rate is not None:
+            text += f" ({self.fps} a second, as the video's own {float(self.unkept_rate):.4g} cannot be kept)"
         if not self.untouched:
             return f"{text}, a face in every one"
         count = round(sum(end - start for start, end in self.untouched) * self.fps)
@@ -95,15 +101,17 @@ def dub(
         InputError: an input cannot be used, or the output cannot be written; nothing is left behind then.
     """
     options, clock = options or DubOptions(), clock or Clock()
-    outputs = [Path(path) for path in (output, options.visualize, options.crop_output) if path is not None]
+    outputs = (output, options.visualize, options.crop_output, options.heatmap_output)
+    outputs = [Path(path) for path in outputs if path is not None]
     _check_outputs(outputs, [path for path in (video, audio, options.references) if path is not None])
     info = probe(video)
     with clock.time("sound"):
         wav = read_audio(audio)
         features = _sound_features(wav, speaker)
-    fps = _output_rate(info.frame_rate) if options.keep_fps else Fraction(FPS)
+    fps = watchable(info.frame_rate).limit_denominator(1001) if options.keep_fps else Fraction(FPS)
     length = max(1, math.ceil(len(wav) * fps / SAMPLE_RATE))
 
+    known = _people_of_references(options, clock)
     source = Source(video, fps)
     limit = max(length, SCANNED * math.ceil(fps))
     scene = _observe(source, limit, info.duration, options, clock, "tracking")
@@ -124,7 +132,7 @@ def dub(
         for person in people
     ]
     with clock.time("references"):
-        references = _references(source, people, speaker, options, clock)
+        references = _references(source, people, known, speaker)
 
     depth = int(np.clip(_QUEUED // (3 * info.width * info.height), 1, 32))
     frames = clock.iterate("decode", source.play(length))
@@ -139,7 +147,9 @@ def dub(
             with clock.time("encode"):
                 write(frame)
     spans = [(start / fps, end / fps) for start, end in _spans(untouched)]
-    return Summary(Path(output), length, fps, info.width, info.height, [(float(a), float(b)) for a, b in spans])
+    untouched = [(float(start), float(end)) for start, end in spans]
+    unkept = info.frame_rate if options.keep_fps and watchable(info.frame_rate) != info.frame_rate else None
+    return Summary(Path(output), length, fps, info.width, info.height, untouched, unkept)
 
 
 def _sound_features(wav: np.ndarray, speaker: Speaker) -> np.ndarray:
@@ -155,15 +165,11 @@ def _check_outputs(outputs: list[Path], inputs: list[str | os.PathLike]) -> None
     for path in outputs:
         if path.is_dir():
             raise InputError(f"output {path} is a folder; name a file in it, such as {path / 'dubbed.mp4'}")
+        check_suffix(path)
         if path.resolve() in taken:
             raise InputError(f"output {path} is also the input or another output; give another name")
         taken[path.resolve()] = path
-        output_folder(path.parent)
-
-
-def _output_rate(rate: Fraction) -> Fraction:
-    rate = rate.limit_denominator(1001)
-    return rate if 1 <= rate <= _FASTEST else Fraction(FPS)
+        check_output_folder(path.parent)
 
 
 def _observe(source: Source, limit: int, seconds: float, options: DubOptions, clock: Clock, title: str) -> Scene:
@@ -193,19 +199,37 @@ def _refuse_gaps(scene: Scene, dubbed: list[list[Person]], shown: int, video: st
         )
 
 
-def _references(
-    source: Source, people: list[Person], speaker: Speaker, options: DubOptions, clock: Clock
-) -> list[PersonReferences]:
-    """Each person's reference frames, encoded; with `options.references` everyone's come from that video."""
+def _people_of_references(options: DubOptions, clock: Clock) -> tuple[Source, list[Person]] | None:
+    """The video that the reference frames shall come from, and who is in it; None where that is the source itself."""
     if options.references is None:
-        return [_encoded_references(source, person, speaker) for person in people]
-    other = Source(options.references, FPS)
+        return None
     info = probe(options.references)
-    scene = _observe(other, SCANNED * FPS, info.duration, options, clock, "references")
+    source = Source(options.references, FPS)
+    scene = _observe(source, SCANNED * FPS, info.duration, options, clock, "references")
     if not scene.people:
         raise InputError(f"references video {options.references} shows no face; give one of the person to dub")
-    person = max(scene.people, key=lambda person: sum(person.area(i) for i in range(len(person.frames))))
-    return [_encoded_references(other, person, speaker)] * len(people)
+    return source, scene.people
+
+
+def _references(
+    source: Source, people: list[Person], known: tuple[Source, list[Person]] | None, speaker: Speaker
+) -> list[PersonReferences]:
+    """Each person's reference frames, encoded.
+
+    With a video of references, `known`, they come from there: for a single person from the face that is seen most of,
+    for several each from whom it looks like, and for who is not there from the source as ever.
+    """
+    if known is None:
+        return [_encoded_references(source, person, speaker) for person in people]
+    other, others = known
+    if len(people) == 1:
+        found = [max(others, key=lambda person: sum(person.area(i) for i in range(len(person.frames))))]
+    else:
+        found = recognise(people, others)
+    return [
+        _encoded_references(source, person, speaker) if same is None else _encoded_references(other, same, speaker)
+        for person, same in zip(people, found, strict=True)
+    ]
 
 
 def _encoded_references(source: Source, person: Person, speaker: Speaker) -> PersonReferences:
@@ -296,11 +320,11 @@ def _writers(
     size: int,
     options: DubOptions,
 ) -> Callable[[_Frame], None]:
-    """Open the output and the two optional videos beside it; the function returned writes a frame to each."""
-    opened = stack.enter_context(
-        VideoWriter(output, info.width, info.height, fps, audio, pixel_aspect=info.pixel_aspect, colour=info.colour)
-    )
-    writes = [lambda frame: opened.write(frame.result)]
+    """Open the output and the optional videos beside it; the function returned writes a frame to each.
+
+    The output is opened last and thus closed first: if that fails, the others are not left behind.
+    """
+    writes = []
     if options.visualize is not None:
         width, height = panel_size(info.width, info.height)
         panels = stack.enter_context(VideoWriter(options.visualize, width, height, fps, audio))
@@ -309,6 +333,13 @@ def _writers(
         crops = stack.enter_context(VideoWriter(options.crop_output, size, size, fps, audio))
         black = np.zeros((size, size, 3), np.uint8)
         writes.append(lambda frame: crops.write(frame.faces[0].made if frame.faces else black))
+    if options.heatmap_output is not None:
+        heatmaps = stack.enter_context(VideoWriter(options.heatmap_output, size, size, fps, audio))
+        writes.append(lambda frame: heatmaps.write(grey(_shown(frame, size)[0])))
+    opened = stack.enter_context(
+        VideoWriter(output, info.width, info.height, fps, audio, pixel_aspect=info.pixel_aspect, colour=info.colour)
+    )
+    writes.append(lambda frame: opened.write(frame.result))
 
     def write(frame: _Frame) -> None:
         for each in writes:

@@ -1,12 +1,15 @@
 """The source video as frames that are played forward, back, and forward again, in bounded memory."""
 
+import contextlib
 import os
 from collections.abc import Iterator
 from fractions import Fraction
-from itertools import islice
+from itertools import islice, repeat
 
 import numpy as np
 
+from media.container import REMEDY
+from media.errors import InputError
 from media.video import read_frames
 
 MEMORY = 256 * 2**20  # bytes of decoded frames that are held at most
@@ -80,6 +83,27 @@ class Source:
             stop = start
 
     def _span(self, start: int, stop: int) -> Iterator[np.ndarray]:
+        """The frames from `start` to `stop`, as many as that.
+
+        A damaged file may end sooner when it is read from the middle, or read again: what is missing then is looked for
+        from the first frame on, and in the end the last frame stands still.
+        """
         if self._held is not None:
-            return iter(self._held[start:stop])
-        return islice(read_frames(self.path, self.fps, start), stop - start)
+            yield from self._held[start:stop]
+            return
+        position, frame = start, None
+        for frame in self._read(start, stop):
+            yield frame
+            position += 1
+        if position < stop:
+            for number, frame in enumerate(self._read(0, stop)):
+                if number >= position:
+                    yield frame
+                    position += 1
+        if frame is None:
+            raise InputError(f"video {self.path} could be read once, but not again; {REMEDY}")
+        yield from repeat(frame, stop - position)
+
+    def _read(self, start: int, stop: int) -> Iterator[np.ndarray]:
+        with contextlib.suppress(InputError):
+            yield from islice(read_frames(self.path, self.fps, start), stop - start)

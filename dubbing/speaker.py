@@ -1,5 +1,6 @@
 """The two networks as dubbing uses them: a batch of frames in, the faces that say the sound out."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +12,9 @@ from media.errors import InputError
 from media.heatmap import FULL_FACE, POSE, draw_heatmap
 from models import FaceSynthesizer, HeatmapPredictor
 from models.face_synthesizer import References
-from models.fast import accelerate_inference
+from models.fast import accelerate_inference, autocast, graphed, padded
+
+PRECISIONS = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass
@@ -20,6 +23,16 @@ class PersonReferences:
 
     heatmaps: Tensor
     images: References
+
+    def tensors(self) -> list[Tensor]:
+        """All that is kept, in a row."""
+        return [self.heatmaps, *(tensor for part in self.images for tensor in part)]
+
+    def holding(self, tensors: tuple[Tensor, ...]) -> "PersonReferences":
+        """The same made of others like `tensors()`."""
+        heatmaps, *rest = tensors
+        rest = iter(rest)
+        return PersonReferences(heatmaps, References(*([next(rest) for _ in part] for part in self.images)))
 
 
 @dataclass
@@ -40,22 +53,38 @@ class FaceJob:
 class Speaker:
     """Makes faces speak.
 
+    On CUDA both networks are recorded as graphs of `batch_size` faces at the first batch; smaller batches are padded.
+
     Args:
         predictor, synthesizer: networks in eval mode, trained on the same sound features.
         device: where they run.
+        precision: of their products, "float32", "bf16" or "fp16"; None is fp16 on CUDA, else float32.
+        batch_size: faces made at once, at most; None runs every batch as it comes, without graphs.
 
     Raises:
-        InputError: the two networks hear different features.
+        InputError: the two networks hear different features, or the device cannot compute so.
     """
 
-    def __init__(self, predictor: HeatmapPredictor, synthesizer: FaceSynthesizer, device: torch.device):
+    def __init__(
+        self,
+        predictor: HeatmapPredictor,
+        synthesizer: FaceSynthesizer,
+        device: torch.device,
+        precision: str | None = None,
+        batch_size: int | None = None,
+    ):
         heard, expected = predictor.config.audio, synthesizer.config.audio
         if heard != expected:
             raise InputError(
                 f"checkpoint: the heatmap predictor hears {heard}, the face synthesizer {expected}; "
                 f"combine two networks that were trained on the same sound features"
             )
-        self.device = device
+        precision = precision or ("fp16" if device.type == "cuda" else "float32")
+        if precision == "fp16" and device.type != "cuda":
+            raise InputError("--precision fp16 needs a CUDA device; use float32, or bf16")
+        self.device, self.dtype = device, PRECISIONS[precision]
+        self.padding = batch_size or 0 if device.type == "cuda" else 0  # faces that a graph takes; 0: there is none
+        self._graphs: dict[Callable, Callable] = {}
         self.predictor = predictor.to(device).eval()
         self.synthesizer = accelerate_inference(synthesizer).to(device)
         self.audio = synthesizer.config.audio
@@ -86,14 +115,37 @@ class Speaker:
             faces (B, S, S, 3) uint8 RGB, heatmaps (B, S, S) float32 in [0, 1].
         """
         embeddings = self._embed(jobs, features, known)
-        centre = self.window // 2
+        centre, count = self.window // 2, len(jobs)
         poses = self._heatmaps(np.stack([job.pose[centre] for job in jobs]), POSE)
         sound = self._sound(features, np.array([job.sound[centre] for job in jobs]))
-        heatmaps = self.predictor.predict_centre(embeddings, references.heatmaps, poses).clamp(max=1)
         crops = self._images(np.stack([job.crop for job in jobs]))
-        faces = self.synthesizer.render(crops[None], heatmaps[None], references.images, sound[None])[0]
-        faces = (faces.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1)
-        return faces.cpu().numpy(), heatmaps[:, 0].float().cpu().numpy()
+        batch = [padded(x, self.padding) for x in (embeddings, poses, sound, crops)]
+        self._form = references
+        faces, heatmaps = self._run(self._dub, *batch, *references.tensors())
+        faces = (faces[:count].clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1)
+        return faces.cpu().numpy(), heatmaps[:count, 0].cpu().numpy()
+
+    def _dub(
+        self, embeddings: Tensor, poses: Tensor, sound: Tensor, crops: Tensor, *references: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Faces (B, 3, S, S) and heatmaps (B, 1, S, S) of one person's frames."""
+        references = self._form.holding(references)
+        with autocast(self.device, self.dtype):
+            heatmaps = self.predictor.predict_centre(embeddings, references.heatmaps, poses).float().clamp(max=1)
+            faces = self.synthesizer.render(crops[None], heatmaps[None], references.images, sound[None])[0]
+        return faces.float(), heatmaps
+
+    def _encode_frames(self, sound: Tensor, poses: Tensor) -> Tensor:
+        with autocast(self.device, self.dtype):
+            return self.predictor.encode_frames(sound, poses).float()
+
+    def _run(self, function: Callable, *inputs: Tensor):
+        """`function(*inputs)`; where batches are padded, as a graph that the first call records."""
+        if len(inputs[0]) != self.padding:
+            return function(*inputs)
+        if function not in self._graphs:
+            self._graphs[function] = graphed(function, inputs)
+        return self._graphs[function](*inputs)
 
     def _embed(self, jobs: list[FaceJob], features: np.ndarray, known: dict) -> Tensor:
         """(B, T, 2, width): the windows' embeddings, each frame's computed once."""
@@ -105,7 +157,12 @@ class Speaker:
         if missing:
             sound = self._sound(features, np.array([place for _, place in missing]))
             pose = self._heatmaps(np.stack([poses[key] for key in missing]), POSE)
-            known.update(zip(missing, self.predictor.encode_frames(sound, pose), strict=True))
+            size = self.padding or len(missing)
+            for i in range(0, len(missing), size):
+                part = slice(i, i + size)
+                inputs = (padded(x[part], size) for x in (sound, pose))
+                encoded = self._run(self._encode_frames, *inputs).clone()  # a graph's own is overwritten
+                known.update(zip(missing[part], encoded, strict=False))
         for key in [key for key in known if key not in poses]:
             del known[key]
         return torch.stack([torch.stack([known[key] for key in row]) for row in keys])

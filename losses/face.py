@@ -5,6 +5,8 @@ L_face = l1 L_perc + l2 L_gan + l3 L_feat + l4 L_sync + l5 L_mi
 A term at weight 0 is not computed, and what only it needs (VGG-19, the sync expert, the discriminator) is not loaded.
 """
 
+import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +19,7 @@ from losses.perceptual import PerceptualLoss
 from losses.reconstruction import gradient_loss, l1_loss, lower_half_weight, mouth_weight
 from losses.sync import sync_loss
 from media.errors import InputError
-from models.checkpoint import load_network
+from models.checkpoint import load_sync_expert
 from models.sync_expert import lower_faces
 
 
@@ -34,35 +36,46 @@ class FaceLosses:
     gradient: float = 0.0
     mouth: float = 1.0  # weight of the pixels around the lips in the pixel terms; 1 weighs all alike
     upper: float = 1.0  # weight of the upper half in the pixel terms, which dubbing takes from the source
-    without_vgg: str = "stop"  # where VGG-19's weights are absent: "stop", or "skip" the perceptual term, said once
+    without_vgg: str = "stop"  # where VGG-19's weights are absent: "stop", "skip" its term, or "l1" in its place
+    l1_without_vgg: float = 1.0  # the weight that `l1` then has, with without_vgg: l1
 
 
 class FaceObjective(nn.Module):
     """Eq. 10: every term that has a weight, with the frozen networks it needs.
 
+    Args:
+        weights, frames, sync_expert: of the run's config.
+        say: prints what takes the place of a term whose weights are absent; of several processes, in one.
+
     Raises:
         InputError: a term needs weights that are not there.
     """
 
-    def __init__(self, weights: FaceLosses, frames: int, sync_expert: str):
+    def __init__(self, weights: FaceLosses, frames: int, sync_expert: str, say: Callable[[str], None] = print):
         super().__init__()
-        self.weights = weights
+        if weights.without_vgg not in ("stop", "skip", "l1"):
+            raise InputError(f"losses.without_vgg={weights.without_vgg} is unknown; use stop, skip or l1")
         self.perceptual = self.expert = None
         if weights.perceptual > 0:
             if fetch.available("vgg19") or weights.without_vgg == "stop":
                 self.perceptual = PerceptualLoss()
-            elif weights.without_vgg == "skip":
-                print("training without the perceptual term: VGG-19 is absent (python -m checkpoints.fetch vgg19)")
             else:
-                raise InputError(f"losses.without_vgg={weights.without_vgg} is unknown; use stop or skip")
+                instead = ""
+                if weights.without_vgg == "l1":
+                    weights = dataclasses.replace(weights, l1=weights.l1_without_vgg)
+                    instead = f", with the L1 term at weight {weights.l1:g} in its place"
+                absent = "VGG-19 is absent (python -m checkpoints.fetch vgg19)"
+                say(f"training without the perceptual term{instead}: {absent}")
+        self.weights = weights
         if weights.sync > 0:
             if frames != 5:
                 raise InputError(f"the sync loss needs frames=5, not {frames}; or set losses.sync=0")
             if not sync_expert:
                 raise InputError(
-                    "the sync loss needs an expert; give sync_expert=FOLDER (train_sync.py) or set losses.sync=0"
+                    "the sync loss needs an expert; give sync_expert=FOLDER (train_sync.py) or =lipsync_expert.pth, "
+                    "or set losses.sync=0"
                 )
-            self.expert = load_network(sync_expert, "sync_expert")
+            self.expert = load_sync_expert(sync_expert)
         self.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> "FaceObjective":

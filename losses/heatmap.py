@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from losses.semantic import frame_distance
 from losses.temporal import temporal_loss
@@ -15,6 +15,16 @@ class HeatmapLosses:
     heatmap: float = 1.0
     landmarks: float = 1.0
     temporal: float = 1.0
+
+
+def freeze_unread(predictor: nn.Module, weights: HeatmapLosses) -> None:
+    """Freeze the heads that no term with a weight reads: several processes wait for the gradient of every other one.
+
+    They are the keypoints' heads where only heatmaps are compared that a decoder makes; drawn ones go through them.
+    """
+    if predictor.decoder is not None and not (weights.landmarks > 0 or weights.temporal > 0):
+        predictor.lip_keypoints.requires_grad_(False)
+        predictor.jaw_keypoints.requires_grad_(False)
 
 
 def heatmap_terms(heatmaps: Tensor | None, landmarks: Tensor, batch: dict, weights: HeatmapLosses) -> dict[str, Tensor]:

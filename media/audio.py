@@ -34,6 +34,10 @@ BLOCK = 4096  # feature frames computed at a time, to keep the memory of long so
 MONO_MIX = {"FC": 1.0, "FL": 0.5**0.5, "FR": 0.5**0.5, "LFE": 0.0, "LFE2": 0.0}
 SURROUND = 0.5  # every other channel
 
+# An MP4 file says where its sound ends, within the last frame of AAC; the decoder gives frames whole, of 2048 samples
+# at most. What lies further beyond is sound that the file has wrongly not counted.
+PADDING = 2048
+
 # Sound that is this many seconds from where its timestamps say is moved there: less is the clock's own unsteadiness
 # in many files, more is heard, and it adds up.
 DRIFT = Fraction(1, 25)
@@ -68,7 +72,7 @@ def read_sound(path: str | os.PathLike, rate: int, layout: str) -> Iterator[np.n
         stream = _sound_track(container, path)
         samples = 0
         try:
-            for block in _in_step(container, stream, rate, layout):
+            for block in _unpadded(container, stream, rate, _in_step(container, stream, rate, layout)):
                 samples += block.shape[1]
                 yield np.clip(np.nan_to_num(block), -1, 1)
         except UNREADABLE as error:
@@ -180,6 +184,31 @@ def _sound_track(container: av.container.InputContainer, path: str | os.PathLike
     if stream is None:
         raise InputError(f"sound {path} has no sound that can be decoded; give a sound file or a video with sound")
     return stream
+
+
+def _unpadded(
+    container: av.container.InputContainer, stream: av.audio.stream.AudioStream, rate: int, blocks: Iterator[np.ndarray]
+) -> Iterator[np.ndarray]:
+    """Leave out the samples with which the encoder has filled up its last frame; other formats' decoders do so."""
+    end = declared_end(container, stream) if stream.duration and "mp4" in container.format.name else None
+    if not end or end < 0:
+        yield from blocks
+        return
+    last = round(end * rate)
+    furthest = last + PADDING * rate // (stream.codec_context.sample_rate or rate)
+    position, held = 0, []
+    for block in blocks:
+        inside = max(0, last - position)
+        position += block.shape[1]
+        if position > furthest:
+            yield from held
+            yield block
+            held = []
+            continue
+        if inside:
+            yield block[:, :inside]
+        if inside < block.shape[1]:
+            held.append(block[:, inside:])
 
 
 def _in_step(

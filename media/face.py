@@ -271,14 +271,14 @@ def paste_face(
     blended = frame.copy()
     if x2 <= x1 or y2 <= y1:
         return blended
-    weight = _paste_weight(frame.shape[:2], (x1, y1, x2, y2), landmarks, upper)
+    weight = paste_weight(frame.shape[:2], (x1, y1, x2, y2), landmarks, upper)
     region = np.ascontiguousarray(frame[y1:y2, x1:x2])
     face = resize(face, x2 - x1, y2 - y1)
     blended[y1:y2, x1:x2] = cv2.blendLinear(face, region, weight, 1 - weight)
     return blended
 
 
-def _paste_weight(shape: tuple[int, int], box: tuple[int, ...], landmarks: np.ndarray, upper: float) -> np.ndarray:
+def paste_weight(shape: tuple[int, int], box: tuple[int, ...], landmarks: np.ndarray, upper: float) -> np.ndarray:
     """Weight of the pasted face over its box: (y2 - y1, x2 - x1) float32, 0 outside the contour."""
     x1, y1, x2, y2 = box
     height, width = shape

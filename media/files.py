@@ -20,6 +20,16 @@ def existing_file(path: str | os.PathLike, what: str) -> Path:
     return path
 
 
+def check_output_folder(path: str | os.PathLike) -> None:
+    """InputError if `output_folder` could not make the folder `path` or write to it; nothing is made yet."""
+    path = Path(path)
+    place = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    if not place.is_dir():
+        raise InputError(f"output folder {path} cannot be made ({place} is a file); choose another")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise InputError(f"output folder {path} cannot be written ({place} is read-only); choose another")
+
+
 def output_folder(path: str | os.PathLike) -> Path:
     """Create the folder `path` where it is missing and return it; InputError if it cannot be written to."""
     path = Path(path)

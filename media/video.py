@@ -28,9 +28,9 @@ from media.container import (
     video_stream,
 )
 from media.errors import InputError
-from media.video_writer import BT601, FPS, Colour, VideoWriter
+from media.video_writer import BT601, FPS, Colour, VideoWriter, check_suffix
 
-__all__ = ["FPS", "Colour", "VideoInfo", "VideoWriter", "probe", "read_frames"]
+__all__ = ["FPS", "Colour", "VideoInfo", "VideoWriter", "check_suffix", "probe", "read_frames", "watchable"]
 
 RGB_SPACE = 0  # the H.273 matrix of images
 # swscale's default takes a level off the brightness; these flags do not.
@@ -81,7 +81,7 @@ def probe(path: str | os.PathLike) -> VideoInfo:
             width=picture.height if picture.transpose else picture.width,
             height=picture.width if picture.transpose else picture.height,
             duration=float(max(duration, end)),
-            frame_rate=_steady_rate(stream),
+            frame_rate=_frame_rate(stream),
             pixel_aspect=1 / aspect if picture.transpose else aspect,
             has_sound=audio_stream(container) is not None,
             colour=Colour(matrix, int(frame.color_primaries), int(frame.color_trc)),
@@ -96,7 +96,7 @@ def read_frames(path: str | os.PathLike, fps: int | Fraction | None = FPS, start
 
     Args:
         path: Any file that PyAV decodes.
-        fps: Frames a second; None for the source's own average rate.
+        fps: Frames a second; None for the source's own average rate, where that is `watchable`.
         start: Index of the first frame to give. What lies before is passed over by seeking where the file has an index,
             else by decoding; the frames are the same.
 
@@ -106,11 +106,12 @@ def read_frames(path: str | os.PathLike, fps: int | Fraction | None = FPS, start
     Raises:
         InputError: The file cannot be read or has no frame.
     """
+    picture = _first_picture(path) if start else None  # in whose size all are given
     with open_media(path, "video") as container:
         stream = _picture_track(container, path)
-        step = 1 / Fraction(fps or _steady_rate(stream))
+        step = 1 / Fraction(fps or watchable(_frame_rate(stream)))
         middle = (start + Fraction(1, 2)) * step
-        shown = picture = None
+        shown = None
         end = Fraction(0)
         for frame, begin, frame_end in _timed(container, stream, path, middle if start else Fraction(0)):
             while shown is not None and middle < begin:
@@ -123,6 +124,17 @@ def read_frames(path: str | os.PathLike, fps: int | Fraction | None = FPS, start
             middle += step
 
 
+def _first_picture(path: str | os.PathLike) -> "_Picture":
+    with open_media(path, "video") as container:
+        frame, *_ = next(_timed(container, _picture_track(container, path), path))
+        return _Picture(frame)
+
+
+def watchable(rate: Fraction) -> Fraction:
+    """`rate` where a video can be watched at it, else 25; what varies may average to anything."""
+    return rate if 1 <= rate <= 240 else Fraction(FPS)
+
+
 def _picture_track(container: InputContainer, path: str | os.PathLike) -> VideoStream:
     stream = video_stream(container)
     if stream is None:
@@ -132,13 +144,18 @@ def _picture_track(container: InputContainer, path: str | os.PathLike) -> VideoS
 
 
 def _seek(container: InputContainer, stream: VideoStream, zero: Fraction, wanted: Fraction) -> Fraction:
-    """Have `container` go on with a key frame on display by `wanted` seconds, and return when that one starts."""
+    """Have `container` go on with a key frame on display by `wanted` seconds, and return when that one starts.
+
+    Where there is none to be found, as in a damaged file, it goes on with the first frame.
+    """
     for earlier in (0, SEEK_MARGIN):
-        container.seek(int((zero + wanted - earlier) / stream.time_base), stream=stream)
-        frame = next(container.decode(stream), None)
-        if frame is not None and frame.pts is not None and frame.pts * stream.time_base - zero <= wanted:
-            container.seek(int((zero + wanted - earlier) / stream.time_base), stream=stream)
-            return frame.pts * stream.time_base - zero
+        place = int((zero + wanted - earlier) / stream.time_base)
+        with contextlib.suppress(*UNREADABLE):
+            container.seek(place, stream=stream)
+            frame = next(decoded(container, stream), None)
+            if frame is not None and frame.pts is not None and frame.pts * stream.time_base - zero <= wanted:
+                container.seek(place, stream=stream)
+                return frame.pts * stream.time_base - zero
     container.seek(0, backward=True)
     return Fraction(0)
 
@@ -154,12 +171,6 @@ def _packets(path: str | os.PathLike) -> int:
 
 def _frame_rate(stream: VideoStream) -> Fraction:
     return next((rate for rate in (stream.average_rate, stream.guessed_rate) if rate), Fraction(FPS))
-
-
-def _steady_rate(stream: VideoStream) -> Fraction:
-    """The source's rate, where it is one that a video can be watched at; what varies may average to anything."""
-    rate = _frame_rate(stream)
-    return rate if 5 <= rate <= 240 else Fraction(FPS)
 
 
 def _timed(

@@ -38,6 +38,12 @@ class Colour(NamedTuple):
     transfer: int = UNSPECIFIED
 
 
+def check_suffix(path: str | os.PathLike) -> None:
+    """InputError if a `VideoWriter` does not write files of this kind."""
+    if Path(path).suffix.lower() not in SUFFIXES:
+        raise InputError(f"output {path} must end in one of {' '.join(SUFFIXES)}; rename it")
+
+
 class VideoWriter(contextlib.AbstractContextManager):
     """Write a video with its sound, both counted from 0 and interleaved as they are written.
 
@@ -75,9 +81,8 @@ class VideoWriter(contextlib.AbstractContextManager):
         crf: int = 18,
         preset: str = "veryfast",
     ):
+        check_suffix(path)
         self.path = Path(path)
-        if self.path.suffix.lower() not in SUFFIXES:
-            raise InputError(f"output {path} must end in one of {' '.join(SUFFIXES)}; rename it")
         self.width, self.height = width, height
         self.fps = Fraction(fps).limit_denominator(100_000)
         self.sound, self.duration = sound, duration

@@ -1,6 +1,6 @@
 """Score folders of generated videos against the true ones, clip by clip."""
 
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -29,6 +29,8 @@ class MethodResult:
         left_out: name of a pair -> why it was not compared.
         only_generated, only_reference: videos without a partner.
         fid: of all compared frames together; None where it was not computed.
+        pairs: name -> the two files, of all pairs whether compared or left out.
+        in_neither: clips of the list that neither folder has.
     """
 
     name: str
@@ -37,6 +39,8 @@ class MethodResult:
     only_generated: list[str] = field(default_factory=list)
     only_reference: list[str] = field(default_factory=list)
     fid: float | None = None
+    pairs: dict[str, Pair] = field(default_factory=dict)
+    in_neither: list[str] = field(default_factory=list)
 
 
 class Observer(Protocol):
@@ -57,7 +61,7 @@ class Evaluation:
         reference: folder of the true videos.
         options: what to compute.
         networks: from `scoring.load_networks`.
-        only: names of the clips to score; all where None.
+        only: the clips to score, each as it is called and the names that its videos may have; all where None.
         observer: sees every frame that is scored.
 
     Raises:
@@ -70,27 +74,32 @@ class Evaluation:
         reference: Path,
         options: Options,
         networks: dict[str, nn.Module],
-        only: Container[str] | None = None,
+        only: Mapping[str, Collection[str]] | None = None,
         observer: Observer | None = None,
     ):
         self._options = options
         self._networks = networks
         self._observer = observer
         self.methods: list[MethodResult] = []
-        self._pairs: dict[str, dict[str, Pair]] = {}
         self._sets = {name: FrechetSets() for name in folders} if "fid" in networks else {}
         for name, folder in folders.items():
             pairs, only_generated, only_reference = pair_videos(folder, reference)
+            in_neither = []
             if only is not None:
-                pairs = [pair for pair in pairs if pair.name in only]
+                there = {*only_generated, *only_reference, *(pair.name for pair in pairs)}
+                in_neither = [clip for clip, names in only.items() if there.isdisjoint(names)]
+                wanted = {name for names in only.values() for name in names}
+                pairs = [pair for pair in pairs if pair.name in wanted]
                 only_generated, only_reference = (
-                    [clip for clip in clips if clip in only] for clips in (only_generated, only_reference)
+                    [clip for clip in clips if clip in wanted] for clips in (only_generated, only_reference)
                 )
             if not pairs:
                 raise InputError(f"{name}: {folder} and {reference} share no clip of the list; check its names")
-            self._pairs[name] = {pair.name: pair for pair in pairs}
-            self.methods.append(MethodResult(name, [], {}, only_generated, only_reference))
-        self.clips = sorted({clip for pairs in self._pairs.values() for clip in pairs})
+            named = {pair.name: pair for pair in pairs}
+            self.methods.append(
+                MethodResult(name, [], {}, only_generated, only_reference, pairs=named, in_neither=in_neither)
+            )
+        self.clips = sorted({clip for method in self.methods for clip in method.pairs})
 
     def run(self, progress: Callable[[str, int], None] = lambda clip, frames: None) -> list[MethodResult]:
         """Score every pair; `progress` is told of a clip's frames as they are done.
@@ -103,8 +112,8 @@ class Evaluation:
                 faces: list[Face | None] = []
                 features = {} if len(self.methods) > 1 else None
                 for method in self.methods:
-                    if clip in self._pairs[method.name]:
-                        self._score(method, self._pairs[method.name][clip], faces, features, progress)
+                    if clip in method.pairs:
+                        self._score(method, method.pairs[clip], faces, features, progress)
         for method in self.methods:
             if method.name in self._sets:
                 method.fid = fid(self._sets[method.name].generated, self._sets[method.name].reference)

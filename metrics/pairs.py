@@ -173,9 +173,10 @@ def read_pairs(
             if true is None:
                 count.only_generated += 1
                 continue
-            if index == 0 and made[0].shape != true[0].shape:
+            if made[0].shape != true[0].shape:
                 sizes = (f"{image.shape[1]}x{image.shape[0]}" for image in (made[0], true[0]))
-                raise InputError("{} generated, {} reference: the sizes differ".format(*sizes))
+                where = f" in frame {index}" if index else ""
+                raise InputError("{} generated, {} reference{}: the sizes differ".format(*sizes, where))
             count.shared += 1
             yield FramePair(index, made[0], true[0], made[1], true[1])
 

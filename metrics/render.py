@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from dataclasses import dataclass, field
 
 LEGEND = {
@@ -67,6 +68,11 @@ def to_text(grid: Grid) -> str:
     return "\n".join([*lines, ruler, *grid.footer("text")])
 
 
+def markdown(text: str) -> str:
+    """`text` on one line, with what Markdown would read as a mark escaped."""
+    return re.sub(r"([\\`*_\[\]<>#|~$&])", r"\\\1", " ".join(text.split()))
+
+
 def to_markdown(grid: Grid) -> str:
     """A Markdown table under a heading."""
     wrap = {"": "{}", "best": "**{}**", "second": "*{}*"}
@@ -74,14 +80,13 @@ def to_markdown(grid: Grid) -> str:
     def line(texts: list[str]) -> str:
         return "| " + " | ".join(texts) + " |"
 
-    def safe(text: str) -> str:
-        return text.replace("\\", "\\\\").replace("|", "\\|").replace("*", "\\*").replace("\n", " ")
-
-    lines = [f"## {grid.title}", "", line([safe(text) for text in grid.header])]
+    lines = [f"## {markdown(grid.title)}", "", line([markdown(text) for text in grid.header])]
     lines.append(line(["---", *["---:"] * (len(grid.header) - 1)]))
-    lines += [line([wrap[cell.mark].format(safe(cell.text)) for cell in row]) for row in grid.rows]
-    return "\n".join([*lines, "", *(f"- {safe(note)}" for note in grid.footer("markdown")), ""])
+    lines += [line([wrap[cell.mark].format(markdown(cell.text)) for cell in row]) for row in grid.rows]
+    return "\n".join([*lines, "", *(f"- {markdown(note)}" for note in grid.footer("markdown")), ""])
 
+
+_PAGE = 40  # rows
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -92,6 +97,8 @@ _LATEX = {
     "_": r"\_",
     "{": r"\{",
     "}": r"\}",
+    "[": "{[}",  # at the start of a row it would be an argument of the line break before
+    "]": "{]}",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
     "↑": r"$\uparrow$",
@@ -100,28 +107,28 @@ _LATEX = {
 
 
 def to_latex(grid: Grid) -> str:
-    """A `table` with a `tabular` (booktabs) and its notes below."""
+    """A `table` with a `tabular` (booktabs) and its notes below; of more rows than a page has, a `longtable`."""
     wrap = {"": "{}", "best": r"\textbf{{{}}}", "second": r"\underline{{{}}}"}
 
     def safe(text: str) -> str:
-        return "".join(_LATEX.get(character, character) for character in text)
+        return "".join(_LATEX.get(character, character) for character in " ".join(text.split()))
 
-    lines = [
-        r"\begin{table}",
-        rf"\caption{{{safe(grid.title)}}}",
-        r"\centering",
-        rf"\begin{{tabular}}{{l{'r' * (len(grid.header) - 1)}}}",
-        r"\toprule",
-        " & ".join(safe(text) for text in grid.header) + r" \\",
-        r"\midrule",
-    ]
+    columns, caption = "l" + "r" * (len(grid.header) - 1), rf"\caption{{{safe(grid.title)}}}"
+    head = [r"\toprule", " & ".join(safe(text) for text in grid.header) + r" \\", r"\midrule"]
+    long = len(grid.rows) > _PAGE
+    if long:
+        lines = ["% needs the packages booktabs and longtable", rf"\begin{{longtable}}{{{columns}}}", caption + r" \\"]
+        lines += [*head, r"\endhead"]
+    else:
+        lines = ["% needs the package booktabs", r"\begin{table}", caption, r"\centering"]
+        lines += [rf"\begin{{tabular}}{{{columns}}}", *head]
     for index, row in enumerate(grid.rows):
         if index == grid.rule:
             lines.append(r"\midrule")
         lines.append(" & ".join(wrap[cell.mark].format(safe(cell.text)) for cell in row) + r" \\")
-    lines += [r"\bottomrule", r"\end{tabular}"]
-    lines += [rf"\par\footnotesize {safe(note)}" for note in grid.footer("latex")]
-    return "\n".join([*lines, r"\end{table}", ""])
+    notes = [rf"\par\footnotesize {safe(note)}" for note in grid.footer("latex")]
+    end = [r"\end{longtable}", *notes] if long else [r"\end{tabular}", *notes, r"\end{table}"]
+    return "\n".join([*lines, r"\bottomrule", *end, ""])
 
 
 def to_csv(grid: Grid) -> str:

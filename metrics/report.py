@@ -10,6 +10,7 @@ import numpy as np
 
 from media.files import replacing
 from metrics.gallery import PREVIEWS, SECONDS, Gallery, Shot
+from metrics.plots import legend_label, plain_text
 from metrics.render import Grid
 from metrics.results import Results, number
 from metrics.tables import COLUMNS
@@ -93,7 +94,6 @@ def _left_out(results: Results) -> str:
 
 def _plots(results: Results) -> list[str]:
     """One SVG a metric: its value for every clip, a colour a method, with the mean as a line."""
-    import matplotlib
     from matplotlib.figure import Figure
 
     clips = sorted({clip.name for method in results.methods for clip in method.clips})
@@ -107,11 +107,13 @@ def _plots(results: Results) -> list[str]:
                 series.append((name, np.where(np.isfinite(heights), heights, np.nan)))
         if not series:
             continue
-        with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": metric, "font.family": "sans-serif"}):
+        with plain_text(svg__fonttype="none", svg__hashsalt=metric, font__family="sans-serif"):
             figure = Figure(figsize=(5.2, 3.1), layout="constrained")
             axes = figure.subplots()
             for place, (name, heights) in enumerate(series):
-                axes.plot(np.arange(len(clips)), heights, "o", markersize=4, color=f"C{place % 10}", label=name)
+                axes.plot(
+                    np.arange(len(clips)), heights, "o", markersize=4, color=f"C{place % 10}", label=legend_label(name)
+                )
                 axes.axhline(float(np.nanmean(heights)), color=f"C{place % 10}", linewidth=1, alpha=0.6)
             axes.set_title(COLUMNS[metric].heading)
             axes.grid(axis="y", alpha=0.3)

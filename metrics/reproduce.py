@@ -13,6 +13,7 @@ OUTPUT holds list.csv (what is dubbed), clips.txt (the names), truth/ (links to 
 """
 
 import csv
+import hashlib
 import json
 import os
 import random
@@ -28,6 +29,7 @@ from media.files import output_folder, replacing
 from metrics.tables import TABLES
 
 ROOT = Path(__file__).resolve().parent.parent
+DEMO = ROOT / "checkpoints" / "demo"
 PROTOCOLS = {  # table -> dataset layout and number of test clips
     "stsa-lrs2": ("lrs2", 40),
     "stsa-cmlr": ("cmlr", 40),
@@ -38,15 +40,32 @@ PROTOCOLS = {  # table -> dataset layout and number of test clips
 }
 
 
+def candidates(sources: list[Source]) -> list[Source]:
+    """The sources of the test split, or all where there are no splits."""
+    return [source for source in sources if source.id.startswith("test/")] or sources
+
+
+def shortfall(sources: list[Source], count: int) -> list[str]:
+    """What keeps `choose_clips` from drawing `count` clips out of all test clips, a line each."""
+    test = candidates(sources)
+    unusable = [source for source in test if source.problem]
+    usable, lines = len(test) - len(unusable), []
+    if unusable:
+        listed = ", ".join(f"{source.id} {source.problem}" for source in unusable[:5])
+        more = f" and {len(unusable) - 5} more" if len(unusable) > 5 else ""
+        lines.append(f"{len(unusable)} of {len(test)} test clips cannot be used: {listed}{more}")
+    if usable < count:
+        lines.append(f"only {usable} test clips can be used, not the {count} asked for: all of them are taken")
+    return lines
+
+
 def choose_clips(sources: list[Source], count: int, seed: int) -> list[Source]:
-    """`count` clips drawn with `seed` from the test split, or from all where there are no splits; sorted by id.
+    """`count` clips drawn with `seed` from `candidates`; sorted by id.
 
     Raises:
         InputError: no clip can be used.
     """
-    usable = sorted((source for source in sources if not source.problem), key=lambda source: source.id)
-    test = [source for source in usable if source.id.startswith("test/")]
-    usable = test or usable
+    usable = sorted((source for source in candidates(sources) if not source.problem), key=lambda source: source.id)
     if not usable:
         raise InputError("the dataset has no test clip that is there; check its folder and its split files")
     drawn = usable if len(usable) <= count else random.Random(seed).sample(usable, count)
@@ -75,6 +94,20 @@ def prepare(clips: list[Source], output: Path) -> None:
                 shutil.copyfile(clip.video, place)
 
 
+def digest(checkpoint: Path) -> str:
+    """What tells a checkpoint's content from that of another one trained into the same folder."""
+    whole = hashlib.sha256()
+    for name in ("config.yaml", *sorted(path.name for path in checkpoint.glob("*.safetensors"))):
+        try:
+            with open(checkpoint / name, "rb") as file:
+                whole.update(f"{name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+        except OSError as error:
+            raise InputError(
+                f"checkpoint {checkpoint}: {name} cannot be read ({error.strerror}); give a checkpoint folder"
+            ) from error
+    return whole.hexdigest()[:16]
+
+
 def keep_settings(settings: dict, output: Path) -> None:
     """Remember what a folder is for; InputError where it is for something else, which resuming would mix up."""
     path = output / "settings.json"
@@ -83,6 +116,8 @@ def keep_settings(settings: dict, output: Path) -> None:
             before = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise InputError(f"{path} cannot be read; choose another --output") from error
+        if not isinstance(before, dict):
+            raise InputError(f"{path} cannot be read; choose another --output")
         changed = next((name for name in settings if before.get(name) != settings[name]), None)
         if changed:
             raise InputError(
@@ -105,7 +140,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("input", type=Path, metavar="INPUT", help="the dataset's folder")
     parser.add_argument("--table", required=True, choices=sorted(PROTOCOLS), help="the table to reproduce")
     parser.add_argument("--dataset", choices=sorted(LAYOUTS), help="layout of INPUT (default: the table's dataset)")
-    parser.add_argument("--checkpoint", type=Path, help="folder of the networks (default: inference.py's)")
+    parser.add_argument("--checkpoint", type=Path, default=DEMO, help="folder of the networks (default: the bundled)")
     parser.add_argument("--output", type=Path, required=True, help="folder for the dubs and the results")
     parser.add_argument("--count", type=int, help="test clips (default: the paper's number)")
     parser.add_argument("--seed", type=int, default=0, help="chooses the clips (default 0)")
@@ -119,23 +154,27 @@ def main(arguments: list[str] | None = None) -> int:
     if not args.input.is_dir():
         raise InputError(f"input {args.input} is not a folder; give the dataset's")
 
-    clips = choose_clips(LAYOUTS[layout](args.input), count, args.seed)
+    sources = LAYOUTS[layout](args.input)
+    clips = choose_clips(sources, count, args.seed)
+    content = digest(args.checkpoint)
     output = output_folder(args.output)
-    checkpoint = str(args.checkpoint.resolve()) if args.checkpoint else "inference.py's own"
     keep_settings(
         {
             "input": str(args.input.resolve()),
             "dataset": layout,
-            "checkpoint": checkpoint,
+            "checkpoint": str(args.checkpoint.resolve()),
+            "checkpoint digest": content,
             "count": count,
             "seed": args.seed,
         },
         output,
     )
+    for line in shortfall(sources, count):
+        print(line)
     prepare(clips, output)
     print(f"{TABLES[args.table].title}: dubbing {len(clips)} clips of {args.input}")
-    chosen = ["--checkpoint", args.checkpoint] if args.checkpoint else []
-    if step("inference.py", "--list", output / "list.csv", *chosen) == 2:  # 1: some failed, which evaluate.py lists
+    # 1: some failed, which evaluate.py lists
+    if step("inference.py", "--list", output / "list.csv", "--checkpoint", args.checkpoint) == 2:
         return 2
     metrics = ["--metrics", *args.metrics] if args.metrics else []
     return step(

@@ -7,7 +7,7 @@ import numpy as np
 
 from metrics.evaluation import MethodResult
 from metrics.render import Cell, Grid
-from metrics.scoring import ClipResult, Options, clip_mean
+from metrics.scoring import ClipResult, FrameRanges, Options, clip_mean, count_frames
 from metrics.tables import COLUMNS, GROUND_TRUTH, PublishedTable, best_and_second
 
 RESAMPLES = 10_000
@@ -105,12 +105,14 @@ class Results:
             names.append(name)
             rows.append([number(summarise(method, metric).mean, self.decimals(metric)) for metric in columns])
 
+        own = [method.name for method in self.methods]
+        truths = {row for row, name in enumerate([*names[:published], *own]) if name == GROUND_TRUTH}
         cells = [[Cell(text) for text in row] for row in rows]
         for place, metric in enumerate(columns):
             comparable = {
-                row: float(texts[place])
+                row: math.inf if texts[place] == INFINITE else float(texts[place])
                 for row, texts in enumerate(rows)
-                if names[row] != GROUND_TRUTH and texts[place] not in ("", ABSENT, INFINITE)
+                if row not in truths and texts[place] not in ("", ABSENT)
             }
             if len(comparable) > 1:
                 best, second = best_and_second(comparable, COLUMNS[metric].higher_is_better)
@@ -120,6 +122,9 @@ class Results:
                     cells[row][place] = Cell(rows[row][place], "second")
         notes = [self.table.note] if self.table else []
         notes += dict.fromkeys(self.footnotes.values())
+        not_asked = [COLUMNS[metric].label for metric in columns if metric not in self.options.metrics]
+        if not_asked and self.methods:
+            notes.append(f"{', '.join(not_asked)}: not asked for (--metrics)")
         return Grid(
             title=self.table.title if self.table else "Evaluation",
             header=["Method", *(COLUMNS[metric].heading for metric in columns)],
@@ -146,7 +151,7 @@ class Results:
         for name, method in zip(self.names(), self.methods, strict=True):
             for clip in method.clips:
                 values = [number(clip.values[metric], self.decimals(metric)) for metric in metrics]
-                frames = (str(clip.frames), str(sum(clip.left_out.values())))
+                frames = (str(clip.frames), str(count_frames(clip.left_out)))
                 rows.append([Cell(text) for text in (name, clip.name, *frames, *values)])
         header = ["Method", "Clip", "Frames", "Left out", *(COLUMNS[metric].heading for metric in metrics)]
         return Grid("Clips", header, rows)
@@ -156,23 +161,37 @@ class Results:
         lines = []
         for name, method in zip(self.names(), self.methods, strict=True):
             for clip in method.clips:
-                if clip.left_out or clip.notes:
+                if clip.left_out or clip.without_lips or clip.notes:
                     lines.append(f"{name}, {clip.name}: {remark(clip)}")
             lines += [f"{name}, {clip} left out: {reason}" for clip, reason in method.left_out.items()]
-            for where, clips in (("generated", method.only_generated), ("reference", method.only_reference)):
+            for where, clips in (
+                ("only in the generated folder", method.only_generated),
+                ("only in the reference folder", method.only_reference),
+                ("in the list of clips, but in neither folder", method.in_neither),
+            ):
                 if clips:
                     listed = ", ".join(clips[:5]) + (f" and {len(clips) - 5} more" if len(clips) > 5 else "")
-                    lines.append(f"{name}, only in the {where} folder: {listed}")
+                    lines.append(f"{name}, {where}: {listed}")
         return lines
 
     def to_json(self) -> dict:
-        """Everything, with all digits; an infinite value is the string "inf"."""
+        """Everything, with all digits; an infinite value is the string "inf", frames are ranges of first and last."""
 
         def plain(value: float | None) -> float | str | None:
             return "inf" if value is not None and math.isinf(value) else value
 
+        def frames(left_out: dict[str, FrameRanges]) -> dict[str, dict]:
+            return {
+                reason: {"frames": count_frames({reason: ranges}), "ranges": ranges}
+                for reason, ranges in left_out.items()
+            }
+
         methods = []
         for method in self.methods:
+            paths = {
+                name: {"generated": str(pair.generated), "reference": str(pair.reference)}
+                for name, pair in method.pairs.items()
+            }
             summaries = {metric: summarise(method, metric) for metric in self.options.metrics}
             methods.append(
                 {
@@ -181,12 +200,18 @@ class Results:
                         metric: asdict(each) | {"mean": plain(each.mean)} for metric, each in summaries.items()
                     },
                     "clips": [
-                        asdict(clip) | {"values": {metric: plain(value) for metric, value in clip.values.items()}}
+                        asdict(clip)
+                        | {"values": {metric: plain(value) for metric, value in clip.values.items()}}
+                        | {"left_out": frames(clip.left_out), "without_lips": frames(clip.without_lips)}
+                        | paths.get(clip.name, {})
                         for clip in method.clips
                     ],
-                    "left_out": method.left_out,
+                    "left_out": {
+                        name: {"reason": reason} | paths.get(name, {}) for name, reason in method.left_out.items()
+                    },
                     "only_generated": method.only_generated,
                     "only_reference": method.only_reference,
+                    "in_neither": method.in_neither,
                 }
             )
         return {
@@ -199,7 +224,11 @@ class Results:
 
 def remark(clip: ClipResult) -> str:
     """One line on a clip's frames: how many were compared, left out and why, and its notes."""
-    reasons = [f"{frames} left out ({reason})" for reason, frames in clip.left_out.items()]
+    reasons = [
+        f"{count_frames({reason: ranges})} {what} ({reason})"
+        for what, left_out in (("left out", clip.left_out), ("without LipLMD", clip.without_lips))
+        for reason, ranges in left_out.items()
+    ]
     return "; ".join([f"{clip.frames} frames compared", *reasons, *clip.notes])
 
 

@@ -1,7 +1,7 @@
 """What one clip scores: every metric accumulated frame by frame, in constant memory."""
 
 import math
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -26,6 +26,8 @@ from metrics.tables import METRICS
 
 WEIGHTS = {"lpips": "lpips", "fid": "fid", "lse_d": "syncnet", "lse_c": "syncnet", "dme": "raft"}
 _LOAD = {"lpips": load_lpips, "fid": load_inception, "syncnet": load_syncnet, "raft": load_raft}
+
+SMALLEST = {"ssim": 11, "lpips": 31}  # px a side, of the images compared
 
 NO_GENERATED_FACE = "no face in the generated frame"
 NO_REFERENCE_FACE = "no face in the reference frame"
@@ -54,6 +56,22 @@ class Options:
         return self.region == "face" or bool({"liplmd", "lse_d", "lse_c"} & set(self.metrics))
 
 
+FrameRanges = list[list[int]]  # first and last index of runs of frames on the 25 fps timeline
+
+
+def add_frame(ranges: FrameRanges, index: int) -> None:
+    """Add the next frame, which lies behind all that `ranges` has."""
+    if ranges and ranges[-1][1] + 1 == index:
+        ranges[-1][1] = index
+    else:
+        ranges.append([index, index])
+
+
+def count_frames(left_out: dict[str, FrameRanges]) -> int:
+    """How many frames there are in the ranges of all reasons together."""
+    return sum(last - first + 1 for ranges in left_out.values() for first, last in ranges)
+
+
 @dataclass
 class ClipResult:
     """The scores of one pair of videos.
@@ -62,17 +80,19 @@ class ClipResult:
         name: the videos' common name.
         values: metric -> value; None where it could not be computed. FID has none: it is a property of the whole set.
         frames: frames compared.
-        left_out: reason -> number of frames.
+        left_out: reason -> frames that no metric compared.
         notes: what else a reader of the numbers should know.
         sync_offset: frames by which the sound has to move later to fit best, where LSE was computed.
+        without_lips: reason -> frames that were compared, but not by LipLMD.
     """
 
     name: str
     values: dict[str, float | None]
     frames: int
-    left_out: dict[str, int]
+    left_out: dict[str, FrameRanges]
     notes: list[str] = field(default_factory=list)
     sync_offset: int | None = None
+    without_lips: dict[str, FrameRanges] = field(default_factory=dict)
 
 
 def load_networks(metrics: Sequence[str], device: str = "cpu") -> tuple[dict[str, nn.Module], dict[str, str]]:
@@ -140,7 +160,7 @@ class ClipScorer:
             self._sync = SyncEmbeddings(networks["syncnet"], options.device)
         self._sync_box: np.ndarray | None = None
         self._frames = 0
-        self._left_out = Counter()
+        self._faceless: dict[str, FrameRanges] = defaultdict(list)
         self._known_features = known_features
         self.sets = FrechetSets() if "fid" in networks else None
 
@@ -162,7 +182,12 @@ class ClipScorer:
         return wanted
 
     def update(self, batch: Batch) -> dict[str, np.ndarray]:
-        """Score a batch; the per-frame values, one for each of `batch.compared`."""
+        """Score a batch; the per-frame values, one for each of `batch.compared`.
+
+        Raises:
+            InputError: the images are too small for a metric.
+        """
+        self._check_size(batch)
         self._frames += len(batch.compared)
         self._count_faces(batch)
         values = {}
@@ -178,15 +203,23 @@ class ClipScorer:
             self._follow_motion(batch)
         return values
 
+    def _check_size(self, batch: Batch) -> None:
+        if not batch.compared:
+            return
+        height, width = batch.generated.shape[-2:]
+        for metric, smallest in SMALLEST.items():
+            if metric in self._per_frame and min(height, width) < smallest:
+                label = METRICS[metric].label
+                raise InputError(f"{width}x{height} pixels are too small for {label}, which needs {smallest} a side")
+
     def _count_faces(self, batch: Batch) -> None:
         if not self._options.needs_faces:
             return
-        only_lips = "" if self._options.region == "face" else " (LipLMD)"
         for pair in batch.pairs:
             if pair.reference_face is None:
-                self._left_out[NO_REFERENCE_FACE + only_lips] += 1
+                add_frame(self._faceless[NO_REFERENCE_FACE], pair.index)
             elif pair.generated_face is None:
-                self._left_out[NO_GENERATED_FACE + only_lips] += 1
+                add_frame(self._faceless[NO_GENERATED_FACE], pair.index)
 
     def _follow_lips(self, batch: Batch) -> None:
         for pair in batch.pairs:
@@ -219,13 +252,17 @@ class ClipScorer:
             InputError: no frame could be compared.
         """
         if not self._frames:
-            which = "reference" if self._left_out[NO_REFERENCE_FACE] else "generated"
+            which = "reference" if self._faceless[NO_REFERENCE_FACE] else "generated"
             raise InputError(f"no face was found in the {which} video in any frame")
-        self._left_out[GENERATED_LONGER] += count.only_generated
-        self._left_out[REFERENCE_LONGER] += count.only_reference
-        left_out = {reason: frames for reason, frames in self._left_out.items() if frames}
         values = {metric: None for metric in self._options.metrics if metric != "fid"}
-        result = ClipResult(pair.name, values, self._frames, left_out)
+        result = ClipResult(pair.name, values, self._frames, {})
+        if self._options.region == "face":
+            result.left_out |= self._faceless
+        elif "liplmd" in self._options.metrics:
+            result.without_lips |= self._faceless
+        for reason, frames in ((GENERATED_LONGER, count.only_generated), (REFERENCE_LONGER, count.only_reference)):
+            if frames:
+                result.left_out[reason] = [[count.shared, count.shared + frames - 1]]
         for name, each in self._per_frame.items():
             joined = np.concatenate(each)
             values[name] = clip_mean(joined)
@@ -233,14 +270,27 @@ class ClipScorer:
             if 0 < identical < len(joined):
                 result.notes.append(f"{identical} frames are identical; PSNR is the mean over the others")
         if "raft" in self._networks:
-            values["dme"] = clip_mean(np.concatenate(self._motion)) if self._motion else None
-            if values["dme"] is None:
-                result.notes.append("nothing in the reference moves by more than a pixel a frame: no DME")
+            self._finish_motion(count.shared - 1, result)
         if self._sync is not None:
             self._finish_sync(pair, result)
         return result
 
+    def _finish_motion(self, pairs: int, result: ClipResult) -> None:
+        errors = np.concatenate(self._motion) if self._motion else np.zeros(0)
+        result.values["dme"] = clip_mean(errors)
+        still, faceless = int(np.isnan(errors).sum()), pairs - len(errors)
+        reasons = [f"in {still} nothing of the reference moves by more than a pixel"] if still else []
+        reasons += [f"{faceless} lack a face"] if faceless else []
+        if reasons:
+            found = f"DME over {pairs - still - faceless} of" if still + faceless < pairs else "no DME in"
+            result.notes.append(f"{found} {pairs} frame pairs: {', '.join(reasons)}")
+        elif not pairs:
+            result.notes.append("one frame alone: no DME")
+
     def _finish_sync(self, pair: Pair, result: ClipResult) -> None:
+        if self._sync_box is None:
+            result.notes.append("no face in the reference video: no LSE")
+            return
         source = next((path for path in (pair.generated, pair.reference) if probe(path).has_sound), None)
         if source is None:
             result.notes.append("neither video has sound: no LSE")

@@ -191,7 +191,8 @@ def best_and_second(values: dict[Hashable, float], higher_is_better: bool) -> tu
     """The rows with the best and with the second best value of a column; equal values share a rank.
 
     Args:
-        values: row -> value; a row without a finite value, and the ground truth, are left out by the caller.
+        values: row -> value; a row without a value, and the ground truth, are left out by the caller. Of identical
+            videos the PSNR is infinite, which is the best.
     """
     ranks = [*sorted(set(values.values()), reverse=higher_is_better), None, None]
     best, second = ({row for row, value in values.items() if value == rank} for rank in ranks[:2])

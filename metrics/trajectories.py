@@ -20,6 +20,7 @@ from media.errors import InputError, Parser, command
 from media.face import FaceTracker
 from media.files import replacing
 from media.video import FPS, read_frames
+from metrics.plots import legend_label, plain_text
 from metrics.render import Cell, Grid, to_text
 
 CORNERS = {"right": 61, "left": 291}  # MediaPipe points; the person's right is on the left of the picture
@@ -126,16 +127,33 @@ def _drawn_corner(frame: np.ndarray, corner: str) -> np.ndarray | None:
         return None
     height, width = grey.shape
     _, labels, stats, centres = cv2.connectedComponentsWithStats((grey > 100).astype(np.uint8), connectivity=8)
-    lips, widest = None, 0
-    for label, (_, _, wide, high, _) in enumerate(stats[1:], 1):  # 0 is the background
+    found = {}
+    for label, (left, top, wide, high, _) in enumerate(stats[1:], 1):  # 0 is the background
         x, y = centres[label] / (width, height)
-        if 0.25 < x < 0.75 and 0.5 < y < 0.95 and high < 0.5 * height and 0.1 * width < wide and wide > widest:
-            lips, widest = label, wide
-    if lips is None:
+        if 0.25 < x < 0.75 and 0.5 < y < 0.95 and high < 0.5 * height and 0.1 * width < wide:
+            found[label] = (left, top, left + wide, top + high)
+    lines = {
+        label: box
+        for label, box in found.items()
+        if not any(_is_jaw_around(labels == label, box, other) for other in found.values())
+    }
+    if not lines:
         return None
+    lips = max(lines, key=lambda label: lines[label][2] - lines[label][0])
     rows, columns = np.nonzero(labels == lips)
     edge = columns.min() if corner == "right" else columns.max()
     return np.array([edge, rows[columns == edge].mean()], np.float64)
+
+
+def _is_jaw_around(line: np.ndarray, box: tuple[int, ...], inner: tuple[int, ...]) -> bool:
+    """Whether `line` runs around `inner` at the sides and below, but not above, as the jaw does around the lips.
+
+    Args:
+        line: (H, W) bool, the pixels of one line.
+        box, inner: x1 y1 x2 y2, the bounds of `line` and of another one.
+    """
+    around = box[0] < inner[0] and box[2] > inner[2] and box[1] < inner[3] < box[3]
+    return around and not line[: inner[3], inner[0] : inner[2]].any()
 
 
 def trajectory(method: str, video: Path, corner: str = "right", start: tuple[float, float] | None = None) -> Trajectory:
@@ -158,22 +176,26 @@ def draw(trajectories: list[Trajectory], path: Path) -> None:
     from matplotlib.figure import Figure
 
     columns = max(2, len(trajectories))
-    figure = Figure(figsize=(3.2 * columns, 6.4), layout="constrained")
-    above, below = figure.subfigures(2, 1, height_ratios=(1.2, 1))
-    for axes, each in zip(above.subplots(1, len(trajectories), squeeze=False)[0], trajectories, strict=True):
-        axes.imshow(each.first_frame)
-        axes.plot(*each.points.T, color="red", linewidth=1)
-        axes.set_title(f"{each.method}: {path_length(each.points):.1f} px, jerk {jerk(each.points):.2f}", fontsize=9)
-        axes.axis("off")
-    for axis, (axes, name) in enumerate(zip(below.subplots(1, 2), ("x", "y"), strict=True)):
-        for each in trajectories:
-            axes.plot(np.arange(len(each.points)) / FPS, each.points[:, axis], linewidth=1, label=each.method)
-        axes.set_xlabel("time (s)")
-        axes.set_ylabel(f"{name} (px)")
-        axes.grid(alpha=0.3)
-        axes.legend(fontsize=8)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=150)
+    with plain_text():
+        figure = Figure(figsize=(3.2 * columns, 6.4), layout="constrained")
+        above, below = figure.subfigures(2, 1, height_ratios=(1.2, 1))
+        for axes, each in zip(above.subplots(1, len(trajectories), squeeze=False)[0], trajectories, strict=True):
+            axes.imshow(each.first_frame)
+            axes.plot(*each.points.T, color="red", linewidth=1)
+            axes.set_title(
+                f"{each.method}: {path_length(each.points):.1f} px, jerk {jerk(each.points):.2f}", fontsize=9
+            )
+            axes.axis("off")
+        for axis, (axes, name) in enumerate(zip(below.subplots(1, 2), ("x", "y"), strict=True)):
+            for each in trajectories:
+                times = np.arange(len(each.points)) / FPS
+                axes.plot(times, each.points[:, axis], linewidth=1, label=legend_label(each.method))
+            axes.set_xlabel("time (s)")
+            axes.set_ylabel(f"{name} (px)")
+            axes.grid(alpha=0.3)
+            axes.legend(fontsize=8)
+        with replacing(path) as temporary:
+            figure.savefig(temporary, dpi=150)
 
 
 def write_points(trajectories: list[Trajectory], path: Path) -> None:

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from media.errors import InputError
 from media.files import existing_file, output_folder, replacing
-from models import face_synthesizer, heatmap_predictor
+from models import chung_syncnet, face_synthesizer, heatmap_predictor, sync_expert
+from models.chung_syncnet import ChungSyncNet
 from models.discriminator import DiscriminatorConfig, PatchDiscriminator
 from models.face_synthesizer import FaceSynthesizer, FaceSynthesizerConfig
 from models.heatmap_predictor import HeatmapPredictor, HeatmapPredictorConfig
@@ -29,6 +30,9 @@ NETWORKS: dict[str, tuple[type[nn.Module], type]] = {
     "sync_expert": (SyncExpert, SyncExpertConfig),
     "discriminator": (PatchDiscriminator, DiscriminatorConfig),
 }
+
+# What a config says that was written before the option was: a saved one names every option of its time.
+_FIRST_FORMS = {"face_synthesizer": {"stacking": "colour_major", "grid": "corners"}}
 
 
 def save_checkpoint(
@@ -77,7 +81,8 @@ def load_network(folder: str | os.PathLike, name: str) -> nn.Module:
         raise InputError(f"{config_file} is not YAML ({str(error).splitlines()[0]})") from error
     if not OmegaConf.is_dict(sections) or name not in sections:
         raise InputError(f"{config_file} has no section {name}; take the one saved with {weights.name}")
-    config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(NETWORKS[name][1]), sections[name]))
+    layers = [NETWORKS[name][1], _FIRST_FORMS.get(name, {}), sections[name]]
+    config = OmegaConf.to_object(OmegaConf.merge(*map(OmegaConf.create, layers)))
     network = build_network(name, config)
     try:
         state = load_file(weights)
@@ -116,14 +121,54 @@ def read_foreign(path: str | os.PathLike) -> dict[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise InputError(f"{path} holds more than tensors and is refused; get it from its authors again") from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"{path} is damaged, or holds more than tensors, and is refused; get it from its authors again"
+        ) from error
+    except Exception as error:  # a damaged file leads the unpickler to nearly every type of error
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"{path} is not a complete PyTorch file ({reason}); download it again") from error
     state = content.get("state_dict", content) if isinstance(content, dict) else None
-    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
+    named = isinstance(state, dict) and all(isinstance(name, str) for name in state)
+    if not named or not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise InputError(f"{path} does not hold a state dict of tensors; give a checkpoint of the network's weights")
     return {name.removeprefix("module."): value for name, value in state.items()}
+
+
+def load_sync_expert(path: str | os.PathLike) -> SyncExpert:
+    """The lip-sync expert of a checkpoint folder, or Wav2Lip's `lipsync_expert.pth`; in eval mode on the CPU.
+
+    Raises:
+        InputError: it is neither.
+    """
+    if Path(path).is_dir():
+        return load_network(path, "sync_expert")
+    return _foreign_expert(read_foreign(path), path)
+
+
+def load_any_sync_expert(path: str | os.PathLike) -> SyncExpert | ChungSyncNet:
+    """As `load_sync_expert`; Chung's `syncnet_v2.model` too, which is told by its tensors."""
+    if Path(path).is_dir():
+        return load_network(path, "sync_expert")
+    state = read_foreign(path)
+    if "netcnnaud.0.weight" not in state:
+        return _foreign_expert(state, path)
+    network = ChungSyncNet()
+    try:
+        state = chung_syncnet.released_state(state)
+    except ValueError as error:
+        raise InputError(f"{path} is not Chung's SyncNet: {error}; fetch it again") from error
+    load_state(network, state, str(path))
+    return network.eval()
+
+
+def _foreign_expert(state: dict[str, Tensor], path: str | os.PathLike) -> SyncExpert:
+    expert = SyncExpert(SyncExpertConfig.released())
+    try:
+        state = sync_expert.released_state(state)
+    except ValueError as error:
+        raise InputError(f"{path} is not Wav2Lip's expert: {error}; fetch it again") from error
+    load_state(expert, state, str(path))
+    return expert.eval()
 
 
 def load_released(

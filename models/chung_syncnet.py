@@ -5,6 +5,11 @@ from torch import Tensor, nn
 
 from models.layers import renamed
 
+SIZE = 224  # px, a side of the face that it sees
+MARGIN = 0.4  # of half the face, left free on both sides and twice below, as its own pipeline crops
+GREY = 110  # its filling where the crop leaves the frame
+MFCC_A_FRAME, MFCC_A_WINDOW = 4, 20  # at 100 Hz
+
 
 class ChungSyncNet(nn.Module):
     """Embeds 0.2 s of speech and of a talking face; how far apart the two lie says how well they fit in time.

@@ -22,6 +22,8 @@ class FaceSynthesizerConfig:
     width: float = 1.0  # factor of every layer's channels
     references: int = 5  # N, fixed by the spatial path's stacking
     size: int = 128  # H = W of the face crops, a multiple of 4, at least 100
+    stacking: str = "image_major"  # of the spatial path's references (paper), or "colour_major": red of all, then green
+    grid: str = "centres"  # the flow's points count from pixel centres, so that no flow moves nothing; or "corners"
     sampler: str = "plain"  # AdaAT's: "plain", or the released network's "channel_blending"
     alignment: str = "per_scale"  # one alignment CNN a scale (paper), or the "coarsest" scale's for all (released)
     fusion_kernel: int = 1  # one 1x1 convolution a scale (paper), or two of 3x3 (released)
@@ -37,6 +39,8 @@ class FaceSynthesizerConfig:
         """The network whose weights the STSA authors published."""
         form = {
             "audio": "wav2vec2",
+            "stacking": "colour_major",
+            "grid": "corners",
             "sampler": "channel_blending",
             "alignment": "coarsest",
             "fusion_kernel": 3,
@@ -95,6 +99,7 @@ class SpatialPath(nn.Module):
         super().__init__()
         channels = [base, 4 * base, 8 * base]
         self.per_scale = config.alignment == "per_scale"
+        self.colour_major = config.stacking == "colour_major"
         self.references = ReferenceEncoder(3 * config.references, base)
         self.target_heatmap = HeatmapEncoder(config.heatmap_channels, base)
         self.reference_heatmaps = HeatmapEncoder(config.heatmap_channels * config.references, base)
@@ -106,7 +111,7 @@ class SpatialPath(nn.Module):
 
     def encode(self, images: Tensor, heatmaps: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Images (B, N, 3, H, W), heatmaps (B, N, c, H, W) -> what AdaAT samples from, what alignment compares with."""
-        features = self.references(images.transpose(1, 2).flatten(1, 2))  # colour-major: all red, all green, all blue
+        features = self.references((images.transpose(1, 2) if self.colour_major else images).flatten(1, 2))
         poses = self.reference_heatmaps(heatmaps.flatten(1, 2))
         compared = [torch.cat(pair, dim=1) for pair in zip(features, poses, strict=True)]
         sampled = [adaat.blend(before(x)) for adaat, before, x in zip(self.adaat, self.before, features, strict=True)]
@@ -130,9 +135,9 @@ class SpatialPath(nn.Module):
 class TemporalPath(nn.Module):
     """Reference features warped by dense flow and summed by weight, at three scales (eq. 6)."""
 
-    def __init__(self, heatmap_channels: int, base: int, hidden: int, code: int, keep_images: bool):
+    def __init__(self, config: FaceSynthesizerConfig, heatmap_channels: int, base: int, hidden: int, code: int):
         super().__init__()
-        self.keep_images = keep_images
+        self.keep_images, self.grid = config.copy_references, config.grid
         self.encoder = TemporalEncoder(3 + heatmap_channels, base)
         self.flow_predictor = FlowPredictor(heatmap_channels, base, hidden, code)
 
@@ -147,7 +152,7 @@ class TemporalPath(nn.Module):
     def forward(self, references: References, heatmaps: Tensor, audio: Tensor) -> list[Tensor]:
         """Heatmaps (B, c, H, W), audio (B, code) -> features at full, half and quarter size."""
         flows, weights = self.flow_predictor(references.temporal[1].flatten(0, 1), heatmaps, audio)
-        grid = deformation(flows)
+        grid = deformation(flows, self.grid)
         return [warp_and_sum(features, grid, weights) for features in references.temporal]
 
 
@@ -198,7 +203,7 @@ class FaceSynthesizer(nn.Module):
         self.audio_encoder = AudioEncoder(AUDIO_CHANNELS[config.audio], code)
         self.spatial = SpatialPath(config, base, code) if config.spatial else None
         widths = (config.heatmap_channels, base, hidden, code)
-        self.temporal = TemporalPath(*widths, config.copy_references) if config.temporal else None
+        self.temporal = TemporalPath(config, *widths) if config.temporal else None
         channels = [base, 4 * base, 8 * base]
         paths = config.spatial + config.temporal
         self.fusion = nn.ModuleList(_fusion(paths * c, c, config.fusion_kernel) for c in channels)
@@ -298,6 +303,8 @@ def _fusion(in_channels: int, channels: int, kernel_size: int) -> nn.Sequential:
 def _check(config: FaceSynthesizerConfig) -> None:
     choices = {
         "audio": tuple(AUDIO_CHANNELS),
+        "stacking": ("image_major", "colour_major"),
+        "grid": ("centres", "corners"),
         "sampler": ("plain", "channel_blending"),
         "alignment": ("per_scale", "coarsest"),
         "fusion_kernel": (1, 3),

@@ -12,6 +12,8 @@ operations and fewer passes over memory:
 
 import copy
 import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -40,6 +42,44 @@ def accelerate_inference(synthesizer: FaceSynthesizer) -> FaceSynthesizer:
         fast.temporal = FastTemporalPath(fast.temporal)
     _exchange(fast)
     return fast.to(memory_format=torch.channels_last)
+
+
+def autocast(device: torch.device, dtype: torch.dtype | None) -> torch.autocast:
+    """A context in which products on `device` are of `dtype`, as inference wants it; None leaves all in float32."""
+    # Without a cache: a graph must not read weights that autocast cast and kept outside of it.
+    return torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None, cache_enabled=False)
+
+
+def graphed(run: Callable[..., Any], inputs: Sequence[Tensor]) -> Callable[..., Any]:
+    """Record `run(*inputs)` once as a CUDA graph; the result copies its arguments to where that reads, and replays it.
+
+    Arguments must have the shapes of `inputs`, and what else `run` reads must stay where it is. What is returned is the
+    graph's own: the next call overwrites it.
+    """
+    static = [value.clone() for value in inputs]
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            run(*static)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        output = run(*static)
+
+    def replay(*inputs: Tensor) -> Any:
+        for target, value in zip(static, inputs, strict=True):
+            target.copy_(value)
+        graph.replay()
+        return output
+
+    return replay
+
+
+def padded(tensor: Tensor, length: int) -> Tensor:
+    """`tensor` (n, ...) with its last entry repeated up to `length` entries, for a graph that takes so many."""
+    missing = length - len(tensor)
+    return tensor if missing <= 0 else torch.cat([tensor, tensor[-1:].expand(missing, *tensor.shape[1:])])
 
 
 def _exchange(module: nn.Module) -> None:
@@ -219,7 +259,7 @@ class FastTemporalPath(nn.Module):
         x = predictor.adain_2(x, audio)
         x = predictor.spade_3(F.pixel_shuffle(x, 2), heatmaps)
         flow, weight = self.heads(x).tensor_split([2], dim=1)
-        grid, weight = deformation(flow), predictor.weight[1:](weight)
+        grid, weight = deformation(flow, self.path.grid), predictor.weight[1:](weight)
         return [warp_and_sum(each, grid, weight) for each in features]
 
 

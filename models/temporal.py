@@ -86,10 +86,17 @@ def warp_and_sum(features: Tensor, grid: Tensor, weights: Tensor) -> Tensor:
     return total.to(features.dtype)
 
 
-def deformation(flow: Tensor) -> Tensor:
-    """The points (M, 2, H, W) to read, x and y in [-1, 1] from corner to corner, of the flow (M, 2, H, W) in pixels."""
+def deformation(flow: Tensor, grid: str) -> Tensor:
+    """The points (M, 2, H, W) to read, x and y in [-1, 1], of the flow (M, 2, H, W) in pixels.
+
+    `grid` "centres": of pixel centres, as `warp_and_sum` reads them, at every scale. "corners": from corner to corner,
+    as the released network makes them; read as centres, they reach half a pixel too far at the edges.
+    """
     height, width = flow.shape[-2:]
     # Under autocast too: half precision has no room for a position and a fraction of a pixel.
     flow = flow.to(torch.promote_types(flow.dtype, torch.float32))
     x, y = coordinates(width, flow), coordinates(height, flow)
-    return torch.stack([x + flow[:, 0] * (2 / (width - 1)), y[:, None] + flow[:, 1] * (2 / (height - 1))], dim=1)
+    if grid == "corners":
+        return torch.stack([x + flow[:, 0] * (2 / (width - 1)), y[:, None] + flow[:, 1] * (2 / (height - 1))], dim=1)
+    x, y = x * ((width - 1) / width), y * ((height - 1) / height)
+    return torch.stack([x + flow[:, 0] * (2 / width), y[:, None] + flow[:, 1] * (2 / height)], dim=1)

@@ -10,6 +10,7 @@ from media_files import beat_sound, beats_heard, write_sound, write_video
 
 from media import audio
 from media.errors import InputError
+from media.video import VideoWriter
 
 SOUNDS = {
     "8k.wav": ("pcm_s16le", 8000, "mono"),
@@ -98,6 +99,29 @@ def test_long_sound_streams_in_small_blocks(tmp_path):
     assert max(block.shape[1] for block in blocks) <= 48000
     assert sum(block.shape[1] for block in blocks) == 60 * 48000
     assert all(block.shape[0] == 2 for block in blocks)
+
+
+@pytest.mark.parametrize("rate", [8000, 16000, 44100])
+@pytest.mark.parametrize("seconds", [0.3, 1.0, 1.8])
+def test_what_fills_up_the_last_aac_frame_is_no_sound(rate, seconds, tmp_path):
+    samples = round(rate * seconds)
+    tone = 0.3 * np.sin(np.arange(samples, dtype=np.float32) * 2 * np.pi * 300 / rate)[None]
+    path = write_sound(tmp_path / "a.m4a", "aac", rate, sound=tone)
+    sound = audio.read_audio(path)
+    assert abs(len(sound) / 16000 - seconds) < 0.0005
+    assert np.abs(sound[-160:]).max() > 0.2  # the tone to its end
+    with VideoWriter(tmp_path / "a.mp4", 32, 32, sound=path) as video:
+        for _ in range(round(25 * seconds)):
+            video.write(np.zeros((32, 32, 3), np.uint8))
+    assert abs(len(audio.read_audio(tmp_path / "a.mp4")) / 16000 - seconds) < 0.0005
+
+
+def test_sound_far_beyond_the_declared_end_is_kept(tmp_path, monkeypatch):
+    path = write_sound(tmp_path / "a.m4a", "aac", 16000, seconds=1.0)
+    monkeypatch.setattr(audio, "declared_end", lambda container, stream: Fraction(1, 2))
+    assert len(audio.read_audio(path)) == 16384
+    monkeypatch.setattr(audio, "declared_end", lambda container, stream: Fraction(15, 16))
+    assert len(audio.read_audio(path)) == 15000
 
 
 def bad_sounds(folder):

@@ -117,7 +117,7 @@ def test_the_sound_of_a_video_will_do(tmp_path):
     _check(video, speaking, tmp_path / "out.mp4", WIDTH, HEIGHT)
 
 
-@pytest.mark.parametrize("rate", [Fraction(24000, 1001), 30, 50])
+@pytest.mark.parametrize("rate", [2, 4, Fraction(24000, 1001), 30, 50, 144, 240])
 def test_the_sources_own_rate_is_kept_on_request(tmp_path, rate):
     video = write_video(tmp_path / "video.mp4", pictures=portraits(6), rate=rate)
     sound = write_sound(tmp_path / "sound.wav", "pcm_s16le", 16000, seconds=0.5)
@@ -125,7 +125,16 @@ def test_the_sources_own_rate_is_kept_on_request(tmp_path, rate):
     summary = dub(video, sound, tmp_path / "out.mp4", SourcesOwnFaces(), options)
     info = probe(tmp_path / "out.mp4")
     assert summary.frames == math.ceil(0.5 * rate) and abs(float(info.frame_rate - rate)) < 0.01
-    assert abs(info.duration - 0.5) < 0.04
+    assert abs(info.duration - 0.5) < 0.04 and "cannot be kept" not in str(summary)
+
+
+@pytest.mark.parametrize(("rate", "named"), [(Fraction(1, 2), "0.5"), (300, "300")])
+def test_a_rate_that_cannot_be_kept_is_reported(tmp_path, rate, named):
+    video = write_video(tmp_path / "video.mp4", pictures=portraits(3), rate=rate)
+    sound = write_sound(tmp_path / "sound.wav", "pcm_s16le", 16000, seconds=0.2)
+    summary = dub(video, sound, tmp_path / "out.mp4", SourcesOwnFaces(), DubOptions(progress=False, keep_fps=True))
+    assert summary.fps == probe(tmp_path / "out.mp4").frame_rate == 25
+    assert f"25 a second, as the video's own {named} cannot be kept" in str(summary)
 
 
 def test_the_pixel_aspect_is_kept(tmp_path):
@@ -142,30 +151,56 @@ def test_the_pixel_aspect_is_kept(tmp_path):
     assert probe(tmp_path / "out.mp4").pixel_aspect == Fraction(4, 3)
 
 
+class Listening(SourcesOwnFaces):
+    """Remembers, for each person, the brightness of the references beside that of the faces that were made."""
+
+    def __init__(self):
+        self.references, self.spoken = 3, []
+
+    def encode(self, images, landmarks):
+        return images.mean()
+
+    def speak(self, jobs, references, features, known):
+        self.spoken.append((references, np.mean([job.crop.mean() for job in jobs])))
+        return super().speak(jobs, None, features, known)
+
+
+def _paler(picture: np.ndarray) -> np.ndarray:
+    return 255 - (255 - picture) // 2
+
+
+def _two_people(path, swapped: bool = False, brighter: int = 0):
+    """A video of somebody and, to the right, of somebody much paler."""
+    pairs = [(picture, _paler(picture))[:: -1 if swapped else 1] for picture in portraits(4)]
+    pictures = [np.concatenate(pair, axis=1).astype(int) + brighter for pair in pairs]
+    return write_video(path, pictures=[np.clip(picture, 0, 255).astype(np.uint8) for picture in pictures])
+
+
 def test_everyone_is_dubbed_with_references_of_their_own(tmp_path):
-    mirrored = [np.ascontiguousarray(255 - (255 - picture) // 2) for picture in portraits(4)]  # somebody much paler
-    pictures = [np.concatenate(pair, axis=1) for pair in zip(portraits(4), mirrored, strict=True)]
-    video = write_video(tmp_path / "two.mp4", pictures=pictures)
+    video = _two_people(tmp_path / "two.mp4")
     sound = write_sound(tmp_path / "sound.wav", "pcm_s16le", 16000, seconds=0.16)
-
-    class Listening(SourcesOwnFaces):
-        def __init__(self):
-            self.references, self.spoken = 3, []
-
-        def encode(self, images, landmarks):
-            return images.mean()
-
-        def speak(self, jobs, references, features, known):
-            self.spoken.append((references, np.mean([job.crop.mean() for job in jobs])))
-            return super().speak(jobs, None, features, known)
-
     speaker = Listening()
     summary = dub(video, sound, tmp_path / "out.mp4", speaker, DubOptions(progress=False, face="all"))
     assert summary.untouched == []
     assert len(speaker.spoken) == 2
     for references, crops in speaker.spoken:
-        assert abs(references - crops) < 10
+        assert abs(references - crops) < 5
     assert abs(speaker.spoken[0][0] - speaker.spoken[1][0]) > 30
+
+
+def test_everyone_is_known_again_in_a_video_of_references(tmp_path):
+    video = _two_people(tmp_path / "two.mp4")
+    sound = write_sound(tmp_path / "sound.wav", "pcm_s16le", 16000, seconds=0.16)
+    both = _two_people(tmp_path / "both.mp4", swapped=True, brighter=9)
+    paler = [_paler(picture) - 9 for picture in portraits(4)]  # one of them alone
+    alone = write_video(tmp_path / "alone.mp4", pictures=paler)
+    for references, offsets in ((both, (9, 9)), (alone, (0, -9))):  # who is not there keeps frames of the video itself
+        speaker = Listening()
+        options = DubOptions(progress=False, face="all", references=references)
+        dub(video, sound, tmp_path / "out.mp4", speaker, options)
+        spoken = sorted(speaker.spoken, key=lambda pair: pair[1])
+        found = [used - crops for used, crops in spoken]
+        np.testing.assert_allclose(found, offsets, atol=3)
 
 
 def test_a_moment_of_sound_is_one_frame(tmp_path):

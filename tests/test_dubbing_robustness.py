@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks.dubbing import SourcesOwnFaces
+from benchmarks.flicker import flicker, regions
 from dubbing import DubOptions, dub
 from dubbing.motion import motion
 from dubbing.paste import match_colour
@@ -17,10 +18,10 @@ from dubbing.source import Source, source_index
 from dubbing.stages import Clock, background
 from media.audio import audio_windows
 from media.errors import InputError
-from media.face import Face, face_box, select131
+from media.face import Face, FaceTracker, face_box, select131
 from media.video import read_frames
 from tests.conftest import ROOT
-from tests.faces import HEIGHT, WIDTH, empty, portrait
+from tests.faces import HEIGHT, WIDTH, empty, portrait, portraits, write_frames
 from tests.media_files import number_of, write_sound, write_video
 
 
@@ -217,3 +218,19 @@ def test_pasting_adds_no_flicker(tmp_path):
     flicker = [np.abs(np.diff(x[lower], n=2, axis=0)).mean() for x in (before, after)]
     assert flicker[1] < 1.25 * flicker[0]
     assert np.abs(before - after)[lower].mean() < 4
+
+
+def test_flicker_is_told_apart_by_where_it_is(tmp_path):
+    pictures = portraits(6)
+    with FaceTracker() as tracker:
+        face = tracker.find(pictures[0])[0]
+    cheeks = regions((HEIGHT, WIDTH), face.box, select131(face.landmarks))["cheeks"]
+    trembling = [picture.copy() for picture in pictures]
+    for picture in trembling[::2]:
+        picture[cheeks] = np.clip(picture[cheeks].astype(int) + 8, 0, 255)
+    source, dubbed = (write_frames(tmp_path / name, x) for name, x in (("s.mp4", pictures), ("d.mp4", trembling)))
+    assert all(before == after for before, after in flicker(source, source).values())
+    found = flicker(source, dubbed)
+    assert set(found) == {"cheeks", "contour", "rest"}
+    assert found["cheeks"][1] > found["cheeks"][0] + 1.5
+    assert abs(found["rest"][1] - found["rest"][0]) < 0.2

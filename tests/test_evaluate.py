@@ -17,6 +17,7 @@ from media_files import write_video
 
 import evaluate
 from checkpoints import fetch
+from media.errors import InputError
 from media.face import FaceTracker
 from media.video import VideoWriter, read_frames
 from metrics import motion, scoring
@@ -175,6 +176,11 @@ def test_what_is_left_out_is_listed_with_its_reason(truth, tmp_path, capsys):
     method = results(out)["methods"][0]
     assert {clip["name"]: clip["frames"] for clip in method["clips"]} == {"good": 6, "hidden": 5, "longer": 4}
     assert sorted(method["left_out"]) == ["broken", "nobody", "size"]
+    assert method["left_out"]["nobody"]["generated"] == str(made / "nobody.mp4")
+    clips = {clip["name"]: clip for clip in method["clips"]}
+    assert clips["hidden"]["left_out"] == {"no face in the generated frame": {"frames": 1, "ranges": [[3, 3]]}}
+    assert clips["longer"]["left_out"] == {"the generated video is longer": {"frames": 2, "ranges": [[4, 5]]}}
+    assert (clips["good"]["generated"], clips["good"]["reference"]) == (str(made / "good.mp4"), str(true / "good.mp4"))
     rows = {row["Clip"]: row for row in csv.DictReader((out / "clips.csv").open(encoding="utf-8"))}
     assert (rows["hidden"]["Frames"], rows["hidden"]["Left out"]) == ("5", "1")
     assert "200x200" in (out / "report.html").read_text(encoding="utf-8")
@@ -211,6 +217,32 @@ def test_a_list_chooses_the_clips(truth, tmp_path, capsys):
     assert "share no clip of the list" in line
 
 
+def test_clips_of_the_list_that_neither_folder_has_are_reported(truth, tmp_path, capsys):
+    listed = tmp_path / "test.txt"
+    listed.write_text("one.mp4\nspelt wrongly\nmore/two MV\n")
+    code, out, _ = run(
+        "--generated", f"Copy={truth}", "--reference", truth, "--metrics", "psnr", "--clips", listed,
+        "--output", tmp_path / "out", capsys=capsys,
+    )  # fmt: skip
+    assert code == 0
+    assert "2 pairs compared" in out
+    assert "Copy, in the list of clips, but in neither folder: spelt wrongly" in out
+    assert results(tmp_path / "out")["methods"][0]["in_neither"] == ["spelt wrongly"]
+
+
+@pytest.mark.parametrize("name", ["stsa-lrs2", "g4g-user-study"])
+def test_a_published_table_is_written_in_all_forms(name, tmp_path, capsys):
+    code, out, _ = run("--table", name, "--output", tmp_path / "out", capsys=capsys)
+    assert code == 0
+    assert f"{tmp_path}/out/table.md, .tex, .csv and .json written" in out
+    written = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert written == ["table.csv", "table.json", "table.md", "table.tex"]
+    rows = list(csv.reader((tmp_path / "out" / "table.csv").open(encoding="utf-8")))
+    table = json.loads((tmp_path / "out" / "table.json").read_text(encoding="utf-8"))
+    assert {row[0]: row[1:] for row in rows[1:]} == table["rows"]
+    assert "Wav2Lip" in (tmp_path / "out" / "table.tex").read_text(encoding="utf-8")
+
+
 def test_whole_frames_need_no_face(tmp_path, capsys):
     draw = np.random.RandomState(0)
     frames = [cv2.resize(draw.randint(0, 255, (6, 8, 3), np.uint8), (64, 48)) for _ in range(4)]
@@ -228,6 +260,48 @@ def test_whole_frames_need_no_face(tmp_path, capsys):
     assert clip["frames"] == 4
     assert clip["values"]["mse"] == pytest.approx(np.mean(errors), rel=1e-4)
     assert clip["values"]["psnr"] == pytest.approx(np.mean(-10 * np.log10(errors)), rel=1e-4)
+
+
+def test_whole_frames_without_a_face_are_compared_and_said_to_lack_lips_and_sync(tmp_path, capsys, made_weights):
+    true, out = tmp_path / "true", tmp_path / "out"
+    write_frames(true / "a.mp4", [*portraits(3), empty(), empty()])
+    write_frames(true / "b.mp4", [empty()] * 3)
+    code, text, _ = run(
+        "--generated", f"made={true}", "--reference", true, "--region", "frame",
+        "--metrics", "mse", "liplmd", "lse-d", "--output", out, capsys=capsys,
+    )  # fmt: skip
+    assert code == 0
+    assert text.splitlines()[-1].startswith("2 pairs compared in 8 frames; 0 frames and 0 pairs left out")
+    assert "made, a: 5 frames compared; 2 without LipLMD (no face in the reference frame)" in text
+    assert "made, b: 3 frames compared; 3 without LipLMD (no face in the reference frame); no face in the" in text
+    a, b = results(out)["methods"][0]["clips"]
+    assert a["left_out"] == b["left_out"] == {}
+    assert a["without_lips"] == {"no face in the reference frame": {"frames": 2, "ranges": [[3, 4]]}}
+    assert b["notes"] == ["no face in the reference video: no LSE"]
+
+
+@pytest.mark.parametrize(("metric", "size", "least"), [("ssim", 10, 11), ("lpips", 30, 31)])
+def test_frames_too_small_for_a_metric_leave_the_pair_out(metric, size, least, tmp_path, capsys, made_weights):
+    made = tmp_path / "made"
+    write_frames(made / "small.mp4", [np.full((size, 40, 3), 90, np.uint8)] * 3)
+    write_frames(made / "large.mp4", [np.full((40, 40, 3), 90, np.uint8)] * 3)
+    code, text, _ = run(
+        "--generated", made, "--reference", made, "--region", "frame", "--metrics", metric, capsys=capsys
+    )
+    assert code == 0
+    reason = f"40x{size} pixels are too small for {metric.upper()}, which needs {least} a side"
+    assert f"made, small left out: {reason}" in text
+    assert "1 pairs compared in 3 frames; 0 frames and 1 pairs left out" in text
+
+
+def test_a_size_that_changes_in_mid_video_leaves_the_pair_out(monkeypatch):
+    small, large = np.zeros((32, 32, 3), np.uint8), np.zeros((48, 32, 3), np.uint8)
+    videos = {"made.mp4": [small, small], "true.mp4": [small, large]}
+    monkeypatch.setattr("metrics.pairs.read_frames", lambda path: iter(videos[path.name]))
+    frames = read_pairs(Pair("a", Path("made.mp4"), Path("true.mp4")), FrameCount(), False, False)
+    assert next(frames).index == 0
+    with pytest.raises(InputError, match="32x32 generated, 32x48 reference in frame 1: the sizes differ"):
+        next(frames)
 
 
 def test_the_face_crop_is_the_reference_box_in_both(truth, tmp_path, capsys):
@@ -287,6 +361,20 @@ def test_blur_jitter_and_a_frozen_mouth_each_worsen_their_metric(shared, tmp_pat
     assert value["blurred"]["ssim"] < value["same"]["ssim"] - 0.03
     assert value["jittered"]["liplmd"] > value["same"]["liplmd"] + 0.005
     assert value["frozen"]["liplmd"] > value["same"]["liplmd"] + 0.005
+
+
+def test_names_with_dollars_and_underscores_are_drawn_as_they_are(truth, tmp_path, capsys):
+    for name in ("_a", "$x^$"):  # "$x^$" is a formula that cannot be parsed
+        shutil.copytree(truth / "more", tmp_path / name / r"$\frac$")
+    code, _, _ = run(
+        "--generated", tmp_path / "_a", "--generated", tmp_path / "$x^$", "--reference", tmp_path / "_a",
+        "--metrics", "ssim", "--output", tmp_path / "out", capsys=capsys,
+    )  # fmt: skip
+    assert code == 0
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    plot = page[page.index("<svg") : page.index("</svg>")]
+    texts = {text.strip() for text in re.findall(r"<text[^>]*>([^<]*)</text>", plot)}
+    assert {"_a", "$x^$", r"$\frac$/two"} <= texts
 
 
 def test_the_report_holds_everything_in_itself(truth, tmp_path, capsys):

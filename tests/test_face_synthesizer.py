@@ -1,5 +1,6 @@
 """The face synthesizer computes the released network's faces, and trains from scratch."""
 
+import dataclasses
 import json
 import math
 import sys
@@ -9,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from models.checkpoint import load_network, save_checkpoint
 from models.face_synthesizer import FaceSynthesizer, FaceSynthesizerConfig, released_state
 from models.modulation import SpadeNorm, folded_convolutions
 from models.spatial import AdaAT, affine_grid
@@ -124,7 +126,7 @@ def test_references_are_warped_by_flow_in_pixels_and_weighted():
     flows = torch.zeros(2, 2, 16, 16)
     flows[0, 0], flows[1, 1] = 2.0, -3.0  # the first reads 2 to the right, the second 3 above
     weights = torch.tensor([0.2, 0.6]).view(2, 1, 1, 1).expand(2, 1, 16, 16)
-    result = warp_and_sum(features, deformation(flows), weights)
+    result = warp_and_sum(features, deformation(flows, "corners"), weights)
 
     def read(image, x, y):  # the released grid spreads its corners to -1 and 1: pixel i reads i W/(W-1) - 1/2
         points = torch.tensor([[[[2 * x / 15 - 1, 2 * y / 15 - 1]]]])
@@ -132,6 +134,41 @@ def test_references_are_warped_by_flow_in_pixels_and_weighted():
 
     expected = (0.2 * read(features[0, 0], 6 + 2, 8) + 0.6 * read(features[0, 1], 6, 8 - 3)) / (0.8 + 1e-5)
     assert torch.allclose(result[0, :, 8, 6], expected, atol=1e-5)
+
+
+def test_on_a_grid_of_centres_no_flow_moves_nothing_at_any_scale():
+    torch.manual_seed(0)
+    weights = torch.full((2, 1, 16, 16), 0.5)
+    still, flow = torch.zeros(2, 2, 16, 16), torch.zeros(2, 2, 16, 16)
+    flow[:, 0] = 2.0
+    for size in (16, 8, 4):
+        features = torch.rand(1, 1, 3, size, size).expand(-1, 2, -1, -1, -1)
+        unmoved = warp_and_sum(features, deformation(still, "centres"), weights)
+        assert torch.allclose(unmoved, features[:, 0], atol=1e-4)
+        assert not torch.allclose(warp_and_sum(features, deformation(still, "corners"), weights), unmoved, atol=1e-2)
+    moved = warp_and_sum(features := torch.rand(1, 2, 3, 16, 16), deformation(flow, "centres"), weights)
+    assert torch.allclose(moved[..., :-2], features.mean(dim=1)[..., 2:], atol=1e-4)
+
+
+@pytest.mark.parametrize("stacking", ["image_major", "colour_major"])
+def test_references_are_stacked_as_the_config_says(stacking):
+    network, images = small(stacking=stacking), torch.rand(1, 5, 3, 128, 128)
+    seen = []
+    network.spatial.references.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    network.encode_references(images, torch.rand(1, 5, 1, 128, 128))
+    second_green = 4 if stacking == "image_major" else 6
+    assert torch.equal(seen[0][0, second_green], images[0, 1, 1])
+
+
+def test_a_checkpoint_older_than_an_option_keeps_its_form(tmp_path):
+    network = small()
+    config = dataclasses.asdict(network.config)
+    for option in ("stacking", "grid"):
+        del config[option]
+    save_checkpoint(tmp_path, {"face_synthesizer": network}, {"face_synthesizer": config})
+    loaded = load_network(tmp_path, "face_synthesizer").config
+    assert (loaded.stacking, loaded.grid) == ("colour_major", "corners")
+    assert (network.config.stacking, network.config.grid) == ("image_major", "centres")
 
 
 def test_training_starts_from_unmoved_references():
@@ -184,6 +221,8 @@ def test_ablations_have_no_trace_of_the_absent_path():
         small(temporal=False, mutual_information=True)
     with pytest.raises(ValueError, match="sampler is 'nearest'"):
         small(sampler="nearest")
+    with pytest.raises(ValueError, match="stacking is 'rows'"):
+        small(stacking="rows")
 
 
 def test_mutual_information_scores_reach_both_paths():

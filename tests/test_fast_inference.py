@@ -1,11 +1,14 @@
 """The form for inference computes the plain form's faces, with fewer operations."""
 
+import numpy as np
 import pytest
 import torch
 
 from benchmarks.inference import FastDubbing, PlainDubbing, count_gflop, main, random_inputs, trained_like
+from dubbing.speaker import FaceJob, Speaker
+from media.errors import InputError
 from models.face_synthesizer import FaceSynthesizer, FaceSynthesizerConfig
-from models.fast import accelerate_inference
+from models.fast import accelerate_inference, graphed, padded
 from models.heatmap_predictor import HeatmapPredictor, HeatmapPredictorConfig
 
 FORMS = {
@@ -57,6 +60,95 @@ def test_the_fast_line_dubs_the_same_frames_for_less():
         fast.prepare(inputs)
         assert (fast.dub(inputs) - plain.dub(inputs)).abs().max() < 1e-4
         assert count_gflop(lambda: fast.dub(inputs)) < 0.5 * count_gflop(lambda: plain.dub(inputs))
+
+
+@pytest.fixture
+def speaking():
+    """A function: the faces and heatmaps of five frames in batches of four, of a `Speaker` with some changes."""
+    random = np.random.default_rng(0)
+    face = random.uniform(0.1, 0.9, (131, 2)).astype(np.float32)
+    poses = face + random.normal(0, 0.005, (5, 131, 2)).astype(np.float32)
+    crops = random.integers(0, 255, (5, 8, 8, 3)).astype(np.uint8).repeat(16, axis=1).repeat(16, axis=2)
+    features = random.normal(0, 1, (40, 80)).astype(np.float32)
+    networks = predictor(), trained_like(FaceSynthesizer(FaceSynthesizerConfig(width=0.06)))
+
+    def speak(precision: str = "float32", padding: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        speaker = Speaker(*networks, torch.device("cpu"), precision, batch_size=4)
+        assert speaker.padding == 0  # nothing is gained on a CPU
+        speaker.padding = padding
+        references = speaker.encode(crops, poses)
+        windows = [np.arange(i - 2, i + 3).clip(0, 4) for i in range(5)]
+        jobs = [FaceJob(crops[i], window, window.astype(float), poses[window]) for i, window in enumerate(windows)]
+        known = {}
+        batches = (speaker.speak(jobs[i : i + 4], references, features, known) for i in (0, 4))
+        parts = [[part.copy() for part in batch] for batch in batches]  # the stand-in's next call overwrites them
+        return tuple(np.concatenate(part) for part in zip(*parts, strict=True))
+
+    return speak
+
+
+def test_padded_batches_run_through_a_graph_give_the_same_faces(speaking, monkeypatch):
+    recorded = []
+
+    def stand_in(run, inputs):
+        """As a CUDA graph does, it reads its inputs where those of the first call lay, and overwrites its result."""
+        static, output = [value.clone() for value in inputs], None
+        recorded.append(run.__name__)
+
+        def replay(*inputs):
+            nonlocal output
+            for target, value in zip(static, inputs, strict=True):
+                target.copy_(value)
+            result = run(*static)
+            results = result if isinstance(result, tuple) else (result,)
+            if output is None:
+                output = results
+            else:
+                for target, value in zip(output, results, strict=True):
+                    target.copy_(value)
+            return output if isinstance(result, tuple) else output[0]
+
+        return replay
+
+    monkeypatch.setattr("dubbing.speaker.graphed", stand_in)
+    (faces, heatmaps), (padded_faces, padded_heatmaps) = speaking(), speaking(padding=4)
+    assert sorted(recorded) == ["_dub", "_encode_frames"]
+    assert faces.shape == (5, 128, 128, 3) and heatmaps.shape == (5, 128, 128)
+    assert abs(faces.astype(int) - padded_faces).max() <= 1 and abs(heatmaps - padded_heatmaps).max() < 1e-4
+    assert faces.std() > 5
+
+
+def test_half_precision_gives_nearly_the_same_faces(speaking):
+    faces, half = speaking()[0].astype(int), speaking("bf16")[0]
+    assert 0 < abs(faces - half).mean() < 0.15 * faces.std()  # random weights magnify what trained ones do not
+
+
+def test_fp16_is_for_cuda():
+    networks = predictor(), trained_like(FaceSynthesizer(FORMS["paper"]))
+    with pytest.raises(InputError, match="needs a CUDA device"):
+        Speaker(*networks, torch.device("cpu"), "fp16")
+
+
+def test_padding_repeats_the_last_entry():
+    assert padded(torch.tensor([1, 2]), 4).tolist() == [1, 2, 2, 2]
+    assert padded(torch.tensor([1, 2]), 0).tolist() == [1, 2]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_graph_speaks_as_the_eager_networks_do():
+    heatmaps, faces = predictor().cuda(), trained_like(FaceSynthesizer(FORMS["paper"])).cuda()
+    fast = accelerate_inference(faces)
+    first, second = (random_inputs(heatmaps, faces, 2, seed) for seed in range(2))
+    references = fast.encode_references(first.reference_images.cuda(), first.reference_heatmaps.cuda())
+
+    def render(frames, maps, sound):
+        return fast.render(frames, maps, references, sound)
+
+    with torch.inference_mode():
+        batches = [[x.cuda() for x in (inputs.frames, inputs.heatmaps, inputs.audio)] for inputs in (first, second)]
+        replay = graphed(render, batches[0])
+        for batch in batches:
+            assert (replay(*batch) - render(*batch)).abs().max() < 1e-3
 
 
 def test_the_benchmark_prints_both_forms(capsys):

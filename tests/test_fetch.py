@@ -192,8 +192,25 @@ def test_require_names_the_file_the_url_and_the_command():
     assert "\n" not in message
 
 
+def test_where_one_name_fails_the_others_are_fetched_and_the_end_names_it(server, monkeypatch, capsys):
+    def weights(name: str, url: str) -> fetch.Weights:
+        return fetch.Weights(name, "MIT", [fetch.File(f"{name}.pth", [url], SHA256, SIZE)])
+
+    found = {name: weights(name, server.url()) for name in ("first", "last")}
+    entries = {"gone": weights("gone", server.url("gone.pth")), **found}
+    monkeypatch.setattr(fetch, "manifest", lambda: entries)
+    assert fetch.main(["gone", "first", "last", "gone"]) == 2
+    output = capsys.readouterr()
+    errors = [line for line in output.err.splitlines() if line.startswith("error: ")]
+    assert errors[0].startswith("error: gone: gone.pth could not be downloaded")
+    assert errors[1].startswith("error: 1 of 3 not fetched: gone;")
+    assert len(errors) == 2
+    assert [line.split()[:2] for line in output.out.splitlines()] == [["fetched", "first"], ["fetched", "last"]]
+    assert fetch.path("last").read_bytes() == CONTENT
+
+
 def test_wrong_arguments_are_one_line(capsys, tmp_path):
-    for arguments in ([], ["vgg16"], ["fid", "--from", str(tmp_path / "nowhere")]):
+    for arguments in ([], ["vgg16"], ["fid", "--from", str(tmp_path / "nowhere")], ["fid", "--nonsense"], ["--from"]):
         assert fetch.main(arguments) == 2
         assert capsys.readouterr().err.count("\n") == 1
 
@@ -206,7 +223,11 @@ def test_manifest_is_whole(capsys):
         assert (len(weights.files) > 1) == bool(weights.folder)
         for file in weights.files:
             assert file.urls
-            assert re.fullmatch(r"[0-9a-f]{8}|[0-9a-f]{64}", file.sha256) or file.name.endswith(".json")
+            assert file.sha256 or file.size, f"nothing would show that {file.name} is another file"
+            assert re.fullmatch(r"([0-9a-f]{8}|[0-9a-f]{64})?", file.sha256)
+            assert file.size is None or file.size > 0
+            if file.size and file.megabytes:
+                assert file.size / 1e6 == pytest.approx(file.megabytes, rel=0.01)
             in_name = re.search(r"-([0-9a-f]{8})\.pth$", file.name)
             assert in_name is None or file.sha256.startswith(in_name[1])
     assert fetch.main(["--list"]) == 0

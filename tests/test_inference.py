@@ -13,6 +13,10 @@ import numpy as np
 import pytest
 
 import inference
+from dubbing import pipeline
+from dubbing.pairs import read_pairs
+from dubbing.people import observe
+from media.errors import InputError
 from media.face import FaceTracker, select131
 from media.heatmap import OVAL_POINTS
 from media.video import VideoWriter, probe, read_frames
@@ -44,11 +48,12 @@ def dub(checkpoint, monkeypatch, capsys):
     def run(*arguments, quiet: bool = True):
         options = ["--checkpoint", checkpoint, "--workers", "1", "--device", "cpu", *(["--quiet"] if quiet else [])]
         monkeypatch.setattr(sys, "argv", ["inference.py", *map(str, (*options, *arguments))])
-        previous = signal.getsignal(signal.SIGTERM)
+        previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             code = inference.main()
         finally:
-            signal.signal(signal.SIGTERM, previous)
+            for number, handler in previous.items():
+                signal.signal(number, handler)
         captured = capsys.readouterr()
         return code, captured.out, captured.err
 
@@ -56,12 +61,11 @@ def dub(checkpoint, monkeypatch, capsys):
 
 
 def test_the_dub_has_the_sounds_length_and_the_videos_picture(dub, video, speech, tmp_path):
-    output, panels, crops = (tmp_path / name for name in ("out.mp4", "panels.mp4", "crops.mp4"))
-    code, out, _ = dub(
-        "--video", video, "--audio", speech, "--output", output, "--visualize", panels, "--crop-output", crops
-    )
+    output, panels, crops, heatmaps = (tmp_path / f"{name}.mp4" for name in ("out", "panels", "crops", "heatmaps"))
+    beside = ("--visualize", panels, "--crop-output", crops, "--heatmap-output", heatmaps)
+    code, out, _ = dub("--video", video, "--audio", speech, "--output", output, *beside)
     assert code == 0 and "5 frames" in out and "a face in every one" in out
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["crops.mp4", "out.mp4", "panels.mp4"]
+    assert set(tmp_path.iterdir()) == {output, panels, crops, heatmaps}
 
     info = probe(output)
     assert (info.width, info.height, info.frame_rate, info.has_sound) == (240, 224, 25, True)
@@ -79,7 +83,7 @@ def test_the_dub_has_the_sounds_length_and_the_videos_picture(dub, video, speech
         mouth[: _middle(inside)] = False
         assert difference[mouth].mean() > 4  # and there random networks leave a mark
 
-    assert probe(crops).width == probe(crops).height == 128
+    assert probe(crops).width == probe(crops).height == probe(heatmaps).width == probe(heatmaps).height == 128
     assert probe(panels).height == 224 and len(list(read_frames(panels))) == 5
 
 
@@ -159,6 +163,9 @@ def _bad_inputs(tmp_path, video, speech):
         "point that is none": ("--face-at", "10", "--face-at 10"),
         "point without a face": ("--face-at", "0,0", "--face-at 0,0"),
         "batch of none": ("--batch-size", "0", "--batch-size 0"),
+        "batch that is no number": ("--batch-size", "abc", "--batch-size: invalid int value: 'abc'"),
+        "device that is none": ("--device", "tpu", "--device: invalid choice: 'tpu'"),
+        "option that is none": ("--bogus", "1", "--bogus"),
         "list beside a video": ("--list", text, "--list"),
     }, {"--video": video, "--audio": speech, "--output": out}
 
@@ -193,6 +200,19 @@ def test_a_list_goes_on_after_a_failed_pair_and_skips_what_is_finished(dub, vide
     assert code == 2 and "line 1" in err
 
 
+def test_a_list_of_many_pairs_is_read_quickly_and_blank_rows_are_passed_over(tmp_path):
+    path = tmp_path / "pairs.csv"
+    path.write_text("video,audio,output\n\n,,\n" + "".join(f"v.mp4,a.wav,{i}.mp4\n, ,\n" for i in range(3000)))
+    start = time.perf_counter()
+    pairs = read_pairs(path)
+    assert time.perf_counter() - start < 2  # comparing each with each took minutes
+    assert [pair.output.name for pair in pairs] == [f"{i}.mp4" for i in range(3000)]
+
+    path.write_text("v.mp4,a.wav,out.mp4\n\nv.mp4,b.wav,folder/../out.mp4\n")
+    with pytest.raises(InputError, match=r"line 3: folder/\.\./out\.mp4 is the output of an earlier line too"):
+        read_pairs(path)
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device"), RuntimeError("encoder")])
 def test_an_error_halfway_leaves_no_output(dub, video, speech, tmp_path, monkeypatch, error):
     write, written = VideoWriter.write, []
@@ -214,17 +234,88 @@ def test_an_error_halfway_leaves_no_output(dub, video, speech, tmp_path, monkeyp
     assert list(tmp_path.iterdir()) == []
 
 
-def test_sigterm_ends_the_program_and_leaves_no_output(dub, video, tmp_path):
-    speech = write_sound(tmp_path / "long.wav", "pcm_s16le", 16000, seconds=600)
+def test_what_is_wrong_beside_the_video_is_found_before_its_faces_are_tracked(
+    dub, video, speech, tmp_path, monkeypatch
+):
+    seen = []
+
+    def counted(frames, *arguments):
+        frames = list(frames)
+        seen.append(len(frames))
+        return observe(iter(frames), *arguments)
+
+    monkeypatch.setattr(pipeline, "observe", counted)
+    faceless = write_frames(tmp_path / "faceless.mp4", [empty()] * 3)
+    good = ("--video", video, "--audio", speech)
+    for arguments, passes in [
+        (("--output", tmp_path / "out.txt"), []),
+        (("--output", tmp_path / "out.mp4", "--visualize", tmp_path / "panels.gif"), []),
+        (("--output", tmp_path / "out.mp4", "--crop-output", tmp_path / "crops"), []),
+        (("--output", tmp_path / "new" / "out.mp4", "--references", faceless), [3]),
+    ]:
+        code, _, err = dub(*good, *arguments)
+        assert (code, seen) == (2, passes) and err.count("\n") == 1, arguments
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["faceless.mp4"]
+
+
+def test_nothing_is_left_when_the_output_cannot_be_closed(dub, video, speech, tmp_path, monkeypatch):
+    rename, output = os.replace, tmp_path / "out.mp4"
+
+    def full(source, target):
+        if target == output:
+            raise OSError(28, "No space left on device")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "replace", full)
+    sides = ("--visualize", tmp_path / "panels.mp4", "--crop-output", tmp_path / "crops.mp4")
+    code, _, err = dub("--video", video, "--audio", speech, "--output", output, *sides)
+    assert code == 2 and "No space left" in err and err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_options_of_the_command_line_reach_the_dub(dub, speech, tmp_path):
+    """Two faces side by side, at 60 frames a second, for 0.2 s."""
+    pictures = [np.concatenate([picture, picture[:, ::-1]], axis=1) for picture in portraits(12)]
+    video = write_frames(tmp_path / "two.mp4", pictures, fps=60)
+    source = [np.stack(list(read_frames(video, fps))).astype(int) for fps in (25, 60)]
+    width = pictures[0].shape[1] // 2
+
+    def changed(*options) -> tuple[float, float]:
+        """By how much the lower halves of the left and of the right face differ from the source's."""
+        output = tmp_path / "out.mp4"
+        code, *_ = dub("--video", video, "--audio", speech, "--output", output, *options)
+        assert code == 0
+        assert probe(output).frame_rate == (60 if "--keep-fps" in options else 25)
+        dubbed = np.stack(list(read_frames(output, None)))
+        assert len(dubbed) == (12 if "--keep-fps" in options else 5)
+        difference = np.abs(dubbed - source[len(dubbed) == 12])[:, 112:]
+        return difference[:, :, :width].mean(), difference[:, :, width:].mean()
+
+    left, right = changed("--face", "right")
+    assert left < 3 < right
+    left, right = changed("--faces", "all", "--keep-fps")
+    assert left > 3 and right > 3
+    paler = write_frames(tmp_path / "paler.mp4", [255 - (255 - picture) // 2 for picture in portraits(3)])
+    left, right = changed("--face", "0", "--references", paler)
+    assert right < 3 < left and left != changed("--face", "0")[0]
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_program_and_leaves_no_output(dub, video, tmp_path, stop):
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell script has it for what it starts with &
+    speech = write_sound(tmp_path / "long.wav", "pcm_s16le", 16000, seconds=20)
     output = tmp_path / "out"
 
     def terminate_once_writing() -> None:
         while not (output.is_dir() and any(output.iterdir())):
             time.sleep(0.05)
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), stop)
 
     threading.Thread(target=terminate_once_writing, daemon=True).start()
-    code, out, err = dub("--video", video, "--audio", speech, "--output", output / "out.mp4")
+    try:
+        code, out, err = dub("--video", video, "--audio", speech, "--output", output / "out.mp4")
+    finally:
+        signal.signal(signal.SIGINT, previous)
     assert (code, out, err) == (130, "", "interrupted\n")
     assert list(output.iterdir()) == []
 

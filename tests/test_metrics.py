@@ -1,6 +1,7 @@
 """Each metric against an independent computation or the library it is known by, and where its value is known."""
 
 import warnings
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -10,14 +11,16 @@ import torchvision
 from scipy import ndimage
 
 from media.errors import InputError
+from media.face import Face
+from media.video import VideoWriter, read_frames
 from metrics import motion, sync
 from metrics.fid import FeatureStatistics, fid, frechet_distance, inception_features, load_inception
 from metrics.image import mse, psnr, ssim
 from metrics.landmarks import lip_landmark_distance
 from metrics.motion import dynamic_motion_error, load_raft, optical_flow
-from metrics.pairs import to_tensor
+from metrics.pairs import Batch, FrameCount, FramePair, Pair, to_tensor
 from metrics.perceptual import load_lpips, lpips
-from metrics.scoring import clip_mean
+from metrics.scoring import ClipResult, ClipScorer, Options, clip_mean
 from metrics.sync import SyncEmbeddings, load_syncnet, mfcc_windows, sync_crop, sync_score
 from models.chung_syncnet import ChungSyncNet
 
@@ -280,15 +283,89 @@ def test_fid_compares_sets_and_needs_two_images_in_each():
     assert fid(one, a) is None
 
 
-def test_raft_with_made_weights_finds_equal_videos_equal(tmp_path, monkeypatch):
+def test_raft_with_made_weights_is_torchvisions_with_its_own_transform(tmp_path, monkeypatch):
     torch.manual_seed(0)
-    state = torchvision.models.optical_flow.raft_large(weights=None).state_dict()
-    network = load_raft(saved(state, tmp_path / "raft.pth"))
+    raft = torchvision.models.optical_flow.raft_large(weights=None).eval()
+    network = load_raft(saved(raft.state_dict(), tmp_path / "raft.pth"))
+    assert motion.ITERATIONS == 20
     monkeypatch.setattr(motion, "ITERATIONS", 2)
-    first, second = pictures(picture(0, 100)), pictures(picture(1, 100))
-    flow = optical_flow(network, first, second)
-    assert flow.shape == (1, 2, 100, 100)
-    assert dynamic_motion_error(flow, flow)[0] in (0, pytest.approx(np.nan, nan_ok=True))
+    prepare = torchvision.models.optical_flow.Raft_Large_Weights.C_T_V1.transforms()
+    height, width = 131, 140  # not RAFT's multiples of 8
+    first, second = (picture(seed, 144)[:height, :width] for seed in (0, 1))
+    padded = [np.pad(each, ((0, -height % 8), (0, -width % 8), (0, 0)), mode="edge") for each in (first, second)]
+    with torch.no_grad():
+        images = prepare(*(torch.from_numpy(each).permute(2, 0, 1)[None] for each in padded))
+        expected = raft(*images, num_flow_updates=2)[-1][..., :height, :width]
+    flow = optical_flow(network, pictures(first), pictures(second))
+    assert expected.abs().mean() > 0.01
+    assert flow.shape == (1, 2, height, width)
+    assert torch.allclose(flow, expected, atol=1e-4)
+
+
+class _Farneback(torch.nn.Module):
+    """RAFT's stand-in: OpenCV's dense optical flow, which needs no weights."""
+
+    def forward(self, first, second, num_flow_updates):
+        grey = [np.rint((image[0].mean(dim=0).numpy() + 1) * 127.5).astype(np.uint8) for image in (first, second)]
+        flow = cv2.calcOpticalFlowFarneback(*grey, None, 0.5, 3, 21, 5, 7, 1.5, 0)
+        return [torch.from_numpy(flow).permute(2, 0, 1)[None]]
+
+
+STEP = np.array([3, 1])  # px a frame, by which the reference and the face in it move
+
+
+def moving_video(path: Path, moves: list[np.ndarray]) -> Path:
+    """A textured picture that lies at `moves`, in pixels."""
+    texture = cv2.resize(np.random.RandomState(3).randint(0, 255, (64, 64, 3), np.uint8), (320, 320))
+    with VideoWriter(path, 160, 160, crf=4) as video:
+        for x, y in moves:
+            video.write(cv2.warpAffine(texture, np.float32([[1, 0, x - 80], [0, 1, y - 80]]), (160, 160)))
+    return path
+
+
+def clip_of_motion(true: Path, made: Path, faces=lambda index: True) -> ClipResult:
+    """DME of two videos whose reference box moves with the picture."""
+    scorer = ClipScorer(Options(("dme",)), {"raft": _Farneback()})
+    pairs = []
+    for index, frames in enumerate(zip(read_frames(made), read_frames(true), strict=True)):
+        corner = 20 + index * STEP
+        face = Face(np.zeros((478, 2), np.float32), np.array([*corner, *(corner + 100)], np.int32))
+        pairs.append(FramePair(index, *frames, face, face if faces(index) else None))
+    for batch in (pairs[:5], pairs[5:]):  # motion goes on from one batch to the next
+        scorer.update(Batch(batch, "face", 128))
+    return scorer.finish(Pair("clip", made, true), FrameCount(shared=len(pairs)))
+
+
+def test_dme_of_videos_of_known_motion(tmp_path):
+    steps = [index * STEP for index in range(8)]
+    true = moving_video(tmp_path / "true.mp4", steps)
+    offset = np.array([-1, 2])
+    moves = {
+        "same": steps,
+        "translated": [step + 5 * offset for step in steps],  # lies elsewhere, moves alike
+        "faster": [step + index * offset for index, step in enumerate(steps)],
+        "jittered": [step + (index % 2) * offset for index, step in enumerate(steps)],
+        "frozen": [steps[0]] * 8,
+    }
+    length = float(np.linalg.norm(offset))
+    expected = {"same": 0, "translated": 0, "faster": length, "jittered": length, "frozen": float(np.linalg.norm(STEP))}
+    for name, places in moves.items():
+        result = clip_of_motion(true, moving_video(tmp_path / f"{name}.mp4", places))
+        assert result.values["dme"] == pytest.approx(expected[name], abs=0.4), name  # the borders cost precision
+        assert result.notes == []
+
+
+def test_dme_says_over_which_frames_it_is(tmp_path):
+    steps = [index * STEP for index in (0, 1, 1, 2, 3, 4, 5, 6)]  # stands still once
+    true = moving_video(tmp_path / "true.mp4", steps)
+    result = clip_of_motion(true, true, faces=lambda index: index != 5)
+    assert result.values["dme"] == 0
+    note = "in 1 nothing of the reference moves by more than a pixel, 2 lack a face"
+    assert result.notes == [f"DME over 4 of 7 frame pairs: {note}"]
+    still = moving_video(tmp_path / "still.mp4", [STEP] * 8)
+    result = clip_of_motion(still, true)
+    assert result.values["dme"] is None
+    assert result.notes == ["no DME in 7 frame pairs: in 7 nothing of the reference moves by more than a pixel"]
 
 
 def test_syncnet_with_made_weights_scores_a_video(tmp_path):

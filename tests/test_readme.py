@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from media.video import VideoWriter, read_frames
 
@@ -72,6 +73,15 @@ def test_the_walkthrough_runs_as_written(copy):
         assert "Traceback" not in result.stderr, shlex.join(words)
     assert (copy / "out/person.mp4").stat().st_size > 10_000
     assert (copy / "out/report/report.html").is_file()
+
+
+def test_the_launch_commands_processes_share_their_configs_batch():
+    text = (ROOT / "README.md").read_text().replace("\\\n", " ")
+    commands = re.findall(r"accelerate launch .*--num_processes (\d+) .*--config (configs/stsa_\w+\.yaml)", text)
+    assert len(commands) >= 2
+    for processes, config in commands:
+        batch_size = OmegaConf.load(ROOT / config).train.batch_size
+        assert batch_size % int(processes) == 0, f"{processes} processes cannot share {config}'s {batch_size} windows"
 
 
 @pytest.mark.parametrize("name", every_command())

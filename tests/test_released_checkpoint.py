@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+import inference
 from media.errors import InputError
 from models import load_checkpoint, load_released
+from models.checkpoint import read_foreign
 from tests.parity import parity_case
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -45,9 +47,20 @@ def test_the_imported_folder_computes_what_the_released_network_does(files, shar
     assert result.returncode == 0, result.stderr
     predictor, synthesizer = load_checkpoint(tmp_path / "stsa")
     assert predictor.config.audio == synthesizer.config.audio == "wav2vec2"
+    assert (synthesizer.config.stacking, synthesizer.config.grid) == ("colour_major", "corners")
     _, inputs, expected = parity_case(shared, "stsa_heatmap")
-    heatmaps, _ = predictor(inputs["audio"], inputs["pose"], inputs["reference"])
+    heatmaps, keypoints = predictor(inputs["audio"], inputs["pose"], inputs["reference"])
     torch.testing.assert_close(heatmaps, expected["heatmaps"], atol=1e-4, rtol=0)
+    torch.testing.assert_close(keypoints, expected["landmarks"].mT, atol=1e-4, rtol=0)
+    _, inputs, expected = parity_case(shared, "stsa_face")
+    faces = synthesizer(
+        inputs["frame"].flip(2),  # the reference's are BGR
+        inputs["heatmap"][:, :, :1],
+        inputs["reference_image"].flip(2),
+        inputs["reference_heatmap"][:, :, :1],
+        inputs["face_audio"],
+    )
+    torch.testing.assert_close(faces.flip(2), expected["faces"], atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("damage", ["lacks a tensor", "swapped", "truncated", "executes code", "text"])
@@ -78,6 +91,38 @@ def test_a_refusal_is_one_line_and_leaves_no_folder(files, tmp_path):
     result = run_import(files[1], files[1], tmp_path / "stsa")
     assert result.returncode == 2 and len(result.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "stsa").exists()
+
+
+@pytest.mark.parametrize("legacy", [True, False], ids=["legacy", "zip"])
+def test_a_damaged_file_is_refused_in_one_line_wherever_the_damage_is(legacy, tmp_path):
+    path, bad, random = tmp_path / "weights.pth", tmp_path / "bad.pth", np.random.default_rng(0)
+    state = {"module.a.weight": torch.randn(8, 4), "b": torch.arange(5)}
+    torch.save({"state_dict": state}, path, _use_new_zipfile_serialization=not legacy)
+    whole, refused = path.read_bytes(), 0
+    for trial in range(400):
+        if trial % 4 == 0:
+            damaged = whole[: random.integers(1, len(whole))]
+        else:
+            damaged = bytearray(whole)
+            damaged[random.integers(min(len(whole), 900))] ^= 1 << random.integers(8)
+        bad.write_bytes(damaged)
+        try:
+            read_foreign(bad)  # a bit of a weight, or of padding, may pass
+        except InputError as error:
+            refused += 1
+            assert "\n" not in str(error) and str(bad) in str(error)
+    assert refused > 100
+
+
+def test_the_sound_features_are_the_checkpoints_own(monkeypatch):
+    def given(*options: str):
+        monkeypatch.setattr(sys, "argv", ["inference.py", *options])
+        return inference.parse()
+
+    inference.check_audio(given(), "wav2vec2")
+    inference.check_audio(given("--audio-features", "wav2vec2"), "wav2vec2")
+    with pytest.raises(InputError, match=r"--audio-features wav2vec2: checkpoint .*demo was trained on mel; leave"):
+        inference.check_audio(given("--audio-features", "wav2vec2"), "mel")
 
 
 class _Evil:

@@ -1,17 +1,23 @@
 """metrics.reproduce: the same clips each time, dubbed once, evaluated beside the paper's rows."""
 
 import json
+import re
+import shlex
 from pathlib import Path
 
 import pytest
-from faces import portraits, small_checkpoint
+from faces import portraits, small_checkpoint, write_frames
 from media_files import write_video
+from safetensors.torch import load_file, save_file
 
+import evaluate
 from data_prep.layout import Source
 from media.errors import InputError
 from media.video import VideoWriter
-from metrics import reproduce
-from metrics.reproduce import choose_clips
+from metrics import reproduce, trajectories
+from metrics.reproduce import choose_clips, shortfall
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def source(id: str, problem: str = "") -> Source:
@@ -29,6 +35,61 @@ def test_the_seed_chooses_the_same_test_clips_whatever_the_order():
     assert len(choose_clips([source("a"), source("b")], 40, seed=0)) == 2
     with pytest.raises(InputError, match="no test clip"):
         choose_clips([source("a", "broken")], 40, seed=0)
+    with pytest.raises(InputError, match="no test clip"):  # and none of another split in its place
+        choose_clips([source("test/a", "broken"), source("train/b")], 40, seed=0)
+
+
+def test_test_clips_that_are_missing_are_said():
+    clips = [source("train/x", "is not there"), *(source(f"test/{number}") for number in range(3))]
+    assert shortfall(clips, 3) == []
+    clips += [source(f"test/absent{number}", "is not there") for number in range(7)]
+    unusable, few = shortfall(clips, 4)
+    assert unusable.startswith("7 of 10 test clips cannot be used: test/absent0 is not there, test/absent1 is not")
+    assert unusable.endswith("test/absent4 is not there and 2 more")
+    assert few == "only 3 test clips can be used, not the 4 asked for: all of them are taken"
+
+
+def table_commands() -> list[list[str]]:
+    """The README's commands on the papers' tables, one list of words each."""
+    section = (ROOT / "README.md").read_text(encoding="utf-8").split("## The papers' tables")[1].split("\n## ")[0]
+    blocks = re.findall(r"```bash\n(.*?)```", section, re.DOTALL)
+    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+def test_the_readmes_table_commands_run(tmp_path, monkeypatch, capsys):
+    """Published tables and evaluations as written; of a reproduction the steps that take long are left out."""
+    monkeypatch.chdir(tmp_path)
+    frames = portraits(3)
+    for folder in ("videos/val", "LRS2/mvlrs_v1/main/1", "out/no_cil/dubbed", "out/full/dubbed", "out/full/truth"):
+        write_frames(tmp_path / folder / "one.mp4", frames)
+    for place in ("heatmaps.mp4", "sketches.mp4"):
+        write_frames(tmp_path / place, frames)
+    (tmp_path / "out/full/clips.txt").write_text("one\n")
+    monkeypatch.setattr(reproduce, "choose_clips", lambda sources, count, seed: [source("one")])
+    monkeypatch.setattr(reproduce, "prepare", lambda clips, output: None)
+    monkeypatch.setattr(reproduce, "digest", lambda checkpoint: "0")
+    monkeypatch.setattr(reproduce, "step", lambda *arguments: 0)
+    monkeypatch.setattr(reproduce, "LAYOUTS", {name: lambda folder: [source("one")] for name in reproduce.LAYOUTS})
+    for dataset in ("CMLR", "HDTF"):
+        (tmp_path / dataset).mkdir()
+    mains = {"evaluate.py": evaluate.main}
+    mains |= {f"metrics.{module.__name__.split('.')[1]}": module.main for module in (reproduce, trajectories)}
+    commands = table_commands()
+    assert len(commands) >= 9
+    for python, *words in commands:
+        assert python == "python"
+        main = {
+            "evaluate.py": evaluate.main,
+            "metrics.reproduce": reproduce.main,
+            "metrics.trajectories": trajectories.main,
+        }
+        name, *arguments = words[1:] if words[0] == "-m" else words
+        assert main[name](arguments) == 0, shlex.join(words)
+    out = capsys.readouterr().out
+    assert "no CIL" in out
+    assert (tmp_path / "out/stsa-ablation/report.html").is_file()
+    assert (tmp_path / "out/g4g-user-study/table.tex").is_file()
 
 
 def test_a_folder_is_dubbed_and_evaluated_and_a_second_run_dubs_nothing_again(tmp_path, capfd):
@@ -43,6 +104,7 @@ def test_a_folder_is_dubbed_and_evaluated_and_a_second_run_dubs_nothing_again(tm
     ]
     assert reproduce.main(arguments) == 0
     out = capfd.readouterr().out
+    assert "only 1 test clips can be used, not the 40 asked for" in out
     assert "1 dubbed, 0 were there already, 0 failed" in out
     assert "Ours (w/ FT)" in out
     assert "Reproduction" in out
@@ -58,3 +120,11 @@ def test_a_folder_is_dubbed_and_evaluated_and_a_second_run_dubs_nothing_again(tm
 
     assert reproduce.main([*arguments, "--seed", "1"]) == 2
     assert "is of a run with seed 0, not 1" in capfd.readouterr().err
+
+    weights = tmp_path / "checkpoint" / "face_synthesizer.safetensors"
+    trained = load_file(weights)
+    save_file({name: tensor + 1 for name, tensor in trained.items()}, weights)  # trained anew into the same folder
+    assert reproduce.main(arguments) == 2
+    assert "is of a run with checkpoint digest" in capfd.readouterr().err
+    assert reproduce.main([*arguments, "--checkpoint", str(tmp_path)]) == 2
+    assert "config.yaml cannot be read" in capfd.readouterr().err

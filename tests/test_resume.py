@@ -4,12 +4,14 @@ import resource
 from pathlib import Path
 
 import pytest
-from training_runs import Kill, arguments, run, write_clips
+from training_runs import Kill, arguments, run, write_checkpoints, write_clips
 
 STEPS = ["train.steps=5", "train.save_every=2", "train.validate_every=3"]
 FULL_FACE = ["losses.gan=0.25", "losses.feature=1", "discriminator.width=0.1"]
 SETTINGS = {"train_heatmap": STEPS, "train_face": STEPS + FULL_FACE, "train_sync": STEPS}
+LAST = 5  # after each of three states, and twice for the best so far
 NETWORKS = {"train_heatmap": "heatmap_predictor", "train_face": "face_synthesizer", "train_sync": "sync_expert"}
+NETWORKS["finetune_e2e"] = "face_synthesizer"
 
 
 @pytest.fixture(scope="module")
@@ -18,14 +20,19 @@ def clips(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(clips, tmp_path_factory):
+def settings(tmp_path_factory) -> dict[str, list[str]]:
+    return SETTINGS | {"finetune_e2e": STEPS + FULL_FACE + write_checkpoints(tmp_path_factory.mktemp("start"))}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(clips, settings, tmp_path_factory):
     """A function: the output folder of a script's run that nobody killed."""
     folder, done = tmp_path_factory.mktemp("uninterrupted"), {}
 
     def output(script: str) -> Path:
         if script not in done:
             done[script] = folder / script
-            assert run(script, arguments(script, clips, done[script], *SETTINGS[script])) == 0
+            assert run(script, arguments(script, clips, done[script], *settings[script])) == 0
         return done[script]
 
     return output
@@ -55,12 +62,15 @@ def assert_same(output: Path, reference: Path, script: str) -> None:
         pytest.param("train_face", Kill("train_face", "backward", 4, after=True), id="face, at step 4"),
         pytest.param("train_face", Kill("training", "save_file", 2), id="face, inside the second state"),
         pytest.param("train_face", Kill("models.checkpoint", "save_file", 4), id="face, inside the best weights"),
-        pytest.param("train_sync", Kill("train_sync", "backward", 5), id="sync, at step 5"),
+        pytest.param("train_sync", Kill("train_sync", "backward", 3), id="sync, at step 3"),
+        pytest.param("finetune_e2e", Kill("finetune_e2e", "backward", 4, after=True), id="end to end, at step 4"),
+        pytest.param("train_heatmap", Kill("models.checkpoint", "save_file", LAST), id="heatmap, the last weights"),
     ],
 )
-def test_a_killed_run_ends_with_the_same_weights(script, kill, clips, uninterrupted, tmp_path):
-    command = arguments(script, clips, tmp_path, *SETTINGS[script])
+def test_a_killed_run_ends_with_the_same_weights(script, kill, clips, settings, uninterrupted, tmp_path):
+    command = arguments(script, clips, tmp_path, *settings[script])
     assert run(script, command, before=kill) == -9
+    assert (kill.count == LAST) == (tmp_path / "state" / "step-00000005").is_dir()
     assert run(script, command) == 0
     assert_same(tmp_path, uninterrupted(script), script)
 

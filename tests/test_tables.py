@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from metrics.evaluation import MethodResult
-from metrics.render import Cell, Grid, to_csv, to_latex, to_markdown, to_text
+from metrics.render import Cell, Grid, markdown, to_csv, to_latex, to_markdown, to_text
 from metrics.results import Results, bootstrap_interval, number, published_grid, summarise
 from metrics.scoring import ClipResult, Options
 from metrics.tables import METRICS, TABLES, best_and_second
@@ -96,6 +96,24 @@ def test_identical_videos_give_the_ground_truth_row():
     assert tuple(cell.text for cell in results.main().rows[-1][1:]) == table.rows["GT"]
 
 
+def test_an_infinite_psnr_is_the_best_and_a_row_named_gt_has_no_marks():
+    methods = [method("copy", psnr=[np.inf] * 2), method("other", psnr=[30.0] * 2), method("GT", psnr=[np.inf] * 2)]
+    for table in (None, TABLES["stsa-cmlr"]):
+        rows = {row[0].text: row[1] for row in Results(methods, Options(("psnr",)), {}, table).main().rows}
+        assert rows["copy"] == Cell("N/A", "best")
+        assert rows["GT (yours)" if table else "GT"] == Cell("N/A")
+        assert rows["Ours" if table else "other"].mark == "second"
+    assert not rows["GT"].mark
+
+
+def test_a_column_that_was_not_asked_for_says_so():
+    table = TABLES["stsa-cmlr"]
+    results = Results([method("A", psnr=[30.0])], Options(("psnr", "dme")), {"dme": "DME: no weights"}, table)
+    notes = results.main().notes
+    assert notes[1:] == ["DME: no weights", "SSIM, FID, LPIPS, LipLMD: not asked for (--metrics)"]
+    assert published_grid(table).notes == [table.note]
+
+
 def test_the_interval_agrees_with_scipys_bootstrap():
     values = np.random.RandomState(0).gamma(2, size=40)
     low, high = bootstrap_interval(values)
@@ -133,11 +151,26 @@ def test_latex_escapes_what_latex_would_read_and_marks_with_bold_and_underline()
     assert text.count("{") - text.count(r"\{") == text.count("}") - text.count(r"\}")
 
 
+def test_latex_rows_may_start_with_a_bracket_and_many_of_them_go_over_several_pages():
+    short = Grid("Short", ["Method", "PSNR↑"], [[Cell("[a]"), Cell("1")]] * 40)
+    assert r"{[}a{]} & 1 \\" in to_latex(short)
+    assert "longtable" not in to_latex(short)
+    long = Grid("Long", ["Method", "PSNR↑"], [[Cell("a"), Cell("1")]] * 41, notes=["a note"])
+    lines = to_latex(long).splitlines()
+    assert lines.count(r"a & 1 \\") == 41
+    assert lines[:2] == ["% needs the packages booktabs and longtable", r"\begin{longtable}{lr}"]
+    assert lines[2] == r"\caption{Long} \\"
+    assert lines.index(r"\endhead") == lines.index(r"\midrule") + 1
+    assert lines[-2:] == [r"\end{longtable}", r"\par\footnotesize a note"]
+
+
 def test_markdown_has_one_cell_a_column_and_marks_with_bold_and_italic():
     lines = to_markdown(GRID).splitlines()
-    assert "| c_d | **2.0** |" in lines
+    assert lines[0] == r"## 50 % of A\&B\_c"
+    assert r"| c\_d | **2.0** |" in lines
     assert r"| a\|b | *1.0* |" in lines
     assert lines[-1] == "- a note"
+    assert markdown("<b> `x` [1] # $y$\n*z*") == r"\<b\> \`x\` \[1\] \# \$y\$ \*z\*"
 
 
 def test_csv_reads_back_and_text_is_aligned():

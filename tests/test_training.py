@@ -6,9 +6,11 @@ import pytest
 import torch
 from omegaconf import MISSING
 from omegaconf.errors import OmegaConfBaseException
+from torch.optim.swa_utils import AveragedModel
 
 from media.errors import InputError
-from training import StepSampler, TrainConfig, optimizer, read_config, scheduler, train_mode
+from models.drawing import CurveDrawing
+from training import StepSampler, TrainConfig, moving_average, optimizer, read_config, scheduler, train_mode
 
 
 @dataclass
@@ -92,6 +94,19 @@ def test_the_cosine_schedule_warms_up_and_ends_near_zero():
         schedule.step()
     assert rates[0] == pytest.approx(1 / 11) and max(rates) == rates[10] == 1.0
     assert rates[55] == pytest.approx(0.5, abs=0.01) and rates[-1] < 1e-3
+
+
+def test_the_moving_average_moves_weights_and_copies_indices():
+    network = torch.nn.Sequential(torch.nn.Linear(1, 1), CurveDrawing())
+    averaged = AveragedModel(network, multi_avg_fn=moving_average(0.9), use_buffers=True)
+    torch.nn.init.ones_(network[0].weight)
+    averaged.update_parameters(network)
+    torch.nn.init.zeros_(network[0].weight)
+    for _ in range(3):
+        averaged.update_parameters(network)
+    assert averaged.module[0].weight.item() == pytest.approx(0.9**3)
+    assert torch.equal(averaged.module[1].edges, network[1].edges)  # a mean rounds 0.9 e + 0.1 e down
+    assert torch.equal(averaged.module[1].offsets, network[1].offsets)
 
 
 def test_frozen_batch_norm_keeps_its_statistics_in_training():

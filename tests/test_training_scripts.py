@@ -1,9 +1,9 @@
 """The training scripts from the command line to checkpoints, curves and error messages, on drawn clips."""
 
 import hashlib
+import importlib
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,19 +13,26 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from safetensors.numpy import load_file, save_file
-from training_runs import arguments, launch, run, write_clips
+from training_runs import arguments, run, run_group, write_checkpoints, write_clips
 
 from benchmarks.training import PlainSynthesizer
 from data_prep.clips import Clip, ClipDataset
 from data_prep.manifest import Manifest
-from data_prep.offsets import find_offset, similarity_curves
+from data_prep.offsets import find_offset, framed, similarity_curves
 from data_prep.sync import SyncDataset
-from finetune_e2e import Finetuning
+from finetune_e2e import Finetuning, first_synthesized
+from losses.face import FaceLosses, FaceObjective
+from losses.heatmap import HeatmapLosses, freeze_unread, heatmap_terms
+from media.audio import mfcc
 from media.errors import InputError
-from models.checkpoint import load_network, save_checkpoint
+from media.face import FaceTracker, crop_face
+from media.video import read_frames
+from models.checkpoint import load_any_sync_expert, load_network, save_checkpoint
+from models.chung_syncnet import ChungSyncNet
 from models.face_synthesizer import FaceSynthesizer, FaceSynthesizerConfig
+from models.heatmap_predictor import HeatmapPredictor, HeatmapPredictorConfig
 from models.sync_expert import SyncExpert, SyncExpertConfig
-from train_face import FaceTraining
+from train_face import FaceTraining, LipDistance
 from train_heatmap import HeatmapTraining
 from train_sync import SyncTraining
 from training import read_config
@@ -157,7 +164,12 @@ def test_a_broken_clip_stops_the_run_and_keeps_the_last_good_state(clips, tmp_pa
 @pytest.mark.parametrize(
     ("script", "setting", "words"),
     [
-        ("train_heatmap", "train.stepz=3", "stepz"),
+        ("train_heatmap", "train.stepz=3", "Did you mean: 'steps'? (train.stepz); correct the key or value"),
+        ("train_heatmap", "train.steps=abc", "'abc' of type 'str' could not be converted to Integer (train.steps)"),
+        ("train_heatmap", "train.steps=[1", "the value in 'train.steps=[1' is not YAML"),
+        ("train_heatmap", "data.val=/nowhere/clips", "/nowhere/clips does not exist"),
+        ("train_heatmap", "start_from=/nowhere/run", "/nowhere/run is not a folder"),
+        ("train_sync", "output=/proc/nowhere/run", "output folder /proc/nowhere/run cannot be"),
         ("train_heatmap", "data.train=/nowhere/clips", "/nowhere/clips does not exist"),
         ("train_heatmap", "model.audio=wav2vec2", "no wav2vec2 features"),
         ("train_heatmap", "train.batch_size=0", "train.batch_size=0 must be 1 or more"),
@@ -174,7 +186,35 @@ def test_what_cannot_be_used_is_one_line(script, setting, words, clips, tmp_path
     log = tmp_path / "log"
     settings = [setting, "losses.mutual_information=0.01"] if script == "train_face" else [setting]
     assert run(script, arguments(script, clips, tmp_path / "run", *STEPS, *settings), RUN_LOG=str(log)) == 2
-    assert words in last_error(log)
+    message = last_error(log)
+    assert words in message and "reference_type" not in message
+    assert sorted(tmp_path.iterdir()) == [log]
+
+
+def test_lips_are_compared_where_mediapipe_finds_them(capsys):
+    pytest.importorskip("mediapipe")
+    with FaceTracker() as tracker:
+        frame = next(iter(read_frames(ROOT / "assets/portrait.mp4")))
+        crop = crop_face(frame, tracker.find(frame)[0].box)
+    true = torch.from_numpy(crop).permute(2, 0, 1)[None].float() / 255
+    distance = LipDistance(true[None])
+    assert distance(true) == 0
+    assert distance(true.roll(6, dims=2)) == pytest.approx(6 / 128, rel=0.2)
+    assert distance(torch.zeros_like(true)) is None
+    blank = LipDistance(torch.zeros_like(true)[None])
+    assert blank(true) is None and blank(true) is None
+    assert capsys.readouterr().out.count("LipLMD is left out") == 1
+
+
+def test_without_mediapipe_the_lips_are_left_out_and_that_is_said_once(monkeypatch, capsys):
+    def absent():
+        raise ImportError("mediapipe")
+
+    monkeypatch.setattr("train_face.FaceTracker", absent)
+    faces = torch.zeros(1, 3, 128, 128)
+    distance = LipDistance(faces[None])
+    assert distance(faces) is None and distance(faces) is None
+    assert capsys.readouterr().out.count("MediaPipe is not installed") == 1
 
 
 # --- several processes -----------------------------------------------------------------------------------------------
@@ -183,14 +223,14 @@ def test_what_cannot_be_used_is_one_line(script, setting, words, clips, tmp_path
 class Record:
     """Writes down which windows a process sees, and its weights at the end."""
 
-    def __init__(self, path: Path):
-        self.path = path
+    def __init__(self, path: Path, script: str = "train_heatmap"):
+        self.path, self.script = path, script
 
     def __call__(self) -> None:
-        import train_heatmap
         import training
 
-        seen, backward, finish = [], train_heatmap.backward, training.Run.finish
+        script = importlib.import_module(self.script)
+        seen, backward, finish = [], script.backward, training.Run.finish
 
         def recorded(accelerator, loss, network, train, terms, batch, step):
             seen.extend((step, clip, int(start)) for clip, start in zip(batch["clip"], batch["start"], strict=True))
@@ -198,13 +238,14 @@ class Record:
 
         def finished(run, summary):
             weights = hashlib.sha256()
-            for parameter in run.networks["heatmap_predictor"].parameters():
-                weights.update(parameter.detach().numpy().tobytes())
+            for network in run.networks.values():
+                for parameter in network.parameters():
+                    weights.update(parameter.detach().numpy().tobytes())
             path = self.path.with_suffix(f".{run.accelerator.process_index}")
             path.write_text(json.dumps({"seen": seen, "weights": weights.hexdigest()}))
             return finish(run, summary)
 
-        train_heatmap.backward, training.Run.finish = recorded, finished
+        script.backward, training.Run.finish = recorded, finished
 
 
 def test_two_processes_see_every_sample_once_and_learn_what_one_learns(clips, tmp_path):
@@ -215,19 +256,7 @@ def test_two_processes_see_every_sample_once_and_learn_what_one_learns(clips, tm
         return arguments("train_heatmap", clips, tmp_path / name, *settings)
 
     assert run("train_heatmap", command("one"), before=Record(tmp_path / "one.record")) == 0
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    processes = [
-        launch(
-            "train_heatmap", command("two"), Record(tmp_path / "two.record"), RANK=str(i), LOCAL_RANK=str(i), **group
-        )
-        for i in range(2)
-    ]
-    for process in processes:
-        process.join()
-    assert [process.exitcode for process in processes] == [0, 0]
+    assert run_group("train_heatmap", command("two"), [Record(tmp_path / "two.record")] * 2) == [0, 0]
 
     records = [json.loads((tmp_path / name).read_text()) for name in ("one.0", "two.0", "two.1")]
     one, *two = (record["seen"] for record in records)
@@ -240,12 +269,46 @@ def test_two_processes_see_every_sample_once_and_learn_what_one_learns(clips, tm
     assert (tmp_path / "two" / "state" / "step-00000021").is_dir()
 
 
+def test_two_processes_keep_the_synthesizers_and_the_discriminators_weights_equal(clips, tmp_path):
+    settings = ["train.batch_size=4", "train.steps=3", "losses.gan=0.25", "losses.feature=1", "discriminator.width=0.1"]
+    command = arguments("train_face", clips, tmp_path / "run", *settings, "losses.mutual_information=0.01")
+    assert run_group("train_face", command, [Record(tmp_path / "face", "train_face")] * 2) == [0, 0]
+    first, second = (json.loads((tmp_path / f"face.{i}").read_text()) for i in range(2))
+    assert first["weights"] == second["weights"]
+    windows = [tuple(window) for record in (first, second) for window in record["seen"]]
+    assert len(windows) >= 12 and not set(map(tuple, first["seen"])) & set(map(tuple, second["seen"]))
+
+
+@pytest.mark.parametrize("weights", [["heatmap_losses.landmarks=0", "heatmap_losses.temporal=0"], []])
+def test_two_processes_do_not_wait_for_what_no_loss_reads(weights, clips, tmp_path):
+    start = write_checkpoints(tmp_path / "start", mutual_information=True, heatmaps="decoded")
+    settings = ["train.steps=2", "losses.mutual_information=0", "heatmap_losses.heatmap=1", *weights]
+    command = arguments("finetune_e2e", clips, tmp_path / "run", *start, "train.batch_size=4", *settings)
+    assert run_group("finetune_e2e", command, [None, None]) == [0, 0]
+
+
+@pytest.mark.parametrize("heatmaps", ["decoded", "drawn"])
+@pytest.mark.parametrize(("heatmap", "points"), [(1.0, 0.0), (1.0, 1.0), (0.0, 1.0)])
+def test_what_no_loss_reads_is_frozen_and_nothing_else(heatmaps, heatmap, points):
+    torch.manual_seed(0)
+    predictor = HeatmapPredictor(HeatmapPredictorConfig(width=0.03, layers=1, heatmaps=heatmaps))
+    weights = HeatmapLosses(heatmap, points, points)
+    freeze_unread(predictor, weights)
+    batch = {"heatmaps": torch.rand(1, 5, 1, 128, 128), "landmarks": torch.rand(1, 5, 57, 2)}
+    predicted = predictor(torch.randn(1, 5, 80, 16), batch["heatmaps"], torch.rand(1, 2, 1, 128, 128))
+    sum(heatmap_terms(*predicted, batch, weights).values()).backward()
+    for name, parameter in predictor.named_parameters():
+        assert parameter.requires_grad == (parameter.grad is not None), name
+
+
 def test_accelerates_launcher_trains_the_synthesizer_with_two_processes(clips, tmp_path):
     settings = ["train.batch_size=4", "train.steps=2", "losses.gan=0.25", "discriminator.width=0.1"]
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "configs/accelerate_cpu.yaml"]
+    command += ["--num_processes", "2"]
     command += ["--main_process_port", "0", str(ROOT / "train_face.py")]
     command += arguments("train_face", clips, tmp_path / "run", *settings)
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    environment = {name: value for name, value in os.environ.items() if name != "ACCELERATE_USE_CPU"}
+    environment["OMP_NUM_THREADS"] = "1"
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "trained the face synthesizer for 2 steps" in done.stdout
@@ -316,9 +379,87 @@ def test_offsets_go_into_the_manifest_and_leave_clips_out(tmp_path):
         assert [clip.id for clip in dataset.clips] == ["clip_1", "clip_2"]
     shifted, plain = (SyncDataset(folder, correct_offsets=correct)[(0, 0)]["mel"][0] for correct in (True, False))
     assert not torch.equal(shifted, plain)
+    Manifest(folder).add([{name: value for name, value in lines["clip_1"].items() if name != "offset"}])
+    for use in ({"max_offset": 1}, {"correct_offsets": True}):
+        with pytest.raises(InputError, match=r"no offset of clip clip_1, .*python -m data_prep\.offsets"):
+            SyncDataset(folder, **use)
+    with pytest.raises(InputError, match=r"no offset of clip clip_1, .*python -m data_prep\.offsets"):
+        ClipDataset(folder, max_offset=1)
+    assert len(ClipDataset(folder).clips) == 3  # nobody asked
+    Manifest(folder).add([lines["clip_1"] | {"offset": None}])  # looked for, and too short to tell
+    assert [clip.id for clip in ClipDataset(folder, max_offset=1).clips] == ["clip_2"]
     with pytest.raises(InputError, match="no clip"):
         Manifest(folder).add([line | {"offset": 9} for line in lines.values()])
         SyncDataset(folder, max_offset=1)
+
+
+def test_chungs_syncnet_finds_offsets_too(tmp_path):
+    """Random weights find nothing, but the same curve as by the book: every window against every shift on its own."""
+    pytest.importorskip("python_speech_features")
+    torch.manual_seed(0)
+    network = ChungSyncNet()
+    torch.save(network.state_dict(), tmp_path / "syncnet_v2.model")
+    expert = load_any_sync_expert(tmp_path / "syncnet_v2.model")
+    assert isinstance(expert, ChungSyncNet) and not expert.training
+    folder = write_clips(tmp_path / "clips", count=1, frames=12)
+    clip = Clip(folder / "clip_0.safetensors")
+    curves = similarity_curves(expert, clip, shifts=2, batch=2)
+    assert curves.shape == (4, 5)  # windows 2 .. 5: the others' shifted sounds would begin or end outside
+    sound = mfcc(clip.wav)
+    with torch.no_grad():
+        faces = np.stack([framed(face, box) for face, box in zip(clip.faces(range(3, 8)), clip.boxes, strict=False)])
+        lips = expert.video(torch.from_numpy(faces[..., ::-1].copy()).permute(3, 0, 1, 2)[None].float())
+        heard = expert.audio(torch.from_numpy(sound[16:36].T.copy())[None, None].float())
+    assert curves[1, 3] == pytest.approx(-float((heard - lips).norm()), rel=1e-4)
+
+
+def test_a_framed_face_has_its_own_shape_and_a_margin():
+    framed_face = framed(np.full((128, 128, 3), 255, np.uint8), np.array([10, 20, 110, 140]))
+    rows, columns = np.nonzero((framed_face == 255).all(axis=-1))
+    assert framed_face.shape == (224, 224, 3) and framed_face[-1, 0].tolist() == [110, 110, 110]
+    assert rows.min() <= 1 and abs(rows.max() - 160) <= 2  # 120 px of a square of 168
+    assert abs(columns.max() - columns.min() - 224 * 100 / 168) <= 3 and abs(columns.min() + columns.max() - 223) <= 1
+
+
+def test_the_sync_loss_takes_wav2lips_file(tmp_path):
+    config = SyncExpertConfig.released()
+    names = SyncExpert(config).state_dict()
+    renamed = {name.replace(".conv.", ".conv_block.0.").replace(".norm.", ".conv_block.1."): name for name in names}
+    torch.save({"state_dict": {theirs: names[own] for theirs, own in renamed.items()}}, tmp_path / "expert.pth")
+    weights = FaceLosses(perceptual=0, gan=0, feature=0, mutual_information=0)
+    objective = FaceObjective(weights, 5, str(tmp_path / "expert.pth"))
+    assert torch.equal(objective.expert.state_dict()["face_encoder.0.conv.weight"], names["face_encoder.0.conv.weight"])
+    with pytest.raises(InputError, match="is not Wav2Lip's expert"):
+        torch.save({"a": torch.zeros(1)}, tmp_path / "other.pth")
+        load_any_sync_expert(tmp_path / "other.pth")
+
+
+def test_the_sound_of_the_sync_loss_is_that_of_the_synthesized_frames(clips):
+    """Where the predictor's window is longer than the five frames that the expert sees."""
+    longer = ClipDataset(clips, window=9, references=1, mel_from=2)[(3, 0)]
+    own = ClipDataset(clips, window=5, references=1)[(5, 0)]
+    assert longer["start"] + 2 == own["start"] and torch.equal(longer["mel"], own["mel"])
+    assert first_synthesized(HeatmapPredictor(HeatmapPredictorConfig(width=0.03, layers=1, frames=9)), 5) == 2
+
+
+# --- VGG-19 absent ---------------------------------------------------------------------------------------------------
+
+
+def test_where_vgg_is_absent_the_config_names_what_takes_its_place(monkeypatch):
+    monkeypatch.setattr("losses.face.fetch.available", lambda name: False)
+    batch = {"frames": torch.rand(1, 1, 3, 32, 32), "landmarks": torch.rand(1, 1, 57, 2)}
+    faces, said = torch.rand(1, 1, 3, 32, 32), []
+
+    def terms(**options) -> dict:
+        weights = FaceLosses(gan=0, feature=0, sync=0, mutual_information=0, **options)
+        return FaceObjective(weights, 1, "", said.append)(faces, batch, None, None)
+
+    assert terms(without_vgg="skip") == {} and terms(without_vgg="l1").keys() == {"l1"}
+    assert [part in said[1] for part in ("L1 term at weight 1", "checkpoints.fetch vgg19")] == [True, True]
+    twice = terms(without_vgg="l1", l1_without_vgg=2.0)["l1"]
+    assert twice == 2 * terms(without_vgg="l1")["l1"] and len(said) == 4
+    with pytest.raises(InputError, match="use stop, skip or l1"):
+        terms(without_vgg="random")
 
 
 # --- the benchmark's other forward -----------------------------------------------------------------------------------

@@ -1,13 +1,18 @@
 """Figure 4: the mouth corner is found, followed and measured."""
 
 import csv
+import itertools
+import re
 
 import cv2
+import matplotlib
 import numpy as np
 import pytest
 from faces import portrait, write_frames
 
-from media.heatmap import draw_heatmap
+from media.face import FaceTracker, to_crop
+from media.heatmap import CONTENT, FULL_FACE, LIPS, draw_heatmap
+from media.video import read_frames
 from metrics import trajectories
 from metrics.trajectories import jerk, mouth_corner, path_length, track_point
 
@@ -42,6 +47,43 @@ def test_the_corner_of_a_heatmap_is_the_end_of_its_lips(landmarks):
     assert mouth_corner(picture, "left") == pytest.approx(landmarks[291] * 128, abs=3)
     assert mouth_corner(255 - picture, "right") == pytest.approx(landmarks[61] * 128, abs=3)  # a sketch on white
     assert mouth_corner(np.zeros((64, 64, 3), np.uint8)) is None
+
+
+def test_the_jaw_is_not_taken_for_the_lips():
+    """Lips and jaw alone: the jaw too is a wide line low in the middle, its arms at the sides of the lips."""
+
+    def picture(lip_height: int, arms: int) -> np.ndarray:
+        canvas = np.zeros((128, 128, 3), np.uint8)
+        for inner in (0, 3):  # the contours of the lips
+            cv2.ellipse(canvas, (66, 90), (26 - inner, lip_height - inner), 0, 0, 360, (255,) * 3, 1)
+        cv2.ellipse(canvas, (64, arms), (60, 124 - arms), 0, 0, 180, (255,) * 3, 1)
+        return canvas
+
+    for lip_height, arms in ((5, 70), (14, 88), (20, 94)):
+        for shown in (picture(lip_height, arms), 255 - picture(lip_height, arms)):
+            assert mouth_corner(shown, "right") == pytest.approx([40, 90], abs=2)
+            assert mouth_corner(shown, "left") == pytest.approx([92, 90], abs=2)
+
+
+def test_the_corner_is_found_in_drawings_of_real_faces(shared):
+    videos = sorted((shared / "clips").glob("*/*.mp4"))
+    if not videos:
+        pytest.skip("the shared clips are not here")
+    found = 0
+    for video in videos[::4]:
+        with FaceTracker() as tracker:
+            for frame in itertools.islice(read_frames(video), 0, 61, 30):
+                face = tracker.track(frame)
+                if face is None:
+                    continue
+                points = to_crop(face.landmarks, face.box)
+                for edges, size in itertools.product((CONTENT, LIPS, FULL_FACE), (128, 256)):
+                    drawn = (255 * draw_heatmap(points, edges, size)).astype(np.uint8)
+                    corner = mouth_corner(np.repeat(drawn[..., None], 3, axis=2))
+                    # where lips droop, the corner is not quite the outermost pixel
+                    assert corner / size == pytest.approx(points[61], abs=0.05), (video.name, len(edges), size)
+                found += 1
+    assert found >= 10
 
 
 def test_the_corner_of_a_face_is_its_landmark():
@@ -82,6 +124,16 @@ def test_several_methods_in_one_figure(landmarks, tmp_path, capsys):
     points = list(csv.DictReader(figure.with_suffix(".csv").open(encoding="utf-8")))
     assert len(points) == 50
     assert float(points[0]["x"]) == pytest.approx(landmarks[61][0] * 128, abs=4)
+
+
+def test_names_in_the_figure_are_drawn_as_they_are(landmarks, tmp_path):
+    video = write_frames(tmp_path / "a.mp4", drawings(landmarks, [(0, 0)] * 3))
+    paths = [trajectories.trajectory(name, video) for name in ("_a", "$x^$")]
+    with matplotlib.rc_context({"svg.fonttype": "none"}):
+        trajectories.draw(paths, tmp_path / "figure.svg")
+    texts = re.findall(r"<text[^>]*>([^<]*)</text>", (tmp_path / "figure.svg").read_text(encoding="utf-8"))
+    assert [text.strip() for text in texts if text.strip() in ("_a", "$x^$")] == ["_a", "$x^$"] * 2
+    assert sum(text.startswith("$x^$: ") for text in texts) == 1
 
 
 def test_wrong_input_is_one_line_and_exit_code_2(tmp_path, capsys):

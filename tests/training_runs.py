@@ -5,8 +5,9 @@ import importlib
 import multiprocessing
 import os
 import signal
+import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
@@ -76,6 +77,34 @@ def launch(script: str, arguments: list[str], before: Callable[[], None] | None 
     process = _SERVER.Process(target=_child, args=(script, arguments, before, environment))
     process.start()
     return process
+
+
+def run_group(script: str, arguments: list[str], befores: Sequence[Callable[[], None] | None], **environment: str):
+    """Run a script in one process for each of `befores`, as `accelerate launch` would; returns their exit codes."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    group = {"WORLD_SIZE": str(len(befores)), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port} | environment
+    processes = [
+        launch(script, arguments, before, RANK=str(rank), LOCAL_RANK=str(rank), **group)
+        for rank, before in enumerate(befores)
+    ]
+    for process in processes:
+        process.join()
+    return [process.exitcode for process in processes]
+
+
+def write_checkpoints(folder: Path, mutual_information: bool = False, heatmaps: str = "drawn") -> list[str]:
+    """Fresh small networks, as `finetune_e2e` starts from them; the settings that name them."""
+    from models.checkpoint import save_checkpoint
+    from models.face_synthesizer import FaceSynthesizer, FaceSynthesizerConfig
+    from models.heatmap_predictor import HeatmapPredictor, HeatmapPredictorConfig
+
+    heard = HeatmapPredictorConfig(width=0.03, layers=1, heatmaps=heatmaps)
+    seen = FaceSynthesizerConfig(width=0.03, mutual_information=mutual_information)
+    networks = {"heatmap_predictor": HeatmapPredictor(heard), "face_synthesizer": FaceSynthesizer(seen)}
+    save_checkpoint(folder, networks, {"heatmap_predictor": heard, "face_synthesizer": seen})
+    return [f"heatmap_predictor={folder}", f"face_synthesizer={folder}"]
 
 
 def _child(script: str, arguments: list[str], before: Callable[[], None] | None, environment: dict) -> None:

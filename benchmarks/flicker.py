@@ -1,0 +1,110 @@
+"""How steady a dub is where nothing should move of itself: videos dubbed with their own sound, beside their sources.
+
+    python -m benchmarks.flicker ../shared/clips/val/*.mp4
+
+Printed a video and as the mean over them: the mean absolute difference from frame to frame, in grey levels, of the
+source and of the dub, on the cheeks (what is pasted wholly, without the mouth), on the contour (where what is pasted
+fades out, and some pixels beyond it) and in the rest of the frame. Flicker is what the dub has more than the source.
+"""
+
+import sys
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from benchmarks.dubbing import ROOT, make_sound
+from dubbing import DubOptions, Speaker, dub
+from dubbing.paste import UPPER
+from dubbing.people import Scene, choose, observe
+from media.audio import SAMPLE_RATE, read_audio
+from media.errors import InputError, Parser, command
+from media.face import paste_weight
+from media.heatmap import LIP_POINTS
+from media.video import FPS, read_frames
+from models import load_checkpoint
+
+REGIONS = ("cheeks", "contour", "rest")
+MOUTH = 0.12  # of the face's width, by which the mouth's region is wider than the lips on every side
+BEYOND = 0.04  # of the face's width, to which the contour's band reaches outside the pasted face
+
+
+def regions(shape: tuple[int, int], box: np.ndarray, landmarks: np.ndarray) -> dict[str, np.ndarray]:
+    """Where the `REGIONS` of a face are in a frame of `shape` (H, W): (H, W) bool each."""
+    x1, y1, x2, y2 = box
+    weight = np.zeros(shape, np.float32)
+    weight[y1:y2, x1:x2] = paste_weight(shape, tuple(box), landmarks, UPPER)
+    mouth = np.zeros(shape, np.uint8)
+    cv2.fillConvexPoly(mouth, cv2.convexHull(np.rint(landmarks[LIP_POINTS]).astype(np.int32)), 1)
+    mouth = _widened(mouth, MOUTH * (x2 - x1))
+    pasted = _widened((weight > 0).astype(np.uint8), BEYOND * (x2 - x1))
+    whole = weight > 0.99
+    return {"cheeks": whole & ~mouth, "contour": pasted & ~whole & ~mouth, "rest": ~pasted & ~mouth}
+
+
+def _widened(mask: np.ndarray, pixels: float) -> np.ndarray:
+    side = 2 * max(1, round(pixels)) + 1
+    return cv2.dilate(mask, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))) > 0
+
+
+def faces(scene: Scene) -> Iterator[tuple[np.ndarray, np.ndarray] | None]:
+    """Box and landmarks of the dubbed face in each frame, None where there is none."""
+    for index, people in enumerate(choose(scene)):
+        person = people[0] if people else None
+        position = person.frames.index(index) if person and index in person.frames else None
+        yield None if position is None else (person.boxes[position], person.landmarks[position])
+
+
+def flicker(source: Path, dubbed: Path) -> dict[str, tuple[float, float]]:
+    """For each of the `REGIONS` the mean difference from frame to frame of `source` and of `dubbed`."""
+    sums: dict[str, list[np.ndarray]] = defaultdict(list)
+    length = sum(1 for _ in read_frames(dubbed))
+    scene = observe((frame for frame, _ in zip(read_frames(source), range(length), strict=False)), workers=1)
+    before = None
+    for *frames, face in zip(read_frames(source), read_frames(dubbed), faces(scene), strict=False):
+        frames = [frame.astype(np.int16) for frame in frames]
+        if before is not None and face is not None:
+            changes = [np.abs(new - old).mean(axis=2) for new, old in zip(frames, before, strict=True)]
+            for name, mask in regions(changes[0].shape, *face).items():
+                if mask.any():
+                    sums[name].append(np.array([change[mask].mean() for change in changes]))
+        before = frames if face is not None else None
+    if not sums:
+        raise InputError(f"video {source} has no two frames in a row with a face; give another")
+    return {name: tuple(np.mean(sums[name], axis=0).tolist()) for name in REGIONS if name in sums}
+
+
+@command
+def main() -> None:
+    parser = Parser(__doc__)
+    parser.add_argument("videos", nargs="+", type=Path, metavar="VIDEO", help="videos with sound")
+    parser.add_argument("--seconds", type=float, default=4, help="how much of each is dubbed (default: 4)")
+    parser.add_argument("--checkpoint", type=Path, default=ROOT / "checkpoints" / "demo", metavar="DIR")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    arguments = parser.parse_args()
+    speaker = Speaker(*load_checkpoint(arguments.checkpoint), torch.device(arguments.device))
+
+    results: dict[str, dict[str, tuple[float, float]]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        sound, output = Path(folder) / "sound.wav", Path(folder) / "dubbed.mp4"
+        for video in arguments.videos:
+            shown = sum(1 for _ in read_frames(video)) / FPS  # not to be played backward too
+            seconds = min(arguments.seconds, shown, len(read_audio(video)) / SAMPLE_RATE)
+            make_sound(sound, seconds, video)
+            dub(video, sound, output, speaker, DubOptions(progress=sys.stderr.isatty()))
+            results[video.stem] = flicker(video, output)
+    results[f"mean of {len(results)}"] = {
+        name: tuple(np.mean([each[name] for each in results.values() if name in each], axis=0)) for name in REGIONS
+    }
+    print("| video | region | source | dub | dub / source |\n| --- | --- | --- | --- | --- |")
+    for video, values in results.items():
+        for name, (source, dubbed) in values.items():
+            print(f"| {video} | {name} | {source:.3f} | {dubbed:.3f} | {dubbed / max(source, 1e-9):.2f} |")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
