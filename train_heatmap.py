@@ -10,17 +10,21 @@ import sys
 from dataclasses import dataclass, field
 
 import torch
+import torch.nn.functional as F
 from omegaconf import MISSING
+from torch import Tensor, nn
 from torchvision.utils import make_grid
 from tqdm import tqdm
 
 from data_prep.clips import ClipDataset
-from losses.heatmap import HeatmapLosses, heatmap_terms
+from data_prep.synthetic_speech import VISEMES, SpeechWindows
+from losses.heatmap import HeatmapLosses, freeze_unread, heatmap_terms, reading_loss
 from losses.reconstruction import LIPS
-from losses.semantic import frame_distance
 from media.errors import InputError, command
+from media.heatmap import KEYPOINTS
 from models.checkpoint import build_network, load_network
-from models.heatmap_predictor import HeatmapPredictor, HeatmapPredictorConfig
+from models.heatmap_predictor import ANCHORS, SPEECH_CONTEXT, HeatmapPredictor, HeatmapPredictorConfig
+from models.transport import apply_affine, fit_affine
 from training import (
     DataConfig,
     Run,
@@ -40,6 +44,18 @@ from training import (
 
 
 @dataclass
+class SpeechTraining:
+    """How a drawn network's speech branch learns, alone and before the rest, which then leaves it as it is."""
+
+    data: str = ""  # file of data_prep.synthetic_speech, on which its encoder learns visemes; empty: random features
+    steps: int = 2500
+    batch_size: int = 256
+    learning_rate: float = 2.0e-3
+    ridge: float = 3000.0  # of the linear map from what it hears to the mouth's motion
+    gain: float = 1.0  # on that motion: the most likely motion is smaller than the true one
+
+
+@dataclass
 class HeatmapTraining:
     """Everything a config file of this script may set."""
 
@@ -47,27 +63,70 @@ class HeatmapTraining:
     model: HeatmapPredictorConfig = field(default_factory=HeatmapPredictorConfig)
     losses: HeatmapLosses = field(default_factory=HeatmapLosses)
     train: TrainConfig = field(default_factory=TrainConfig)
-    speech_steps: int = 0  # steps of 64 frames in which a drawn network's speech branch learns alone, before the rest
-    speech_gain: float = 1.0  # shrinks what the branch has learned alone, against overfitting to few voices
+    warp: float = 0.0  # augmentation: turn, stretch and shift the heatmaps by up to this share of the crop
+    speech: SpeechTraining = field(default_factory=SpeechTraining)
     start_from: str = ""  # checkpoint folder whose predictor the run begins with; empty: fresh weights
     output: str = MISSING
 
 
-def learn_speech(predictor: HeatmapPredictor, dataset: ClipDataset, config: HeatmapTraining) -> None:
-    """Let the speech branch learn, from the sound alone, how keypoints differ from their median in the clip."""
-    audio, keypoints = dataset.sounds()
-    adam = torch.optim.AdamW(predictor.speech.parameters(), config.train.learning_rate, weight_decay=0.01)
-    generator = torch.Generator().manual_seed(config.train.seed)
-    predictor.train()
-    for _ in tqdm(range(config.speech_steps), desc="speech branch", unit="step"):
-        chosen = torch.randint(len(audio), (64,), generator=generator)
-        loss = frame_distance(predictor.learn_speech(audio[chosen])[None], keypoints[chosen][None])
-        adam.zero_grad()
-        loss.backward()
-        adam.step()
-    with torch.no_grad():
-        for parameter in predictor.speech.linear.parameters():
-            parameter.mul_(config.speech_gain)
+def learn_visemes(predictor: HeatmapPredictor, speech: SpeechTraining, seed: int) -> None:
+    """Teach the speech branch's encoder which viseme it hears, on synthetic speech."""
+    if predictor.config.audio != "mel":
+        raise InputError(f"speech.data is log-mel, the network hears {predictor.config.audio}; leave it empty")
+    windows, branch = SpeechWindows(speech.data, seed), predictor.speech
+    branch.encoder.requires_grad_(True).train()
+    head = nn.Linear(branch.linear.in_features // SPEECH_CONTEXT, len(VISEMES))
+    parameters = [*branch.encoder.parameters(), *head.parameters()]
+    adam = torch.optim.AdamW(parameters, speech.learning_rate, weight_decay=0.02)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(adam, speech.learning_rate, total_steps=speech.steps, pct_start=0.05)
+    with tqdm(range(speech.steps), desc="visemes", unit="step") as bar:
+        for step in bar:
+            mel, visemes = windows.batch(speech.batch_size)
+            loss = F.cross_entropy(head(branch.embed(mel)), visemes, label_smoothing=0.05)
+            adam.zero_grad()
+            loss.backward()
+            adam.step()
+            schedule.step()
+            if step % 20 == 0:
+                bar.set_postfix(loss=f"{float(loss.detach()):.3f}")
+    branch.encoder.requires_grad_(False).eval()
+
+
+@torch.no_grad()
+def learn_motion(predictor: HeatmapPredictor, dataset: ClipDataset, speech: SpeechTraining) -> float:
+    """Fit the speech branch's linear map: how the keypoints move, where the head does not, by what is heard.
+
+    Ridge regression over all frames of the clips; returns the share of the motion that it explains.
+    """
+    branch, heard, moved = predictor.speech, [], []
+    for audio, points in dataset.sounds():
+        embeddings = torch.cat([branch.embed(part) for part in torch.from_numpy(audio).split(1024)])
+        heard.append(branch.in_context(embeddings[None])[0].double())
+        moved.append(mouth_motion(torch.from_numpy(points)).flatten(1).double())
+    heard, moved = torch.cat(heard), torch.cat(moved)
+    mean, scale = heard.mean(dim=0), heard.std(dim=0) + 1e-6
+    normal = (heard - mean) / scale
+    gram = normal.T @ normal + speech.ridge * torch.eye(normal.shape[1], dtype=torch.float64)
+    weight = torch.linalg.solve(gram, normal.T @ moved)
+    explained = 1 - float((moved - normal @ weight).square().sum() / moved.square().sum())
+    weight = speech.gain * weight / scale[:, None]
+    branch.linear.weight.copy_(weight.T)
+    branch.linear.bias.copy_(-mean @ weight)
+    return explained
+
+
+def learn_speech(predictor: HeatmapPredictor, dataset: ClipDataset, config: HeatmapTraining) -> float:
+    """Train the speech branch of a drawn network from beginning to end; as `learn_motion`."""
+    if config.speech.data:
+        learn_visemes(predictor, config.speech, config.train.seed)
+    return learn_motion(predictor, dataset, config.speech)
+
+
+def mouth_motion(points: Tensor) -> Tensor:
+    """Points (F, 131, 2) of a clip -> how its keypoints differ from their median, (F, 57, 2), its head held still."""
+    anchors = points[:, ANCHORS]
+    still = apply_affine(points[:, KEYPOINTS], fit_affine(anchors, anchors.median(dim=0).values))
+    return still - still.median(dim=0).values
 
 
 @torch.no_grad()
@@ -95,7 +154,9 @@ def main() -> None:
     accelerator = start(config)
 
     shape = {"audio": config.model.audio, "window": config.model.frames, "references": config.model.references}
-    dataset = ClipDataset(config.data.train, augment=config.data.augment, max_offset=config.data.max_offset, **shape)
+    dataset = ClipDataset(
+        config.data.train, augment=config.data.augment, max_offset=config.data.max_offset, warp=config.warp, **shape
+    )
     validation = validation_batch(ClipDataset(config.data.val, **shape), config.train.validation_windows)
     validation = move(validation, accelerator.device)
 
@@ -104,10 +165,11 @@ def main() -> None:
         config.model = predictor.config
     else:
         predictor = build_network("heatmap_predictor", config.model)
-    if config.speech_steps > 0 and not holds_a_run(config.output):
-        if predictor.speech is None:
-            raise InputError("speech_steps needs a drawn network; set model.heatmaps=drawn or speech_steps=0")
-        learn_speech(predictor, dataset, config)
+    drawn = predictor.speech is not None
+    if drawn and not config.start_from and not holds_a_run(config.output):
+        explained = learn_speech(predictor, dataset, config)
+        accelerator.print(f"speech explains {100 * explained:.1f} % of the mouth's motion in the training clips")
+    freeze_unread(predictor, config.losses)
     predictor = synchronised(predictor, accelerator)
     adam = optimizer(predictor.parameters(), config.train)
     predictor, adam, schedule = accelerator.prepare(predictor, adam, scheduler(adam, config.train))
@@ -118,10 +180,16 @@ def main() -> None:
     for step, batch in run.progress(training_batches(dataset, config, accelerator, first)):
         train_mode(predictor, config.train)
         with accelerator.autocast():
-            heatmaps, landmarks = predictor(
-                batch["audio"], batch["pose_heatmaps"], batch["reference_heatmaps"], draw=config.losses.heatmap > 0
+            heatmaps, landmarks, *readings = predictor(
+                batch["audio"],
+                batch["pose_heatmaps"],
+                batch["reference_heatmaps"],
+                draw=config.losses.heatmap > 0,
+                read=drawn,
             )
         terms = heatmap_terms(heatmaps, landmarks, batch, config.losses)
+        if drawn:
+            terms["reading"] = reading_loss(*readings, batch)
         loss = sum(terms.values())
         norm = backward(accelerator, loss, predictor, config.train, terms, batch, step)
         adam.step()

@@ -6,7 +6,9 @@ Every face of every clip but the references themselves: the lower half generated
 references from the clip, chosen by lip opening as dubbing chooses them; once with the true heatmaps and once with those
 predicted from the clip's own sound. Printed a clip and as the mean over clips: PSNR and SSIM of the 128x128 crops, and
 LipLMD of the predicted keypoints in units of the face box, beside two yardsticks: the lower half of the reference of
-median lip opening copied into each frame, and a mouth that keeps that reference's lips.
+median lip opening copied into each frame, and a mouth that keeps that reference's lips. Then whether the mouth follows
+what is said: how its opening correlates with the true one, without what changes slower than in a second, for the clip's
+own sound and for that sound played backward, where what is left comes from the pose.
 """
 
 import sys
@@ -14,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scipy.ndimage import uniform_filter1d
 from torch import Tensor
 from tqdm import tqdm
 
@@ -23,11 +26,13 @@ from media.audio import audio_windows
 from media.errors import Parser, command
 from media.face import choose_references, lip_opening
 from media.heatmap import FULL_FACE, KEYPOINTS, POSE, draw_heatmap
+from media.video import FPS
 from metrics.crops import crop_scores
 from models import FaceSynthesizer, HeatmapPredictor, load_checkpoint
 
 BATCH = 16
 ROWS = ("true heatmaps", "predicted heatmaps", "copied lower half")
+FOLLOWS = "mouth opening"
 
 
 def heatmaps(landmarks: np.ndarray, edges: tuple) -> Tensor:
@@ -52,9 +57,17 @@ def predict(predictor: HeatmapPredictor, audio: Tensor, pose: Tensor, references
     return tuple(map(torch.cat, zip(*results, strict=True)))
 
 
+def mouth_opening(keypoints: np.ndarray) -> np.ndarray:
+    """How far (F, 57, 2) keypoints' lips are open, however the head is tilted, less its mean over a second; (F,)."""
+    lips = keypoints[:, LIPS]
+    opening = np.linalg.svd(lips - lips.mean(axis=1, keepdims=True), compute_uv=False)[:, 1]
+    return opening - uniform_filter1d(opening, FPS)
+
+
 def score_clip(clip: Clip, predictor: HeatmapPredictor, synthesizer: FaceSynthesizer) -> dict[str, dict[str, float]]:
-    """PSNR, SSIM and LipLMD of each of `ROWS` on one clip, means over its faces but the references."""
+    """PSNR, SSIM and LipLMD of each of `ROWS` on one clip, means over its faces but the references; and `FOLLOWS`."""
     kind = predictor.config.audio
+    backward = torch.from_numpy(audio_windows(clip.audio(kind)[::-1], kind, clip.frames))
     audio = torch.from_numpy(audio_windows(clip.audio(kind), kind, clip.frames))
     full, pose = heatmaps(clip.landmarks, FULL_FACE), heatmaps(clip.landmarks, POSE)
     chosen = choose_references(lip_opening(clip.landmarks), synthesizer.config.references)
@@ -79,6 +92,12 @@ def score_clip(clip: Clip, predictor: HeatmapPredictor, synthesizer: FaceSynthes
     still = lips[chosen[len(chosen) // 2]]
     result[ROWS[1]]["LipLMD"] = float((keypoints[:, LIPS] - lips)[scored].norm(dim=-1).mean())
     result[ROWS[2]]["LipLMD"] = float((still - lips)[scored].norm(dim=-1).mean())
+    misheard = predict(predictor, backward, pose, reference_heatmaps)[1]
+    true = mouth_opening(clip.landmarks[:, KEYPOINTS])
+    result[FOLLOWS] = {
+        name: float(np.corrcoef(mouth_opening(points.numpy()), true)[0, 1])
+        for name, points in (("own", keypoints), ("backward", misheard))
+    }
     return result
 
 
@@ -96,20 +115,21 @@ def main() -> None:
         clip = Clip(path)
         scores[clip.id] = score_clip(clip, predictor, synthesizer)
 
-    print("| clip | lower half | PSNR (dB) | SSIM | LipLMD |\n| --- | --- | --- | --- | --- |")
-    means = {
-        row: {
-            metric: float(np.mean([clip[row][metric] for clip in scores.values()]))
-            for metric in next(iter(scores.values()))[row]
-        }
-        for row in ROWS
+    scores[f"mean of {len(scores)} clips"] = means = {
+        row: {metric: float(np.mean([clip[row][metric] for clip in scores.values()])) for metric in values}
+        for row, values in next(iter(scores.values())).items()
     }
-    for clip_id, rows in [*scores.items(), (f"mean of {len(scores)} clips", means)]:
-        for row, values in rows.items():
+    print("| clip | lower half | PSNR (dB) | SSIM | LipLMD |\n| --- | --- | --- | --- | --- |")
+    for clip_id, rows in scores.items():
+        for row in ROWS:
+            values = rows[row]
             distance = f"{values['LipLMD']:.4f}" if "LipLMD" in values else "-"
             print(f"| {clip_id} | {row} | {values['PSNR']:.2f} | {values['SSIM']:.4f} | {distance} |")
+    print("\n| clip | opening's correlation, own sound | played backward |\n| --- | --- | --- |")
+    for clip_id, rows in scores.items():
+        print(f"| {clip_id} | {rows[FOLLOWS]['own']:.2f} | {rows[FOLLOWS]['backward']:.2f} |")
     best = means[ROWS[1]]
-    print(f"{len(scores)} clips, with predicted heatmaps: PSNR {best['PSNR']:.2f} dB, SSIM {best['SSIM']:.4f}")
+    print(f"{len(paths)} clips, with predicted heatmaps: PSNR {best['PSNR']:.2f} dB, SSIM {best['SSIM']:.4f}")
 
 
 if __name__ == "__main__":

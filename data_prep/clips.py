@@ -225,7 +225,8 @@ class ClipDataset(Dataset):
 
         audio (T, C, W), frames (T, 3, H, W) RGB in [0, 1], heatmaps and pose_heatmaps (T, 1, H, W),
         landmarks (T, 57, 2), mel (1, 80, 16) the sync expert's five frames of sound from frame `mel_from` on,
-        reference_images (N, 3, H, W), reference_heatmaps (N, 1, H, W), all float32;
+        reference_images (N, 3, H, W), reference_heatmaps (N, 1, H, W),
+        points (T, 131, 2) and reference_points (N, 131, 2), through which the heatmaps are drawn, all float32;
         clip, the clip's id, and start, the first frame's index on the 25 fps timeline.
 
     References are N different frames outside the window (repeated where the clip has fewer), in the order of time.
@@ -238,6 +239,8 @@ class ClipDataset(Dataset):
         size: H and W; 128 is what the files hold.
         augment: mirror half of the items, and vary brightness, contrast and colour, and of log-mel the loudness and
             the tilt, all frames of an item alike.
+        warp: turn, stretch and shift the points, and with them the heatmaps but not the pictures, by up to this share
+            of the crop, the frames of a window alike and each reference by itself; for networks that see no picture.
         max_offset: leave out clips whose sound the manifest says to be off by more frames; None keeps all.
         mel_from: the frame of the window with which `mel` begins.
 
@@ -256,9 +259,11 @@ class ClipDataset(Dataset):
         augment: bool = False,
         max_offset: int | None = None,
         mel_from: int = 0,
+        warp: float = 0.0,
     ):
         self.mel_from = mel_from
         self.kind, self.window, self.references, self.size, self.augment = audio, window, references, size, augment
+        self.warp = warp
         self.clips: list[Clip] = []
         starts: list[np.ndarray] = []
         manifest = Manifest(Path(folder))
@@ -310,6 +315,8 @@ class ClipDataset(Dataset):
         images, landmarks = clip.faces(positions), clip.landmarks[positions]
         if self.augment:
             images, landmarks = _augmented(images, landmarks, random)
+        if self.warp > 0:
+            landmarks = _warped(landmarks, self.window, self.warp, random)
         if self.size != CROP_SIZE:
             images = np.stack(
                 [cv2.resize(image, (self.size, self.size), interpolation=cv2.INTER_AREA) for image in images]
@@ -334,22 +341,16 @@ class ClipDataset(Dataset):
             "mel": torch.from_numpy(audio_windows(mel, "mel", numbers[:1] + self.mel_from + 2)),
             "reference_images": pictures[self.window :],
             "reference_heatmaps": full[self.window :],
+            "points": torch.from_numpy(landmarks[: self.window]),
+            "reference_points": torch.from_numpy(landmarks[self.window :]),
             "clip": clip.id,
             "start": int(numbers[0]),
         }
 
-    def sounds(self, most: int = 50_000) -> tuple[torch.Tensor, torch.Tensor]:
-        """Up to `most` frames' windows of sound (F, C, W) and keypoints (F, 57, 2) less their median in the clip.
-
-        The frames are spread evenly over all clips; no picture is read.
-        """
-        step = -(-sum(map(len, self.clips)) // most)
-        audio, keypoints = [], []
+    def sounds(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield each clip's windows of sound (F, C, W) and points (F, 131, 2), without its pictures."""
         for which, clip in enumerate(self.clips):
-            points = clip.landmarks[:, KEYPOINTS]
-            audio.append(audio_windows(self._sound(which)[0], self.kind, clip.frames[::step]))
-            keypoints.append((points - np.median(points, axis=0))[::step])
-        return torch.from_numpy(np.concatenate(audio)), torch.from_numpy(np.concatenate(keypoints))
+            yield audio_windows(self._sound(which)[0], self.kind, clip.frames), clip.landmarks
 
     def _sound(self, which: int) -> tuple[np.ndarray, np.ndarray]:
         """Features of the clip's sound, of `kind` and log-mel, from a cache of at most 256 MB a process."""
@@ -365,6 +366,16 @@ class ClipDataset(Dataset):
         """Drop what a clip keeps in memory."""
         del self._features[which]
         self.clips[which].__dict__.pop("landmarks", None)
+
+
+def _warped(points: np.ndarray, window: int, most: float, random: np.random.Generator) -> np.ndarray:
+    """Points (M, 131, 2) under random affine maps near the identity: one for the first `window`, then one for each."""
+    count = 1 + len(points) - window
+    linear = np.eye(2) + random.uniform(-most, most, (count, 2, 2))
+    linear[:, 0, 1] = random.uniform(-most, most, count) - linear[:, 1, 0]  # more turned than sheared
+    shift = random.uniform(-most, most, (count, 1, 2)) / 2
+    which = np.maximum(np.arange(len(points)) - window + 1, 0)
+    return ((points - 0.5) @ linear[which] + 0.5 + shift[which]).astype(np.float32)
 
 
 def _varied_mel(windows: np.ndarray, random: np.random.Generator) -> np.ndarray:

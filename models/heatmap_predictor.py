@@ -9,11 +9,18 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from media.heatmap import KEYPOINTS, ORDER
 from models.drawing import CurveDrawing
 from models.layers import AUDIO_CHANNELS, ConvBlock, renamed, scaled
+from models.transport import apply_affine, fit_affine
 
 JAW_POINTS, LIP_POINTS = 17, 40
+#: Positions within the 131 points of those of the upper face, which say where a face is and how it is turned.
+ANCHORS = [position for position in range(len(ORDER)) if position not in KEYPOINTS]
+SPEECH_CONTEXT = 5  # frames of sound that a drawn network's speech branch listens to around each frame
 _LONGEST_WINDOW = 512
+# Points move by hundredths of the crop: in these units a usual learning rate is not all noise.
+_STEP = 0.1
 
 
 @dataclass
@@ -29,8 +36,9 @@ class HeatmapPredictorConfig:
         messages: "separate" has one message-passing layer a direction; "shared" applies the lip-to-jaw one in both
             directions, as the released network does.
         add_pose: the output is h_m + h_lip + h_jaw (paper) instead of h_lip + h_jaw (released).
-        heatmaps: "decoded" by the coupled decoder (paper), or "drawn" through keypoints that are read off the tokens,
-            as IP-LAP does; not in the paper, but sharp after minutes of training, where decoding takes days.
+        heatmaps: "decoded" by the coupled decoder (paper), or "drawn" through keypoints, which are the references' as
+            they lie on the target's upper face, moved by what is heard and by what the tokens say; not in the paper,
+            but sharp after minutes of training, where decoding takes days, and it needs few people to learn from.
     """
 
     audio: str = "mel"
@@ -76,13 +84,20 @@ class HeatmapPredictor(nn.Module):
         decoded = config.heatmaps == "decoded"
         self.decoder = _CoupledDecoder(config.width, config.messages) if decoded else None
         self.drawing = None if decoded else CurveDrawing()
+        self.anchors = None if decoded else _PointReader(width, len(ANCHORS))
+        self.faces = None if decoded else _PointReader(width, len(ORDER))
         self.lip_keypoints = _KeypointExtractor(LIP_POINTS, config.width, decoded)
         self.jaw_keypoints = _KeypointExtractor(JAW_POINTS, config.width, decoded)
         self.speech = None if decoded else _SpeechBranch(AUDIO_CHANNELS[config.audio], config.width)
 
     def forward(
-        self, audio: Tensor, pose_heatmaps: Tensor, reference_heatmaps: Tensor, draw: bool = True
-    ) -> tuple[Tensor | None, Tensor]:
+        self,
+        audio: Tensor,
+        pose_heatmaps: Tensor,
+        reference_heatmaps: Tensor,
+        draw: bool = True,
+        read: bool = False,
+    ) -> tuple[Tensor | None, Tensor] | tuple[Tensor | None, Tensor, Tensor, Tensor]:
         """Predict the heatmaps and the 57 keypoints of T consecutive frames (eq. 1, 2).
 
         Args:
@@ -90,25 +105,27 @@ class HeatmapPredictor(nn.Module):
             pose_heatmaps: (B, T, 1, 128, 128) in [0, 1], the upper face of the target frames.
             reference_heatmaps: (B, N, 1, 128, 128) in [0, 1], whole faces of the same person.
             draw: a "drawn" network can leave the drawing out where only keypoints are needed; None in its place.
+            read: return what a "drawn" network has read off the heatmaps too, for training it to.
 
         Returns:
             heatmaps (B, T, 1, 128, 128), at least 0, the sum of curves that may cross: clip it at 1 to draw or to
-            synthesize from it; landmarks (B, T, 57, 2) in units of the crop, 17 jaw points, then 40 lip points.
+            synthesize from it; landmarks (B, T, 57, 2) in units of the crop, 17 jaw points, then 40 lip points. With
+            `read`, also the upper faces (B, T, 74, 2) of the pose heatmaps and the faces (B, N, 131, 2) of the others.
         """
         batch, frames = pose_heatmaps.shape[:2]
         pose = pose_heatmaps.flatten(0, 1)
         tokens = self.encode_frames(audio.flatten(0, 1), pose).unflatten(0, (batch, frames))
         references = self.encode_references(reference_heatmaps)
-        lip, jaw = (z.flatten(0, 1) for z in self._mix(tokens, references))
         if self.drawing is None:
+            lip, jaw = (z.flatten(0, 1) for z in self._mix(tokens, references))
             lip_heatmaps, jaw_heatmaps = self.decoder(lip, jaw, pose)
-            landmarks = self._keypoints(lip, jaw, lip_heatmaps, jaw_heatmaps)
+            landmarks = self._keypoints(lip, jaw, lip_heatmaps, jaw_heatmaps).unflatten(0, (batch, frames))
             heatmaps = self._complete(lip_heatmaps, jaw_heatmaps, pose)
         else:
-            landmarks = self._keypoints(lip, jaw) + self.speech(tokens[:, :, 2].flatten(0, 1))
-            heatmaps = torch.maximum(pose, self.drawing(landmarks)) if draw else None
+            landmarks = self._moved_keypoints(tokens, references)
+            heatmaps = torch.maximum(pose, self.drawing(landmarks.flatten(0, 1))) if draw else None
         heatmaps = None if heatmaps is None else heatmaps.unflatten(0, (batch, frames))
-        return heatmaps, landmarks.unflatten(0, (batch, frames))
+        return (heatmaps, landmarks, *self._readings(tokens, references)) if read else (heatmaps, landmarks)
 
     def encode_frames(self, audio: Tensor, pose_heatmaps: Tensor) -> Tensor:
         """Embed frames, each by itself: audio (F, C, W), pose_heatmaps (F, 1, 128, 128) -> (F, 2, width), audio first.
@@ -122,10 +139,6 @@ class HeatmapPredictor(nn.Module):
         ]
         tokens = self.norm(torch.stack(embeddings, dim=1))
         return tokens if self.speech is None else torch.cat([tokens, self.speech.embed(audio)[:, None]], dim=1)
-
-    def learn_speech(self, audio: Tensor) -> Tensor:
-        """The speech branch alone: audio (M, C, W) -> what it adds to the keypoints, (M, 57, 2)."""
-        return self.speech(self.speech.embed(audio))
 
     def encode_references(self, reference_heatmaps: Tensor) -> Tensor:
         """Embed reference heatmaps (B, N, 1, 128, 128) -> (B, N, width), at inference once a video."""
@@ -144,11 +157,11 @@ class HeatmapPredictor(nn.Module):
             heatmaps (B, 1, 128, 128), at least 0.
         """
         centre = frames.shape[1] // 2
-        lip, jaw = self._mix(frames, references.expand(len(frames), -1, -1))
-        lip, jaw = lip[:, centre], jaw[:, centre]
+        references = references.expand(len(frames), -1, -1)
         if self.drawing is not None:
-            keypoints = self._keypoints(lip, jaw) + self.speech(frames[:, centre, 2])
+            keypoints = self._moved_keypoints(frames, references)[:, centre]
             return torch.maximum(pose_heatmaps, self.drawing(keypoints))
+        lip, jaw = (z[:, centre] for z in self._mix(frames, references))
         return self._complete(*self.decoder(lip, jaw, pose_heatmaps), pose_heatmaps)
 
     def _mix(self, frames: Tensor, references: Tensor) -> tuple[Tensor, Tensor]:
@@ -161,6 +174,26 @@ class HeatmapPredictor(nn.Module):
         tokens = torch.cat([references + reference_modality, audio, pose], dim=1)
         z = self.transformer(self.dropout(tokens))
         return z[:, -2 * length : -length], z[:, -length:]
+
+    def _moved_keypoints(self, frames: Tensor, references: Tensor) -> Tensor:
+        """A drawn network's keypoints (B, T, 57, 2), of frames (B, T, 3, width) and references (B, N, width).
+
+        The references are laid upon each other by their upper faces, their mean is moved by what is heard, and carried
+        to where the target's upper face is: so the mouth sits right whatever the pose, and cannot learn from the pose
+        how far the source's own mouth was open.
+        """
+        anchors, faces = self._readings(frames, references)
+        upper = faces[:, :, ANCHORS]
+        middle = upper.mean(dim=1, keepdim=True)
+        keypoints = apply_affine(faces[:, :, KEYPOINTS], fit_affine(upper, middle)).mean(dim=1, keepdim=True)
+        carried = fit_affine(middle, anchors)
+        lip, jaw = (z.flatten(0, 1) for z in self._mix(frames[:, :, :2], references))
+        rest = self._keypoints(lip, jaw).unflatten(0, frames.shape[:2])
+        return apply_affine(keypoints + self.speech(frames[:, :, 2]), carried) + rest
+
+    def _readings(self, frames: Tensor, references: Tensor) -> tuple[Tensor, Tensor]:
+        """Anchors (B, T, 74, 2) and faces (B, N, 131, 2), of frames (B, T, 3, width) and references (B, N, width)."""
+        return self.anchors(frames[:, :, 1]), self.faces(references)
 
     def _keypoints(self, lip: Tensor, jaw: Tensor, *heatmaps: Tensor) -> Tensor:
         """Tokens (M, width) each, and both branches' heatmaps where they are decoded -> (M, 57, 2), jaw first."""
@@ -202,36 +235,66 @@ class _KeypointExtractor(nn.Module):
         super().__init__()
         self.encoder = _heatmap_encoder(width) if reads_heatmap else None
         self.linear = nn.Linear(scaled(512, width), 2 * points)
+        if not reads_heatmap:  # a correction, next to nothing at first
+            nn.init.normal_(self.linear.weight, std=1e-3)
+            nn.init.zeros_(self.linear.bias)
 
     def forward(self, token: Tensor, heatmaps: Tensor | None) -> Tensor:
         """(B, width), (B, 1, 128, 128) -> (B, points, 2)."""
         if self.encoder is not None:
             token = self.encoder(heatmaps).flatten(1) + token
-        return self.linear(token).unflatten(1, (-1, 2))
+        points = self.linear(token).unflatten(1, (-1, 2))
+        return points if self.encoder is not None else _STEP * points
+
+
+class _PointReader(nn.Module):
+    """Points in units of the crop, off the embedding of the heatmap that was drawn through them."""
+
+    def __init__(self, width: int, points: int):
+        super().__init__()
+        self.linear = nn.Linear(width, 2 * points)
+
+    def forward(self, embedding: Tensor) -> Tensor:
+        """(..., width) -> (..., points, 2)."""
+        return 0.5 + _STEP * self.linear(embedding).unflatten(-1, (-1, 2))
 
 
 class _SpeechBranch(nn.Module):
-    """A drawn network's short way from the sound to the keypoints, with an audio encoder of its own.
+    """A drawn network's short way from the sound to the keypoints: an audio encoder, and a linear map of five frames.
 
-    Through the transformer a small network takes very long to hear anything, since the pose explains most of where
-    the keypoints are. What this branch adds can be learned by itself, at a fraction of the cost (`learn_speech`).
+    It is trained apart, to hear visemes in many voices and how these move a mouth (`train_heatmap.py`), and then stays
+    as it is, its parameters without gradient: through the transformer, a small network that sees few people learns
+    nothing from the sound but their voices.
     """
 
     def __init__(self, in_channels: int, width: float):
         super().__init__()
         self.encoder = _audio_encoder(in_channels, width)
-        self.linear = nn.Linear(scaled(512, width), 2 * (JAW_POINTS + LIP_POINTS))
-        nn.init.normal_(self.linear.weight, std=1e-3)  # next to nothing at first
+        self.linear = nn.Linear(SPEECH_CONTEXT * scaled(512, width), 2 * (JAW_POINTS + LIP_POINTS))
+        nn.init.normal_(self.linear.weight, std=1e-4)  # next to nothing at first
         nn.init.zeros_(self.linear.bias)
+        self.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> Self:
+        """Stays in eval mode when the network is trained; to train the encoder itself, switch that."""
+        return super().train(False)
 
     def embed(self, audio: Tensor) -> Tensor:
         """(M, C, W) -> (M, width)."""
         return self.encoder(audio).mean(dim=-1)
 
-    def forward(self, embedding: Tensor) -> Tensor:
-        """What the sound adds to the keypoints, (M, width) -> (M, 57, 2)."""
-        # The mouth moves by a hundredth or two of the crop: in these units a usual learning rate is not all noise.
-        return 0.1 * self.linear(embedding).unflatten(1, (-1, 2))
+    def forward(self, embeddings: Tensor) -> Tensor:
+        """Consecutive frames' embeddings (B, T, width) -> how the sound moves the keypoints, (B, T, 57, 2)."""
+        return self.linear(self.in_context(embeddings)).unflatten(-1, (-1, 2))
+
+    @staticmethod
+    def in_context(embeddings: Tensor) -> Tensor:
+        """Each frame beside its neighbours, (B, T, width) -> (B, T, 5 width); the first and last are repeated."""
+        half = SPEECH_CONTEXT // 2
+        places = torch.arange(embeddings.shape[1], device=embeddings.device)
+        steps = torch.arange(-half, half + 1, device=embeddings.device)
+        places = (places[:, None] + steps).clamp(0, embeddings.shape[1] - 1)
+        return embeddings[:, places].flatten(2)
 
 
 class _UpBlock(nn.Module):

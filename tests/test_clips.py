@@ -12,6 +12,7 @@ from data_prep.clips import Clip, ClipData, ClipDataset, encode_face, write_clip
 from media.audio import audio_windows
 from media.errors import InputError
 from media.heatmap import FULL_FACE, KEYPOINTS, MIRROR, ORDER, POSE, draw_heatmap
+from models.transport import apply_affine, fit_affine
 
 FRAMES = [*range(3, 15), *range(20, 30)]  # a gap after 14
 
@@ -196,9 +197,25 @@ def test_batches_have_the_networks_shapes(folder):
         "audio": (2, 3, 80, 16), "frames": (2, 3, 3, 64, 64), "heatmaps": (2, 3, 1, 64, 64),
         "pose_heatmaps": (2, 3, 1, 64, 64), "landmarks": (2, 3, 57, 2), "mel": (2, 1, 80, 16),
         "reference_images": (2, 2, 3, 64, 64), "reference_heatmaps": (2, 2, 1, 64, 64), "start": (2,),
+        "points": (2, 3, 131, 2), "reference_points": (2, 2, 131, 2),
     }  # fmt: skip
     assert all(value.dtype == torch.float32 for name, value in batch.items() if name not in ("clip", "start"))
     assert batch["frames"].min() >= 0 and batch["frames"].max() <= 1
+
+
+def test_the_warp_moves_a_windows_points_alike_and_the_heatmaps_with_them(folder):
+    plain, warped = ClipDataset(folder)[20, 1], ClipDataset(folder, warp=0.1)[20, 1]
+    found = fit_affine(plain["points"], warped["points"])
+    assert torch.allclose(found, found[:1].expand_as(found), atol=1e-3) and not torch.allclose(
+        found[0, :2], torch.eye(2)
+    )
+    torch.testing.assert_close(apply_affine(plain["points"], found), warped["points"], atol=1e-3, rtol=0)
+    each = fit_affine(plain["reference_points"], warped["reference_points"])
+    assert not torch.allclose(each[0], each[1], atol=1e-3)
+    for name, points in (("heatmaps", "points"), ("reference_heatmaps", "reference_points")):
+        np.testing.assert_array_equal(warped[name][0, 0], draw_heatmap(warped[points][0].numpy()))
+    assert torch.equal(plain["frames"], warped["frames"])
+    torch.testing.assert_close(warped["landmarks"], warped["points"][:, KEYPOINTS])
 
 
 def test_augmentation_mirrors_images_and_landmarks_together(folder):

@@ -9,8 +9,9 @@ from parity import parity_case
 from torch.testing import assert_close
 
 from losses.semantic import frame_distance
-from media.heatmap import FULL_FACE, ORDER, POSE, draw_heatmap
-from models.heatmap_predictor import HeatmapPredictor, HeatmapPredictorConfig, released_state
+from media.heatmap import FULL_FACE, KEYPOINTS, ORDER, POSE, draw_heatmap
+from models.heatmap_predictor import ANCHORS, HeatmapPredictor, HeatmapPredictorConfig, released_state
+from models.transport import apply_affine, fit_affine
 
 FEATURES = {"mel": (80, 16), "wav2vec2": (768, 10)}
 
@@ -102,8 +103,31 @@ def test_narrow_networks_give_the_contracts_shapes_and_train_every_parameter(opt
     assert heatmaps.shape == (2, 3, 1, 128, 128)
     assert landmarks.shape == (2, 3, 57, 2)
     (heatmaps.square().sum() + landmarks.square().sum()).backward()
-    untouched = [name for name, p in predictor.named_parameters() if p.grad is None or not p.grad.any()]
-    assert not untouched
+    untouched = {name for name, p in predictor.named_parameters() if p.grad is None or not p.grad.any()}
+    apart = {name for name, _ in predictor.named_parameters() if name.startswith("speech.")}  # trained apart
+    assert untouched == apart
+
+
+@torch.no_grad()
+def test_a_drawn_mouth_goes_where_the_upper_face_goes_and_as_the_sound_says():
+    predictor = small_predictor(heatmaps="drawn").eval()
+    random = torch.Generator().manual_seed(0)
+    face = torch.rand(len(ORDER), 2, generator=random)
+    affine = torch.tensor([[1.1, 0.1], [-0.2, 0.9], [0.05, 0.1]])
+    views = torch.stack([face, apply_affine(face, affine)])[None].expand(2, -1, -1, -1)  # the same face, twice
+    anchors = torch.stack([views.mean(dim=1), views[:, 1]], dim=1)[:, :, ANCHORS]
+    predictor._readings = lambda frames, references: (anchors, views)
+    predictor.lip_keypoints.linear.weight.zero_()
+    predictor.jaw_keypoints.linear.weight.zero_()
+    predictor.speech.linear.weight.zero_()
+    lift = torch.tensor([0.0, -0.05]).repeat(57)
+    predictor.speech.linear.bias.copy_(lift)
+    inputs = [x[:, :2] for x in random_inputs()]
+    landmarks = predictor(*inputs, draw=False)[1]
+    middle = views.mean(dim=1)[:, KEYPOINTS] + lift.unflatten(0, (57, 2))
+    assert_close(landmarks[:, 0], middle, atol=2e-3, rtol=0)
+    to_second = fit_affine(views.mean(dim=1)[0], views[0, 1])
+    assert_close(landmarks[:, 1], apply_affine(middle, to_second), atol=2e-3, rtol=0)
 
 
 @torch.no_grad()

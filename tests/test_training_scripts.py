@@ -75,6 +75,7 @@ ABLATIONS = ("cil", "sync", "spatial", "temporal", "finetuning")
 @pytest.mark.parametrize(
     ("name", "schema"),
     [(f"{size}_{name}", schema) for size in ("stsa", "demo") for name, schema in SCHEMAS.items()]
+    + [("demo_heatmap_settle", HeatmapTraining)]
     + [(f"ablations/without_{name}", FaceTraining) for name in ABLATIONS]
     + [("ablations/with_finetuning", Finetuning)],
 )

@@ -1,0 +1,31 @@
+"""Least-squares affine maps between point sets: how a face's points move along with its pose."""
+
+import torch
+from torch import Tensor
+
+
+def fit_affine(source: Tensor, target: Tensor) -> Tensor:
+    """The affine map that carries the points `source` nearest to `target`, in the sense of least squares.
+
+    Args:
+        source, target: (..., P, 2), P of at least 3 points that are not on a line; leading dimensions broadcast.
+
+    Returns:
+        (..., 3, 2): two rows for the linear part, one for the shift. For `apply_affine`.
+    """
+    with torch.autocast(source.device.type, enabled=False):
+        homogeneous = _homogeneous(source.float())
+        transposed = homogeneous.transpose(-1, -2)
+        # A hint of ridge keeps points on a line, as an untrained network reads them, from being a division by zero.
+        gram = transposed @ homogeneous + 1e-4 * torch.eye(3, device=source.device)
+        return torch.linalg.solve(gram, transposed @ target.float())
+
+
+def apply_affine(points: Tensor, affine: Tensor) -> Tensor:
+    """Points (..., P, 2) carried by maps (..., 3, 2) of `fit_affine`."""
+    with torch.autocast(points.device.type, enabled=False):
+        return _homogeneous(points.float()) @ affine
+
+
+def _homogeneous(points: Tensor) -> Tensor:
+    return torch.cat([points, torch.ones_like(points[..., :1])], dim=-1)

@@ -1,0 +1,156 @@
+"""The ear of a drawn predictor: synthetic speech, the visemes in it, and how a mouth moves by what is heard."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file, save_file
+from training_runs import write_clips
+
+from data_prep import synthetic_speech
+from data_prep.clips import ClipDataset
+from data_prep.synthetic_speech import VISEMES, SpeechWindows, Utterance, labels, viseme
+from media.audio import mel_spectrogram
+from media.errors import InputError
+from media.heatmap import KEYPOINTS
+from models.heatmap_predictor import HeatmapPredictor, HeatmapPredictorConfig
+from models.transport import apply_affine, fit_affine
+from train_heatmap import SpeechTraining, learn_motion, learn_visemes, mouth_motion
+
+
+@pytest.mark.parametrize(
+    ("phonemes", "group"),
+    [
+        ("pau _: _| (en)", "silence"),
+        ("p b m p' b#", "pbm"),
+        ("f v", "fv"),
+        ("t d n l dh th T D t2", "tdnl"),
+        ("s z s;", "sz"),
+        ("sh zh ch jh S Z tS dZ ts.h", "sh"),
+        ("k g ng hh h N", "kgh"),
+        ("r er 3: r-", "r"),
+        ("aa ae ah ay aw a A: V aI", "a"),
+        ("eh ey ax E e@ @ eI", "e"),
+        ("iy ih y i: I j", "i"),
+        ("ow ao oy oU O: 0", "o"),
+        ("uw uh u: U", "u"),
+        ("w", "w"),
+    ],
+)
+def test_phonemes_of_both_synthesizers_fall_into_their_groups(phonemes, group):
+    assert {VISEMES[viseme(phoneme)] for phoneme in phonemes.split()} == {group}
+
+
+def test_a_frame_has_the_viseme_that_is_said_in_it():
+    spoken = Utterance(np.zeros(16000, np.float32), 16000, [(0.1, "m"), (0.5, "aa"), (0.75, "pau")])
+    found = [VISEMES[label] for label in labels(spoken, 81)]
+    expected = ["silence"] * 8 + ["pbm"] * 32 + ["a"] * 20 + ["silence"] * 21
+    assert found == expected
+
+
+def write_noises(path, seconds: float = 20) -> None:
+    """Half a second of noise after the other, dull ones labelled "a", bright ones "i"."""
+    random = np.random.default_rng(0)
+    high = np.repeat(random.integers(0, 2, int(seconds * 2)), 8000)
+    noise = random.normal(0, 0.1, len(high) + 8)
+    dull = np.convolve(noise, np.full(9, 1 / 3), mode="valid")
+    wav = np.where(high, np.diff(noise, 2)[: len(high)], dull)
+    mel = mel_spectrogram(wav.astype(np.float32)).astype(np.float16)
+    visemes = np.where(
+        high[np.minimum(np.arange(len(mel)) * 200, len(high) - 1)], VISEMES.index("i"), VISEMES.index("a")
+    )
+    save_file({"mel": mel, "visemes": visemes.astype(np.uint8), "starts": np.array([0])}, path)
+
+
+def test_the_encoder_learns_to_tell_sounds_apart(tmp_path, monkeypatch):
+    monkeypatch.setattr(SpeechWindows, "_disguised", lambda self, mel: mel)  # in few steps, of one voice
+    write_noises(tmp_path / "noises.safetensors")
+    torch.manual_seed(0)
+    predictor = HeatmapPredictor(HeatmapPredictorConfig(width=0.125, layers=1, heatmaps="drawn"))
+    speech = SpeechTraining(data=str(tmp_path / "noises.safetensors"), steps=100, batch_size=64, learning_rate=5e-3)
+    learn_visemes(predictor, speech, seed=0)
+    mel, visemes = SpeechWindows(speech.data, seed=1).batch(256)
+    with torch.no_grad():
+        embeddings = predictor.speech.embed(mel)
+    centres = torch.stack([embeddings[visemes == VISEMES.index(name)].mean(dim=0) for name in "ai"])
+    nearest = torch.cdist(embeddings, centres).argmin(dim=1)
+    assert (nearest == (visemes == VISEMES.index("i"))).float().mean() > 0.8
+
+
+@pytest.mark.parametrize("damage", ["no safetensors", "a tensor missing", "an unknown viseme"])
+def test_another_file_is_refused(tmp_path, damage):
+    path = tmp_path / "speech.safetensors"
+    write_noises(path, seconds=1)
+    content = load_file(path)
+    if damage == "a tensor missing":
+        del content["starts"]
+    content["visemes"][0] = 200 if damage == "an unknown viseme" else 0
+    path.write_bytes(b"speech") if damage == "no safetensors" else save_file(content, path)
+    with pytest.raises(InputError, match=r"speech.safetensors is not of data_prep.synthetic_speech"):
+        SpeechWindows(path)
+
+
+@pytest.mark.skipif(not shutil.which("flite") or not shutil.which("espeak-ng"), reason="needs flite and eSpeak NG")
+def test_the_synthesizers_speak_and_say_what(tmp_path):
+    path = tmp_path / "speech.safetensors"
+    assert synthetic_speech.main([str(path), "--minutes", "0.5"]) == 0
+    content = load_file(path)
+    assert 2400 <= len(content["mel"]) < 4000 and content["mel"].shape[1] == 80
+    loud = content["mel"].astype(np.float32).mean(axis=1)
+    silence = content["visemes"] == VISEMES.index("silence")
+    assert loud[silence].mean() < loud[~silence].mean() - 1  # labels and sound are in step
+    assert len(np.unique(content["visemes"])) > 10
+    mel, visemes = SpeechWindows(path).batch(8)
+    assert mel.shape == (8, 80, 16) and visemes.shape == (8,) and mel.abs().max() <= 4
+
+
+def test_a_missing_synthesizer_is_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(synthetic_speech, "_Espeak", lambda: None)
+    monkeypatch.setattr(synthetic_speech.random.Random, "random", lambda self: 0.0)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert synthetic_speech.main([str(tmp_path / "speech.safetensors"), "--minutes", "0.1"]) == 2
+    assert "flite is not installed; install it" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_affine_map_is_recovered():
+    random = torch.Generator().manual_seed(0)
+    points = torch.rand(3, 20, 2, generator=random)
+    affine = torch.tensor([[1.1, 0.2], [-0.1, 0.9], [0.05, -0.2]]).expand(3, 3, 2)
+    moved = apply_affine(points, affine)
+    torch.testing.assert_close(moved, points @ affine[:, :2] + affine[:, 2:])
+    torch.testing.assert_close(fit_affine(points, moved), affine, atol=1e-3, rtol=0)
+
+
+def test_the_mouth_is_still_where_only_the_head_moves():
+    random = torch.Generator().manual_seed(0)
+    face = torch.rand(131, 2, generator=random)
+    heads = torch.eye(3)[:, :2] + 0.05 * torch.randn(9, 3, 2, generator=random)
+    points = apply_affine(face.expand(9, -1, -1), heads)
+    assert mouth_motion(points).abs().max() < 2e-3
+    points = face.repeat(9, 1, 1)
+    points[:4, KEYPOINTS[30], 1] += 0.1
+    motion = mouth_motion(points)
+    assert motion[:4, 30, 1].sub(0.1).abs().max() < 1e-3 and motion[4:].abs().max() < 1e-3
+
+
+def test_the_linear_map_is_that_of_ridge_regression(tmp_path):
+    """Against scikit-learn, which librosa brings, on drawn clips whose mouths follow the loudness."""
+    from sklearn.linear_model import Ridge
+
+    dataset = ClipDataset(write_clips(tmp_path, count=3, frames=60))
+    torch.manual_seed(0)
+    predictor = HeatmapPredictor(HeatmapPredictorConfig(width=0.03, layers=1, heatmaps="drawn"))
+    branch = predictor.speech
+    explained = learn_motion(predictor, dataset, SpeechTraining(ridge=10.0))
+    assert 0.3 < explained < 1
+    with torch.no_grad():
+        embeddings = [branch.in_context(branch.embed(torch.from_numpy(a))[None])[0] for a, _ in dataset.sounds()]
+    heard = torch.cat(embeddings).double()
+    moved = torch.cat([mouth_motion(torch.from_numpy(p)).flatten(1).double() for _, p in dataset.sounds()])
+    normal = (heard - heard.mean(dim=0)) / (heard.std(dim=0) + 1e-6)
+    ridge = Ridge(alpha=10.0, fit_intercept=False).fit(normal.numpy(), moved.numpy())
+    with torch.no_grad():
+        found = branch.linear(heard.float()).double().numpy()
+    np.testing.assert_allclose(found, ridge.predict(normal.numpy()), atol=1e-4)
