@@ -2,19 +2,37 @@
 
     python -m checkpoints.combine runs/heatmap/best runs/face/best --output checkpoints/mine [--half]
 
-Each network is taken from the last folder that holds it.
+Each network is taken from the last folder that holds it. With `--blend 0.25`, a network that several folders hold gets
+a quarter of the last one's weights and three of the one's before: fine-tuned, it keeps more of what it could do
+(Wortsman et al., Robust fine-tuning of zero-shot models, 2022).
 """
 
 import sys
 from pathlib import Path
 
+import torch
 from omegaconf import OmegaConf
+from torch import nn
 
 from media.errors import InputError, Parser, command
 from models.checkpoint import NETWORKS, load_network, save_checkpoint
 
 # Of a training config: the folders of the machine it ran on, which mean nothing elsewhere.
 PLACES = ("data", "output", "start_from", "heatmap_predictor", "face_synthesizer", "sync_expert")
+
+
+def blend(first: nn.Module, second: nn.Module, share: float, name: str) -> nn.Module:
+    """`first` with `share` of the weights of `second`, which was trained on from it.
+
+    Raises:
+        InputError: they are not of one form.
+    """
+    if first.config != second.config:
+        raise InputError(f"--blend: the two forms of {name} differ in their config; give one fine-tuned from the other")
+    with torch.no_grad():
+        for ours, theirs in zip(first.state_dict().values(), second.state_dict().values(), strict=True):
+            ours.copy_(ours.lerp(theirs, share) if ours.is_floating_point() else theirs)
+    return first
 
 
 @command
@@ -24,7 +42,10 @@ def main() -> None:
     parser.add_argument("--output", required=True, type=Path, help="the checkpoint folder to write")
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=["heatmap_predictor", "face_synthesizer"])
     parser.add_argument("--half", action="store_true", help="store float16 weights, half the size")
+    parser.add_argument("--blend", type=float, default=1.0, metavar="SHARE", help="of the last holder's weights")
     arguments = parser.parse_args()
+    if not 0 <= arguments.blend <= 1:
+        raise InputError(f"--blend {arguments.blend} must be between 0 and 1")
 
     networks, sections = {}, {}
     for name in arguments.networks:
@@ -33,10 +54,15 @@ def main() -> None:
             folders = ", ".join(map(str, arguments.folders))
             raise InputError(f"none of {folders} holds {name}.safetensors; add the folder of its run")
         networks[name] = load_network(holders[-1], name)
+        if arguments.blend < 1 and len(holders) > 1:
+            networks[name] = blend(load_network(holders[-2], name), networks[name], arguments.blend, name)
         sections[name] = networks[name].config
         training = OmegaConf.load(holders[-1] / "config.yaml").get("training")
         if training is not None:
+            own = training.get(name)  # where this command wrote it; elsewhere it may be a place
+            training = own if OmegaConf.is_dict(own) else training
             kept = {key: value for key, value in OmegaConf.to_container(training).items() if key not in PLACES}
+            kept.get("speech", {}).pop("data", None)
             sections.setdefault("training", {})[name] = kept
     save_checkpoint(arguments.output, networks, sections, half=arguments.half)
     size = sum(file.stat().st_size for file in arguments.output.glob("*.safetensors")) / 1e6

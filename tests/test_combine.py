@@ -1,0 +1,55 @@
+"""Networks of several runs put into one checkpoint folder."""
+
+import sys
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from checkpoints import combine
+from models.checkpoint import load_network, save_checkpoint
+from models.heatmap_predictor import HeatmapPredictor, HeatmapPredictorConfig
+
+
+def write(folder, value: float, layers: int = 1) -> str:
+    """A predictor whose weights are all `value`."""
+    config = HeatmapPredictorConfig(width=0.03, layers=layers)
+    predictor = HeatmapPredictor(config)
+    with torch.no_grad():
+        for parameter in predictor.parameters():
+            parameter.fill_(value)
+    training = {"output": "/somewhere", "speech": {"data": "/somewhere/else", "gain": 2}, "train": {"steps": 3}}
+    save_checkpoint(folder, {"heatmap_predictor": predictor}, {"heatmap_predictor": config, "training": training})
+    return str(folder)
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    def run(*arguments: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["combine", *arguments, "--networks", "heatmap_predictor"])
+        return combine.main(), capsys.readouterr().err
+
+    return run
+
+
+@pytest.mark.parametrize(("options", "value"), [((), 5.0), (("--blend", "0.25"), 2.0), (("--blend", "0"), 1.0)])
+def test_the_last_one_counts_or_its_share(command, tmp_path, options, value):
+    first, second = write(tmp_path / "first", 1.0), write(tmp_path / "second", 5.0)
+    output = tmp_path / "both"
+    assert command(first, second, "--output", str(output), *options)[0] == 0
+    assert all(torch.all(parameter == value) for parameter in load_network(output, "heatmap_predictor").parameters())
+    # Nothing of the machine it was trained on goes along.
+    kept = OmegaConf.load(output / "config.yaml").training.heatmap_predictor
+    assert kept == {"speech": {"gain": 2}, "train": {"steps": 3}}
+    assert command(str(output), "--output", str(tmp_path / "again"))[0] == 0  # nor is it wrapped up twice
+    assert OmegaConf.load(tmp_path / "again" / "config.yaml").training.heatmap_predictor == kept
+
+
+@pytest.mark.parametrize(
+    ("layers", "share", "words"), [(2, "0.5", "differ in their config"), (1, "2", "--blend 2.0 must be")]
+)
+def test_what_cannot_be_blended_is_one_line(command, tmp_path, layers, share, words):
+    first, second = write(tmp_path / "first", 1.0), write(tmp_path / "second", 5.0, layers)
+    code, error = command(first, second, "--output", str(tmp_path / "both"), "--blend", share)
+    assert code == 2 and words in error and error.count("\n") == 1
+    assert not (tmp_path / "both").exists()
