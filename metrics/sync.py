@@ -13,17 +13,12 @@ import torch
 
 from media.errors import InputError
 from models.checkpoint import read_foreign
-from models.chung_syncnet import ChungSyncNet, released_state
+from models.chung_syncnet import GREY, MARGIN, MFCC_A_FRAME, MFCC_A_WINDOW, SIZE, ChungSyncNet, released_state
 
 SHIFTS = 15  # frames either way
 FRAMES = 5  # of a window
-MFCC_A_FRAME = 4  # 100 Hz against 25 fps
-MFCC_A_WINDOW = 20
-SIZE = 224  # px, a side of the face that SyncNet sees
-MARGIN = 0.4  # of half the face, on both sides and twice below it, as SyncNet's own pipeline crops
 EPSILON = 1e-6  # added to each difference by torch's pairwise distance, with which the scores were published
 BATCH = 8  # windows embedded at once
-GREY = 110  # SyncNet's filling where the crop leaves the frame
 
 
 @dataclass(frozen=True)

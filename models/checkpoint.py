@@ -7,6 +7,7 @@ A checkpoint folder holds `config.yaml`, whose sections named after a network ar
 import os
 import pickle
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -142,7 +143,7 @@ def load_sync_expert(path: str | os.PathLike) -> SyncExpert:
     """
     if Path(path).is_dir():
         return load_network(path, "sync_expert")
-    return _foreign_expert(read_foreign(path), path)
+    return _released_expert(read_foreign(path), path)
 
 
 def load_any_sync_expert(path: str | os.PathLike) -> SyncExpert | ChungSyncNet:
@@ -150,25 +151,25 @@ def load_any_sync_expert(path: str | os.PathLike) -> SyncExpert | ChungSyncNet:
     if Path(path).is_dir():
         return load_network(path, "sync_expert")
     state = read_foreign(path)
-    if "netcnnaud.0.weight" not in state:
-        return _foreign_expert(state, path)
-    network = ChungSyncNet()
+    if "netcnnaud.0.weight" in state:
+        return _released(ChungSyncNet(), chung_syncnet, state, path, "Chung's SyncNet")
+    return _released_expert(state, path)
+
+
+def _released_expert(state: dict[str, Tensor], path: str | os.PathLike) -> SyncExpert:
+    return _released(SyncExpert(SyncExpertConfig.released()), sync_expert, state, path, "Wav2Lip's expert")
+
+
+def _released(
+    network: nn.Module, module: ModuleType, state: dict[str, Tensor], path: str | os.PathLike, name: str
+) -> nn.Module:
+    """`network` with the tensors of a file that is called `name`, as its `module` renames them; in eval mode."""
     try:
-        state = chung_syncnet.released_state(state)
+        state = module.released_state(state)
     except ValueError as error:
-        raise InputError(f"{path} is not Chung's SyncNet: {error}; fetch it again") from error
+        raise InputError(f"{path} is not {name}: {error}; fetch it again") from error
     load_state(network, state, str(path))
     return network.eval()
-
-
-def _foreign_expert(state: dict[str, Tensor], path: str | os.PathLike) -> SyncExpert:
-    expert = SyncExpert(SyncExpertConfig.released())
-    try:
-        state = sync_expert.released_state(state)
-    except ValueError as error:
-        raise InputError(f"{path} is not Wav2Lip's expert: {error}; fetch it again") from error
-    load_state(expert, state, str(path))
-    return expert.eval()
 
 
 def load_released(

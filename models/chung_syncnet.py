@@ -8,7 +8,7 @@ from models.layers import renamed
 SIZE = 224  # px, a side of the face that it sees
 MARGIN = 0.4  # of half the face, left free on both sides and twice below, as its own pipeline crops
 GREY = 110  # its filling where the crop leaves the frame
-MFCC_A_FRAME, MFCC_A_WINDOW = 4, 20  # at 100 Hz
+MFCC_A_FRAME, MFCC_A_WINDOW = 4, 20  # at 100 Hz, against 25 fps
 
 
 class ChungSyncNet(nn.Module):
