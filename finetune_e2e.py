@@ -58,6 +58,8 @@ class Finetuning:
     heatmap_losses: HeatmapLosses = field(default_factory=HeatmapLosses)
     train: TrainConfig = field(default_factory=TrainConfig)
     frames: int = 5  # frames of each window that are synthesized, around its centre; the sync loss needs 5
+    true_heatmaps: float = 0.0  # share of the windows drawn from their true heatmaps, so that these stay legible too
+    train_predictor: bool = True  # false: the synthesizer alone learns, to draw from the heatmaps that it will get
     sync_expert: str = ""  # checkpoint folder of train_sync.py, for the sync loss
     output: str = MISSING
 
@@ -68,11 +70,18 @@ def first_synthesized(predictor: HeatmapPredictor, frames: int) -> int:
 
 
 class Dubbing(nn.Module):
-    """Both networks as one: sound, pose and references to faces."""
+    """Both networks as one: sound, pose and references to faces.
 
-    def __init__(self, predictor: HeatmapPredictor, synthesizer: FaceSynthesizer, frames: int):
+    Args:
+        frames: how many of a window's frames are synthesized, those around its centre.
+        true_heatmaps: in training, the share of the windows whose faces are drawn from the true heatmaps.
+    """
+
+    def __init__(
+        self, predictor: HeatmapPredictor, synthesizer: FaceSynthesizer, frames: int, true_heatmaps: float = 0.0
+    ):
         super().__init__()
-        self.predictor, self.synthesizer = predictor, synthesizer
+        self.predictor, self.synthesizer, self.true_heatmaps = predictor, synthesizer, true_heatmaps
         first = first_synthesized(predictor, frames)
         self.synthesized = slice(first, first + frames)
 
@@ -80,14 +89,16 @@ class Dubbing(nn.Module):
         """A batch of `ClipDataset` windows of T frames, of which the t in the middle are synthesized.
 
         Returns:
-            faces (B,t,3,H,W), heatmaps (B,T,1,H,W) as synthesis sees them, landmarks (B,T,57,2), and with `scores`
-            what eq. 7 needs.
+            faces (B,t,3,H,W), the predicted heatmaps (B,T,1,H,W) and landmarks (B,T,57,2), and with `scores` what eq. 7
+            needs.
         """
         references = batch["reference_images"], batch["reference_heatmaps"]
         heatmaps, landmarks = self.predictor(batch["audio"], batch["pose_heatmaps"], references[1])
-        heatmaps = heatmaps.clamp(max=1)
-        inputs = (batch["frames"], heatmaps, batch["audio"])
-        frames, guidance, audio = (x[:, self.synthesized] for x in inputs)
+        heatmaps = guidance = heatmaps.clamp(max=1)
+        if self.training and self.true_heatmaps > 0:
+            told = torch.rand(len(heatmaps), device=heatmaps.device) < self.true_heatmaps
+            guidance = torch.where(told[:, None, None, None, None], batch["heatmaps"], heatmaps)
+        frames, guidance, audio = (x[:, self.synthesized] for x in (batch["frames"], guidance, batch["audio"]))
         result = self.synthesizer(frames, guidance, *references, audio, scores)
         faces, information = result if scores else (result, None)
         return faces, heatmaps, landmarks, information
@@ -123,6 +134,8 @@ def check(config: Finetuning, predictor: HeatmapPredictor, synthesizer: FaceSynt
                 f"the predictor was trained with {name}={getattr(ours, name)}, the synthesizer with "
                 f"{getattr(theirs, name)}; start from checkpoints that agree"
             )
+    if not 0 <= config.true_heatmaps <= 1:
+        raise InputError(f"true_heatmaps={config.true_heatmaps} is a share of the windows; use 0 to 1")
     if not 1 <= config.frames <= ours.frames:
         raise InputError(f"frames={config.frames} must be between 1 and the predictor's window, {ours.frames}")
     if config.losses.mutual_information > 0 and synthesizer.mutual_information is None:
@@ -151,15 +164,19 @@ def main() -> None:
     objective = FaceObjective(weights, config.frames, config.sync_expert, accelerator.print).to(accelerator.device)
     shape = {"audio": predictor.config.audio, "window": predictor.config.frames}
     shape |= {"references": predictor.config.references, "mel_from": first_synthesized(predictor, config.frames)}
-    dataset = ClipDataset(config.data.train, augment=config.data.augment, max_offset=config.data.max_offset, **shape)
-    validation = validation_batch(ClipDataset(config.data.val, **shape), config.train.validation_windows)
+    data = config.data
+    options = {"augment": data.augment, "max_offset": data.max_offset, "decoded": data.decoded}
+    dataset = ClipDataset(data.train, **options, **shape)
+    validation = validation_batch(ClipDataset(data.val, **shape), config.train.validation_windows)
     validation = move(validation, accelerator.device)
 
     freeze_unread(predictor, config.heatmap_losses)
+    if not config.train_predictor:
+        predictor.requires_grad_(False)
     if synthesizer.mutual_information is not None and weights.mutual_information == 0:
         synthesizer.mutual_information.requires_grad_(False)
     sections = {"heatmap_predictor": predictor.config, "face_synthesizer": synthesizer.config, "training": config}
-    dubbing = synchronised(Dubbing(predictor, synthesizer, config.frames), accelerator)
+    dubbing = synchronised(Dubbing(predictor, synthesizer, config.frames, config.true_heatmaps), accelerator)
     dubbing = dubbing.to(memory_format=torch.channels_last)
     adam = optimizer(dubbing.parameters(), config.train)
     dubbing, adam, schedule = accelerator.prepare(dubbing, adam, scheduler(adam, config.train))
@@ -175,6 +192,8 @@ def main() -> None:
 
     for step, batch in run.progress(training_batches(dataset, config, accelerator, first)):
         train_mode(dubbing, config.train)
+        if not config.train_predictor:
+            bare.predictor.eval()
         with accelerator.autocast():
             faces, heatmaps, landmarks, information = dubbing(batch, scores=weights.mutual_information > 0)
             targets = bare.targets(batch)

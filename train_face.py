@@ -132,8 +132,10 @@ def main() -> None:
     objective = FaceObjective(weights, config.frames, config.sync_expert, accelerator.print).to(accelerator.device)
     shape = {"audio": config.model.audio, "window": config.frames}
     shape |= {"references": config.model.references, "size": config.model.size}
-    dataset = ClipDataset(config.data.train, augment=config.data.augment, max_offset=config.data.max_offset, **shape)
-    validation = validation_batch(ClipDataset(config.data.val, **shape), config.train.validation_windows)
+    data = config.data
+    options = {"augment": data.augment, "max_offset": data.max_offset, "decoded": data.decoded}
+    dataset = ClipDataset(data.train, **options, **shape)
+    validation = validation_batch(ClipDataset(data.val, **shape), config.train.validation_windows)
     validation = move(validation, accelerator.device)
 
     synthesizer = synchronised(build_network("face_synthesizer", config.model), accelerator)

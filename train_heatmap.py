@@ -154,10 +154,10 @@ def main() -> None:
     accelerator = start(config)
 
     shape = {"audio": config.model.audio, "window": config.model.frames, "references": config.model.references}
-    dataset = ClipDataset(
-        config.data.train, augment=config.data.augment, max_offset=config.data.max_offset, warp=config.warp, **shape
-    )
-    validation = validation_batch(ClipDataset(config.data.val, **shape), config.train.validation_windows)
+    data = config.data
+    options = {"augment": data.augment, "max_offset": data.max_offset, "decoded": data.decoded}
+    dataset = ClipDataset(data.train, warp=config.warp, **options, **shape)
+    validation = validation_batch(ClipDataset(data.val, **shape), config.train.validation_windows)
     validation = move(validation, accelerator.device)
 
     if config.start_from:

@@ -93,15 +93,17 @@ def main() -> None:
     accelerator = start(config)
     check_batch(config.train.batch_size, accelerator)
 
+    data = config.data
     dataset = SyncDataset(
-        config.data.train,
+        data.train,
         config.negatives,
         config.furthest,
-        config.data.augment,
-        config.data.max_offset,
+        data.augment,
+        data.max_offset,
         config.correct_offsets,
+        data.decoded,
     )
-    clips = [Clip(path) for path in clip_paths(config.data.val)]
+    clips = [Clip(path) for path in clip_paths(data.val)]
 
     expert = synchronised(build_network("sync_expert", config.model), accelerator)
     adam = optimizer(expert.parameters(), config.train)

@@ -5,7 +5,8 @@
 The step is that of `train_face.py`: eq. 10 with the discriminator's step, the optimizers and the loader; beside it the
 same step with the plain forward, in which every frame encodes the references anew, one reference after the other, as
 in the reference code. Terms whose weights are absent (VGG-19, the sync expert) are left out of both and named.
-`--clips N` then reads N clip files of 75 frames against one PNG a frame. Without --data, clips are drawn.
+`--clips N` then reads N clip files of 75 frames, as they are and through `data.decoded`, against one PNG a frame.
+Without --data, clips are drawn.
 """
 
 import copy
@@ -26,11 +27,15 @@ from checkpoints import fetch
 from data_prep.clips import Clip, ClipData, ClipDataset, encode_face, write_clip
 from losses.face import FaceLosses, FaceObjective
 from media.errors import InputError, Parser, command
+from media.face import CROP_SIZE
+from media.video import read_frames
 from models.discriminator import DiscriminatorConfig, PatchDiscriminator
 from models.face_synthesizer import FaceSynthesizer, FaceSynthesizerConfig
 from models.modulation import SpadeNorm
 from train_face import INPUTS, FaceTraining
 from training import Adversary, DataConfig, TrainConfig, backward, optimizer, training_batches
+
+PORTRAIT = Path(__file__).resolve().parent.parent / "assets" / "portrait.mp4"
 
 
 class OneByOne(nn.Module):
@@ -168,15 +173,28 @@ def peak_memory(device: torch.device) -> float:
     return int(line.split()[1]) / 1024
 
 
-def reading(folder: Path, count: int, frames: int = 75) -> tuple[float, float]:
-    """Frames a second read and decoded from `count` clip files, and from one PNG a frame, clips in random order."""
-    clips, pictures = folder / "clips", folder / "png"
-    draw_clips(clips, count, frames, "mel")
+def draw_portraits(folder: Path, count: int, frames: int) -> None:
+    """Write clip files of the bundled portrait, whose pictures are as hard to pack as any face's."""
+    source = np.stack(list(read_frames(PORTRAIT)))
+    faces = [encode_face(cv2.resize(frame, (CROP_SIZE, CROP_SIZE), interpolation=cv2.INTER_AREA)) for frame in source]
+    sound = np.zeros(frames * 640, np.float32)
+    points, box = np.full((131, 2), 0.5, np.float32), np.array([0, 0, CROP_SIZE, CROP_SIZE], np.int32)
+    for number in range(count):
+        shown = [faces[(number + i) % len(faces)] for i in range(frames)]
+        mel = {"mel": np.zeros((frames * 80 // 25 + 1, 80), np.float32)}
+        data = ClipData(shown, [points] * frames, [box] * frames, list(range(frames)), sound, mel)
+        write_clip(folder / f"{number:05d}.safetensors", data)
+
+
+def reading(folder: Path, count: int, frames: int = 75) -> dict[str, float]:
+    """Frames a second of `count` clips in random order: as PNGs, from clip files, and from their decoded copies."""
+    clips, pictures, decoded = folder / "clips", folder / "png", folder / "decoded"
+    draw_portraits(clips, count, frames)
     paths = sorted(clips.glob("*.safetensors"))
     for path in paths:
         target = pictures / path.stem
         target.mkdir(parents=True)
-        for i, face in enumerate(Clip(path).faces(range(frames))):
+        for i, face in enumerate(Clip(path, decoded=decoded).faces(range(frames))):
             cv2.imwrite(str(target / f"{i}.png"), cv2.cvtColor(face, cv2.COLOR_RGB2BGR))
     order = np.random.default_rng(0).permutation(count)
 
@@ -186,14 +204,15 @@ def reading(folder: Path, count: int, frames: int = 75) -> tuple[float, float]:
             read(paths[position])
         return count * frames / (time.perf_counter() - began)
 
-    def read_clip(path: Path) -> np.ndarray:
-        return Clip(path).faces(range(frames))
-
     def read_pictures(path: Path) -> np.ndarray:
         files = [pictures / path.stem / f"{i}.png" for i in range(frames)]
         return np.stack([cv2.cvtColor(cv2.imread(str(file)), cv2.COLOR_BGR2RGB) for file in files])
 
-    return rate(read_clip), rate(read_pictures)
+    return {
+        "PNG": rate(read_pictures),
+        "clip files": rate(lambda path: Clip(path).faces(range(frames))),
+        "decoded copies": rate(lambda path: Clip(path, decoded=decoded).faces(range(frames))),
+    }
 
 
 @command
@@ -251,9 +270,10 @@ def main() -> None:
             print(f"{name} | {speed.frames:.3f} | {100 * speed.waiting:.1f} % | {speed.memory:.0f} MiB", flush=True)
         print(f"shared / plain: {results['shared'].frames / results['plain'].frames:.2f}")
         if options.clips > 0:
-            clips, pictures = reading(Path(folder, "reading"), options.clips)
-            ratio = f"{clips / pictures:.1f} times"
-            print(f"{options.clips} clips of 75 frames: {clips:.0f} frames/s, as PNGs {pictures:.0f} frames/s, {ratio}")
+            rates = reading(Path(folder, "reading"), options.clips)
+            print(f"{options.clips} clips of 75 frames | frames/s | x PNG")
+            for name, rate in rates.items():
+                print(f"{name} | {rate:.0f} | {rate / rates['PNG']:.1f}")
 
 
 if __name__ == "__main__":

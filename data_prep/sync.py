@@ -34,6 +34,7 @@ class SyncDataset(Dataset):
         augment: mirror, move, scale and tint the face; louder or softer sound with some of its bands hidden.
         max_offset: leave out clips whose sound the manifest says to be off by more frames; None keeps all.
         correct_offsets: move each clip's sound by the offset in the manifest.
+        decoded: folder for decoded copies of the faces (see `Clip`); None decodes them each time.
 
     Raises:
         InputError: a clip file cannot be used, has no offset where one is needed, or no clip has a window.
@@ -47,6 +48,7 @@ class SyncDataset(Dataset):
         augment: bool = False,
         max_offset: int | None = None,
         correct_offsets: bool = False,
+        decoded: str | os.PathLike | None = None,
     ):
         if not 1 <= negatives <= 2 * furthest:
             raise InputError(f"negatives={negatives} must be between 1 and 2 furthest = {2 * furthest}")
@@ -57,7 +59,7 @@ class SyncDataset(Dataset):
         self._starts: list[np.ndarray] = []
         self._late: list[int] = []
         for path in clip_paths(folder):
-            clip = Clip(path, path.relative_to(folder).as_posix().removesuffix(SUFFIX))
+            clip = Clip(path, path.relative_to(folder).as_posix().removesuffix(SUFFIX), decoded)
             starts = window_starts(clip)
             if not len(starts):
                 continue

@@ -258,3 +258,25 @@ def test_folders_without_clips_are_refused(tmp_path, folder):
     write_clip(tmp_path / "short.safetensors", clip_data(range(0, 40, 2)))
     with pytest.raises(InputError, match="frames in a row"):
         ClipDataset(tmp_path)
+
+
+def test_decoded_copies_hold_the_same_faces_and_follow_the_clip_file(tmp_path):
+    path, copies = tmp_path / "clips" / "person" / "a.safetensors", tmp_path / "decoded"
+    data = clip_data()
+    write_clip(path, data)
+    expected = Clip(path).faces(range(len(FRAMES)))
+    for _ in range(2):  # once making the copy, once from the copy
+        clip = Clip(path, "person/a", copies)
+        np.testing.assert_array_equal(clip.faces([7, 0, 7]), expected[[7, 0, 7]])
+        np.testing.assert_array_equal(clip.faces(3), expected[3])
+    (copy,) = copies.rglob("*.rgb")
+    assert copy.parent == copies / "person" and copy.stat().st_size == expected.nbytes
+
+    copy.write_bytes(copy.read_bytes()[:-1])  # a copy cut short is made anew
+    np.testing.assert_array_equal(Clip(path, "person/a", copies).faces(range(len(FRAMES))), expected)
+    data.faces.reverse()
+    write_clip(path, data)  # and so is that of a clip file that has changed
+    np.testing.assert_array_equal(Clip(path, "person/a", copies).faces(range(len(FRAMES))), expected[::-1])
+
+    plain, quick = ClipDataset(path.parent), ClipDataset(path.parent, decoded=copies)
+    assert all(torch.equal(plain[3, 5][name], quick[3, 5][name]) for name in ("frames", "reference_images"))
