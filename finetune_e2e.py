@@ -16,7 +16,6 @@ from omegaconf import MISSING
 from torch import Tensor, nn
 from torchvision.utils import make_grid
 
-from data_prep.clips import ClipDataset
 from losses.face import FaceLosses, FaceObjective
 from losses.heatmap import HeatmapLosses, freeze_unread, heatmap_terms
 from losses.reconstruction import LIPS
@@ -42,6 +41,7 @@ from training import (
     synchronised,
     train_mode,
     training_batches,
+    training_windows,
     validation_batch,
 )
 
@@ -164,10 +164,8 @@ def main() -> None:
     objective = FaceObjective(weights, config.frames, config.sync_expert, accelerator.print).to(accelerator.device)
     shape = {"audio": predictor.config.audio, "window": predictor.config.frames}
     shape |= {"references": predictor.config.references, "mel_from": first_synthesized(predictor, config.frames)}
-    data = config.data
-    options = {"augment": data.augment, "max_offset": data.max_offset, "decoded": data.decoded}
-    dataset = ClipDataset(data.train, **options, **shape)
-    validation = validation_batch(ClipDataset(data.val, **shape), config.train.validation_windows)
+    dataset, others = training_windows(config.data, shape)
+    validation = validation_batch(others, config.train.validation_windows)
     validation = move(validation, accelerator.device)
 
     freeze_unread(predictor, config.heatmap_losses)
@@ -190,6 +188,17 @@ def main() -> None:
     run = Run(config, accelerator, networks, sections, averaged=["heatmap_predictor", "face_synthesizer"])
     first = run.resume()
 
+    def score(step: int) -> dict:
+        evaluated = (run.evaluated(name) for name in ("heatmap_predictor", "face_synthesizer"))
+        scores, pictures = validate(Dubbing(*evaluated, config.frames), validation, config.heatmap_losses)
+        run.validated(step, scores, scores["val/PSNR"], pictures)
+        return scores
+
+    if first == 0:  # where it starts from; what never gets better than that stays as it was
+        before = score(0)
+        values = (f"{name} {before[f'val/{name}']:.4g}" for name in ("PSNR", "SSIM", "LipLMD"))
+        accelerator.print(f"before fine-tuning: {', '.join(values)}")
+
     for step, batch in run.progress(training_batches(dataset, config, accelerator, first)):
         train_mode(dubbing, config.train)
         if not config.train_predictor:
@@ -211,9 +220,7 @@ def main() -> None:
             values |= adversary.step(targets["frames"], faces, batch, step)
         run.log(step, values)
         if run.due(step):
-            evaluated = (run.evaluated(name) for name in ("heatmap_predictor", "face_synthesizer"))
-            scores, pictures = validate(Dubbing(*evaluated, config.frames), validation, config.heatmap_losses)
-            run.validated(step, scores, scores["val/PSNR"], pictures)
+            score(step)
 
     run.finish(f"fine-tuned both networks for {run.step} steps, best PSNR {run.best or 0:.2f} dB")
 

@@ -18,7 +18,6 @@ from omegaconf import MISSING
 from torch import Tensor
 from torchvision.utils import make_grid
 
-from data_prep.clips import ClipDataset
 from losses.face import FaceLosses, FaceObjective
 from losses.reconstruction import LIPS
 from media.errors import command
@@ -44,6 +43,7 @@ from training import (
     synchronised,
     train_mode,
     training_batches,
+    training_windows,
     validation_batch,
 )
 
@@ -132,10 +132,8 @@ def main() -> None:
     objective = FaceObjective(weights, config.frames, config.sync_expert, accelerator.print).to(accelerator.device)
     shape = {"audio": config.model.audio, "window": config.frames}
     shape |= {"references": config.model.references, "size": config.model.size}
-    data = config.data
-    options = {"augment": data.augment, "max_offset": data.max_offset, "decoded": data.decoded}
-    dataset = ClipDataset(data.train, **options, **shape)
-    validation = validation_batch(ClipDataset(data.val, **shape), config.train.validation_windows)
+    dataset, others = training_windows(config.data, shape)
+    validation = validation_batch(others, config.train.validation_windows)
     validation = move(validation, accelerator.device)
 
     synthesizer = synchronised(build_network("face_synthesizer", config.model), accelerator)

@@ -10,27 +10,26 @@ import sys
 from dataclasses import dataclass, field
 
 import torch
-import torch.nn.functional as F
 from omegaconf import MISSING
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.utils import make_grid
-from tqdm import tqdm
 
 from data_prep.clips import ClipDataset
-from data_prep.synthetic_speech import VISEMES, SpeechWindows
 from losses.heatmap import HeatmapLosses, freeze_unread, heatmap_terms, reading_loss
 from losses.reconstruction import LIPS
 from media.errors import InputError, command
 from media.heatmap import KEYPOINTS
 from models.checkpoint import build_network, load_network
-from models.heatmap_predictor import ANCHORS, SPEECH_CONTEXT, HeatmapPredictor, HeatmapPredictorConfig
+from models.heatmap_predictor import ANCHORS, HeatmapPredictor, HeatmapPredictorConfig
 from models.transport import apply_affine, fit_affine
 from training import (
     DataConfig,
     Run,
     TrainConfig,
+    VisemeTraining,
     backward,
     holds_a_run,
+    learn_visemes,
     move,
     optimizer,
     parse_config,
@@ -39,18 +38,15 @@ from training import (
     synchronised,
     train_mode,
     training_batches,
+    training_windows,
     validation_batch,
 )
 
 
 @dataclass
-class SpeechTraining:
+class SpeechTraining(VisemeTraining):
     """How a drawn network's speech branch learns, alone and before the rest, which then leaves it as it is."""
 
-    data: str = ""  # file of data_prep.synthetic_speech, on which its encoder learns visemes; empty: random features
-    steps: int = 2500
-    batch_size: int = 256
-    learning_rate: float = 2.0e-3
     ridge: float = 3000.0  # of the linear map from what it hears to the mouth's motion
     gain: float = 1.0  # on that motion: the most likely motion is smaller than the true one
 
@@ -67,29 +63,6 @@ class HeatmapTraining:
     speech: SpeechTraining = field(default_factory=SpeechTraining)
     start_from: str = ""  # checkpoint folder whose predictor the run begins with; empty: fresh weights
     output: str = MISSING
-
-
-def learn_visemes(predictor: HeatmapPredictor, speech: SpeechTraining, seed: int) -> None:
-    """Teach the speech branch's encoder which viseme it hears, on synthetic speech."""
-    if predictor.config.audio != "mel":
-        raise InputError(f"speech.data is log-mel, the network hears {predictor.config.audio}; leave it empty")
-    windows, branch = SpeechWindows(speech.data, seed), predictor.speech
-    branch.encoder.requires_grad_(True).train()
-    head = nn.Linear(branch.linear.in_features // SPEECH_CONTEXT, len(VISEMES))
-    parameters = [*branch.encoder.parameters(), *head.parameters()]
-    adam = torch.optim.AdamW(parameters, speech.learning_rate, weight_decay=0.02)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(adam, speech.learning_rate, total_steps=speech.steps, pct_start=0.05)
-    with tqdm(range(speech.steps), desc="visemes", unit="step") as bar:
-        for step in bar:
-            mel, visemes = windows.batch(speech.batch_size)
-            loss = F.cross_entropy(head(branch.embed(mel)), visemes, label_smoothing=0.05)
-            adam.zero_grad()
-            loss.backward()
-            adam.step()
-            schedule.step()
-            if step % 20 == 0:
-                bar.set_postfix(loss=f"{float(loss.detach()):.3f}")
-    branch.encoder.requires_grad_(False).eval()
 
 
 @torch.no_grad()
@@ -118,7 +91,9 @@ def learn_motion(predictor: HeatmapPredictor, dataset: ClipDataset, speech: Spee
 def learn_speech(predictor: HeatmapPredictor, dataset: ClipDataset, config: HeatmapTraining) -> float:
     """Train the speech branch of a drawn network from beginning to end; as `learn_motion`."""
     if config.speech.data:
-        learn_visemes(predictor, config.speech, config.train.seed)
+        if predictor.config.audio != "mel":
+            raise InputError(f"speech.data is log-mel, the network hears {predictor.config.audio}; leave it empty")
+        learn_visemes(predictor.speech.encoder, predictor.speech.embed, config.speech, config.train.seed)
     return learn_motion(predictor, dataset, config.speech)
 
 
@@ -154,10 +129,8 @@ def main() -> None:
     accelerator = start(config)
 
     shape = {"audio": config.model.audio, "window": config.model.frames, "references": config.model.references}
-    data = config.data
-    options = {"augment": data.augment, "max_offset": data.max_offset, "decoded": data.decoded}
-    dataset = ClipDataset(data.train, warp=config.warp, **options, **shape)
-    validation = validation_batch(ClipDataset(data.val, **shape), config.train.validation_windows)
+    dataset, others = training_windows(config.data, shape, warp=config.warp)
+    validation = validation_batch(others, config.train.validation_windows)
     validation = move(validation, accelerator.device)
 
     if config.start_from:

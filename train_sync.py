@@ -20,7 +20,7 @@ from torch import Tensor
 from data_prep.clips import Clip, clip_paths
 from data_prep.offsets import SHIFTS, find_offset, similarity_curves
 from data_prep.sync import SyncDataset
-from losses.sync import contrastive_loss, sync_classification_loss
+from losses.sync import contrastive_loss, shifted_loss, sync_classification_loss
 from media.errors import InputError, command
 from models.checkpoint import build_network
 from models.sync_expert import SyncExpert, SyncExpertConfig, lower_faces
@@ -28,8 +28,11 @@ from training import (
     DataConfig,
     Run,
     TrainConfig,
+    VisemeTraining,
     backward,
     check_batch,
+    holds_a_run,
+    learn_visemes,
     optimizer,
     parse_config,
     scheduler,
@@ -47,8 +50,9 @@ class SyncTraining:
     data: DataConfig = field(default_factory=DataConfig)
     model: SyncExpertConfig = field(default_factory=SyncExpertConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
-    loss: str = "contrastive"  # or "bce"
-    temperature: float = 0.07  # of the contrastive loss
+    speech: VisemeTraining = field(default_factory=VisemeTraining)  # before all else
+    loss: str = "contrastive"  # or "shifted", or "bce"
+    temperature: float = 0.07  # of the first two
     negatives: int = 4  # sounds of the same clip a few frames away, for each window
     furthest: int = 15  # frames that they are away at most
     correct_offsets: bool = False  # move each clip's sound by the offset in its manifest
@@ -80,14 +84,16 @@ def sync_terms(expert: torch.nn.Module, batch: dict, config: SyncTraining) -> di
         return {"bce": sync_classification_loss(sound, lips, in_sync)}
     sounds, lips = expert(batch["mel"].flatten(0, 1), lower_faces(batch["frames"]))
     sounds = sounds.unflatten(0, (-1, count))
+    if config.loss == "shifted":
+        return {"shifted": shifted_loss(sounds[:, 0], lips, sounds[:, 1:], config.temperature)}
     return {"contrastive": contrastive_loss(sounds[:, 0], lips, config.temperature, sounds[:, 1:])}
 
 
 @command
 def main() -> None:
     config = parse_config(SyncTraining, __doc__)
-    if config.loss not in ("contrastive", "bce"):
-        raise InputError(f"loss={config.loss} is unknown; use contrastive or bce")
+    if config.loss not in ("contrastive", "shifted", "bce"):
+        raise InputError(f"loss={config.loss} is unknown; use contrastive, shifted or bce")
     if config.temperature <= 0:
         raise InputError(f"temperature={config.temperature} must be positive")
     accelerator = start(config)
@@ -105,7 +111,17 @@ def main() -> None:
     )
     clips = [Clip(path) for path in clip_paths(data.val)]
 
-    expert = synchronised(build_network("sync_expert", config.model), accelerator)
+    expert = build_network("sync_expert", config.model)
+    if config.speech.data and not holds_a_run(config.output):
+        learn_visemes(
+            expert.audio_encoder,
+            lambda mel: expert.audio_encoder(mel[:, None]).flatten(1),
+            config.speech,
+            config.train.seed,
+            range(1, 16, 3),
+        )
+        expert.requires_grad_(True)
+    expert = synchronised(expert, accelerator)
     adam = optimizer(expert.parameters(), config.train)
     expert, adam, schedule = accelerator.prepare(expert, adam, scheduler(adam, config.train))
     sections = {"sync_expert": config.model, "training": config}

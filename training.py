@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from omegaconf import MISSING, OmegaConf
@@ -36,7 +37,10 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm import tqdm
 from yaml import YAMLError
 
+from data_prep.clips import ClipDataset
+from data_prep.synthetic_speech import VISEMES, SpeechWindows
 from losses.adversarial import discriminator_loss
+from media.audio import FEATURES
 from media.errors import InputError, Parser
 from media.files import check_output_folder, existing_file, output_folder
 from models.checkpoint import save_checkpoint
@@ -47,7 +51,8 @@ class DataConfig:
     """Where the clip files are and how they are read."""
 
     train: str = MISSING  # folder of clip files
-    val: str = MISSING  # folder of clip files of people who are not in `train`
+    val: str = MISSING  # folder of clip files of people who are not in `train`; or `train`, with a holdout
+    holdout: float = 0.0  # share at each clip's end that is not trained on, and of `val` the only one validated on
     workers: int = 2  # loader processes for each training process; 0 reads in the training process itself
     augment: bool = False  # flips and colour jitter, the same for a window and its references
     decoded: str | None = None  # folder for decoded copies of the faces, 48 kB each, that are read ten times as fast
@@ -76,6 +81,16 @@ class TrainConfig:
     validation_windows: int = 16  # fixed windows of `data.val`, spread over its clips
     save_every: int = 1000
     keep: int = 2  # training states kept for resuming
+
+
+@dataclass
+class VisemeTraining:
+    """How an audio encoder first learns, on synthetic speech, which mouth shapes it hears."""
+
+    data: str = ""  # file of data_prep.synthetic_speech; empty: the encoder begins with random weights
+    steps: int = 2500
+    batch_size: int = 256
+    learning_rate: float = 2.0e-3
 
 
 Config = TypeVar("Config")
@@ -213,6 +228,13 @@ class StepSampler(Sampler):
             yield batch[self.process * self.share : (self.process + 1) * self.share]
 
 
+def training_windows(data: DataConfig, shape: dict, **options) -> tuple[ClipDataset, ClipDataset]:
+    """The windows to train on and those to validate on, both of `shape`; `options` are the former's alone."""
+    shape = shape | {"holdout": data.holdout}
+    options |= {"augment": data.augment, "max_offset": data.max_offset, "decoded": data.decoded}
+    return ClipDataset(data.train, **options, **shape), ClipDataset(data.val, held_out=data.holdout > 0, **shape)
+
+
 def training_batches(dataset: Dataset, config: Any, accelerator: Accelerator, first: int) -> Iterator[dict]:
     """Yield this process's batches of the steps from `first` on, on its device."""
     sampler = StepSampler(
@@ -247,6 +269,43 @@ def parts(batch: dict, size: int) -> Iterator[dict]:
     """Split a batch into batches of at most `size` samples: a validation takes no more memory than a training step."""
     for i in range(0, len(batch["clip"]), size):
         yield {name: value[i : i + size] for name, value in batch.items()}
+
+
+def learn_visemes(
+    encoder: nn.Module,
+    embed: Callable[[Tensor], Tensor],
+    config: VisemeTraining,
+    seed: int,
+    places: Sequence[int] = (8,),
+) -> None:
+    """Teach `encoder`, whose parameters require no gradient afterwards, which visemes it hears in synthetic speech.
+
+    Few people's clips teach a network their voices instead; speech can be synthesized by the hour.
+
+    Args:
+        embed: log-mel windows (B, 80, 16) to embeddings (B, D), by `encoder`.
+        places: the mel frames of the 16 whose visemes it has to tell.
+    """
+    windows = SpeechWindows(config.data, seed, places)
+    encoder.eval()
+    with torch.no_grad():
+        width = embed(torch.zeros(2, *FEATURES["mel"])).shape[1]
+    encoder.requires_grad_(True).train()
+    head = nn.Linear(width, len(VISEMES) * len(places))
+    adam = torch.optim.AdamW([*encoder.parameters(), *head.parameters()], config.learning_rate, weight_decay=0.02)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(adam, config.learning_rate, total_steps=config.steps, pct_start=0.05)
+    with tqdm(range(config.steps), desc="visemes", unit="step") as bar:
+        for step in bar:
+            mel, visemes = windows.batch(config.batch_size)
+            logits = head(embed(mel)).unflatten(1, (len(VISEMES), len(places)))
+            loss = F.cross_entropy(logits, visemes, label_smoothing=0.05)
+            adam.zero_grad()
+            loss.backward()
+            adam.step()
+            schedule.step()
+            if step % 20 == 0:
+                bar.set_postfix(loss=f"{float(loss.detach()):.3f}")
+    encoder.requires_grad_(False).eval()
 
 
 def synchronised(network: nn.Module, accelerator: Accelerator) -> nn.Module:

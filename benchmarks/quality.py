@@ -23,12 +23,13 @@ from tqdm import tqdm
 from data_prep.clips import Clip, clip_paths
 from losses.reconstruction import LIPS
 from media.audio import audio_windows
-from media.errors import Parser, command
+from media.errors import InputError, Parser, command
 from media.face import choose_references, lip_opening
 from media.heatmap import FULL_FACE, KEYPOINTS, POSE, draw_heatmap
 from media.video import FPS
 from metrics.crops import crop_scores
 from models import FaceSynthesizer, HeatmapPredictor, load_checkpoint
+from models.fast import accelerate_inference
 
 BATCH = 16
 ROWS = ("true heatmaps", "predicted heatmaps", "copied lower half")
@@ -45,16 +46,28 @@ def pictures(clip: Clip, positions: np.ndarray) -> Tensor:
     return torch.from_numpy(clip.faces(positions)).permute(0, 3, 1, 2).float() / 255
 
 
-def predict(predictor: HeatmapPredictor, audio: Tensor, pose: Tensor, references: Tensor) -> tuple[Tensor, Tensor]:
-    """Heatmaps (F, 1, 128, 128) and keypoints (F, 57, 2) of each frame, from the window of which it is the centre."""
+def predict(
+    predictor: HeatmapPredictor, audio: Tensor, pose: Tensor, references: Tensor, draw: bool = True
+) -> tuple[Tensor | None, Tensor]:
+    """Heatmaps (F, 1, 128, 128), if `draw`, and keypoints (F, 57, 2), each frame's as the centre of its window.
+
+    Args:
+        audio, pose: (F, C, W) and (F, 1, 128, 128) of consecutive frames.
+        references: (1, N, 1, 128, 128).
+    """
+    frames = torch.cat(
+        [predictor.encode_frames(*part) for part in zip(audio.split(BATCH), pose.split(BATCH), strict=True)]
+    )
+    references = predictor.encode_references(references)
     reach = predictor.config.frames // 2
-    centres = torch.arange(len(audio))
-    window = (centres[:, None] + torch.arange(-reach, reach + 1)).clamp(0, len(audio) - 1)
-    results = []
-    for chunk in window.split(BATCH):
-        maps, points = predictor(audio[chunk], pose[chunk], references.expand(len(chunk), -1, -1, -1, -1))
-        results.append((maps[:, reach].clamp(max=1), points[:, reach]))
-    return tuple(map(torch.cat, zip(*results, strict=True)))
+    windows = (torch.arange(len(audio))[:, None] + torch.arange(-reach, reach + 1)).clamp(0, len(audio) - 1)
+    heatmaps, keypoints = [], []
+    for part in windows.split(BATCH):
+        known = frames[part], references.expand(len(part), -1, -1)
+        keypoints.append(predictor.predict(*known, pose[part], draw=False)[1][:, reach])
+        if draw:
+            heatmaps.append(predictor.predict_centre(*known, pose[part[:, reach]]).clamp(max=1))
+    return torch.cat(heatmaps) if draw else None, torch.cat(keypoints)
 
 
 def mouth_opening(keypoints: np.ndarray) -> np.ndarray:
@@ -64,8 +77,13 @@ def mouth_opening(keypoints: np.ndarray) -> np.ndarray:
     return opening - uniform_filter1d(opening, FPS)
 
 
-def score_clip(clip: Clip, predictor: HeatmapPredictor, synthesizer: FaceSynthesizer) -> dict[str, dict[str, float]]:
-    """PSNR, SSIM and LipLMD of each of `ROWS` on one clip, means over its faces but the references; and `FOLLOWS`."""
+def score_clip(
+    clip: Clip, predictor: HeatmapPredictor, synthesizer: FaceSynthesizer, every: int = 1
+) -> dict[str, dict[str, float]]:
+    """PSNR, SSIM and LipLMD of each of `ROWS` on one clip, means over its faces but the references; and `FOLLOWS`.
+
+    Of the pictures, only every so manieth is drawn. `synthesizer` is one of `accelerate_inference`.
+    """
     kind = predictor.config.audio
     backward = torch.from_numpy(audio_windows(clip.audio(kind)[::-1], kind, clip.frames))
     audio = torch.from_numpy(audio_windows(clip.audio(kind), kind, clip.frames))
@@ -78,7 +96,7 @@ def score_clip(clip: Clip, predictor: HeatmapPredictor, synthesizer: FaceSynthes
 
     scores = {name: [] for name in ROWS}
     scored = np.setdiff1d(np.arange(len(clip)), chosen)
-    for positions in torch.from_numpy(scored).split(BATCH):
+    for positions in torch.from_numpy(scored[::every]).split(BATCH):
         true = pictures(clip, positions.numpy())
         for name, guidance in zip(ROWS[:2], (full, predicted), strict=True):
             faces = synthesizer.render(true[None], guidance[positions][None], references, audio[positions][None])
@@ -92,7 +110,7 @@ def score_clip(clip: Clip, predictor: HeatmapPredictor, synthesizer: FaceSynthes
     still = lips[chosen[len(chosen) // 2]]
     result[ROWS[1]]["LipLMD"] = float((keypoints[:, LIPS] - lips)[scored].norm(dim=-1).mean())
     result[ROWS[2]]["LipLMD"] = float((still - lips)[scored].norm(dim=-1).mean())
-    misheard = predict(predictor, backward, pose, reference_heatmaps)[1]
+    misheard = predict(predictor, backward, pose, reference_heatmaps, draw=False)[1]
     true = mouth_opening(clip.landmarks[:, KEYPOINTS])
     result[FOLLOWS] = {
         name: float(np.corrcoef(mouth_opening(points.numpy()), true)[0, 1])
@@ -107,13 +125,17 @@ def main() -> None:
     parser = Parser(__doc__)
     parser.add_argument("--checkpoint", type=Path, default=Path("checkpoints/demo"))
     parser.add_argument("--clips", type=Path, required=True, help="folder of clip files (data_prep.preprocess)")
+    parser.add_argument("--every", type=int, default=1, help="draw and score each so manieth face only (default: 1)")
     arguments = parser.parse_args()
+    if arguments.every < 1:
+        raise InputError(f"--every {arguments.every} must be 1 or more")
     predictor, synthesizer = load_checkpoint(arguments.checkpoint)
+    synthesizer = accelerate_inference(synthesizer)
     paths = clip_paths(arguments.clips)
     scores = {}
     for path in tqdm(paths, unit="clip"):
         clip = Clip(path)
-        scores[clip.id] = score_clip(clip, predictor, synthesizer)
+        scores[clip.id] = score_clip(clip, predictor, synthesizer, arguments.every)
 
     scores[f"mean of {len(scores)} clips"] = means = {
         row: {metric: float(np.mean([clip[row][metric] for clip in scores.values()])) for metric in values}

@@ -265,6 +265,9 @@ class ClipDataset(Dataset):
         max_offset: leave out clips whose sound the manifest says to be off by more frames; None keeps all.
         mel_from: the frame of the window with which `mel` begins.
         decoded: folder for decoded copies of the faces (see `Clip`); None decodes them each time.
+        holdout: share at each clip's end that is kept apart: no window lies in it, nor in the second before it, and no
+            reference.
+        held_out: windows of what is kept apart instead, with references from what is not.
 
     Raises:
         InputError: a clip file cannot be used, lacks the audio, has no offset with `max_offset`, or no clip has a
@@ -283,8 +286,12 @@ class ClipDataset(Dataset):
         mel_from: int = 0,
         warp: float = 0.0,
         decoded: str | os.PathLike | None = None,
+        holdout: float = 0.0,
+        held_out: bool = False,
     ):
-        self.mel_from = mel_from
+        if not 0 <= holdout < 1:
+            raise InputError(f"holdout={holdout} is a share of each clip; use 0 or more and less than 1")
+        self.mel_from, self.holdout, self.held_out = mel_from, holdout, held_out
         self.kind, self.window, self.references, self.size, self.augment = audio, window, references, size, augment
         self.warp = warp
         self.clips: list[Clip] = []
@@ -304,7 +311,8 @@ class ClipDataset(Dataset):
                 starts.append(first)
         if not self.clips:
             raise InputError(
-                f"data folder {folder}: no clip has {window} frames in a row and one more; add longer clips"
+                f"data folder {folder}: no clip has {window} frames in a row and one more"
+                f"{' beside what holdout keeps apart' if holdout else ''}; add longer clips"
             )
         self._starts = starts
         self._ends = np.cumsum([len(first) for first in starts])
@@ -316,7 +324,13 @@ class ClipDataset(Dataset):
         first = last - (self.window - 1)
         without_gap = clip.frames[last] - clip.frames[first] == self.window - 1
         with_sound = (clip.frames[last] + 1) / FPS <= clip.seconds + 1 / FPS
-        return first[without_gap & with_sound].astype(np.int32)
+        apart = self._apart(clip)
+        inside = first >= apart if self.held_out else last < (apart - FPS if self.holdout else apart)
+        return first[without_gap & with_sound & inside].astype(np.int32)
+
+    def _apart(self, clip: Clip) -> int:
+        """Position of the first face of what is kept apart."""
+        return round(len(clip) * (1 - self.holdout))
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -332,7 +346,7 @@ class ClipDataset(Dataset):
         random = np.random.default_rng([seed % 2**63, index])
 
         targets = np.arange(first, first + self.window)
-        others = np.setdiff1d(np.arange(len(clip)), targets)
+        others = np.setdiff1d(np.arange(self._apart(clip)), targets)
         chosen = np.sort(random.choice(others, self.references, replace=len(others) < self.references))
         positions = np.concatenate([targets, chosen])
         images, landmarks = clip.faces(positions), clip.landmarks[positions]

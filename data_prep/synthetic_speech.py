@@ -17,7 +17,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -203,13 +203,16 @@ def labels(spoken: Utterance, frames: int) -> np.ndarray:
 
 
 class SpeechWindows:
-    """Random windows of a file of this module, each with the viseme in its middle; more varied voices every time.
+    """Random windows of a file of this module, each with what is said in it; more varied voices every time.
+
+    Args:
+        places: the mel frames of the 16 whose visemes are asked for.
 
     Raises:
         InputError: the file is no such file.
     """
 
-    def __init__(self, path: str | os.PathLike, seed: int = 0):
+    def __init__(self, path: str | os.PathLike, seed: int = 0, places: Sequence[int] = (8,)):
         path = existing_file(path, "synthetic speech")
         try:
             content = load_file(path)
@@ -224,14 +227,14 @@ class SpeechWindows:
         ends = [*starts[1:], len(mel)]
         firsts = [np.arange(a, b - self._width) for a, b in zip(starts, ends, strict=True)]
         self._firsts = torch.from_numpy(np.concatenate(firsts))
-        self._generator = torch.Generator().manual_seed(seed)
+        self._generator, self._places = torch.Generator().manual_seed(seed), torch.tensor(places)
 
     def batch(self, size: int) -> tuple[Tensor, Tensor]:
-        """Windows (size, 80, 16) of log-mel, and the viseme in the middle of each, (size,) int64."""
+        """Windows (size, 80, 16) of log-mel, and the visemes at `places` of each, (size, len(places)) int64."""
         chosen = self._firsts[torch.randint(len(self._firsts), (size,), generator=self._generator)]
         windows = self._mel[chosen[:, None] + torch.arange(self._width)].float().transpose(1, 2)
-        middle = chosen + self._width // 2
-        return self._disguised(windows), torch.from_numpy(self._visemes)[middle]
+        said = torch.from_numpy(self._visemes)[chosen[:, None] + self._places]
+        return self._disguised(windows), said
 
     def _disguised(self, mel: Tensor) -> Tensor:
         """Log-mel windows (B, 80, W) through other vocal tracts, rooms, noises and telephones."""

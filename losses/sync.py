@@ -70,6 +70,22 @@ def contrastive_loss(
     return (F.cross_entropy(rows, diagonal) + F.cross_entropy(similarity.mT, diagonal)) / 2
 
 
+def shifted_loss(sound: Tensor, faces: Tensor, negatives: Tensor, temperature: float | Tensor = 0.07) -> Tensor:
+    """Each window of faces finds its sound among its own clip's: eq. 8's softmax without the batch's other clips.
+
+    Those are told apart by the voice and the face, which a network of few people learns by heart instead of their
+    speech: its training loss falls and it tells nobody else's offset. Arguments as in `contrastive_loss`.
+
+    Returns:
+        A scalar; log(1 + N) where the embeddings tell nothing.
+    """
+    with without_autocast(sound):
+        sounds = torch.cat([sound[:, None], negatives], dim=1)
+        similarity = F.cosine_similarity(full_precision(sounds), full_precision(faces)[:, None], dim=-1, eps=1e-6)
+        own = torch.zeros(len(similarity), dtype=torch.long, device=similarity.device)
+    return F.cross_entropy(similarity / temperature, own)
+
+
 def _negative_log(p: Tensor) -> Tensor:
     tangent = -math.log(FLOOR) + (FLOOR - p) / FLOOR
     return torch.where(p > FLOOR, -p.clamp_min(FLOOR).log(), tangent)

@@ -112,20 +112,25 @@ class HeatmapPredictor(nn.Module):
             synthesize from it; landmarks (B, T, 57, 2) in units of the crop, 17 jaw points, then 40 lip points. With
             `read`, also the upper faces (B, T, 74, 2) of the pose heatmaps and the faces (B, N, 131, 2) of the others.
         """
-        batch, frames = pose_heatmaps.shape[:2]
-        pose = pose_heatmaps.flatten(0, 1)
-        tokens = self.encode_frames(audio.flatten(0, 1), pose).unflatten(0, (batch, frames))
-        references = self.encode_references(reference_heatmaps)
+        frames = self.encode_frames(audio.flatten(0, 1), pose_heatmaps.flatten(0, 1))
+        frames = frames.unflatten(0, pose_heatmaps.shape[:2])
+        return self.predict(frames, self.encode_references(reference_heatmaps), pose_heatmaps, draw, read)
+
+    def predict(
+        self, frames: Tensor, references: Tensor, pose_heatmaps: Tensor, draw: bool = True, read: bool = False
+    ) -> tuple[Tensor | None, Tensor] | tuple[Tensor | None, Tensor, Tensor, Tensor]:
+        """As `forward`, of windows of `encode_frames` (B, T, 2 or 3, width) and `encode_references` (B, N, width)."""
+        shape, pose = pose_heatmaps.shape[:2], pose_heatmaps.flatten(0, 1)
         if self.drawing is None:
-            lip, jaw = (z.flatten(0, 1) for z in self._mix(tokens, references))
+            lip, jaw = (z.flatten(0, 1) for z in self._mix(frames, references))
             lip_heatmaps, jaw_heatmaps = self.decoder(lip, jaw, pose)
-            landmarks = self._keypoints(lip, jaw, lip_heatmaps, jaw_heatmaps).unflatten(0, (batch, frames))
+            landmarks = self._keypoints(lip, jaw, lip_heatmaps, jaw_heatmaps).unflatten(0, shape)
             heatmaps = self._complete(lip_heatmaps, jaw_heatmaps, pose)
         else:
-            landmarks = self._moved_keypoints(tokens, references)
+            landmarks = self._moved_keypoints(frames, references)
             heatmaps = torch.maximum(pose, self.drawing(landmarks.flatten(0, 1))) if draw else None
-        heatmaps = None if heatmaps is None else heatmaps.unflatten(0, (batch, frames))
-        return (heatmaps, landmarks, *self._readings(tokens, references)) if read else (heatmaps, landmarks)
+        heatmaps = None if heatmaps is None else heatmaps.unflatten(0, shape)
+        return (heatmaps, landmarks, *self._readings(frames, references)) if read else (heatmaps, landmarks)
 
     def encode_frames(self, audio: Tensor, pose_heatmaps: Tensor) -> Tensor:
         """Embed frames, each by itself: audio (F, C, W), pose_heatmaps (F, 1, 128, 128) -> (F, 2, width), audio first.

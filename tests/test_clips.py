@@ -280,3 +280,21 @@ def test_decoded_copies_hold_the_same_faces_and_follow_the_clip_file(tmp_path):
 
     plain, quick = ClipDataset(path.parent), ClipDataset(path.parent, decoded=copies)
     assert all(torch.equal(plain[3, 5][name], quick[3, 5][name]) for name in ("frames", "reference_images"))
+
+
+def test_holdout_keeps_the_end_of_each_clip_apart(tmp_path):
+    write_clip(tmp_path / "a.safetensors", clip_data(frames=range(120), seconds=4.8))
+    trained = ClipDataset(tmp_path, holdout=0.25)
+    held = ClipDataset(tmp_path, holdout=0.25, held_out=True)
+
+    def numbers(dataset: ClipDataset) -> set[int]:
+        return {dataset[i]["start"] + t for i in range(len(dataset)) for t in range(5)}
+
+    assert numbers(trained) == set(range(65))  # a second before the last quarter is left out
+    assert numbers(held) == set(range(90, 120))
+    faces = torch.from_numpy(Clip(tmp_path / "a.safetensors").faces(range(120))).permute(0, 3, 1, 2) / 255
+    for dataset in (trained, held):
+        for image in dataset[3, 7]["reference_images"]:
+            assert (faces - image).abs().amax(dim=(1, 2, 3)).argmin() < 90
+    with pytest.raises(InputError, match="holdout=1"):
+        ClipDataset(tmp_path, holdout=1)
