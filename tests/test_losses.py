@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+import scipy.special
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -14,7 +15,7 @@ from losses.mutual_information import donsker_varadhan, mutual_information_loss
 from losses.perceptual import PerceptualLoss, gram
 from losses.reconstruction import gradient_loss, l1_loss, lower_half_weight, mouth_weight
 from losses.semantic import frame_distance, semantic_loss
-from losses.sync import contrastive_loss, sync_classification_loss, sync_loss
+from losses.sync import contrastive_loss, shifted_loss, sync_classification_loss, sync_loss
 from losses.temporal import temporal_loss
 from media.errors import InputError
 
@@ -197,6 +198,15 @@ def test_contrastive_temperature_can_be_learned():
     temperature = torch.tensor(0.1, requires_grad=True)
     contrastive_loss(torch.randn(4, 3), torch.randn(4, 3), temperature).backward()
     assert temperature.grad.abs() > 0
+
+
+def test_shifted_loss_tells_the_sound_among_its_own_clips_only(generator):
+    sound, faces = torch.randn(2, 5, 8, generator=generator)
+    others = torch.randn(5, 3, 8, generator=generator)
+    rows = [F.cosine_similarity(torch.cat([sound[i : i + 1], others[i]]), faces[i], dim=1) / 0.2 for i in range(5)]
+    expected = -np.mean([scipy.special.log_softmax(row.numpy())[0] for row in rows])
+    assert float(shifted_loss(sound, faces, others, 0.2)) == pytest.approx(expected, rel=1e-5)
+    assert float(shifted_loss(*torch.ones(2, 4, 3), torch.ones(4, 6, 3))) == pytest.approx(math.log(7))
 
 
 # Mutual information

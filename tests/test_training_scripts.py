@@ -15,12 +15,13 @@ from omegaconf import OmegaConf
 from safetensors.numpy import load_file, save_file
 from training_runs import arguments, run, run_group, write_checkpoints, write_clips
 
+from benchmarks.inference import trained_like
 from benchmarks.training import PlainSynthesizer
 from data_prep.clips import Clip, ClipDataset
 from data_prep.manifest import Manifest
 from data_prep.offsets import find_offset, framed, similarity_curves
 from data_prep.sync import SyncDataset
-from finetune_e2e import Finetuning, first_synthesized
+from finetune_e2e import Dubbing, Finetuning, first_synthesized
 from losses.face import FaceLosses, FaceObjective
 from losses.heatmap import HeatmapLosses, freeze_unread, heatmap_terms
 from media.audio import mfcc
@@ -35,7 +36,7 @@ from models.sync_expert import SyncExpert, SyncExpertConfig
 from train_face import FaceTraining, LipDistance
 from train_heatmap import HeatmapTraining
 from train_sync import SyncTraining
-from training import read_config
+from training import read_config, validation_batch
 
 ROOT = Path(__file__).resolve().parent.parent
 STEPS = ["train.steps=2", "train.save_every=1", "train.validate_every=2"]
@@ -75,7 +76,7 @@ ABLATIONS = ("cil", "sync", "spatial", "temporal", "finetuning")
 @pytest.mark.parametrize(
     ("name", "schema"),
     [(f"{size}_{name}", schema) for size in ("stsa", "demo") for name, schema in SCHEMAS.items()]
-    + [("demo_heatmap_settle", HeatmapTraining)]
+    + [("demo_heatmap_settle", HeatmapTraining), ("person", Finetuning)]
     + [(f"ablations/without_{name}", FaceTraining) for name in ABLATIONS]
     + [("ablations/with_finetuning", Finetuning)],
 )
@@ -114,7 +115,7 @@ def test_the_four_scripts_train_one_after_the_other(clips, tmp_path):
     losses += ["losses.mutual_information=0.01", f"sync_expert={outputs['train_sync']}"]
     start = [f"heatmap_predictor={outputs['train_heatmap']}/best", f"face_synthesizer={outputs['train_face']}/best"]
     extra = {"train_heatmap": ["losses.heatmap=1"], "train_face": losses}
-    extra["finetune_e2e"] = [*start, *losses, "heatmap_losses.heatmap=1"]
+    extra["finetune_e2e"] = [*start, *losses, "heatmap_losses.heatmap=1", "train_predictor=true"]
     extra["finetune_e2e"].remove("discriminator.width=0.1")  # it goes on with the one that train_face trained
     for script, output in outputs.items():
         assert run(script, arguments(script, clips, output, *STEPS, *extra.get(script, []))) == 0, script
@@ -143,6 +144,40 @@ def test_the_four_scripts_train_one_after_the_other(clips, tmp_path):
         after = load_network(outputs["finetune_e2e"], name)
         pairs = list(zip(before.parameters(), after.parameters(), strict=True))
         assert sum(not torch.equal(a, b) for a, b in pairs) > len(pairs) / 2, name
+
+
+def test_a_person_is_fitted_on_most_of_one_clip_and_judged_on_the_rest(tmp_path):
+    clip = write_clips(tmp_path / "clips", count=1, frames=60)
+    start = write_checkpoints(tmp_path / "start")
+    command = arguments("finetune_e2e", clip, tmp_path / "run", *STEPS)
+    command[1] = str(ROOT / "configs/person.yaml")
+    command = [setting for setting in command if not setting.startswith("data.val")]
+    log = tmp_path / "log"
+    assert run("finetune_e2e", [*command, *start], RUN_LOG=str(log)) == 0, log.read_text()
+    assert "before fine-tuning: PSNR " in log.read_text()
+
+    def changed(name: str) -> bool:
+        before, after = (load_network(tmp_path / folder, name).parameters() for folder in ("start", "run"))
+        return any(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+    assert changed("face_synthesizer") and not changed("heatmap_predictor")
+    scalars, _ = scalars_and_images(tmp_path / "run")
+    assert len(scalars["val/PSNR"]) == 2  # where it started, and the end
+
+
+def test_some_windows_are_drawn_from_their_true_heatmaps(clips):
+    predictor = trained_like(HeatmapPredictor(HeatmapPredictorConfig(width=0.0625, layers=1, heads=2)))
+    synthesizer = trained_like(FaceSynthesizer(FaceSynthesizerConfig(width=0.125)))
+    batch = validation_batch(ClipDataset(clips), 2)
+    dubbing = Dubbing(predictor, synthesizer, 5, true_heatmaps=1.0).eval()
+    references = batch["reference_images"], batch["reference_heatmaps"]
+    with torch.no_grad():
+        predicted = dubbing(batch)
+        dubbing.training = True  # the networks stay as they are
+        told = dubbing(batch)
+        expected = synthesizer(batch["frames"], batch["heatmaps"], *references, batch["audio"])
+    torch.testing.assert_close(told[0], expected)
+    assert torch.equal(told[1], predicted[1]) and not torch.equal(told[0], predicted[0])
 
 
 def test_a_broken_clip_stops_the_run_and_keeps_the_last_good_state(clips, tmp_path):
@@ -179,7 +214,7 @@ def test_a_broken_clip_stops_the_run_and_keeps_the_last_good_state(clips, tmp_pa
         ("train_face", "losses.sync=0.1", "frames=5"),
         ("train_face", "model.spatial=false", "it needs both"),
         ("train_face", "train.batch_size=1", "raise train.batch_size"),
-        ("train_sync", "loss=softmax", "use contrastive or bce"),
+        ("train_sync", "loss=softmax", "use contrastive, shifted or bce"),
         ("finetune_e2e", "heatmap_predictor=/nowhere/run", "/nowhere/run is not a folder"),
     ],
 )
