@@ -11,17 +11,15 @@ from dataclasses import dataclass, field
 
 import torch
 from omegaconf import MISSING
-from torch import Tensor
 from torchvision.utils import make_grid
 
 from data_prep.clips import ClipDataset
 from losses.heatmap import HeatmapLosses, freeze_unread, heatmap_terms, reading_loss
 from losses.reconstruction import LIPS
 from media.errors import InputError, command
-from media.heatmap import KEYPOINTS
 from models.checkpoint import build_network, load_network
-from models.heatmap_predictor import ANCHORS, HeatmapPredictor, HeatmapPredictorConfig
-from models.transport import apply_affine, fit_affine
+from models.heatmap_predictor import HeatmapPredictor, HeatmapPredictorConfig
+from models.transport import mouth_motion
 from training import (
     DataConfig,
     Run,
@@ -95,13 +93,6 @@ def learn_speech(predictor: HeatmapPredictor, dataset: ClipDataset, config: Heat
             raise InputError(f"speech.data is log-mel, the network hears {predictor.config.audio}; leave it empty")
         learn_visemes(predictor.speech.encoder, predictor.speech.embed, config.speech, config.train.seed)
     return learn_motion(predictor, dataset, config.speech)
-
-
-def mouth_motion(points: Tensor) -> Tensor:
-    """Points (F, 131, 2) of a clip -> how its keypoints differ from their median, (F, 57, 2), its head held still."""
-    anchors = points[:, ANCHORS]
-    still = apply_affine(points[:, KEYPOINTS], fit_affine(anchors, anchors.median(dim=0).values))
-    return still - still.median(dim=0).values
 
 
 @torch.no_grad()

@@ -14,16 +14,20 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from omegaconf import MISSING
-from torch import Tensor
+from torch import Tensor, nn
 
 from data_prep.clips import Clip, clip_paths
 from data_prep.offsets import SHIFTS, find_offset, similarity_curves
 from data_prep.sync import SyncDataset
+from losses.reconstruction import LIPS
 from losses.sync import contrastive_loss, shifted_loss, sync_classification_loss
 from media.errors import InputError, command
 from models.checkpoint import build_network
-from models.sync_expert import SyncExpert, SyncExpertConfig, lower_faces
+from models.heatmap_predictor import LIP_POINTS
+from models.layers import scaled
+from models.sync_expert import FRAMES, SyncExpert, SyncExpertConfig, lower_faces
 from training import (
     DataConfig,
     Run,
@@ -42,6 +46,8 @@ from training import (
     training_batches,
 )
 
+_STEP = 0.02  # the head's outputs count in these steps, about how far a mouth moves, in units of the crop
+
 
 @dataclass
 class SyncTraining:
@@ -55,6 +61,8 @@ class SyncTraining:
     temperature: float = 0.07  # of the first two
     negatives: int = 4  # sounds of the same clip a few frames away, for each window
     furthest: int = 15  # frames that they are away at most
+    motion: float = 0.0  # weight of a head that has to tell from either embedding how the mouth moves
+    freeze_speech: bool = False  # the audio encoder keeps what `speech` has taught it, but for its last two layers
     correct_offsets: bool = False  # move each clip's sound by the offset in its manifest
     output: str = MISSING
 
@@ -74,19 +82,47 @@ def validate(expert: SyncExpert, clips: list[Clip]) -> dict[str, float]:
     }
 
 
-def sync_terms(expert: torch.nn.Module, batch: dict, config: SyncTraining) -> dict[str, Tensor]:
+class ExpertAndMotion(nn.Module):
+    """The expert and, in training, a linear head that reads off a face's and off a sound's embedding how the lips move.
+
+    Through the one head both come to speak of the same thing; from similarities alone, a network that sees few people
+    does not find out that it is the mouth that matters.
+    """
+
+    def __init__(self, expert: SyncExpert, reads_motion: bool):
+        super().__init__()
+        self.expert = expert
+        width = scaled(512, expert.config.width)
+        self.head = nn.Linear(width, FRAMES * LIP_POINTS * 2) if reads_motion else None
+
+    def forward(self, mel: Tensor, lower_faces: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Embed sounds (B, 1 + N, 1, 80, 16), their own first, and faces (B, 15, 48, 96).
+
+        Returns:
+            Their embeddings, (B, 1 + N, D) and (B, D); and where there is a head, what it reads off the faces and off
+            their own sounds, (B, 5, 40, 2) each in units of the crop.
+        """
+        sounds, face = self.expert(mel.flatten(0, 1), lower_faces)
+        sounds = sounds.unflatten(0, mel.shape[:2])
+        heads = [] if self.head is None else [self.head(face), self.head(sounds[:, 0])]
+        return sounds, face, [_STEP * motion.unflatten(1, (FRAMES, LIP_POINTS, 2)) for motion in heads]
+
+
+def sync_terms(network: nn.Module, batch: dict, config: SyncTraining) -> dict[str, Tensor]:
     """The loss of a batch of `SyncDataset`: faces (B,5,3,H,W) against their own and shifted sounds (B,1+N,1,80,16)."""
-    count = batch["mel"].shape[1]
+    sounds, face, motions = network(batch["mel"], lower_faces(batch["frames"]))
+    own, others = sounds[:, 0], sounds[:, 1:]
     if config.loss == "bce":
-        in_sync = torch.rand(len(batch["mel"]), device=batch["mel"].device) < 0.5
-        mel = torch.where(in_sync[:, None, None, None], batch["mel"][:, 0], batch["mel"][:, 1])
-        sound, lips = expert(mel, lower_faces(batch["frames"]))
-        return {"bce": sync_classification_loss(sound, lips, in_sync)}
-    sounds, lips = expert(batch["mel"].flatten(0, 1), lower_faces(batch["frames"]))
-    sounds = sounds.unflatten(0, (-1, count))
-    if config.loss == "shifted":
-        return {"shifted": shifted_loss(sounds[:, 0], lips, sounds[:, 1:], config.temperature)}
-    return {"contrastive": contrastive_loss(sounds[:, 0], lips, config.temperature, sounds[:, 1:])}
+        in_sync = torch.rand(len(own), device=own.device) < 0.5
+        terms = {"bce": sync_classification_loss(torch.where(in_sync[:, None], own, others[:, 0]), face, in_sync)}
+    elif config.loss == "shifted":
+        terms = {"shifted": shifted_loss(own, face, others, config.temperature)}
+    else:
+        terms = {"contrastive": contrastive_loss(own, face, config.temperature, others)}
+    true = batch["motion"][..., LIPS, :]
+    for name, motion in zip(("face_motion", "sound_motion"), motions, strict=False):
+        terms[name] = config.motion * F.l1_loss(motion.float(), true)
+    return terms
 
 
 @command
@@ -121,19 +157,24 @@ def main() -> None:
             range(1, 16, 3),
         )
         expert.requires_grad_(True)
-    expert = synchronised(expert, accelerator)
-    adam = optimizer(expert.parameters(), config.train)
-    expert, adam, schedule = accelerator.prepare(expert, adam, scheduler(adam, config.train))
+    if config.freeze_speech:
+        expert.audio_encoder[:-2].requires_grad_(False)
+    network = synchronised(ExpertAndMotion(expert, reads_motion=config.motion > 0), accelerator)
+    adam = optimizer(network.parameters(), config.train)
+    network, adam, schedule = accelerator.prepare(network, adam, scheduler(adam, config.train))
+    expert = accelerator.unwrap_model(network).expert
     sections = {"sync_expert": config.model, "training": config}
     run = Run(config, accelerator, {"sync_expert": expert}, sections, averaged=["sync_expert"])
     first = run.resume()
 
     for step, batch in run.progress(training_batches(dataset, config, accelerator, first)):
-        train_mode(expert, config.train)
+        train_mode(network, config.train)
+        if config.freeze_speech:
+            expert.audio_encoder[:-2].eval()
         with accelerator.autocast():
-            terms = sync_terms(expert, batch, config)
+            terms = sync_terms(network, batch, config)
         loss = sum(terms.values())
-        norm = backward(accelerator, loss, expert, config.train, terms, batch, step)
+        norm = backward(accelerator, loss, network, config.train, terms, batch, step)
         adam.step()
         schedule.step()
         adam.zero_grad()

@@ -12,7 +12,9 @@ from data_prep.clips import SUFFIX, Clip, clip_paths
 from data_prep.manifest import Manifest
 from media.audio import audio_windows
 from media.errors import InputError
+from media.heatmap import MIRROR
 from media.video import FPS
+from models.transport import mouth_motion
 
 FRAMES = 5
 
@@ -25,6 +27,8 @@ class SyncDataset(Dataset):
         frames (5, 3, 128, 128) RGB in [0, 1];
         mel (1 + negatives, 1, 80, 16): the five frames' own sound, then the sound as long but so many frames earlier or
             later, half of them within three frames, the others up to `furthest`;
+        motion (5, 57, 2): how the frames' keypoints differ from the clip's median ones with the head held still, in
+            units of the crop; 17 of the jaw, then 40 of the lips;
         clip, the clip's id, and start, the first frame's index on the 25 fps timeline.
 
     Args:
@@ -88,12 +92,16 @@ class SyncDataset(Dataset):
         number = int(clip.frames[first])
         shifts = self._shifts(random)
         mel = sync_mel(clip.audio("mel"), number + self._late[which] + np.concatenate([[0], shifts]))
-        faces = clip.faces(range(first, first + FRAMES))
+        faces, points = clip.faces(range(first, first + FRAMES)), clip.landmarks
         if self.augment:
-            faces, mel = _augmented_faces(faces, random), _augmented_mel(mel, random)
+            mel = _augmented_mel(mel, random)
+            if random.random() < 0.5:
+                faces, points = faces[:, :, ::-1], points[:, MIRROR] * np.float32([-1, 1]) + np.float32([1, 0])
+            faces = _augmented_faces(faces, random)
         return {
             "frames": torch.from_numpy(np.ascontiguousarray(faces.transpose(0, 3, 1, 2))).float().div_(255),
             "mel": torch.from_numpy(mel),
+            "motion": mouth_motion(torch.from_numpy(points))[first : first + FRAMES],
             "clip": clip.id,
             "start": number,
         }
@@ -125,8 +133,6 @@ def sync_mel(mel: np.ndarray, numbers: np.ndarray) -> np.ndarray:
 def _augmented_faces(faces: np.ndarray, random: np.random.Generator) -> np.ndarray:
     """(5, H, W, 3) uint8, all frames alike: what moves from frame to frame is the speech."""
     size = faces.shape[1]
-    if random.random() < 0.5:
-        faces = faces[:, :, ::-1]
     scale, angle = random.uniform(0.9, 1.1), random.uniform(-6, 6)
     matrix = cv2.getRotationMatrix2D((size / 2, size / 2), angle, scale)
     matrix[:, 2] += random.uniform(-0.05, 0.05, 2) * size

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from losses.semantic import frame_distance
 from losses.temporal import temporal_loss
-from models.heatmap_predictor import ANCHORS
+from models.transport import ANCHORS
 
 
 @dataclass

@@ -12,11 +12,10 @@ from torch import Tensor, nn
 from media.heatmap import KEYPOINTS, ORDER
 from models.drawing import CurveDrawing
 from models.layers import AUDIO_CHANNELS, ConvBlock, renamed, scaled
-from models.transport import apply_affine, fit_affine
+from models.transport import ANCHORS, apply_affine, fit_affine
 
 JAW_POINTS, LIP_POINTS = 17, 40
 #: Positions within the 131 points of those of the upper face, which say where a face is and how it is turned.
-ANCHORS = [position for position in range(len(ORDER)) if position not in KEYPOINTS]
 SPEECH_CONTEXT = 5  # frames of sound that a drawn network's speech branch listens to around each frame
 _LONGEST_WINDOW = 512
 # Points move by hundredths of the crop: in these units a usual learning rate is not all noise.

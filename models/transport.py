@@ -1,7 +1,11 @@
-"""Least-squares affine maps between point sets: how a face's points move along with its pose."""
+"""Least-squares affine maps between point sets: what a head's pose does to its points, and what is left."""
 
 import torch
 from torch import Tensor
+
+from media.heatmap import KEYPOINTS, ORDER
+
+ANCHORS = [position for position in range(len(ORDER)) if position not in KEYPOINTS]  # the upper face
 
 
 def fit_affine(source: Tensor, target: Tensor) -> Tensor:
@@ -25,6 +29,13 @@ def apply_affine(points: Tensor, affine: Tensor) -> Tensor:
     """Points (..., P, 2) carried by maps (..., 3, 2) of `fit_affine`."""
     with torch.autocast(points.device.type, enabled=False):
         return _homogeneous(points.float()) @ affine
+
+
+def mouth_motion(points: Tensor) -> Tensor:
+    """Points (F, 131, 2) of a clip -> how its keypoints differ from their median, (F, 57, 2), its head held still."""
+    anchors = points[:, ANCHORS]
+    still = apply_affine(points[:, KEYPOINTS], fit_affine(anchors, anchors.median(dim=0).values))
+    return still - still.median(dim=0).values
 
 
 def _homogeneous(points: Tensor) -> Tensor:

@@ -10,8 +10,8 @@ from torch.testing import assert_close
 
 from losses.semantic import frame_distance
 from media.heatmap import FULL_FACE, KEYPOINTS, ORDER, POSE, draw_heatmap
-from models.heatmap_predictor import ANCHORS, HeatmapPredictor, HeatmapPredictorConfig, released_state
-from models.transport import apply_affine, fit_affine
+from models.heatmap_predictor import HeatmapPredictor, HeatmapPredictorConfig, released_state
+from models.transport import ANCHORS, apply_affine, fit_affine
 
 FEATURES = {"mel": (80, 16), "wav2vec2": (768, 10)}
 

@@ -15,8 +15,8 @@ from media.audio import mel_spectrogram
 from media.errors import InputError
 from media.heatmap import KEYPOINTS
 from models.heatmap_predictor import HeatmapPredictor, HeatmapPredictorConfig
-from models.transport import apply_affine, fit_affine
-from train_heatmap import SpeechTraining, learn_motion, mouth_motion
+from models.transport import apply_affine, fit_affine, mouth_motion
+from train_heatmap import SpeechTraining, learn_motion
 from training import learn_visemes
 
 

@@ -33,6 +33,7 @@ from models.chung_syncnet import ChungSyncNet
 from models.face_synthesizer import FaceSynthesizer, FaceSynthesizerConfig
 from models.heatmap_predictor import HeatmapPredictor, HeatmapPredictorConfig
 from models.sync_expert import SyncExpert, SyncExpertConfig
+from models.transport import mouth_motion
 from train_face import FaceTraining, LipDistance
 from train_heatmap import HeatmapTraining
 from train_sync import SyncTraining
@@ -114,14 +115,14 @@ def test_the_four_scripts_train_one_after_the_other(clips, tmp_path):
     losses = ["losses.sync=0.1", "losses.gan=0.25", "losses.feature=1", "discriminator.width=0.1", "frames=5"]
     losses += ["losses.mutual_information=0.01", f"sync_expert={outputs['train_sync']}"]
     start = [f"heatmap_predictor={outputs['train_heatmap']}/best", f"face_synthesizer={outputs['train_face']}/best"]
-    extra = {"train_heatmap": ["losses.heatmap=1"], "train_face": losses}
+    extra = {"train_sync": ["motion=10"], "train_heatmap": ["losses.heatmap=1"], "train_face": losses}
     extra["finetune_e2e"] = [*start, *losses, "heatmap_losses.heatmap=1", "train_predictor=true"]
     extra["finetune_e2e"].remove("discriminator.width=0.1")  # it goes on with the one that train_face trained
     for script, output in outputs.items():
         assert run(script, arguments(script, clips, output, *STEPS, *extra.get(script, []))) == 0, script
 
     expected = {
-        "train_sync": {"contrastive"},
+        "train_sync": {"contrastive", "face_motion", "sound_motion"},
         "train_heatmap": {"heatmap", "landmarks", "temporal"},
         "train_face": {"l1", "gradient", "gan", "feature", "sync", "mutual_information", "discriminator"},
     }
@@ -363,8 +364,12 @@ def test_a_sync_item_has_its_own_sound_first_and_others_of_the_same_clip(clips):
     assert torch.equal(item["mel"][0], own["mel"]) and torch.equal(item["frames"], own["frames"])
     assert all(not torch.equal(item["mel"][0], other) for other in item["mel"][1:])
     assert torch.equal(dataset[(3, 7)]["mel"], dataset[(3, 7)]["mel"])
-    augmented = SyncDataset(clips, augment=True)[(3, 1)]
-    assert augmented["frames"].min() >= 0 and augmented["frames"].max() <= 1 and augmented["mel"].abs().max() <= 4
+    for seed in range(6):
+        augmented = SyncDataset(clips, augment=True)[(3, seed)]
+        frames = augmented["frames"]
+        assert frames.min() >= 0 and frames.max() <= 1 and augmented["mel"].abs().max() <= 4
+    clip = dataset.clips[0]
+    assert torch.equal(item["motion"], mouth_motion(torch.from_numpy(clip.landmarks))[3:8])
 
 
 class LoudMouth(torch.nn.Module):
