@@ -104,8 +104,8 @@ class ExpertAndMotion(nn.Module):
         """
         sounds, face = self.expert(mel.flatten(0, 1), lower_faces)
         sounds = sounds.unflatten(0, mel.shape[:2])
-        heads = [] if self.head is None else [self.head(face), self.head(sounds[:, 0])]
-        return sounds, face, [_STEP * motion.unflatten(1, (FRAMES, LIP_POINTS, 2)) for motion in heads]
+        read = [] if self.head is None else [self.head(x * x.shape[1] ** 0.5) for x in (face, sounds[:, 0])]
+        return sounds, face, [_STEP * motion.unflatten(1, (FRAMES, LIP_POINTS, 2)) for motion in read]
 
 
 def sync_terms(network: nn.Module, batch: dict, config: SyncTraining) -> dict[str, Tensor]:
