@@ -3,10 +3,13 @@
     python train_sync.py --config configs/demo_sync.yaml data.train=CLIPS data.val=OTHER_CLIPS output=runs/sync
 
 `loss: contrastive` is G4G's eq. 6-10 and 16 over the batch's similarity matrix, with sounds of the same clip a few
-frames away as further negatives (of several processes, each takes its own share of the batch); `loss: bce` is Wav2Lip's
-binary cross-entropy of a true or a shifted pair a window. Validation: how often the true offset among -15 .. 15 frames
-is told on clips of other people, a window of five frames and a whole clip at a time; the weights of the highest
-accuracy a window (within one frame) are kept in `best`.
+frames away as further negatives (of several processes, each takes its own share of the batch); `loss: shifted` has
+these negatives alone; `loss: bce` is Wav2Lip's binary cross-entropy of a true or a shifted pair a window. What makes it
+move on few people (README): `shifted`, an audio encoder that has learned visemes from synthetic speech (`speech.data`),
+and `motion`, a head that both embeddings share in training.
+
+Validation: how often the true offset among -15 .. 15 frames is told on clips of other people, a window of five frames
+and a whole clip at a time; the weights of the highest accuracy a window (within one frame) are kept in `best`.
 """
 
 import sys
@@ -62,7 +65,7 @@ class SyncTraining:
     negatives: int = 4  # sounds of the same clip a few frames away, for each window
     furthest: int = 15  # frames that they are away at most
     motion: float = 0.0  # weight of a head that has to tell from either embedding how the mouth moves
-    freeze_speech: bool = False  # the audio encoder keeps what `speech` has taught it, but for its last two layers
+    freeze_speech: bool = True  # what `speech` has taught the audio encoder stays, but for its last two layers
     correct_offsets: bool = False  # move each clip's sound by the offset in its manifest
     output: str = MISSING
 
@@ -157,8 +160,8 @@ def main() -> None:
             range(1, 16, 3),
         )
         expert.requires_grad_(True)
-    if config.freeze_speech:
-        expert.audio_encoder[:-2].requires_grad_(False)
+    frozen = expert.audio_encoder[:-2] if config.speech.data and config.freeze_speech else nn.Sequential()
+    frozen.requires_grad_(False)
     network = synchronised(ExpertAndMotion(expert, reads_motion=config.motion > 0), accelerator)
     adam = optimizer(network.parameters(), config.train)
     network, adam, schedule = accelerator.prepare(network, adam, scheduler(adam, config.train))
@@ -169,8 +172,7 @@ def main() -> None:
 
     for step, batch in run.progress(training_batches(dataset, config, accelerator, first)):
         train_mode(network, config.train)
-        if config.freeze_speech:
-            expert.audio_encoder[:-2].eval()
+        frozen.eval()
         with accelerator.autocast():
             terms = sync_terms(network, batch, config)
         loss = sum(terms.values())

@@ -115,14 +115,14 @@ def test_the_four_scripts_train_one_after_the_other(clips, tmp_path):
     losses = ["losses.sync=0.1", "losses.gan=0.25", "losses.feature=1", "discriminator.width=0.1", "frames=5"]
     losses += ["losses.mutual_information=0.01", f"sync_expert={outputs['train_sync']}"]
     start = [f"heatmap_predictor={outputs['train_heatmap']}/best", f"face_synthesizer={outputs['train_face']}/best"]
-    extra = {"train_sync": ["motion=10"], "train_heatmap": ["losses.heatmap=1"], "train_face": losses}
+    extra = {"train_heatmap": ["losses.heatmap=1"], "train_face": losses}
     extra["finetune_e2e"] = [*start, *losses, "heatmap_losses.heatmap=1", "train_predictor=true"]
     extra["finetune_e2e"].remove("discriminator.width=0.1")  # it goes on with the one that train_face trained
     for script, output in outputs.items():
         assert run(script, arguments(script, clips, output, *STEPS, *extra.get(script, []))) == 0, script
 
     expected = {
-        "train_sync": {"contrastive", "face_motion", "sound_motion"},
+        "train_sync": {"shifted", "face_motion", "sound_motion"},
         "train_heatmap": {"heatmap", "landmarks", "temporal"},
         "train_face": {"l1", "gradient", "gan", "feature", "sync", "mutual_information", "discriminator"},
     }
