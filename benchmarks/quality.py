@@ -8,7 +8,9 @@ predicted from the clip's own sound. Printed a clip and as the mean over clips: 
 LipLMD of the predicted keypoints in units of the face box, beside two yardsticks: the lower half of the reference of
 median lip opening copied into each frame, and a mouth that keeps that reference's lips. Then whether the mouth follows
 what is said: how its opening correlates with the true one, without what changes slower than in a second, for the clip's
-own sound and for that sound played backward, where what is left comes from the pose.
+own sound and for that sound played backward, where what is left comes from the pose. With --expert, a lip-sync expert
+judges the faces themselves: how much more alike they are to the clip's sound than to the same sound up to 15 frames
+earlier or later; the true faces, those dubbed with that sound, and those dubbed with it played backward.
 """
 
 import sys
@@ -21,6 +23,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from data_prep.clips import Clip, clip_paths
+from data_prep.offsets import SHIFTS, similarity_curves
 from losses.reconstruction import LIPS
 from media.audio import audio_windows
 from media.errors import InputError, Parser, command
@@ -29,11 +32,14 @@ from media.heatmap import FULL_FACE, KEYPOINTS, POSE, draw_heatmap
 from media.video import FPS
 from metrics.crops import crop_scores
 from models import FaceSynthesizer, HeatmapPredictor, load_checkpoint
+from models.checkpoint import load_any_sync_expert
+from models.chung_syncnet import ChungSyncNet
 from models.fast import accelerate_inference
+from models.sync_expert import SyncExpert
 
 BATCH = 16
 ROWS = ("true heatmaps", "predicted heatmaps", "copied lower half")
-FOLLOWS = "mouth opening"
+FOLLOWS, JUDGED = "mouth opening", "in sync"
 
 
 def heatmaps(landmarks: np.ndarray, edges: tuple) -> Tensor:
@@ -77,12 +83,27 @@ def mouth_opening(keypoints: np.ndarray) -> np.ndarray:
     return opening - uniform_filter1d(opening, FPS)
 
 
+def in_sync(expert: SyncExpert | ChungSyncNet, clip: Clip, faces: np.ndarray | None = None) -> float:
+    """How much nearer a clip's faces, or others (F, H, W, 3) uint8 in their place, are to their sound than to others.
+
+    The mean similarity with the sound of the same time, less the median one over `SHIFTS` frames either way.
+    """
+    curves = similarity_curves(expert, clip, shown=None if faces is None else lambda positions: faces[positions])
+    curve = curves.mean(axis=0)
+    return float(curve[SHIFTS] - np.median(curve))
+
+
 def score_clip(
-    clip: Clip, predictor: HeatmapPredictor, synthesizer: FaceSynthesizer, every: int = 1
+    clip: Clip,
+    predictor: HeatmapPredictor,
+    synthesizer: FaceSynthesizer,
+    every: int = 1,
+    expert: SyncExpert | ChungSyncNet | None = None,
 ) -> dict[str, dict[str, float]]:
     """PSNR, SSIM and LipLMD of each of `ROWS` on one clip, means over its faces but the references; and `FOLLOWS`.
 
-    Of the pictures, only every so manieth is drawn. `synthesizer` is one of `accelerate_inference`.
+    Of the pictures, only every so manieth is drawn. `synthesizer` is one of `accelerate_inference`. With `expert`, also
+    `JUDGED`, for which all are drawn.
     """
     kind = predictor.config.audio
     backward = torch.from_numpy(audio_windows(clip.audio(kind)[::-1], kind, clip.frames))
@@ -110,12 +131,23 @@ def score_clip(
     still = lips[chosen[len(chosen) // 2]]
     result[ROWS[1]]["LipLMD"] = float((keypoints[:, LIPS] - lips)[scored].norm(dim=-1).mean())
     result[ROWS[2]]["LipLMD"] = float((still - lips)[scored].norm(dim=-1).mean())
-    misheard = predict(predictor, backward, pose, reference_heatmaps, draw=False)[1]
+    wrong, misheard = predict(predictor, backward, pose, reference_heatmaps, draw=expert is not None)
     true = mouth_opening(clip.landmarks[:, KEYPOINTS])
     result[FOLLOWS] = {
         name: float(np.corrcoef(mouth_opening(points.numpy()), true)[0, 1])
         for name, points in (("own", keypoints), ("backward", misheard))
     }
+    if expert is not None:
+        result[JUDGED] = {"true": in_sync(expert, clip)}
+        for name, guidance, sound in (("own", predicted, audio), ("backward", wrong, backward)):
+            drawn = [
+                synthesizer.render(
+                    pictures(clip, part.numpy())[None], guidance[part][None], references, sound[part][None]
+                )
+                for part in torch.arange(len(clip)).split(BATCH)
+            ]
+            faces = (torch.cat(drawn, dim=1)[0].clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
+            result[JUDGED][name] = in_sync(expert, clip, faces)
     return result
 
 
@@ -126,16 +158,18 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, default=Path("checkpoints/demo"))
     parser.add_argument("--clips", type=Path, required=True, help="folder of clip files (data_prep.preprocess)")
     parser.add_argument("--every", type=int, default=1, help="draw and score each so manieth face only (default: 1)")
+    parser.add_argument("--expert", help="lip-sync expert: a checkpoint folder, lipsync_expert.pth or syncnet_v2.model")
     arguments = parser.parse_args()
     if arguments.every < 1:
         raise InputError(f"--every {arguments.every} must be 1 or more")
     predictor, synthesizer = load_checkpoint(arguments.checkpoint)
     synthesizer = accelerate_inference(synthesizer)
+    expert = load_any_sync_expert(arguments.expert) if arguments.expert else None
     paths = clip_paths(arguments.clips)
     scores = {}
     for path in tqdm(paths, unit="clip"):
         clip = Clip(path)
-        scores[clip.id] = score_clip(clip, predictor, synthesizer, arguments.every)
+        scores[clip.id] = score_clip(clip, predictor, synthesizer, arguments.every, expert)
 
     scores[f"mean of {len(scores)} clips"] = means = {
         row: {metric: float(np.mean([clip[row][metric] for clip in scores.values()])) for metric in values}
@@ -150,6 +184,11 @@ def main() -> None:
     print("\n| clip | opening's correlation, own sound | played backward |\n| --- | --- | --- |")
     for clip_id, rows in scores.items():
         print(f"| {clip_id} | {rows[FOLLOWS]['own']:.2f} | {rows[FOLLOWS]['backward']:.2f} |")
+    if expert is not None:
+        print("\n| clip | in sync: true faces | dubbed | dubbed with the sound backward |\n| --- | --- | --- | --- |")
+        for clip_id, rows in scores.items():
+            values = " | ".join(f"{rows[JUDGED][name]:.4f}" for name in ("true", "own", "backward"))
+            print(f"| {clip_id} | {values} |")
     best = means[ROWS[1]]
     print(f"{len(paths)} clips, with predicted heatmaps: PSNR {best['PSNR']:.2f} dB, SSIM {best['SSIM']:.4f}")
 

@@ -10,6 +10,7 @@ training what is off by more than a frame.
 """
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -32,12 +33,17 @@ SHIFTS = 15  # frames either way
 
 @torch.no_grad()
 def similarity_curves(
-    expert: SyncExpert | ChungSyncNet, clip: Clip, shifts: int = SHIFTS, batch: int = 64
+    expert: SyncExpert | ChungSyncNet,
+    clip: Clip,
+    shifts: int = SHIFTS,
+    batch: int = 64,
+    shown: Callable[[range], np.ndarray] | None = None,
 ) -> np.ndarray:
     """How near each window of five faces is to its sound moved by -shifts .. shifts frames.
 
     Args:
         expert: in eval mode; the work is done on its device.
+        shown: gives other faces (n, H, W, 3) uint8 in the place of some of the clip's, such as dubbed ones.
 
     Returns:
         (windows, 2 shifts + 1) float32, cosine similarity, of Chung's network the negative Euclidean distance: column
@@ -72,7 +78,7 @@ def similarity_curves(
     for i in range(0, len(starts), batch):
         part = starts[i : i + batch]
         positions = range(part[0], part[-1] + FRAMES)
-        faces = clip.faces(positions)
+        faces = (shown or clip.faces)(positions)
         if chung:
             faces = np.stack([framed(face, clip.boxes[k]) for face, k in zip(faces, positions, strict=True)])
         windows = torch.from_numpy(part - part[0])[:, None] + torch.arange(FRAMES)

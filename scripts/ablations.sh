@@ -3,7 +3,7 @@
 # Trains each row (runs that were stopped go on) beside the bundled predictor, with the expert in EXPERT (default: one that
 # is trained first), then prints every row's scores on VAL_CLIPS. VGG-19 and Wav2Vec 2.0 are replaced by pixel losses and
 # log-mel, so the numbers compare with each other alone. WIDTH (default 0.25) is the synthesizer's, EVERY (default 1) how
-# many faces of VAL_CLIPS are scored: each, each second, ...
+# many faces of VAL_CLIPS are scored: each, each second, ...; SEEDS (default "0 1") can be shared out to several machines.
 set -eu
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 [ $# -ge 2 ] || { echo "usage: bash scripts/ablations.sh TRAIN_CLIPS VAL_CLIPS [steps]" >&2; exit 2; }
@@ -19,7 +19,7 @@ face=(frames=5 losses.perceptual=0 losses.l1=1 losses.gradient=1 losses.mouth=2 
 rows="without_cil without_sync without_spatial without_temporal without_finetuning"
 
 [ -n "${EXPERT:-}" ] || "$python" train_sync.py --config configs/demo_sync.yaml "${data[@]}" output="$runs/sync"
-for seed in 0 1; do
+for seed in ${SEEDS:-0 1}; do
     for row in $rows; do
         "$python" train_face.py --config "configs/ablations/$row.yaml" "${data[@]}" "${loop[@]}" "${face[@]}" \
             model.width="${WIDTH:-0.25}" model.audio=mel train.seed=$seed output="$runs/$row-$seed"
@@ -33,7 +33,7 @@ done
 echo "| row | seed | PSNR | SSIM | LipLMD | with |"
 echo "| --- | --- | --- | --- | --- | --- |"
 for row in $rows with_finetuning; do
-    for seed in 0 1; do
+    for seed in ${SEEDS:-0 1}; do
         checkpoint="$runs/$row-$seed/both"
         [ "$row" != with_finetuning ] || checkpoint="$runs/$row-$seed/best"
         "$python" -m benchmarks.quality --checkpoint "$checkpoint" --clips "$2" --every "${EVERY:-1}" 2>/dev/null |
