@@ -157,7 +157,7 @@ def main() -> None:
             lambda mel: expert.audio_encoder(mel[:, None]).flatten(1),
             config.speech,
             config.train.seed,
-            range(1, 16, 3),
+            range(1, 16, 3),  # the middles of the five frames
         )
         expert.requires_grad_(True)
     frozen = expert.audio_encoder[:-2] if config.speech.data and config.freeze_speech else nn.Sequential()
