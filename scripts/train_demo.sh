@@ -23,9 +23,5 @@ speech="$output/speech.safetensors"
 "$python" train_face.py --config configs/demo_face.yaml "${clips[@]}" output="$output/face"
 "$python" finetune_e2e.py --config configs/demo_e2e.yaml "${clips[@]}" output="$output/e2e" \
     heatmap_predictor="$output/heatmap_settled/best" face_synthesizer="$output/face/best"
-# End to end, the synthesizer gains with predicted heatmaps and loses with true ones, so a quarter of that is kept; and
-# the predictor gives up lips for pixels (LipLMD 0.029 instead of 0.023), so the one from before is kept.
-"$python" -m checkpoints.combine "$output/face/best" "$output/e2e/best" --blend 0.25 --networks face_synthesizer \
-    --output "$output/blended"
-"$python" -m checkpoints.combine "$output/blended" "$output/heatmap_settled/best" --output "$output/checkpoint" --half
+"$python" -m checkpoints.combine "$output/e2e/best" "$output/heatmap_settled/best" --output "$output/checkpoint" --half
 "$python" -m benchmarks.quality --checkpoint "$output/checkpoint" --clips "$output/clips/val"
