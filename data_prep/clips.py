@@ -429,11 +429,15 @@ def _size(features: tuple[np.ndarray, np.ndarray]) -> int:
     return sum(each.nbytes for each in features)
 
 
+def mirrored(images: np.ndarray, landmarks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Images (n, H, W, 3) and landmarks (m, 131, 2), in units of the crop, of faces seen in a mirror."""
+    return images[:, :, ::-1], landmarks[:, MIRROR] * np.float32([-1, 1]) + np.float32([1, 0])
+
+
 def _augmented(images: np.ndarray, landmarks: np.ndarray, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Mirror (half of the time) and vary the light and colour of (n, H, W, 3) uint8 images, all alike."""
     if random.random() < 0.5:
-        images = images[:, :, ::-1]
-        landmarks = landmarks[:, MIRROR] * np.float32([-1, 1]) + np.float32([1, 0])
+        images, landmarks = mirrored(images, landmarks)
     # A gain a channel (brightness and white balance) and a contrast about the middle grey, as one lookup a channel.
     gain = random.uniform(0.85, 1.15) * random.uniform(0.95, 1.05, 3)
     contrast = random.uniform(0.85, 1.15)

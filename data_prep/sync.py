@@ -8,11 +8,10 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from data_prep.clips import SUFFIX, Clip, clip_paths
+from data_prep.clips import SUFFIX, Clip, clip_paths, mirrored
 from data_prep.manifest import Manifest
 from media.audio import audio_windows
 from media.errors import InputError
-from media.heatmap import MIRROR
 from media.video import FPS
 from models.transport import mouth_motion
 
@@ -96,7 +95,7 @@ class SyncDataset(Dataset):
         if self.augment:
             mel = _augmented_mel(mel, random)
             if random.random() < 0.5:
-                faces, points = faces[:, :, ::-1], points[:, MIRROR] * np.float32([-1, 1]) + np.float32([1, 0])
+                faces, points = mirrored(faces, points)
             faces = _augmented_faces(faces, random)
         return {
             "frames": torch.from_numpy(np.ascontiguousarray(faces.transpose(0, 3, 1, 2))).float().div_(255),
