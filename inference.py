@@ -65,6 +65,13 @@ def parse() -> argparse.Namespace:
         "--missing-face", choices=("pass", "error"), default="pass", help="frames without a face: leave them, or stop"
     )
     faces.add_argument("--references", type=Path, metavar="VIDEO", help="take the reference frames from this video")
+    faces.add_argument(
+        "--reference-choice",
+        choices=("cover", "opening"),
+        default=DubOptions.reference_choice,
+        help="which of its frames: those that are most like all others (default), or at equal steps of lip opening, as "
+        "STSA's authors choose them",
+    )
     faces.add_argument("--no-smoothing", action="store_true", help="use the tracked landmarks as they are")
     parser.add_argument("--keep-fps", action="store_true", help="keep the video's own frame rate (1 to 240)")
     parser.add_argument(
@@ -95,6 +102,7 @@ def options_of(arguments: argparse.Namespace, device: torch.device) -> DubOption
         face=arguments.face,
         face_at=at,
         references=arguments.references,
+        reference_choice=arguments.reference_choice,
         keep_fps=arguments.keep_fps,
         smooth=not arguments.no_smoothing,
         visualize=arguments.visualize,

@@ -3,7 +3,7 @@
     python -m benchmarks.quality --checkpoint checkpoints/demo --clips CLIPS
 
 Every face of every clip but the references themselves: the lower half generated, the upper half as given, five
-references from the clip, chosen by lip opening as dubbing chooses them; once with the true heatmaps and once with those
+references from the clip, chosen as dubbing chooses them; once with the true heatmaps and once with those
 predicted from the clip's own sound. Printed a clip and as the mean over clips: PSNR and SSIM of the 128x128 crops, and
 LipLMD of the predicted keypoints in units of the face box, beside two yardsticks: the lower half of the reference of
 median lip opening copied into each frame, and a mouth that keeps that reference's lips. Then whether the mouth follows
@@ -27,7 +27,7 @@ from data_prep.offsets import SHIFTS, similarity_curves
 from losses.reconstruction import LIPS
 from media.audio import audio_windows
 from media.errors import InputError, Parser, command
-from media.face import choose_references, lip_opening
+from media.face import covering_references
 from media.heatmap import FULL_FACE, KEYPOINTS, POSE, draw_heatmap
 from media.video import FPS
 from metrics.crops import crop_scores
@@ -109,7 +109,7 @@ def score_clip(
     backward = torch.from_numpy(audio_windows(clip.audio(kind)[::-1], kind, clip.frames))
     audio = torch.from_numpy(audio_windows(clip.audio(kind), kind, clip.frames))
     full, pose = heatmaps(clip.landmarks, FULL_FACE), heatmaps(clip.landmarks, POSE)
-    chosen = choose_references(lip_opening(clip.landmarks), synthesizer.config.references)
+    chosen = covering_references(clip.landmarks, synthesizer.config.references)
     reference_heatmaps = full[chosen][None]
     references = synthesizer.encode_references(pictures(clip, chosen)[None], reference_heatmaps)
     predicted, keypoints = predict(predictor, audio, pose, reference_heatmaps)

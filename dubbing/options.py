@@ -14,6 +14,8 @@ class DubOptions:
         face: "largest" (of each shot), "left", "right", an index from the left as digits, or "all".
         face_at: a point x, y in pixels inside the face to dub; overrides `face`.
         references: a video of the same person to take the reference frames from instead.
+        reference_choice: "cover" takes those that are most like all frames (`covering_references`), "opening" those at
+            equal steps of lip opening, as STSA's authors do (`choose_references`).
         keep_fps: keep the source's average frame rate instead of 25.
         smooth: steady the tracked landmarks over time.
         visualize: a video to write of source, heatmap, generated crop and result side by side.
@@ -28,6 +30,7 @@ class DubOptions:
     face: str = "largest"
     face_at: tuple[int, int] | None = None
     references: Path | None = None
+    reference_choice: str = "cover"
     keep_fps: bool = False
     smooth: bool = True
     visualize: Path | None = None

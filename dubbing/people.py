@@ -13,7 +13,7 @@ import numpy as np
 
 from dubbing.stages import Clock
 from media.errors import InputError
-from media.face import Face, FaceTracker, crop_face, lip_opening, overlap, select131, to_crop
+from media.face import Face, FaceTracker, crop_face, overlap, select131, to_crop
 
 MOST_FACES = 4  # looked for in a frame
 _CUT = 24.0  # mean grey levels between two frames' thumbnails from which they are two shots
@@ -53,11 +53,9 @@ class Person:
         """Mean difference in grey levels of a face's look from the most similar one remembered."""
         return float(np.abs(self.looks - look).mean(axis=(1, 2, 3)).min())
 
-    def openings(self) -> np.ndarray:
-        """Lip opening in each of `frames`, in units of the face's box, so that coming nearer does not open a mouth."""
-        return np.array(
-            [lip_opening(to_crop(points, box)) for points, box in zip(self.landmarks, self.boxes, strict=True)]
-        )
+    def in_crops(self) -> np.ndarray:
+        """The landmarks of each of `frames` in units of the face's box, (F, 131, 2): coming nearer changes nothing."""
+        return np.stack([to_crop(points, box) for points, box in zip(self.landmarks, self.boxes, strict=True)])
 
     def centre(self, position: int) -> np.ndarray:
         box = self.boxes[position]

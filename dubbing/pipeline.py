@@ -22,7 +22,7 @@ from dubbing.speaker import FaceJob, PersonReferences, Speaker
 from dubbing.stages import Clock, background
 from media.audio import SAMPLE_RATE, mel_spectrogram, read_audio, wav2vec2_features
 from media.errors import InputError
-from media.face import choose_references, crop_face, to_crop
+from media.face import choose_references, covering_references, crop_face, lip_opening, to_crop
 from media.files import check_output_folder, existing_file
 from media.video import FPS, VideoInfo, VideoWriter, check_suffix, probe, watchable
 
@@ -132,7 +132,7 @@ def dub(
         for person in people
     ]
     with clock.time("references"):
-        references = _references(source, people, known, speaker)
+        references = _references(source, people, known, speaker, options.reference_choice)
 
     depth = int(np.clip(_QUEUED // (3 * info.width * info.height), 1, 32))
     frames = clock.iterate("decode", source.play(length))
@@ -212,31 +212,32 @@ def _people_of_references(options: DubOptions, clock: Clock) -> tuple[Source, li
 
 
 def _references(
-    source: Source, people: list[Person], known: tuple[Source, list[Person]] | None, speaker: Speaker
+    source: Source, people: list[Person], known: tuple[Source, list[Person]] | None, speaker: Speaker, choice: str
 ) -> list[PersonReferences]:
-    """Each person's reference frames, encoded.
+    """Each person's reference frames, chosen as `choice` says (see `DubOptions`), encoded.
 
     With a video of references, `known`, they come from there: for a single person from the face that is seen most of,
     for several each from whom it looks like, and for who is not there from the source as ever.
     """
     if known is None:
-        return [_encoded_references(source, person, speaker) for person in people]
+        return [_encoded_references(source, person, speaker, choice) for person in people]
     other, others = known
     if len(people) == 1:
         found = [max(others, key=lambda person: sum(person.area(i) for i in range(len(person.frames))))]
     else:
         found = recognise(people, others)
-    return [
-        _encoded_references(source, person, speaker) if same is None else _encoded_references(other, same, speaker)
-        for person, same in zip(people, found, strict=True)
-    ]
+    shown = [(source, person) if same is None else (other, same) for person, same in zip(people, found, strict=True)]
+    return [_encoded_references(*where, speaker, choice) for where in shown]
 
 
-def _encoded_references(source: Source, person: Person, speaker: Speaker) -> PersonReferences:
-    chosen = choose_references(person.openings(), speaker.references)
+def _encoded_references(source: Source, person: Person, speaker: Speaker, choice: str) -> PersonReferences:
+    faces = person.in_crops()
+    if choice == "cover":
+        chosen = covering_references(faces, speaker.references)
+    else:
+        chosen = choose_references(lip_opening(faces), speaker.references)
     images = {i: crop_face(source.frame(person.frames[i]), person.boxes[i], speaker.size) for i in set(chosen.tolist())}
-    landmarks = np.stack([to_crop(person.landmarks[i], person.boxes[i]) for i in chosen])
-    return speaker.encode(np.stack([images[i] for i in chosen]), landmarks)
+    return speaker.encode(np.stack([images[i] for i in chosen]), faces[chosen])
 
 
 def _with_jobs(

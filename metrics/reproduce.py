@@ -144,6 +144,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, required=True, help="folder for the dubs and the results")
     parser.add_argument("--count", type=int, help="test clips (default: the paper's number)")
     parser.add_argument("--seed", type=int, default=0, help="chooses the clips (default 0)")
+    parser.add_argument(
+        "--reference-choice", choices=("cover", "opening"), default="cover", help="as inference.py's (default: cover)"
+    )
     parser.add_argument("--name", default="Reproduction", help="the row's name in the table")
     parser.add_argument("--metrics", nargs="+", default=[], help="default: the table's")
     args = parser.parse_args(arguments)
@@ -166,6 +169,7 @@ def main(arguments: list[str] | None = None) -> int:
             "checkpoint digest": content,
             "count": count,
             "seed": args.seed,
+            "reference choice": args.reference_choice,
         },
         output,
     )
@@ -173,8 +177,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(line)
     prepare(clips, output)
     print(f"{TABLES[args.table].title}: dubbing {len(clips)} clips of {args.input}")
-    # 1: some failed, which evaluate.py lists
-    if step("inference.py", "--list", output / "list.csv", "--checkpoint", args.checkpoint) == 2:
+    how = ("--checkpoint", args.checkpoint, "--reference-choice", args.reference_choice)
+    if step("inference.py", "--list", output / "list.csv", *how) == 2:  # 1: some failed, which evaluate.py lists
         return 2
     metrics = ["--metrics", *args.metrics] if args.metrics else []
     return step(

@@ -15,6 +15,7 @@ from media.face import (
     Face,
     FaceTracker,
     choose_references,
+    covering_references,
     crop_face,
     face_bounds,
     face_box,
@@ -205,6 +206,29 @@ def test_references_go_from_closed_to_open_in_equal_steps():
     assert len(choose_references(np.array([2.0, np.nan]), 5)) == 5
     with pytest.raises(ValueError, match="no frame"):
         choose_references(np.array([np.nan]))
+
+
+def test_covering_references_show_every_kind_of_face():
+    """Three heads held in three ways, the rarest with tracking lost once: one of each, the most closed mouth first."""
+    random = np.random.default_rng(0)
+    heads = random.uniform(0.3, 0.7, (3, 131, 2))
+    kinds = np.array([0] * 50 + [1] * 30 + [2] * 10)
+    faces = heads[kinds] + random.normal(0, 0.003, (90, 131, 2))
+    faces = np.concatenate([faces, random.uniform(0, 1, (1, 131, 2))])
+    chosen = covering_references(faces, 3)
+    assert sorted(kinds[chosen]) == [0, 1, 2] and 90 not in chosen
+    assert (np.diff(lip_opening(faces[chosen])) >= 0).all()
+
+    def cost(which):
+        return np.linalg.norm(faces[:, None] - faces[None, which], axis=(2, 3)).min(axis=1).sum()
+
+    single = covering_references(faces, 1)
+    assert cost(single) == pytest.approx(min(cost([position]) for position in range(91)))
+    assert cost(covering_references(faces, 5)) < cost(choose_references(lip_opening(faces), 5))
+    assert len(covering_references(faces[:2], 5)) == 5 and set(covering_references(faces[:2], 5)) == {0, 1}
+    assert len(set(kinds[np.minimum(covering_references(faces, 3, candidates=30), 89)])) == 3
+    with pytest.raises(ValueError, match="no frame"):
+        covering_references(faces[:0])
 
 
 def test_lip_opening_is_the_distance_of_the_outer_lips():
