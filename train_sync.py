@@ -66,7 +66,6 @@ class SyncTraining:
     furthest: int = 15  # frames that they are away at most
     motion: float = 0.0  # weight of a head that has to tell from either embedding how the mouth moves
     freeze_speech: bool = True  # what `speech` has taught the audio encoder stays, but for its last two layers
-    correct_offsets: bool = False  # move each clip's sound by the offset in its manifest
     output: str = MISSING
 
 
@@ -145,7 +144,7 @@ def main() -> None:
         config.furthest,
         data.augment,
         data.max_offset,
-        config.correct_offsets,
+        data.correct_offsets,
         data.decoded,
     )
     clips = [Clip(path) for path in clip_paths(data.val)]

@@ -57,6 +57,7 @@ class DataConfig:
     augment: bool = False  # flips and colour jitter, the same for a window and its references
     decoded: str | None = None  # folder for decoded copies of the faces, 48 kB each, that are read ten times as fast
     max_offset: int | None = None  # leave out clips whose sound `data_prep.offsets` found off by more frames
+    correct_offsets: bool = False  # move each clip's sound by the offset that it found
 
 
 @dataclass
@@ -231,7 +232,8 @@ class StepSampler(Sampler):
 def training_windows(data: DataConfig, shape: dict, **options) -> tuple[ClipDataset, ClipDataset]:
     """The windows to train on and those to validate on, both of `shape`; `options` are the former's alone."""
     shape = shape | {"holdout": data.holdout}
-    options |= {"augment": data.augment, "max_offset": data.max_offset, "decoded": data.decoded}
+    options |= {"augment": data.augment, "decoded": data.decoded}
+    options |= {"max_offset": data.max_offset, "correct_offsets": data.correct_offsets}
     return ClipDataset(data.train, **options, **shape), ClipDataset(data.val, held_out=data.holdout > 0, **shape)
 
 

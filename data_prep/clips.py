@@ -263,6 +263,7 @@ class ClipDataset(Dataset):
         warp: turn, stretch and shift the points, and with them the heatmaps but not the pictures, by up to this share
             of the crop, the frames of a window alike and each reference by itself; for networks that see no picture.
         max_offset: leave out clips whose sound the manifest says to be off by more frames; None keeps all.
+        correct_offsets: move each clip's sound by the offset in the manifest.
         mel_from: the frame of the window with which `mel` begins.
         decoded: folder for decoded copies of the faces (see `Clip`); None decodes them each time.
         holdout: share at each clip's end that is kept apart: no window lies in it, nor in the second before it, and no
@@ -270,8 +271,8 @@ class ClipDataset(Dataset):
         held_out: windows of what is kept apart instead, with references from what is not.
 
     Raises:
-        InputError: a clip file cannot be used, lacks the audio, has no offset with `max_offset`, or no clip has a
-            window.
+        InputError: a clip file cannot be used, lacks the audio, has no offset where one is needed, or no clip
+            has a window.
     """
 
     def __init__(
@@ -288,6 +289,7 @@ class ClipDataset(Dataset):
         decoded: str | os.PathLike | None = None,
         holdout: float = 0.0,
         held_out: bool = False,
+        correct_offsets: bool = False,
     ):
         if not 0 <= holdout < 1:
             raise InputError(f"holdout={holdout} is a share of each clip; use 0 or more and less than 1")
@@ -296,8 +298,8 @@ class ClipDataset(Dataset):
         self.warp = warp
         self.clips: list[Clip] = []
         starts: list[np.ndarray] = []
+        self._late: list[int] = []
         manifest = Manifest(Path(folder))
-        offsets = manifest.offsets()
         for path in clip_paths(folder):
             clip = Clip(path, path.relative_to(folder).as_posix().removesuffix(SUFFIX), decoded)
             if audio not in clip.kinds:
@@ -305,10 +307,11 @@ class ClipDataset(Dataset):
             first = self._windows(clip)
             if not len(first) or len(clip) <= window:
                 continue
-            offset = 0 if max_offset is None else manifest.offset(clip.id, offsets)
-            if max_offset is None or (offset is not None and abs(offset) <= max_offset):
+            late = manifest.lateness(clip.id, max_offset, correct_offsets)
+            if late is not None:
                 self.clips.append(clip)
                 starts.append(first)
+                self._late.append(late)
         if not self.clips:
             raise InputError(
                 f"data folder {folder}: no clip has {window} frames in a row and one more"
@@ -360,8 +363,9 @@ class ClipDataset(Dataset):
             )
 
         numbers = clip.frames[targets]
+        sounding = numbers + self._late[which]
         features, mel = self._sound(which)
-        windows = audio_windows(features, self.kind, numbers)
+        windows = audio_windows(features, self.kind, sounding)
         if self.augment and self.kind == "mel":
             windows = _varied_mel(windows, random)
         pictures = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))).float().div_(255)
@@ -375,7 +379,7 @@ class ClipDataset(Dataset):
             "pose_heatmaps": pose,
             "landmarks": torch.from_numpy(np.ascontiguousarray(landmarks[: self.window, KEYPOINTS])),
             # Frame i's window starts two frames early, so frame 2's covers the window's own sound.
-            "mel": torch.from_numpy(audio_windows(mel, "mel", numbers[:1] + self.mel_from + 2)),
+            "mel": torch.from_numpy(audio_windows(mel, "mel", sounding[:1] + self.mel_from + 2)),
             "reference_images": pictures[self.window :],
             "reference_heatmaps": full[self.window :],
             "points": torch.from_numpy(landmarks[: self.window]),
@@ -387,7 +391,7 @@ class ClipDataset(Dataset):
     def sounds(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield each clip's windows of sound (F, C, W) and points (F, 131, 2), without its pictures."""
         for which, clip in enumerate(self.clips):
-            yield audio_windows(self._sound(which)[0], self.kind, clip.frames), clip.landmarks
+            yield audio_windows(self._sound(which)[0], self.kind, clip.frames + self._late[which]), clip.landmarks
 
     def _sound(self, which: int) -> tuple[np.ndarray, np.ndarray]:
         """Features of the clip's sound, of `kind` and log-mel, from a cache of at most 256 MB a process."""

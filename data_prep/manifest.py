@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import json
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 
 from media.errors import InputError
@@ -32,20 +33,37 @@ class Manifest:
                     lines[line["id"]] = line
         return lines
 
-    def offsets(self) -> dict[str, int | None]:
+    @cached_property
+    def _offsets(self) -> dict[str, int | None]:
         """Each clip's audio-video offset in frames by its id, where `data_prep.offsets` has been; None: too short."""
         return {
             id: line["offset"] for id, line in self.read().items() if isinstance(line.get("offset", ""), int | None)
         }
 
-    def offset(self, clip: str, offsets: dict[str, int | None]) -> int | None:
-        """That of one clip of `offsets`; InputError where nobody has looked for it."""
-        if clip not in offsets:
+    def lateness(self, clip: str, max_offset: int | None, correct: bool) -> int | None:
+        """How many frames later than its picture a clip's sound is to be read, for a training that asks for this.
+
+        Args:
+            max_offset: clips that are off by more are left out; None keeps all, and reads nothing but for `correct`.
+            correct: move the sound by the clip's offset; otherwise it is read as it is, 0.
+
+        Returns:
+            None where the clip is to be left out.
+
+        Raises:
+            InputError: an offset is needed, and nobody has looked for it.
+        """
+        if max_offset is None and not correct:
+            return 0
+        if clip not in self._offsets:
             raise InputError(
-                f"{self.path} has no offset of clip {clip}, which data.max_offset or correct_offsets needs; "
+                f"{self.path} has no offset of clip {clip}, which data.max_offset and data.correct_offsets need; "
                 f"run `python -m data_prep.offsets {self.path.parent} --expert EXPERT`, or leave both settings out"
             )
-        return offsets[clip]
+        offset = self._offsets[clip]
+        if offset is None or (max_offset is not None and abs(offset) > max_offset):
+            return None
+        return -offset if correct else 0
 
     def add(self, lines: list[dict]) -> None:
         """Append lines; InputError if the file cannot be written."""

@@ -57,7 +57,6 @@ class SyncDataset(Dataset):
             raise InputError(f"negatives={negatives} must be between 1 and 2 furthest = {2 * furthest}")
         self.negatives, self.furthest, self.augment = negatives, furthest, augment
         manifest = Manifest(Path(folder))
-        offsets = manifest.offsets()
         self.clips: list[Clip] = []
         self._starts: list[np.ndarray] = []
         self._late: list[int] = []
@@ -66,12 +65,12 @@ class SyncDataset(Dataset):
             starts = window_starts(clip)
             if not len(starts):
                 continue
-            offset = 0 if max_offset is None and not correct_offsets else manifest.offset(clip.id, offsets)
-            if offset is None or (max_offset is not None and abs(offset) > max_offset):
+            late = manifest.lateness(clip.id, max_offset, correct_offsets)
+            if late is None:
                 continue
             self.clips.append(clip)
             self._starts.append(starts)
-            self._late.append(-offset if correct_offsets else 0)
+            self._late.append(late)
         self._ends = np.cumsum([len(starts) for starts in self._starts])
         if not len(self):
             raise InputError(f"data folder {folder}: no clip to use has {FRAMES} frames in a row; add longer clips")
