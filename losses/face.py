@@ -16,7 +16,7 @@ from checkpoints import fetch
 from losses.adversarial import feature_matching_loss, generator_loss
 from losses.mutual_information import mutual_information_loss
 from losses.perceptual import PerceptualLoss
-from losses.reconstruction import gradient_loss, l1_loss, lower_half_weight, mouth_weight
+from losses.reconstruction import gradient_loss, l1_loss, lower_half_weight, mouth_weight, ssim_loss
 from losses.sync import sync_loss
 from media.errors import InputError
 from models.checkpoint import load_sync_expert
@@ -25,7 +25,7 @@ from models.sync_expert import lower_faces
 
 @dataclass
 class FaceLosses:
-    """Weights of eq. 10's terms, the paper's by default, and of two pixel terms that the paper does not have."""
+    """Weights of eq. 10's terms, the paper's by default, and of three pixel terms that the paper does not have."""
 
     perceptual: float = 4.0
     gan: float = 0.25
@@ -34,6 +34,7 @@ class FaceLosses:
     mutual_information: float = 0.01
     l1: float = 0.0
     gradient: float = 0.0
+    ssim: float = 0.0  # of 1 - SSIM
     mouth: float = 1.0  # weight of the pixels around the lips in the pixel terms; 1 weighs all alike
     upper: float = 1.0  # weight of the upper half in the pixel terms, which dubbing takes from the source
     without_vgg: str = "stop"  # where VGG-19's weights are absent: "stop", "skip" its term, or "l1" in its place
@@ -98,7 +99,7 @@ class FaceObjective(nn.Module):
         """
         weights, true = self.weights, batch["frames"]
         terms = {}
-        if weights.l1 > 0 or weights.gradient > 0:
+        if weights.l1 > 0 or weights.gradient > 0 or weights.ssim > 0:
             size = true.shape[-1]
             pixels = mouth_weight(batch["landmarks"], size, weights.mouth)
             pixels = pixels * lower_half_weight(size, outside=weights.upper, device=pixels.device)
@@ -106,6 +107,8 @@ class FaceObjective(nn.Module):
                 terms["l1"] = weights.l1 * l1_loss(faces, true, pixels)
             if weights.gradient > 0:
                 terms["gradient"] = weights.gradient * gradient_loss(faces, true, pixels)
+            if weights.ssim > 0:
+                terms["ssim"] = weights.ssim * ssim_loss(faces, true, pixels)
         if self.perceptual is not None:
             terms["perceptual"] = weights.perceptual * self.perceptual(faces, true)
         if discriminator is not None:

@@ -1,9 +1,9 @@
 """Pixel terms that the STSA paper does not have, for small models trained without VGG-19.
 
 Eq. 10 has no pixel term: the perceptual loss draws the face. Where the weights of VGG-19 are absent, a config names
-these in its place: L1, and the L1 of the images' gradients (Mathieu et al., 2016), which punishes blur that a plain L1
-forgives. Both take a weight a pixel, so that the lips, some 5 % of the crop, are not lost in the mean. G4G eq. 15 is
-`l1_loss` without a weight.
+these in its place: L1, the L1 of the images' gradients (Mathieu et al., 2016), which punishes blur that a plain L1
+forgives, and 1 - SSIM. All take a weight a pixel, so that the lips, some 5 % of the crop, are not lost in the mean.
+G4G eq. 15 is `l1_loss` without a weight.
 """
 
 import torch
@@ -36,6 +36,18 @@ def gradient_loss(faces: Tensor, true_faces: Tensor, weight: Tensor | None = Non
     down = _weighted_mean(difference.diff(dim=-2).abs(), None if weight is None else weight[..., 1:, :])
     across = _weighted_mean(difference.diff(dim=-1).abs(), None if weight is None else weight[..., :, 1:])
     return (down + across) / 2
+
+
+def ssim_loss(faces: Tensor, true_faces: Tensor, weight: Tensor | None = None) -> Tensor:
+    """1 - SSIM (Gaussian 11x11, as `metrics.image.ssim` measures it), the weighted mean over pixels and colours.
+
+    Arguments as in `l1_loss`, H and W at least 11.
+    """
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
+    pairs = (full_precision(x).flatten(0, 1).contiguous(memory_format=torch.channels_last) for x in (faces, true_faces))
+    _, similarity = structural_similarity_index_measure(*pairs, data_range=1.0, return_full_image=True)
+    return _weighted_mean(1 - similarity.view_as(faces), weight)
 
 
 def lower_half_weight(size: int, inside: float = 1.0, outside: float = 0.0, device=None) -> Tensor:

@@ -7,13 +7,14 @@ import pytest
 import scipy.special
 import torch
 import torch.nn.functional as F
+from scipy.ndimage import gaussian_filter
 from torch import nn
 from torchvision.models import vgg19
 
 from losses.adversarial import discriminator_loss, feature_matching_loss, generator_loss
 from losses.mutual_information import donsker_varadhan, mutual_information_loss
 from losses.perceptual import PerceptualLoss, gram
-from losses.reconstruction import gradient_loss, l1_loss, lower_half_weight, mouth_weight
+from losses.reconstruction import gradient_loss, l1_loss, lower_half_weight, mouth_weight, ssim_loss
 from losses.semantic import frame_distance, semantic_loss
 from losses.sync import contrastive_loss, shifted_loss, sync_classification_loss, sync_loss
 from losses.temporal import temporal_loss
@@ -91,6 +92,26 @@ def test_gradient_loss_forgives_brightness_and_sees_blur(generator):
     assert float(gradient_loss(true + 0.2, true)) == pytest.approx(0, abs=1e-6)
     blurred = F.avg_pool2d(true[0], 3, stride=1, padding=1)[None]
     assert float(gradient_loss(blurred, true)) > float(l1_loss(blurred, true))
+
+
+def test_ssim_loss_is_what_the_formula_s_map_lacks_of_1(generator):
+    """Wang et al. 2004, eq. 13, with SciPy's Gaussian of radius 5."""
+    true = torch.rand(1, 2, 3, 24, 24, generator=generator)
+    faces = (true + 0.1 * torch.randn(true.shape, generator=generator)).clamp(0, 1)
+    weight = torch.zeros(24, 24)
+    weight[8:16, 4:20] = 1
+
+    def mean(image):
+        return gaussian_filter(image, 1.5, truncate=10 / 3, axes=(-2, -1), mode="mirror")
+
+    x, y = faces.double().numpy(), true.double().numpy()
+    variance_x, variance_y = mean(x * x) - mean(x) ** 2, mean(y * y) - mean(y) ** 2
+    covariance = mean(x * y) - mean(x) * mean(y)
+    luminance = (2 * mean(x) * mean(y) + 0.01**2) / (mean(x) ** 2 + mean(y) ** 2 + 0.01**2)
+    similarity = luminance * (2 * covariance + 0.03**2) / (variance_x + variance_y + 0.03**2)
+    assert float(ssim_loss(true, true)) == pytest.approx(0, abs=1e-6)
+    assert float(ssim_loss(faces, true)) == pytest.approx(1 - similarity.mean(), abs=1e-5)
+    assert float(ssim_loss(faces, true, weight)) == pytest.approx(1 - similarity[..., 8:16, 4:20].mean(), abs=1e-5)
 
 
 def test_lower_half_weight_looks_at_what_the_network_draws():
