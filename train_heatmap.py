@@ -11,12 +11,14 @@ from dataclasses import dataclass, field
 
 import torch
 from omegaconf import MISSING
+from scipy.ndimage import uniform_filter1d
 from torchvision.utils import make_grid
 
 from data_prep.clips import ClipDataset
 from losses.heatmap import HeatmapLosses, freeze_unread, heatmap_terms, reading_loss
 from losses.reconstruction import LIPS
 from media.errors import InputError, command
+from media.video import FPS
 from models.checkpoint import build_network, load_network
 from models.heatmap_predictor import HeatmapPredictor, HeatmapPredictorConfig
 from models.transport import mouth_motion
@@ -67,20 +69,25 @@ class HeatmapTraining:
 def learn_motion(predictor: HeatmapPredictor, dataset: ClipDataset, speech: SpeechTraining) -> float:
     """Fit the speech branch's linear map: how the keypoints move, where the head does not, by what is heard.
 
-    Ridge regression over all frames of the clips; returns the share of the motion that it explains.
+    Ridge regression over all frames of the clips. Speech says nothing of what changes slower than in a second (how the
+    head is turned, a smile), nor of how far a person opens the mouth: the first is taken off, and each clip's motion
+    brought to the same size, that of the clips' mean. Returns the share of that motion that it explains.
     """
-    branch, heard, moved = predictor.speech, [], []
+    branch, heard, moved, sizes = predictor.speech, [], [], []
     for audio, points in dataset.sounds():
         embeddings = torch.cat([branch.embed(part) for part in torch.from_numpy(audio).split(1024)])
         heard.append(branch.in_context(embeddings[None])[0].double())
-        moved.append(mouth_motion(torch.from_numpy(points)).flatten(1).double())
-    heard, moved = torch.cat(heard), torch.cat(moved)
+        motion = mouth_motion(torch.from_numpy(points)).flatten(1).double().numpy()
+        motion = torch.from_numpy(motion - uniform_filter1d(motion, FPS, axis=0))
+        sizes.append(motion.square().mean().sqrt())
+        moved.append(motion / (sizes[-1] + 1e-6))
+    heard, moved, size = torch.cat(heard), torch.cat(moved), torch.stack(sizes).mean()
     mean, scale = heard.mean(dim=0), heard.std(dim=0) + 1e-6
     normal = (heard - mean) / scale
     gram = normal.T @ normal + speech.ridge * torch.eye(normal.shape[1], dtype=torch.float64)
     weight = torch.linalg.solve(gram, normal.T @ moved)
     explained = 1 - float((moved - normal @ weight).square().sum() / moved.square().sum())
-    weight = speech.gain * weight / scale[:, None]
+    weight = speech.gain * size * weight / scale[:, None]
     branch.linear.weight.copy_(weight.T)
     branch.linear.bias.copy_(-mean @ weight)
     return explained
