@@ -3,8 +3,9 @@
     python -m benchmarks.training [--data CLIPS] [--width 1 --windows 2 --frames 5 --steps 5] [--device cuda]
 
 The step is that of `train_face.py`: eq. 10 with the discriminator's step, the optimizers and the loader; beside it the
-same step with the plain forward, in which every frame encodes the references anew, one reference after the other, as
-in the reference code. Terms whose weights are absent (VGG-19, the sync expert) are left out of both and named.
+same step with the plain forward, in which every frame encodes the references anew, one reference after the other, and
+tensors lie in memory as PyTorch lays them, as in the reference code. Terms whose weights are absent (VGG-19, the sync
+expert) are left out of both and named.
 `--clips N` then reads N clip files of 75 frames, as they are and through `data.decoded`, against one PNG a frame.
 Without --data, clips are drawn.
 """
@@ -88,6 +89,11 @@ class PlainSynthesizer(nn.Module):
         return (faces, information) if scores else faces
 
 
+def channels_last(synthesizer: FaceSynthesizer) -> FaceSynthesizer:
+    """The network as train_face.py trains it."""
+    return synthesizer.to(memory_format=torch.channels_last)
+
+
 def draw_clips(folder: Path, count: int, frames: int, kind: str) -> None:
     """Write clip files of smooth random faces."""
     random = np.random.default_rng(0)
@@ -116,7 +122,7 @@ def measure(build: Callable[[FaceSynthesizer], nn.Module], config: FaceTraining,
     """Run `train_face.py`'s steps with `build(synthesizer)` as the network; the first `warmup` are not counted."""
     accelerator = Accelerator(cpu=device == "cpu", mixed_precision=config.train.precision)
     torch.manual_seed(0)
-    synthesizer = build(FaceSynthesizer(config.model)).to(memory_format=torch.channels_last)
+    synthesizer = build(FaceSynthesizer(config.model))
     adam = optimizer(synthesizer.parameters(), config.train)
     synthesizer, adam = accelerator.prepare(synthesizer, adam)
     objective = FaceObjective(config.losses, config.frames, config.sync_expert).to(accelerator.device)
@@ -265,7 +271,7 @@ def main() -> None:
             print(f"without {' and '.join(absent)}")
         print("forward | frames/s | waiting for data | peak memory")
         results = {}
-        for name, build in (("shared", lambda network: network), ("plain", PlainSynthesizer)):
+        for name, build in (("shared", channels_last), ("plain", PlainSynthesizer)):
             results[name] = speed = measure(build, config, options.warmup, options.device)
             print(f"{name} | {speed.frames:.3f} | {100 * speed.waiting:.1f} % | {speed.memory:.0f} MiB", flush=True)
         print(f"shared / plain: {results['shared'].frames / results['plain'].frames:.2f}")

@@ -15,9 +15,8 @@ from scipy.ndimage import uniform_filter1d
 
 from media.errors import InputError, Parser, command
 from media.files import replacing
-from metrics.plots import legend_label, plain_text
+from metrics.plots import add_figure, legend_label, named_paths, plain_text
 
-SUFFIXES = (".png", ".svg", ".pdf")
 NEIGHBOURS = 15  # values of the moving mean
 
 
@@ -71,16 +70,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser = Parser(__doc__)
     parser.add_argument("runs", nargs="+", metavar="[NAME=]RUN", help="output folders of training runs")
     parser.add_argument("--scalars", nargs="+", default=["train/loss"], metavar="TAG", help="default: train/loss")
-    parser.add_argument("--output", type=Path, default=Path("curves.png"), help=f"figure: {' '.join(SUFFIXES)}")
+    add_figure(parser, "curves.png")
     options = parser.parse_args(arguments)
-    if options.output.suffix.lower() not in SUFFIXES:
-        raise InputError(f"--output {options.output} must end in one of {' '.join(SUFFIXES)}; rename it")
-    runs = {}
-    for argument in options.runs:
-        name, separator, run = argument.partition("=")
-        if not separator or Path(argument).is_dir():
-            name, run = Path(argument).name, argument
-        runs[name] = Path(run)
+    runs = named_paths(options.runs)
     draw(runs, options.scalars, options.output)
     print(f"{len(options.scalars)} curves of {len(runs)} runs drawn in {options.output}")
 

@@ -1,6 +1,40 @@
-"""Names of methods and clips in matplotlib's figures, letter by letter."""
+"""What the commands that draw figures share: the figure's file, what is drawn in it, and names letter by letter."""
 
+import argparse
 from contextlib import AbstractContextManager
+from pathlib import Path
+
+from media.errors import InputError, Parser
+
+SUFFIXES = (".png", ".pdf", ".svg", ".jpg")
+
+
+def add_figure(parser: Parser, default: str) -> None:
+    """Give a command its `--output`, a figure's file."""
+
+    def figure(text: str) -> Path:
+        if Path(text).suffix.lower() not in SUFFIXES:
+            raise argparse.ArgumentTypeError(f"{text} must end in one of {' '.join(SUFFIXES)}; rename it")
+        return Path(text)
+
+    parser.add_argument("--output", type=figure, default=Path(default), help=f"figure: {' '.join(SUFFIXES)}")
+
+
+def named_paths(arguments: list[str]) -> dict[str, Path]:
+    """Paths by their names, of arguments `NAME=PATH`, or `PATH` alone, which is named after its last part.
+
+    Raises:
+        InputError: two have the same name.
+    """
+    paths: dict[str, Path] = {}
+    for argument in arguments:
+        name, separator, path = argument.partition("=")
+        if not separator or Path(argument).exists():  # a path may hold an equals sign itself
+            name, path = Path(argument).stem if Path(argument).is_file() else Path(argument).name, argument
+        if name in paths:
+            raise InputError(f"{argument} and {paths[name]} are both named {name}; give NAME=PATH")
+        paths[name] = Path(path)
+    return paths
 
 
 def plain_text(**settings) -> AbstractContextManager:

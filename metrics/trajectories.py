@@ -20,11 +20,10 @@ from media.errors import InputError, Parser, command
 from media.face import FaceTracker
 from media.files import replacing
 from media.video import FPS, read_frames
-from metrics.plots import legend_label, plain_text
+from metrics.plots import add_figure, legend_label, named_paths, plain_text
 from metrics.render import Cell, Grid, to_text
 
 CORNERS = {"right": 61, "left": 291}  # MediaPipe points; the person's right is on the left of the picture
-SUFFIXES = (".png", ".pdf", ".svg", ".jpg")
 _WINDOW = (21, 21)  # px, Lucas and Kanade's neighbourhood
 _LEVELS = 3
 _RETURN = 0.05  # of the longer side, by which a point may miss its origin when followed back
@@ -226,18 +225,12 @@ def summary(trajectories: list[Trajectory]) -> Grid:
 def main(arguments: list[str] | None = None) -> None:
     parser = Parser(__doc__)
     parser.add_argument("videos", nargs="+", metavar="[NAME=]VIDEO", help="a video of heatmaps, sketches or faces")
-    parser.add_argument("--output", type=Path, default=Path("trajectories.png"), help=f"figure: {' '.join(SUFFIXES)}")
+    add_figure(parser, "trajectories.png")
     parser.add_argument("--corner", choices=CORNERS, default="right", help="the person's right (default) or left")
     parser.add_argument("--start", type=float, nargs=2, metavar=("X", "Y"), help="the corner in the first frame, in px")
     args = parser.parse_args(arguments)
-    if args.output.suffix.lower() not in SUFFIXES:
-        raise InputError(f"--output {args.output} must end in one of {' '.join(SUFFIXES)}; rename it")
-    trajectories = []
-    for argument in args.videos:
-        name, separator, video = argument.partition("=")
-        if not separator or Path(argument).is_file():
-            name, video = Path(argument).stem, argument
-        trajectories.append(trajectory(name, Path(video), args.corner, args.start))
+    videos = named_paths(args.videos)
+    trajectories = [trajectory(name, video, args.corner, args.start) for name, video in videos.items()]
     draw(trajectories, args.output)
     points = args.output.with_suffix(".csv")
     write_points(trajectories, points)
