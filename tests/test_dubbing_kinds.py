@@ -11,6 +11,7 @@ import pytest
 from benchmarks.dubbing import SourcesOwnFaces
 from dubbing import DubOptions, dub
 from media.audio import read_audio
+from media.face import FaceTracker, choose_references, covering_references, lip_opening, select131, to_crop
 from media.video import probe, read_frames
 from tests.faces import HEIGHT, WIDTH, portrait, portraits
 from tests.media_files import write_sound, write_video
@@ -149,6 +150,27 @@ def test_the_pixel_aspect_is_kept(tmp_path):
     sound = write_sound(tmp_path / "sound.wav", "pcm_s16le", 16000, seconds=0.1)
     dub(video, sound, tmp_path / "out.mp4", SourcesOwnFaces(), QUIET)
     assert probe(tmp_path / "out.mp4").pixel_aspect == Fraction(4, 3)
+
+
+@pytest.mark.parametrize(("choice", "chooser"), [("cover", covering_references), ("opening", choose_references)])
+def test_references_are_chosen_as_asked(tmp_path, choice, chooser):
+    """Three pictures of five kinds each: the faces given to the networks are those that the rule takes of them all."""
+    pictures = [portrait(turn, shift) for turn, shift in ((-6, 0), (0, 4), (6, -4)) for _ in range(3)]
+    sound = write_sound(tmp_path / "sound.wav", "pcm_s16le", 16000, seconds=0.1)
+    seen = []
+
+    class Looking(SourcesOwnFaces):
+        def encode(self, images, landmarks):
+            seen.append(landmarks)
+
+    video = write_video(tmp_path / "video.mp4", pictures=pictures)
+    options = DubOptions(progress=False, smooth=False, reference_choice=choice)
+    dub(video, sound, tmp_path / "out.mp4", Looking(), options)
+    with FaceTracker() as tracker:
+        found = [tracker.find(frame)[0] for frame in read_frames(video)]
+    faces = np.stack([to_crop(select131(face.landmarks), face.box) for face in found])
+    expected = faces[chooser(faces if choice == "cover" else lip_opening(faces))]
+    np.testing.assert_allclose(seen[0], expected, atol=1e-3)
 
 
 class Listening(SourcesOwnFaces):
