@@ -9,12 +9,16 @@ the 40 lip points in units of the face box; the weights of the smallest LipLMD a
 import sys
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from omegaconf import MISSING
 from scipy.ndimage import uniform_filter1d
+from torch import nn
 from torchvision.utils import make_grid
+from tqdm import tqdm
 
 from data_prep.clips import ClipDataset
+from data_prep.drawn_faces import DrawnFaces
 from losses.heatmap import HeatmapLosses, freeze_unread, heatmap_terms, reading_loss
 from losses.reconstruction import LIPS
 from media.errors import InputError, command
@@ -52,6 +56,16 @@ class SpeechTraining(VisemeTraining):
 
 
 @dataclass
+class ReadingTraining:
+    """How a drawn network learns to read points off heatmaps, before all else, from `DrawnFaces` alone."""
+
+    steps: int = 0
+    batch_size: int = 64
+    learning_rate: float = 2.0e-3
+    warp: float = 0.12
+
+
+@dataclass
 class HeatmapTraining:
     """Everything a config file of this script may set."""
 
@@ -60,9 +74,37 @@ class HeatmapTraining:
     losses: HeatmapLosses = field(default_factory=HeatmapLosses)
     train: TrainConfig = field(default_factory=TrainConfig)
     warp: float = 0.0  # augmentation: turn, stretch and shift the heatmaps by up to this share of the crop
+    reading: ReadingTraining = field(default_factory=ReadingTraining)
     speech: SpeechTraining = field(default_factory=SpeechTraining)
     start_from: str = ""  # checkpoint folder whose predictor the run begins with; empty: fresh weights
     output: str = MISSING
+
+
+def learn_reading(predictor: HeatmapPredictor, dataset: ClipDataset, config: HeatmapTraining) -> None:
+    """Train the heatmap encoders and the readers of a drawn network on faces like those of the clips.
+
+    Beside the windows of the clips, in which a face comes again and again, they stay pixels off.
+    """
+    reading = config.reading
+    faces = DrawnFaces(np.concatenate([points for _, points in dataset.sounds()]), reading.warp, config.train.seed)
+    readers = nn.ModuleList(
+        [predictor.pose_encoder, predictor.reference_encoder, predictor.norm, predictor.anchors, predictor.faces]
+    )
+    adam = torch.optim.AdamW(readers.parameters(), reading.learning_rate, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(adam, reading.learning_rate, total_steps=reading.steps)
+    readers.train()
+    with tqdm(range(reading.steps), desc="reading", unit="step") as bar:
+        for step in bar:
+            points, whole, upper = faces.batch(reading.batch_size)
+            anchors, found = predictor.read(upper, whole)
+            loss = reading_loss(anchors[None], found[None], {"points": points[None], "reference_points": points[None]})
+            adam.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(readers.parameters(), 5.0)
+            adam.step()
+            schedule.step()
+            if step % 20 == 0:
+                bar.set_postfix(loss=f"{float(loss.detach()):.3f}")
 
 
 @torch.no_grad()
@@ -138,6 +180,8 @@ def main() -> None:
         predictor = build_network("heatmap_predictor", config.model)
     drawn = predictor.speech is not None
     if drawn and not config.start_from and not holds_a_run(config.output):
+        if config.reading.steps > 0:
+            learn_reading(predictor, dataset, config)
         explained = learn_speech(predictor, dataset, config)
         accelerator.print(f"speech explains {100 * explained:.1f} % of the mouth's motion in the training clips")
     freeze_unread(predictor, config.losses)

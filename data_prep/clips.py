@@ -356,7 +356,7 @@ class ClipDataset(Dataset):
         if self.augment:
             images, landmarks = _augmented(images, landmarks, random)
         if self.warp > 0:
-            landmarks = _warped(landmarks, self.window, self.warp, random)
+            landmarks = warped(landmarks, self.window, self.warp, random)
         if self.size != CROP_SIZE:
             images = np.stack(
                 [cv2.resize(image, (self.size, self.size), interpolation=cv2.INTER_AREA) for image in images]
@@ -391,7 +391,9 @@ class ClipDataset(Dataset):
     def sounds(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield each clip's windows of sound (F, C, W) and points (F, 131, 2), without its pictures."""
         for which, clip in enumerate(self.clips):
-            yield audio_windows(self._sound(which)[0], self.kind, clip.frames + self._late[which]), clip.landmarks
+            used = slice(self._apart(clip))
+            heard = audio_windows(self._sound(which)[0], self.kind, clip.frames[used] + self._late[which])
+            yield heard, clip.landmarks[used]
 
     def _sound(self, which: int) -> tuple[np.ndarray, np.ndarray]:
         """Features of the clip's sound, of `kind` and log-mel, from a cache of at most 256 MB a process."""
@@ -409,7 +411,7 @@ class ClipDataset(Dataset):
         self.clips[which].__dict__.pop("landmarks", None)
 
 
-def _warped(points: np.ndarray, window: int, most: float, random: np.random.Generator) -> np.ndarray:
+def warped(points: np.ndarray, window: int, most: float, random: np.random.Generator) -> np.ndarray:
     """Points (M, 131, 2) under random affine maps near the identity: one for the first `window`, then one for each."""
     count = 1 + len(points) - window
     linear = np.eye(2) + random.uniform(-most, most, (count, 2, 2))
@@ -435,7 +437,12 @@ def _size(features: tuple[np.ndarray, np.ndarray]) -> int:
 
 def mirrored(images: np.ndarray, landmarks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Images (n, H, W, 3) and landmarks (m, 131, 2), in units of the crop, of faces seen in a mirror."""
-    return images[:, :, ::-1], landmarks[:, MIRROR] * np.float32([-1, 1]) + np.float32([1, 0])
+    return images[:, :, ::-1], mirrored_points(landmarks)
+
+
+def mirrored_points(landmarks: np.ndarray) -> np.ndarray:
+    """Landmarks (m, 131, 2), in units of the crop, of faces seen in a mirror."""
+    return landmarks[:, MIRROR] * np.float32([-1, 1]) + np.float32([1, 0])
 
 
 def _augmented(images: np.ndarray, landmarks: np.ndarray, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

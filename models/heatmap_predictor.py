@@ -149,6 +149,15 @@ class HeatmapPredictor(nn.Module):
         embeddings = self.reference_encoder(reference_heatmaps.flatten(0, 1)).flatten(1)
         return self.norm(embeddings).unflatten(0, reference_heatmaps.shape[:2])
 
+    def read(self, pose_heatmaps: Tensor, heatmaps: Tensor) -> tuple[Tensor, Tensor]:
+        """What a "drawn" network reads off heatmaps (M, 1, 128, 128) of upper and of whole faces, each by itself.
+
+        Returns:
+            the upper faces (M, 74, 2) of the first and the faces (M, 131, 2) of the second, in units of the crop.
+        """
+        pose = self.norm(self.pose_encoder(pose_heatmaps).flatten(1))
+        return self.anchors(pose), self.faces(self.encode_references(heatmaps[:, None])[:, 0])
+
     def predict_centre(self, frames: Tensor, references: Tensor, pose_heatmaps: Tensor) -> Tensor:
         """Predict the centre frames of B windows: `forward(...)[0][:, T // 2]`, without decoding the other frames.
 
