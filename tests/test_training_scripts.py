@@ -147,12 +147,14 @@ def test_the_four_scripts_train_one_after_the_other(clips, tmp_path):
         assert sum(not torch.equal(a, b) for a, b in pairs) > len(pairs) / 2, name
 
 
-def test_a_person_is_fitted_on_most_of_one_clip_and_judged_on_the_rest(tmp_path):
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_person_is_fitted_on_most_of_one_clip_and_judged_on_the_rest(tmp_path, frozen):
     clip = write_clips(tmp_path / "clips", count=1, frames=60)
     start = write_checkpoints(tmp_path / "start")
     command = arguments("finetune_e2e", clip, tmp_path / "run", *STEPS)
     command[1] = str(ROOT / "configs/person.yaml")
     command = [setting for setting in command if not setting.startswith("data.val")]
+    command += ["train_predictor=false"] if frozen else []
     log = tmp_path / "log"
     assert run("finetune_e2e", [*command, *start], RUN_LOG=str(log)) == 0, log.read_text()
     assert "before fine-tuning: PSNR " in log.read_text()
@@ -161,7 +163,7 @@ def test_a_person_is_fitted_on_most_of_one_clip_and_judged_on_the_rest(tmp_path)
         before, after = (load_network(tmp_path / folder, name).parameters() for folder in ("start", "run"))
         return any(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
-    assert changed("face_synthesizer") and not changed("heatmap_predictor")
+    assert changed("face_synthesizer") and changed("heatmap_predictor") != frozen
     scalars, _ = scalars_and_images(tmp_path / "run")
     assert len(scalars["val/PSNR"]) == 2  # where it started, and the end
 
