@@ -48,7 +48,16 @@ def test_drawn_faces_are_warped_faces_of_the_set_and_blends_of_them(points):
     assert not torch.equal(again.batch(400)[0], faces)
 
 
-def test_a_network_learns_to_read_what_is_drawn(points):
+@pytest.fixture
+def one_thread():
+    """Convolutions as small as these are slower with two."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_a_network_learns_to_read_what_is_drawn(points, one_thread):
     torch.manual_seed(0)
     predictor = HeatmapPredictor(HeatmapPredictorConfig(width=0.06, layers=1, heatmaps="drawn"))
     others = {name: value.clone() for name, value in predictor.state_dict().items() if "transformer" in name}
