@@ -23,7 +23,7 @@ from media.errors import InputError, command
 from metrics.crops import crop_scores
 from models.checkpoint import build_network, load_network
 from models.discriminator import DiscriminatorConfig
-from models.face_synthesizer import FaceSynthesizer, mask_lower_half
+from models.face_synthesizer import Alignment, FaceSynthesizer, mask_lower_half
 from models.heatmap_predictor import HeatmapPredictor
 from training import (
     Adversary,
@@ -85,12 +85,12 @@ class Dubbing(nn.Module):
         first = first_synthesized(predictor, frames)
         self.synthesized = slice(first, first + frames)
 
-    def forward(self, batch: dict, scores: bool = False) -> tuple[Tensor, Tensor, Tensor, list | None]:
+    def forward(self, batch: dict) -> tuple[Tensor, Alignment, Tensor, Tensor]:
         """A batch of `ClipDataset` windows of T frames, of which the t in the middle are synthesized.
 
         Returns:
-            faces (B,t,3,H,W), the predicted heatmaps (B,T,1,H,W) and landmarks (B,T,57,2), and with `scores` what eq. 7
-            needs.
+            faces (B,t,3,H,W), what the losses ask about their alignment, and the predicted heatmaps (B,T,1,H,W) and
+            landmarks (B,T,57,2).
         """
         references = batch["reference_images"], batch["reference_heatmaps"]
         heatmaps, landmarks = self.predictor(batch["audio"], batch["pose_heatmaps"], references[1])
@@ -99,19 +99,19 @@ class Dubbing(nn.Module):
             told = torch.rand(len(heatmaps), device=heatmaps.device) < self.true_heatmaps
             guidance = torch.where(told[:, None, None, None, None], batch["heatmaps"], heatmaps)
         frames, guidance, audio = (x[:, self.synthesized] for x in (batch["frames"], guidance, batch["audio"]))
-        result = self.synthesizer(frames, guidance, *references, audio, scores)
-        faces, information = result if scores else (result, None)
-        return faces, heatmaps, landmarks, information
+        faces, alignment = self.synthesizer(frames, guidance, *references, audio, alignment=True)
+        return faces, alignment, heatmaps, landmarks
 
     def targets(self, batch: dict) -> dict:
-        """The true frames and keypoints of the synthesized frames, as `FaceObjective` takes them; `mel` is theirs."""
-        return batch | {name: batch[name][:, self.synthesized] for name in ("frames", "landmarks")}
+        """The true frames and landmarks of the synthesized frames, as `FaceObjective` takes them; `mel` is theirs."""
+        return batch | {name: batch[name][:, self.synthesized] for name in ("frames", "landmarks", "points")}
 
 
 @torch.no_grad()
 def validate(dubbing: Dubbing, batch: dict, weights: HeatmapLosses) -> tuple[dict, dict]:
     """Scalars on the fixed validation windows, and a picture grid of the windows' first synthesized frames."""
-    results = zip(*(dubbing(part)[:3] for part in parts(batch, 4)), strict=True)
+    results = (dubbing(part) for part in parts(batch, 4))
+    results = zip(*((faces, *predicted) for faces, _, *predicted in results), strict=True)
     faces, heatmaps, landmarks = (torch.cat(result) for result in results)
     true = dubbing.targets(batch)["frames"]
     scores = crop_scores(faces.flatten(0, 1), true.flatten(0, 1))
@@ -138,10 +138,6 @@ def check(config: Finetuning, predictor: HeatmapPredictor, synthesizer: FaceSynt
         raise InputError(f"true_heatmaps={config.true_heatmaps} is a share of the windows; use 0 to 1")
     if not 1 <= config.frames <= ours.frames:
         raise InputError(f"frames={config.frames} must be between 1 and the predictor's window, {ours.frames}")
-    if config.losses.mutual_information > 0 and synthesizer.mutual_information is None:
-        raise InputError(
-            f"{config.face_synthesizer} has no mutual-information network; set losses.mutual_information=0"
-        )
 
 
 def discriminator(config: Finetuning) -> nn.Module:
@@ -161,7 +157,8 @@ def main() -> None:
     check_batch(config.train.batch_size * config.frames, accelerator)
     weights = config.losses
 
-    objective = FaceObjective(weights, config.frames, config.sync_expert, accelerator.print).to(accelerator.device)
+    objective = FaceObjective(weights, synthesizer.config, config.frames, config.sync_expert, accelerator.print)
+    objective = objective.to(accelerator.device)
     shape = {"audio": predictor.config.audio, "window": predictor.config.frames}
     shape |= {"references": predictor.config.references, "mel_from": first_synthesized(predictor, config.frames)}
     dataset, others = training_windows(config.data, shape)
@@ -204,9 +201,9 @@ def main() -> None:
         if not config.train_predictor:
             bare.predictor.eval()
         with accelerator.autocast():
-            faces, heatmaps, landmarks, information = dubbing(batch, scores=weights.mutual_information > 0)
+            faces, alignment, heatmaps, landmarks = dubbing(batch)
             targets = bare.targets(batch)
-            terms = objective(faces, targets, run.networks.get("discriminator"), information)
+            terms = objective(faces, targets, run.networks.get("discriminator"), alignment)
             terms |= heatmap_terms(heatmaps, landmarks, batch, config.heatmap_losses)
         loss = sum(terms.values())
         norm = backward(accelerator, loss, dubbing, config.train, terms, batch, step)

@@ -55,12 +55,12 @@ class PlainTemporalPath(nn.Module):
     def encode(self, images: Tensor, heatmaps: Tensor) -> list[Tensor]:
         return self.path.encode(images, heatmaps)
 
-    def forward(self, references: References, heatmaps: Tensor, audio: Tensor) -> list[Tensor]:
+    def forward(self, references: References, heatmaps: Tensor, audio: Tensor) -> tuple[list[Tensor], Tensor]:
         half = references.temporal[1]
         predicted = [self.path.flow_predictor(feature, heatmaps, audio) for feature in half.unbind(1)]
         flows, weights = (torch.stack(part, dim=1).flatten(0, 1) for part in zip(*predicted, strict=True))
         grid = deformation(flows, self.path.grid)
-        return [warp_and_sum(features, grid, weights) for features in references.temporal]
+        return [warp_and_sum(features, grid, weights) for features in references.temporal], grid
 
 
 class PlainDubbing:

@@ -31,7 +31,7 @@ from media.errors import InputError, Parser, command
 from media.face import CROP_SIZE
 from media.video import read_frames
 from models.discriminator import DiscriminatorConfig, PatchDiscriminator
-from models.face_synthesizer import FaceSynthesizer, FaceSynthesizerConfig
+from models.face_synthesizer import Alignment, FaceSynthesizer, FaceSynthesizerConfig
 from models.modulation import SpadeNorm
 from train_face import INPUTS, FaceTraining
 from training import Adversary, DataConfig, TrainConfig, backward, optimizer, training_batches
@@ -77,16 +77,15 @@ class PlainSynthesizer(nn.Module):
         reference_images: Tensor,
         reference_heatmaps: Tensor,
         audio: Tensor,
-        scores: bool = False,
-    ) -> Tensor | tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+        alignment: bool = False,
+    ) -> Tensor | tuple[Tensor, Alignment]:
         """As `FaceSynthesizer.forward`, each frame a window of its own."""
         shape = frames.shape[:2]
         frames, heatmaps, audio = (x.flatten(0, 1)[:, None] for x in (frames, heatmaps, audio))
         references = (x.repeat_interleave(shape[1], dim=0) for x in (reference_images, reference_heatmaps))
-        result = self.synthesizer(frames, heatmaps, *references, audio, scores)
-        faces, information = result if scores else (result, None)
+        faces, found = self.synthesizer(frames, heatmaps, *references, audio, alignment=True)
         faces = faces.reshape(*shape, *faces.shape[2:])
-        return (faces, information) if scores else faces
+        return (faces, found) if alignment else faces
 
 
 def channels_last(synthesizer: FaceSynthesizer) -> FaceSynthesizer:
@@ -125,7 +124,7 @@ def measure(build: Callable[[FaceSynthesizer], nn.Module], config: FaceTraining,
     synthesizer = build(FaceSynthesizer(config.model))
     adam = optimizer(synthesizer.parameters(), config.train)
     synthesizer, adam = accelerator.prepare(synthesizer, adam)
-    objective = FaceObjective(config.losses, config.frames, config.sync_expert).to(accelerator.device)
+    objective = FaceObjective(config.losses, config.model, config.frames, config.sync_expert).to(accelerator.device)
     adversary = Adversary(PatchDiscriminator(config.discriminator), config.train, accelerator)
     discriminator = accelerator.unwrap_model(adversary.network)
     dataset = ClipDataset(config.data.train, config.model.audio, config.frames, config.model.references)
@@ -136,9 +135,8 @@ def measure(build: Callable[[FaceSynthesizer], nn.Module], config: FaceTraining,
     for step, batch in enumerate(training_batches(dataset, config, accelerator, 0)):
         waited += time.perf_counter() - asked
         with accelerator.autocast():
-            result = synthesizer(*(batch[name] for name in INPUTS), scores=config.model.mutual_information)
-            faces, information = result if config.model.mutual_information else (result, None)
-            terms = objective(faces, batch, discriminator, information)
+            faces, alignment = synthesizer(*(batch[name] for name in INPUTS), alignment=True)
+            terms = objective(faces, batch, discriminator, alignment)
         backward(accelerator, sum(terms.values()), synthesizer, config.train, terms, batch, step)
         adam.step()
         adam.zero_grad()

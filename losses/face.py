@@ -14,18 +14,20 @@ from torch import Tensor, nn
 
 from checkpoints import fetch
 from losses.adversarial import feature_matching_loss, generator_loss
+from losses.flow import landmark_flow_loss
 from losses.mutual_information import mutual_information_loss
 from losses.perceptual import PerceptualLoss
 from losses.reconstruction import gradient_loss, l1_loss, lower_half_weight, mouth_weight, ssim_loss
 from losses.sync import sync_loss
 from media.errors import InputError
 from models.checkpoint import load_sync_expert
+from models.face_synthesizer import Alignment, FaceSynthesizerConfig
 from models.sync_expert import lower_faces
 
 
 @dataclass
 class FaceLosses:
-    """Weights of eq. 10's terms, the paper's by default, and of three pixel terms that the paper does not have."""
+    """Weights of eq. 10's terms, the paper's by default, and of four terms that the paper does not have."""
 
     perceptual: float = 4.0
     gan: float = 0.25
@@ -37,6 +39,7 @@ class FaceLosses:
     ssim: float = 0.0  # of 1 - SSIM
     mouth: float = 1.0  # weight of the pixels around the lips in the pixel terms; 1 weighs all alike
     upper: float = 1.0  # weight of the upper half in the pixel terms, which dubbing takes from the source
+    flow: float = 0.0  # of the distance in pixels between where landmarks are read from and where references have them
     without_vgg: str = "stop"  # where VGG-19's weights are absent: "stop", "skip" its term, or "l1" in its place
     l1_without_vgg: float = 1.0  # the weight that `l1` then has, with without_vgg: l1
 
@@ -46,14 +49,26 @@ class FaceObjective(nn.Module):
 
     Args:
         weights, frames, sync_expert: of the run's config.
+        network: the synthesizer's config.
         say: prints what takes the place of a term whose weights are absent; of several processes, in one.
 
     Raises:
-        InputError: a term needs weights that are not there.
+        InputError: a term needs weights that are not there, or a part that the network lacks.
     """
 
-    def __init__(self, weights: FaceLosses, frames: int, sync_expert: str, say: Callable[[str], None] = print):
+    def __init__(
+        self,
+        weights: FaceLosses,
+        network: FaceSynthesizerConfig,
+        frames: int,
+        sync_expert: str,
+        say: Callable[[str], None] = print,
+    ):
         super().__init__()
+        if weights.mutual_information > 0 and not network.mutual_information:
+            raise InputError("the synthesizer has no mutual-information network; set losses.mutual_information=0")
+        if weights.flow > 0 and not network.temporal:
+            raise InputError("the synthesizer has no temporal path, whose flow it is; set losses.flow=0")
         if weights.without_vgg not in ("stop", "skip", "l1"):
             raise InputError(f"losses.without_vgg={weights.without_vgg} is unknown; use stop, skip or l1")
         self.perceptual = self.expert = None
@@ -88,14 +103,15 @@ class FaceObjective(nn.Module):
         faces: Tensor,
         batch: dict,
         discriminator: nn.Module | None,
-        information: list[tuple[Tensor, Tensor]] | None,
+        alignment: Alignment,
     ) -> dict[str, Tensor]:
         """The weighted terms for generated `faces` (B,T,3,H,W).
 
         Args:
-            batch: true `frames` (B,T,3,H,W), `landmarks` (B,T,57,2) and `mel` (B,1,80,16).
+            batch: true `frames` (B,T,3,H,W), `landmarks` (B,T,57,2), `points` (B,T,131,2), `reference_points`
+                (B,N,131,2) and `mel` (B,1,80,16).
             discriminator: maps (B,3,H,W) to the features of each scale; None without adversarial terms.
-            information: T_theta's scores of the joint and the marginal pairs of each scale; None without eq. 7.
+            alignment: of the synthesis of `faces`.
         """
         weights, true = self.weights, batch["frames"]
         terms = {}
@@ -124,6 +140,11 @@ class FaceObjective(nn.Module):
         if self.expert is not None:
             sound, lips = self.expert(batch["mel"], lower_faces(faces))
             terms["sync"] = weights.sync * sync_loss(sound, lips)
-        if information is not None:
-            terms["mutual_information"] = weights.mutual_information * mutual_information_loss(*information)
+        if weights.mutual_information > 0:
+            information = mutual_information_loss(*alignment.information)
+            terms["mutual_information"] = weights.mutual_information * information
+        if weights.flow > 0:
+            terms["flow"] = weights.flow * landmark_flow_loss(
+                alignment.grid, batch["points"], batch["reference_points"]
+            )
         return terms

@@ -71,6 +71,19 @@ def _repeat(x: Tensor, times: int) -> Tensor:
     return x.expand(times, *x.shape[1:]) if len(x) == 1 else x.repeat_interleave(times, dim=0)
 
 
+class Alignment(NamedTuple):
+    """What the losses ask about how the references of B windows of T frames were aligned.
+
+    information: T_theta's scores of the joint and of the marginal pairs, (B T,) each, a pair a scale; None without the
+        CIL module.
+    grid: the points of each reference that the temporal path reads, (B, T, N, 2, H, W), x and y in [-1, 1] between the
+        image's outer edges; None without that path.
+    """
+
+    information: list[tuple[Tensor, Tensor]] | None
+    grid: Tensor | None
+
+
 class AudioEncoder(nn.Module):
     """Audio windows (B, C, W) -> codes (B, code). Log-mel windows leave two positions, which are averaged."""
 
@@ -149,11 +162,11 @@ class TemporalPath(nn.Module):
             features[0] = torch.cat([features[0], images.flatten(0, 1)], dim=1)
         return [x.unflatten(0, shape) for x in features]
 
-    def forward(self, references: References, heatmaps: Tensor, audio: Tensor) -> list[Tensor]:
-        """Heatmaps (B, c, H, W), audio (B, code) -> features at full, half and quarter size."""
+    def forward(self, references: References, heatmaps: Tensor, audio: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Heatmaps (B, c, H, W), audio (B, code) -> features at full, half and quarter size; `deformation`'s grid."""
         flows, weights = self.flow_predictor(references.temporal[1].flatten(0, 1), heatmaps, audio)
         grid = deformation(flows, self.grid)
-        return [warp_and_sum(features, grid, weights) for features in references.temporal]
+        return [warp_and_sum(features, grid, weights) for features in references.temporal], grid
 
 
 class MutualInformation(nn.Module):
@@ -217,8 +230,8 @@ class FaceSynthesizer(nn.Module):
         reference_images: Tensor,
         reference_heatmaps: Tensor,
         audio: Tensor,
-        scores: bool = False,
-    ) -> Tensor | tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+        alignment: bool = False,
+    ) -> Tensor | tuple[Tensor, Alignment]:
         """Synthesize the frames of B windows.
 
         Args:
@@ -226,13 +239,13 @@ class FaceSynthesizer(nn.Module):
             heatmaps: (B, T, 1, H, W) in [0, 1], the full face as it shall be.
             reference_images, reference_heatmaps: (B, N, 3, H, W) and (B, N, 1, H, W) of the same person.
             audio: (B, T, C, W), the window of sound around each frame.
-            scores: also return T_theta's scores for the mutual-information loss.
+            alignment: also return what the losses ask about it.
 
         Returns:
-            Faces (B, T, 3, H, W) in [0, 1]; with `scores`, also (joint, marginal), each (B T,), of each scale.
+            Faces (B, T, 3, H, W) in [0, 1]; with `alignment`, also that.
         """
         references = self.encode_references(reference_images, reference_heatmaps)
-        return self.render(frames, heatmaps, references, audio, scores)
+        return self.render(frames, heatmaps, references, audio, alignment)
 
     def encode_references(self, reference_images: Tensor, reference_heatmaps: Tensor) -> References:
         """The part that depends on the references alone: (B, N, 3, H, W), (B, N, 1, H, W); once a video."""
@@ -246,22 +259,29 @@ class FaceSynthesizer(nn.Module):
         return References(sampled, compared, temporal)
 
     def render(
-        self, frames: Tensor, heatmaps: Tensor, references: References, audio: Tensor, scores: bool = False
-    ) -> Tensor | tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+        self, frames: Tensor, heatmaps: Tensor, references: References, audio: Tensor, alignment: bool = False
+    ) -> Tensor | tuple[Tensor, Alignment]:
         """As `forward`, with `encode_references`' result for the B windows."""
         shape = frames.shape[:2]
         references = references.repeat(shape[1])
         frames, heatmaps = self._inside(frames.flatten(0, 1)), self._channels(heatmaps.flatten(0, 1))
         audio = self.audio_encoder(audio.flatten(0, 1))
 
-        paths = [path(references, heatmaps, audio) for path in (self.spatial, self.temporal) if path is not None]
-        copy = None
+        paths, grid, copy = [], None, None
+        if self.spatial is not None:
+            paths.append(self.spatial(references, heatmaps, audio))
+        if self.temporal is not None:
+            warped, grid = self.temporal(references, heatmaps, audio)
+            paths.append(warped)
         if self.config.copy_references:
             paths[-1][0], copy = paths[-1][0].tensor_split([-3], dim=1)
         aligned = [fuse(torch.cat(features, dim=1)) for fuse, *features in zip(self.fusion, *paths, strict=True)]
         faces = self.generator(mask_lower_half(frames), heatmaps, aligned, audio, copy)
         faces = self._inside(faces).unflatten(0, shape)
-        return (faces, self.mutual_information(*paths)) if scores else faces
+        if not alignment:
+            return faces
+        information = None if self.mutual_information is None else self.mutual_information(*paths)
+        return faces, Alignment(information, None if grid is None else grid.unflatten(0, (*shape, -1)))
 
     def _inside(self, images: Tensor) -> Tensor:
         """Images (..., 3, H, W) between RGB and the order of the weights; its own inverse."""
@@ -269,6 +289,37 @@ class FaceSynthesizer(nn.Module):
 
     def _channels(self, heatmaps: Tensor) -> Tensor:
         return heatmaps.expand(*heatmaps.shape[:-3], self.config.heatmap_channels, *heatmaps.shape[-2:])
+
+
+class WarpedReferences(nn.Module):
+    """The temporal path of a synthesizer alone: in place of faces, its warped references' mean by weight.
+
+    What it is worth before anything is painted; and, in training, half the cost of a step for the part that learns
+    slowest.
+    """
+
+    def __init__(self, synthesizer: FaceSynthesizer):
+        super().__init__()
+        self.synthesizer = synthesizer
+
+    def forward(
+        self,
+        frames: Tensor,
+        heatmaps: Tensor,
+        reference_images: Tensor,
+        reference_heatmaps: Tensor,
+        audio: Tensor,
+        alignment: bool = False,
+    ) -> Tensor | tuple[Tensor, Alignment]:
+        """As `FaceSynthesizer.forward`; of `frames` only the shape is read."""
+        network, shape = self.synthesizer, frames.shape[:2]
+        images, poses = network._inside(reference_images), network._channels(reference_heatmaps)
+        references = References([], [], network.temporal.encode(images, poses)).repeat(shape[1])
+        heatmaps, audio = network._channels(heatmaps.flatten(0, 1)), network.audio_encoder(audio.flatten(0, 1))
+        flows, weights = network.temporal.flow_predictor(references.temporal[1].flatten(0, 1), heatmaps, audio)
+        grid = deformation(flows, network.temporal.grid)
+        faces = warp_and_sum(_repeat(reference_images, shape[1]), grid, weights).unflatten(0, shape)
+        return (faces, Alignment(None, grid.unflatten(0, (*shape, -1)))) if alignment else faces
 
 
 def released_state(state_dict: dict[str, Tensor], config: FaceSynthesizerConfig | None = None) -> dict[str, Tensor]:

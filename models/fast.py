@@ -249,7 +249,7 @@ class FastTemporalPath(nn.Module):
         normalised = F.instance_norm(features[1].flatten(0, 1)).contiguous(memory_format=torch.channels_last)
         return [*features, normalised.unflatten(0, images.shape[:2])]
 
-    def forward(self, references: References, heatmaps: Tensor, audio: Tensor) -> list[Tensor]:
+    def forward(self, references: References, heatmaps: Tensor, audio: Tensor) -> tuple[list[Tensor], Tensor]:
         """As `TemporalPath.forward`."""
         *features, normalised = references.temporal
         predictor = self.path.flow_predictor
@@ -260,7 +260,7 @@ class FastTemporalPath(nn.Module):
         x = predictor.spade_3(F.pixel_shuffle(x, 2), heatmaps)
         flow, weight = self.heads(x).tensor_split([2], dim=1)
         grid, weight = deformation(flow, self.path.grid), predictor.weight[1:](weight)
-        return [warp_and_sum(each, grid, weight) for each in features]
+        return [warp_and_sum(each, grid, weight) for each in features], grid
 
 
 _FAST_BLOCKS = {

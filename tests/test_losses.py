@@ -12,6 +12,7 @@ from torch import nn
 from torchvision.models import vgg19
 
 from losses.adversarial import discriminator_loss, feature_matching_loss, generator_loss
+from losses.flow import landmark_flow_loss
 from losses.mutual_information import donsker_varadhan, mutual_information_loss
 from losses.perceptual import PerceptualLoss, gram
 from losses.reconstruction import gradient_loss, l1_loss, lower_half_weight, mouth_weight, ssim_loss
@@ -19,6 +20,7 @@ from losses.semantic import frame_distance, semantic_loss
 from losses.sync import contrastive_loss, shifted_loss, sync_classification_loss, sync_loss
 from losses.temporal import temporal_loss
 from media.errors import InputError
+from models.temporal import deformation
 
 
 @pytest.fixture
@@ -230,6 +232,27 @@ def test_shifted_loss_tells_the_sound_among_its_own_clips_only(generator):
     assert float(shifted_loss(*torch.ones(2, 4, 3), torch.ones(4, 6, 3))) == pytest.approx(math.log(7))
 
 
+# Flow
+
+
+def test_landmark_flow_loss_is_the_pixels_by_which_landmarks_are_read_beside_the_references():
+    size = 32
+    points = 0.25 + torch.rand(2, 3, 131, 2) / 2
+    # Two references: moved by (3, -4) pixels, and not at all.
+    moved = torch.tensor([[3.0, -4.0], [0.0, 0.0]]) / size
+    references = points[:, :1] + moved[:, None]  # those of the first frame
+    unmoved = deformation(torch.zeros(2 * 1 * 2, 2, size, size), "centres").view(2, 1, 2, 2, size, size)
+    loss = landmark_flow_loss(unmoved, points[:, :1], references)
+    assert float(loss) == pytest.approx(5 / 2, rel=1e-4)
+    flow = torch.zeros(2, 1, 2, 2, size, size)
+    flow[:, :, 0, 0], flow[:, :, 0, 1] = 3, -4
+    right = deformation(flow.flatten(0, 2), "centres").view_as(flow)
+    assert float(landmark_flow_loss(right, points[:, :1], references)) == pytest.approx(0, abs=1e-4)
+    frames = landmark_flow_loss(right.expand(-1, 3, -1, -1, -1, -1), points, references)  # each frame by itself
+    apart = (points - points[:, :1])[:, :, None].norm(dim=-1).mean() * size
+    assert float(frames) == pytest.approx(float(apart), rel=1e-3)
+
+
 # Mutual information
 
 
@@ -378,6 +401,8 @@ def test_gradients_in_float64():
     assert check(lambda x, t: contrastive_loss(x, fixed[2], t), (rand(3, 6), rand(())))
     assert check(lambda j, m: mutual_information_loss((j, m)), (rand(4), rand(4)))
     assert check(lambda x: gram(x), rand(1, 2, 3, 3))
+    points, references = 0.2 + 0.6 * rand(1, 1, 5, 2).detach(), rand(1, 2, 5, 2).detach()
+    assert check(lambda x: landmark_flow_loss(x, points, references), rand(1, 1, 2, 2, 8, 8))
     assert check(lambda x: discriminator_loss([[x]], [[x * 2]]) + generator_loss([[x]]), rand(1, 1, 3, 3))
 
 
@@ -398,5 +423,6 @@ def test_losses_of_half_precision_are_float32_and_finite(dtype, generator):
         sync_loss(rand(2, 4), rand(2, 4)),
         contrastive_loss(rand(2, 4), rand(2, 4)),
         mutual_information_loss((rand(4), rand(4))),
+        landmark_flow_loss(rand(1, 1, 2, 2, 8, 8), rand(1, 1, 5, 2), rand(1, 2, 5, 2)),
     ]
     assert all(loss.dtype == torch.float32 and loss.isfinite() and loss.dim() == 0 for loss in losses)

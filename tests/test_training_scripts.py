@@ -30,7 +30,7 @@ from media.face import FaceTracker, crop_face
 from media.video import read_frames
 from models.checkpoint import load_any_sync_expert, load_network, save_checkpoint
 from models.chung_syncnet import ChungSyncNet
-from models.face_synthesizer import FaceSynthesizer, FaceSynthesizerConfig
+from models.face_synthesizer import Alignment, FaceSynthesizer, FaceSynthesizerConfig
 from models.heatmap_predictor import HeatmapPredictor, HeatmapPredictorConfig
 from models.sync_expert import SyncExpert, SyncExpertConfig
 from models.transport import mouth_motion
@@ -77,7 +77,7 @@ ABLATIONS = ("cil", "sync", "spatial", "temporal", "finetuning")
 @pytest.mark.parametrize(
     ("name", "schema"),
     [(f"{size}_{name}", schema) for size in ("stsa", "demo") for name, schema in SCHEMAS.items()]
-    + [("demo_heatmap_settle", HeatmapTraining), ("person", Finetuning)]
+    + [("demo_heatmap_settle", HeatmapTraining), ("demo_flow", FaceTraining), ("person", Finetuning)]
     + [(f"ablations/without_{name}", FaceTraining) for name in ABLATIONS]
     + [("ablations/with_finetuning", Finetuning)],
 )
@@ -113,7 +113,7 @@ def test_the_four_scripts_train_one_after_the_other(clips, tmp_path):
     """Expert, predictor, synthesizer with every loss but VGG's, then both end to end, from what the others wrote."""
     outputs = {name: tmp_path / name for name in ("train_sync", "train_heatmap", "train_face", "finetune_e2e")}
     losses = ["losses.sync=0.1", "losses.gan=0.25", "losses.feature=1", "discriminator.width=0.1", "frames=5"]
-    losses += ["losses.mutual_information=0.01", f"sync_expert={outputs['train_sync']}"]
+    losses += ["losses.mutual_information=0.01", "losses.flow=0.1", f"sync_expert={outputs['train_sync']}"]
     start = [f"heatmap_predictor={outputs['train_heatmap']}/best", f"face_synthesizer={outputs['train_face']}/best"]
     extra = {"train_heatmap": ["losses.heatmap=1"], "train_face": losses}
     extra["finetune_e2e"] = [*start, *losses, "heatmap_losses.heatmap=1", "train_predictor=true"]
@@ -124,7 +124,7 @@ def test_the_four_scripts_train_one_after_the_other(clips, tmp_path):
     expected = {
         "train_sync": {"shifted", "face_motion", "sound_motion"},
         "train_heatmap": {"heatmap", "landmarks", "temporal"},
-        "train_face": {"l1", "gradient", "gan", "feature", "sync", "mutual_information", "discriminator"},
+        "train_face": {"l1", "gradient", "gan", "feature", "sync", "mutual_information", "flow", "discriminator"},
     }
     expected["finetune_e2e"] = expected["train_heatmap"] | expected["train_face"]
     common = {"loss", "gradient_norm", "learning_rate", "samples_per_second", "waiting_for_data"}
@@ -200,6 +200,26 @@ def test_a_broken_clip_stops_the_run_and_keeps_the_last_good_state(clips, tmp_pa
     assert {path: path.read_bytes() for path in output.rglob("*.safetensors")} == good
 
 
+def test_the_flow_learns_alone_and_the_synthesizer_begins_with_it(clips, tmp_path):
+    _, start = (setting.split("=")[1] for setting in write_checkpoints(tmp_path / "start"))
+    settings = [*STEPS, "losses.flow=0.1"]
+    flow = [*settings, "flow_only=true", f"start_from={start}"]
+    assert run("train_face", arguments("train_face", clips, tmp_path / "flow", *flow)) == 0
+    before, after = (load_network(folder, "face_synthesizer").state_dict() for folder in (start, tmp_path / "flow"))
+    changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"temporal", "audio_encoder"}
+    scalars, images = scalars_and_images(tmp_path / "flow")
+    assert scalars.keys() >= {"train/flow", "train/l1", "val/PSNR"} and images
+
+    log = tmp_path / "log"
+    whole = [*settings, f"start_from={tmp_path / 'flow'}", "train.learning_rate=0", "losses.mutual_information=0.01"]
+    assert run("train_face", arguments("train_face", clips, tmp_path / "face", *whole), RUN_LOG=str(log)) == 0
+    begun = load_network(tmp_path / "face", "face_synthesizer")
+    assert begun.config.width == 0.03 and begun.mutual_information is not None
+    weights = begun.state_dict()
+    assert all(torch.equal(weights[name], after[name]) for name, _ in begun.named_parameters() if name in after)
+
+
 @pytest.mark.parametrize(
     ("script", "setting", "words"),
     [
@@ -216,6 +236,8 @@ def test_a_broken_clip_stops_the_run_and_keeps_the_last_good_state(clips, tmp_pa
         ("train_face", "losses.perceptual=4", "vgg19"),
         ("train_face", "losses.sync=0.1", "frames=5"),
         ("train_face", "model.spatial=false", "it needs both"),
+        ("train_face", "flow_only=true", "compares two; set it to 0"),
+        ("train_face", "start_from=/nowhere/run", "/nowhere/run is not a folder"),
         ("train_face", "train.batch_size=1", "raise train.batch_size"),
         ("train_sync", "loss=softmax", "use contrastive, shifted or bce"),
         ("finetune_e2e", "heatmap_predictor=/nowhere/run", "/nowhere/run is not a folder"),
@@ -476,7 +498,7 @@ def test_the_sync_loss_takes_wav2lips_file(tmp_path):
     renamed = {name.replace(".conv.", ".conv_block.0.").replace(".norm.", ".conv_block.1."): name for name in names}
     torch.save({"state_dict": {theirs: names[own] for theirs, own in renamed.items()}}, tmp_path / "expert.pth")
     weights = FaceLosses(perceptual=0, gan=0, feature=0, mutual_information=0)
-    objective = FaceObjective(weights, 5, str(tmp_path / "expert.pth"))
+    objective = FaceObjective(weights, FaceSynthesizerConfig(), 5, str(tmp_path / "expert.pth"))
     assert torch.equal(objective.expert.state_dict()["face_encoder.0.conv.weight"], names["face_encoder.0.conv.weight"])
     with pytest.raises(InputError, match="is not Wav2Lip's expert"):
         torch.save({"a": torch.zeros(1)}, tmp_path / "other.pth")
@@ -501,7 +523,8 @@ def test_where_vgg_is_absent_the_config_names_what_takes_its_place(monkeypatch):
 
     def terms(**options) -> dict:
         weights = FaceLosses(gan=0, feature=0, sync=0, mutual_information=0, **options)
-        return FaceObjective(weights, 1, "", said.append)(faces, batch, None, None)
+        objective = FaceObjective(weights, FaceSynthesizerConfig(), 1, "", said.append)
+        return objective(faces, batch, None, Alignment(None, None))
 
     assert terms(without_vgg="skip") == {} and terms(without_vgg="l1").keys() == {"l1"}
     assert [part in said[1] for part in ("L1 term at weight 1", "checkpoints.fetch vgg19")] == [True, True]
