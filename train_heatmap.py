@@ -13,9 +13,8 @@ import numpy as np
 import torch
 from omegaconf import MISSING
 from scipy.ndimage import uniform_filter1d
-from torch import nn
+from torch import Tensor, nn
 from torchvision.utils import make_grid
-from tqdm import tqdm
 
 from data_prep.clips import ClipDataset
 from data_prep.drawn_faces import DrawnFaces
@@ -33,6 +32,7 @@ from training import (
     VisemeTraining,
     backward,
     holds_a_run,
+    learn,
     learn_visemes,
     move,
     optimizer,
@@ -86,25 +86,18 @@ def learn_reading(predictor: HeatmapPredictor, dataset: ClipDataset, config: Hea
     Beside the windows of the clips, in which a face comes again and again, they stay pixels off.
     """
     reading = config.reading
-    faces = DrawnFaces(np.concatenate([points for _, points in dataset.sounds()]), reading.warp, config.train.seed)
+    faces = DrawnFaces(np.concatenate(list(dataset.points())), reading.warp, config.train.seed)
     readers = nn.ModuleList(
         [predictor.pose_encoder, predictor.reference_encoder, predictor.norm, predictor.anchors, predictor.faces]
     )
-    adam = torch.optim.AdamW(readers.parameters(), reading.learning_rate, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(adam, reading.learning_rate, total_steps=reading.steps)
     readers.train()
-    with tqdm(range(reading.steps), desc="reading", unit="step") as bar:
-        for step in bar:
-            points, whole, upper = faces.batch(reading.batch_size)
-            anchors, found = predictor.read(upper, whole)
-            loss = reading_loss(anchors[None], found[None], {"points": points[None], "reference_points": points[None]})
-            adam.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(readers.parameters(), 5.0)
-            adam.step()
-            schedule.step()
-            if step % 20 == 0:
-                bar.set_postfix(loss=f"{float(loss.detach()):.3f}")
+
+    def loss() -> Tensor:
+        points, whole, upper = faces.batch(reading.batch_size)
+        anchors, found = predictor.read(upper, whole)
+        return reading_loss(anchors[None], found[None], {"points": points[None], "reference_points": points[None]})
+
+    learn("reading", list(readers.parameters()), loss, reading.steps, reading.learning_rate)
 
 
 @torch.no_grad()

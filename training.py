@@ -294,20 +294,35 @@ def learn_visemes(
         width = embed(torch.zeros(2, *FEATURES["mel"])).shape[1]
     encoder.requires_grad_(True).train()
     head = nn.Linear(width, len(VISEMES) * len(places))
-    adam = torch.optim.AdamW([*encoder.parameters(), *head.parameters()], config.learning_rate, weight_decay=0.02)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(adam, config.learning_rate, total_steps=config.steps, pct_start=0.05)
-    with tqdm(range(config.steps), desc="visemes", unit="step") as bar:
+
+    def loss() -> Tensor:
+        mel, visemes = windows.batch(config.batch_size)
+        logits = head(embed(mel)).unflatten(1, (len(VISEMES), len(places)))
+        return F.cross_entropy(logits, visemes, label_smoothing=0.05)
+
+    learn("visemes", [*encoder.parameters(), *head.parameters()], loss, config.steps, config.learning_rate)
+    encoder.requires_grad_(False).eval()
+
+
+def learn(
+    what: str, parameters: Sequence[nn.Parameter], loss: Callable[[], Tensor], steps: int, learning_rate: float
+) -> None:
+    """Minimise `loss()`, each call a new batch's, behind a progress bar: what a part of a network learns beforehand.
+
+    AdamW with one cycle of the learning rate. It does not resume; what takes long is a run of its own.
+    """
+    adam = torch.optim.AdamW(parameters, learning_rate, weight_decay=0.02)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(adam, learning_rate, total_steps=steps, pct_start=0.05)
+    with tqdm(range(steps), desc=what, unit="step") as bar:
         for step in bar:
-            mel, visemes = windows.batch(config.batch_size)
-            logits = head(embed(mel)).unflatten(1, (len(VISEMES), len(places)))
-            loss = F.cross_entropy(logits, visemes, label_smoothing=0.05)
+            value = loss()
             adam.zero_grad()
-            loss.backward()
+            value.backward()
+            nn.utils.clip_grad_norm_(parameters, 5.0)
             adam.step()
             schedule.step()
             if step % 20 == 0:
-                bar.set_postfix(loss=f"{float(loss.detach()):.3f}")
-    encoder.requires_grad_(False).eval()
+                bar.set_postfix(loss=f"{float(value.detach()):.3f}")
 
 
 def synchronised(network: nn.Module, accelerator: Accelerator) -> nn.Module:

@@ -388,12 +388,16 @@ class ClipDataset(Dataset):
             "start": int(numbers[0]),
         }
 
+    def points(self) -> Iterator[np.ndarray]:
+        """Yield each clip's points (F, 131, 2), less what `holdout` keeps apart."""
+        for clip in self.clips:
+            yield clip.landmarks[: self._apart(clip)]
+
     def sounds(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield each clip's windows of sound (F, C, W) and points (F, 131, 2), without its pictures."""
-        for which, clip in enumerate(self.clips):
-            used = slice(self._apart(clip))
-            heard = audio_windows(self._sound(which)[0], self.kind, clip.frames[used] + self._late[which])
-            yield heard, clip.landmarks[used]
+        """Yield each clip's windows of sound (F, C, W) and `points` (F, 131, 2), without its pictures."""
+        for which, points in enumerate(self.points()):
+            numbers = self.clips[which].frames[: len(points)] + self._late[which]
+            yield audio_windows(self._sound(which)[0], self.kind, numbers), points
 
     def _sound(self, which: int) -> tuple[np.ndarray, np.ndarray]:
         """Features of the clip's sound, of `kind` and log-mel, from a cache of at most 256 MB a process."""

@@ -72,7 +72,7 @@ def test_a_network_learns_to_read_what_is_drawn(points, one_thread):
     before = errors()
     config = HeatmapTraining(output="")
     config.reading.steps, config.reading.batch_size, config.reading.warp = 130, 16, 0.1
-    learn_reading(predictor, SimpleNamespace(sounds=lambda: [(None, points)]), config)
+    learn_reading(predictor, SimpleNamespace(points=lambda: [points]), config)
     assert all(after < 0.5 * earlier for after, earlier in zip(errors(), before, strict=True))
     assert all(torch.equal(value, predictor.state_dict()[name]) for name, value in others.items())
 
