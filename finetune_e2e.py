@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torchvision.utils import make_grid
 
 from losses.face import FaceLosses, FaceObjective
+from losses.flow import flow_score
 from losses.heatmap import HeatmapLosses, freeze_unread, heatmap_terms
 from losses.reconstruction import LIPS
 from media.errors import InputError, command
@@ -110,12 +111,13 @@ class Dubbing(nn.Module):
 @torch.no_grad()
 def validate(dubbing: Dubbing, batch: dict, weights: HeatmapLosses) -> tuple[dict, dict]:
     """Scalars on the fixed validation windows, and a picture grid of the windows' first synthesized frames."""
-    results = (dubbing(part) for part in parts(batch, 4))
-    results = zip(*((faces, *predicted) for faces, _, *predicted in results), strict=True)
-    faces, heatmaps, landmarks = (torch.cat(result) for result in results)
-    true = dubbing.targets(batch)["frames"]
+    faces, alignments, heatmaps, landmarks = zip(*(dubbing(part) for part in parts(batch, 4)), strict=True)
+    faces, heatmaps, landmarks = (torch.cat(part) for part in (faces, heatmaps, landmarks))
+    targets = dubbing.targets(batch)
+    true = targets["frames"]
     scores = crop_scores(faces.flatten(0, 1), true.flatten(0, 1))
     values = {f"val/{name}": float(score.mean()) for name, score in scores.items()}
+    values |= flow_score(alignments, targets)
     terms = heatmap_terms(heatmaps, landmarks, batch, weights)
     values |= {f"val/{name}": float(value) for name, value in terms.items()}
     values["val/LipLMD"] = float((landmarks - batch["landmarks"])[..., LIPS, :].norm(dim=-1).mean())

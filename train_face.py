@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torchvision.utils import make_grid
 
 from losses.face import FaceLosses, FaceObjective
+from losses.flow import flow_score
 from losses.reconstruction import LIPS
 from media.errors import InputError, command
 from media.face import FaceTracker, select131
@@ -135,9 +136,11 @@ def starting_point(config: FaceTraining) -> FaceSynthesizer:
 @torch.no_grad()
 def validate(synthesizer: nn.Module, batch: dict, distance: LipDistance | None) -> tuple[dict, dict]:
     """Scores on the fixed validation windows, and a picture grid of the windows' first frames."""
-    faces = torch.cat([synthesizer(*(part[name] for name in INPUTS)) for part in parts(batch, 4)])
+    results = [synthesizer(*(part[name] for name in INPUTS), alignment=True) for part in parts(batch, 4)]
+    faces = torch.cat([faces for faces, _ in results])
     scores = crop_scores(faces.flatten(0, 1), batch["frames"].flatten(0, 1))
     values = {f"val/{name}": float(score.mean()) for name, score in scores.items()}
+    values |= flow_score([alignment for _, alignment in results], batch)
     if distance is not None:
         lips = distance(with_upper_half(faces, batch["frames"]).flatten(0, 1))
         values |= {"val/LipLMD": lips} if lips is not None else {}

@@ -26,11 +26,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from media.audio import FEATURES
 from media.errors import InputError, Parser, command
 from media.files import existing_file
-from models.face_synthesizer import FaceSynthesizer, FaceSynthesizerConfig, References, TemporalPath
+from models.face_synthesizer import FaceSynthesizer, FaceSynthesizerConfig, Gathered, References, TemporalPath
 from models.fast import accelerate_inference, autocast, graphed
 from models.heatmap_predictor import HeatmapPredictor, HeatmapPredictorConfig
 from models.modulation import SpadeNorm
-from models.temporal import deformation, warp_and_sum
 
 
 @dataclasses.dataclass
@@ -55,12 +54,11 @@ class PlainTemporalPath(nn.Module):
     def encode(self, images: Tensor, heatmaps: Tensor) -> list[Tensor]:
         return self.path.encode(images, heatmaps)
 
-    def forward(self, references: References, heatmaps: Tensor, audio: Tensor) -> tuple[list[Tensor], Tensor]:
+    def forward(self, references: References, heatmaps: Tensor, audio: Tensor) -> Gathered:
         half = references.temporal[1]
         predicted = [self.path.flow_predictor(feature, heatmaps, audio) for feature in half.unbind(1)]
-        flows, weights = (torch.stack(part, dim=1).flatten(0, 1) for part in zip(*predicted, strict=True))
-        grid = deformation(flows, self.path.grid)
-        return [warp_and_sum(features, grid, weights) for features in references.temporal], grid
+        flows, logits = (torch.stack(part, dim=1).flatten(0, 1) for part in zip(*predicted, strict=True))
+        return self.path.gather(references.temporal, references.copied, flows, logits)
 
 
 class PlainDubbing:

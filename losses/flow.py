@@ -4,10 +4,14 @@ Where the flow has learnt little, a warped reference shows a torn mouth, and pic
 to pull. Landmarks say it at once: the flow at the target's mouth corner has to read the reference's mouth corner.
 """
 
+from collections.abc import Sequence
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from losses.precision import full_precision
+from models.face_synthesizer import Alignment
 
 
 def landmark_flow_loss(grid: Tensor, points: Tensor, reference_points: Tensor) -> Tensor:
@@ -29,3 +33,16 @@ def landmark_flow_loss(grid: Tensor, points: Tensor, reference_points: Tensor) -
     read = read.squeeze(3).transpose(1, 2).unflatten(0, shape)
     wanted = 2 * full_precision(reference_points)[:, None] - 1
     return (read - wanted).norm(dim=-1).mean() * (size / 2)
+
+
+def flow_score(alignments: Sequence[Alignment], batch: dict) -> dict[str, float]:
+    """`landmark_flow_loss` of a batch synthesized in parts, as a validation logs it; empty without a temporal path.
+
+    Args:
+        alignments: of the parts, in order; together of all frames of `batch`.
+        batch: `points` (B, T, 131, 2) and `reference_points` (B, N, 131, 2).
+    """
+    grids = [alignment.grid for alignment in alignments]
+    if grids[0] is None:
+        return {}
+    return {"val/flow": float(landmark_flow_loss(torch.cat(grids), batch["points"], batch["reference_points"]))}

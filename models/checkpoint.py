@@ -33,7 +33,7 @@ NETWORKS: dict[str, tuple[type[nn.Module], type]] = {
 }
 
 # What a config says that was written before the option was: a saved one names every option of its time.
-_FIRST_FORMS = {"face_synthesizer": {"stacking": "colour_major", "grid": "corners"}}
+_FIRST_FORMS = {"face_synthesizer": {"stacking": "colour_major", "grid": "corners", "copy_shares": "mean"}}
 
 
 def save_checkpoint(

@@ -32,6 +32,7 @@ class FaceSynthesizerConfig:
     spatial: bool = True  # Table III's ablations: a path that is absent has no parameters
     temporal: bool = True
     copy_references: bool = False  # not in the paper: blend the warped references' own pixels in; small models gain
+    copy_shares: str = "softmax"  # of the references in the copy: over their weights' logits, or the features' "mean"
     mutual_information: bool = False  # the CIL module's embeddings and T_theta, which only training needs
 
     @classmethod
@@ -56,11 +57,13 @@ class References(NamedTuple):
     spatial: a scale each, the features (B, C, h, w) that AdaAT samples from.
     alignment: a scale each (the coarsest alone for alignment "coarsest"), the alignment CNN's reference part.
     temporal: a scale each, the N references' features (B, N, C, h, w).
+    copied: with copy_references, their images (B, N, 3, H, W), alone in a list.
     """
 
     spatial: list[Tensor]
     alignment: list[Tensor]
     temporal: list[Tensor]
+    copied: list[Tensor]
 
     def repeat(self, times: int) -> "References":
         """Each video's references `times` over: (B times, ...); one video's are not copied."""
@@ -145,12 +148,25 @@ class SpatialPath(nn.Module):
         ]
 
 
+class Gathered(NamedTuple):
+    """What the temporal path takes from the references for B frames.
+
+    features: at full, half and quarter size, (B, C, h, w) each.
+    copied: with copy_references, the faces (B, 3, H, W) that the references' own pixels make, alone in a list.
+    grid: `deformation`'s, (B N, 2, H, W).
+    """
+
+    features: list[Tensor]
+    copied: list[Tensor]
+    grid: Tensor
+
+
 class TemporalPath(nn.Module):
     """Reference features warped by dense flow and summed by weight, at three scales (eq. 6)."""
 
     def __init__(self, config: FaceSynthesizerConfig, heatmap_channels: int, base: int, hidden: int, code: int):
         super().__init__()
-        self.keep_images, self.grid = config.copy_references, config.grid
+        self.grid, self.copy_shares = config.grid, config.copy_shares if config.copy_references else "mean"
         self.encoder = TemporalEncoder(3 + heatmap_channels, base)
         self.flow_predictor = FlowPredictor(heatmap_channels, base, hidden, code)
 
@@ -158,15 +174,20 @@ class TemporalPath(nn.Module):
         """Images (B, N, 3, H, W), heatmaps (B, N, c, H, W) -> a scale each, features (B, N, C, h, w)."""
         shape = images.shape[:2]
         features = self.encoder(torch.cat([images, heatmaps], dim=2).flatten(0, 1))
-        if self.keep_images:  # as three more channels of the finest features, warped and summed with them
-            features[0] = torch.cat([features[0], images.flatten(0, 1)], dim=1)
         return [x.unflatten(0, shape) for x in features]
 
-    def forward(self, references: References, heatmaps: Tensor, audio: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Heatmaps (B, c, H, W), audio (B, code) -> features at full, half and quarter size; `deformation`'s grid."""
-        flows, weights = self.flow_predictor(references.temporal[1].flatten(0, 1), heatmaps, audio)
-        grid = deformation(flows, self.grid)
-        return [warp_and_sum(features, grid, weights) for features in references.temporal], grid
+    def forward(self, references: References, heatmaps: Tensor, audio: Tensor) -> "Gathered":
+        """Heatmaps (B, c, H, W), audio (B, code) -> what is gathered from the references."""
+        flows, logits = self.flow_predictor(references.temporal[1].flatten(0, 1), heatmaps, audio)
+        return self.gather(references.temporal, references.copied, flows, logits)
+
+    def gather(self, features: list[Tensor], copied: list[Tensor], flows: Tensor, logits: Tensor) -> "Gathered":
+        """Warp and sum what `References` holds by the flows and the weights' logits, (B N, 2 and 1, H, W)."""
+        grid, weights = deformation(flows, self.grid), torch.sigmoid(logits)
+        warped = [warp_and_sum(each, grid, weights) for each in features]
+        if copied and self.copy_shares == "softmax":  # which takes sides: a mean of several faces is a blur
+            weights = logits.unflatten(0, (-1, copied[0].shape[1])).softmax(dim=1).flatten(0, 1)
+        return Gathered(warped, [warp_and_sum(each, grid, weights) for each in copied], grid)
 
 
 class MutualInformation(nn.Module):
@@ -256,7 +277,7 @@ class FaceSynthesizer(nn.Module):
         images, heatmaps = self._inside(reference_images), self._channels(reference_heatmaps)
         sampled, compared = self.spatial.encode(images, heatmaps) if self.spatial else ([], [])
         temporal = self.temporal.encode(images, heatmaps) if self.temporal else []
-        return References(sampled, compared, temporal)
+        return References(sampled, compared, temporal, [images] if self.config.copy_references else [])
 
     def render(
         self, frames: Tensor, heatmaps: Tensor, references: References, audio: Tensor, alignment: bool = False
@@ -267,16 +288,14 @@ class FaceSynthesizer(nn.Module):
         frames, heatmaps = self._inside(frames.flatten(0, 1)), self._channels(heatmaps.flatten(0, 1))
         audio = self.audio_encoder(audio.flatten(0, 1))
 
-        paths, grid, copy = [], None, None
+        paths, grid, copied = [], None, []
         if self.spatial is not None:
             paths.append(self.spatial(references, heatmaps, audio))
         if self.temporal is not None:
-            warped, grid = self.temporal(references, heatmaps, audio)
-            paths.append(warped)
-        if self.config.copy_references:
-            paths[-1][0], copy = paths[-1][0].tensor_split([-3], dim=1)
+            features, copied, grid = self.temporal(references, heatmaps, audio)
+            paths.append(features)
         aligned = [fuse(torch.cat(features, dim=1)) for fuse, *features in zip(self.fusion, *paths, strict=True)]
-        faces = self.generator(mask_lower_half(frames), heatmaps, aligned, audio, copy)
+        faces = self.generator(mask_lower_half(frames), heatmaps, aligned, audio, *copied)
         faces = self._inside(faces).unflatten(0, shape)
         if not alignment:
             return faces
@@ -314,11 +333,12 @@ class WarpedReferences(nn.Module):
         """As `FaceSynthesizer.forward`; of `frames` only the shape is read."""
         network, shape = self.synthesizer, frames.shape[:2]
         images, poses = network._inside(reference_images), network._channels(reference_heatmaps)
-        references = References([], [], network.temporal.encode(images, poses)).repeat(shape[1])
+        half = network.temporal.encode(images, poses)[1]
+        references = References([], [], [half], [reference_images]).repeat(shape[1])
         heatmaps, audio = network._channels(heatmaps.flatten(0, 1)), network.audio_encoder(audio.flatten(0, 1))
-        flows, weights = network.temporal.flow_predictor(references.temporal[1].flatten(0, 1), heatmaps, audio)
-        grid = deformation(flows, network.temporal.grid)
-        faces = warp_and_sum(_repeat(reference_images, shape[1]), grid, weights).unflatten(0, shape)
+        flows, logits = network.temporal.flow_predictor(references.temporal[0].flatten(0, 1), heatmaps, audio)
+        _, (faces,), grid = network.temporal.gather([], references.copied, flows, logits)
+        faces = faces.unflatten(0, shape)
         return (faces, Alignment(None, grid.unflatten(0, (*shape, -1)))) if alignment else faces
 
 
@@ -361,6 +381,7 @@ def _check(config: FaceSynthesizerConfig) -> None:
         "fusion_kernel": (1, 3),
         "image_order": ("rgb", "bgr"),
         "heatmap_channels": (1, 3),
+        "copy_shares": ("softmax", "mean"),
     }
     for name, allowed in choices.items():
         if getattr(config, name) not in allowed:

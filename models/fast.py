@@ -20,11 +20,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from models.face_synthesizer import FaceSynthesizer, References, TemporalPath
+from models.face_synthesizer import FaceSynthesizer, Gathered, References, TemporalPath
 from models.layers import ConvBlock
 from models.modulation import ModulatedBlock, Modulation, SpadeNorm, apply_folded, fold_kernels
 from models.spatial import AdaAT, PreActivationBlock
-from models.temporal import deformation, warp_and_sum
 
 _EPSILON = 1e-5  # of instance norm, PyTorch's default
 
@@ -249,7 +248,7 @@ class FastTemporalPath(nn.Module):
         normalised = F.instance_norm(features[1].flatten(0, 1)).contiguous(memory_format=torch.channels_last)
         return [*features, normalised.unflatten(0, images.shape[:2])]
 
-    def forward(self, references: References, heatmaps: Tensor, audio: Tensor) -> tuple[list[Tensor], Tensor]:
+    def forward(self, references: References, heatmaps: Tensor, audio: Tensor) -> Gathered:
         """As `TemporalPath.forward`."""
         *features, normalised = references.temporal
         predictor = self.path.flow_predictor
@@ -258,9 +257,8 @@ class FastTemporalPath(nn.Module):
         x = predictor.spade_2(x, heatmaps)
         x = predictor.adain_2(x, audio)
         x = predictor.spade_3(F.pixel_shuffle(x, 2), heatmaps)
-        flow, weight = self.heads(x).tensor_split([2], dim=1)
-        grid, weight = deformation(flow, self.path.grid), predictor.weight[1:](weight)
-        return [warp_and_sum(each, grid, weight) for each in features], grid
+        flows, weights = self.heads(x).tensor_split([2], dim=1)
+        return self.path.gather(features, references.copied, flows, predictor.weight[1:](weights))
 
 
 _FAST_BLOCKS = {

@@ -35,9 +35,7 @@ class FlowPredictor(nn.Module):
         self.adain_2 = ModulatedBlock(4 * base, AdaInNorm, code)
         self.spade_3 = ModulatedBlock(base, SpadeNorm, heatmap_channels, hidden)
         self.flow = nn.Conv2d(base, 2, 7, padding=3)
-        self.weight = nn.Sequential(
-            nn.Conv2d(base, base, 7, padding=3), nn.ReLU(), nn.Conv2d(base, 1, 7, padding=3), nn.Sigmoid()
-        )
+        self.weight = nn.Sequential(nn.Conv2d(base, base, 7, padding=3), nn.ReLU(), nn.Conv2d(base, 1, 7, padding=3))
         for head in (self.flow, self.weight[2]):  # training starts from the references' mean, unmoved
             nn.init.zeros_(head.weight)
             nn.init.zeros_(head.bias)
@@ -45,7 +43,7 @@ class FlowPredictor(nn.Module):
     def forward(self, features: Tensor, heatmaps: Tensor, audio: Tensor) -> tuple[Tensor, Tensor]:
         """Features (B N, 4 c, H/2, W/2), heatmaps (B, channels, H, W), audio (B, code) -> flows and weights.
 
-        The flows (B N, 2, H, W) are in pixels of the full size, the weights (B N, 1, H, W) in [0, 1].
+        The flows (B N, 2, H, W) are in pixels of the full size; the weights (B N, 1, H, W) are logits.
         """
         x = self.spade_1(features, heatmaps)
         x = self.adain_1(x, audio)
