@@ -22,7 +22,7 @@ from losses.heatmap import HeatmapLosses, freeze_unread, heatmap_terms
 from losses.reconstruction import LIPS
 from media.errors import InputError, command
 from metrics.crops import crop_scores
-from models.checkpoint import build_network, load_network
+from models.checkpoint import build_network, check_size, load_network
 from models.discriminator import DiscriminatorConfig
 from models.face_synthesizer import Alignment, FaceSynthesizer, mask_lower_half
 from models.heatmap_predictor import HeatmapPredictor
@@ -136,6 +136,7 @@ def check(config: Finetuning, predictor: HeatmapPredictor, synthesizer: FaceSynt
                 f"the predictor was trained with {name}={getattr(ours, name)}, the synthesizer with "
                 f"{getattr(theirs, name)}; start from checkpoints that agree"
             )
+    check_size(synthesizer, config.face_synthesizer)
     if not 0 <= config.true_heatmaps <= 1:
         raise InputError(f"true_heatmaps={config.true_heatmaps} is a share of the windows; use 0 to 1")
     if not 1 <= config.frames <= ours.frames:
@@ -157,6 +158,8 @@ def main() -> None:
     check(config, predictor, synthesizer)
     accelerator = start(config)
     check_batch(config.train.batch_size * config.frames, accelerator)
+    if config.train_predictor:
+        check_batch(config.train.batch_size * predictor.config.references, accelerator)
     weights = config.losses
 
     objective = FaceObjective(weights, synthesizer.config, config.frames, config.sync_expert, accelerator.print)

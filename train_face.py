@@ -127,8 +127,9 @@ def starting_point(config: FaceTraining) -> FaceSynthesizer:
     if config.flow_only:
         if synthesizer.temporal is None:
             raise InputError("flow_only trains the temporal path; the model has none (model.temporal=false)")
+        path = synthesizer.temporal
         synthesizer.requires_grad_(False)
-        for part in (synthesizer.temporal, synthesizer.audio_encoder):
+        for part in (synthesizer.audio_encoder, path.encoder.scale_1, path.encoder.scale_2, path.flow_predictor):
             part.requires_grad_(True)
     return synthesizer
 

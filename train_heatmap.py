@@ -31,6 +31,7 @@ from training import (
     TrainConfig,
     VisemeTraining,
     backward,
+    check_batch,
     holds_a_run,
     learn,
     learn_visemes,
@@ -93,7 +94,7 @@ def learn_reading(predictor: HeatmapPredictor, dataset: ClipDataset, config: Hea
     readers.train()
 
     def loss() -> Tensor:
-        points, whole, upper = faces.batch(reading.batch_size)
+        points, whole, upper = (part.to(predictor.modality.device) for part in faces.batch(reading.batch_size))
         anchors, found = predictor.read(upper, whole)
         return reading_loss(anchors[None], found[None], {"points": points[None], "reference_points": points[None]})
 
@@ -110,8 +111,9 @@ def learn_motion(predictor: HeatmapPredictor, dataset: ClipDataset, speech: Spee
     """
     branch, heard, moved, sizes = predictor.speech, [], [], []
     for audio, points in dataset.sounds():
-        embeddings = torch.cat([branch.embed(part) for part in torch.from_numpy(audio).split(1024)])
-        heard.append(branch.in_context(embeddings[None])[0].double())
+        device = branch.linear.weight.device
+        embeddings = torch.cat([branch.embed(part.to(device)) for part in torch.from_numpy(audio).split(1024)])
+        heard.append(branch.in_context(embeddings[None])[0].double().cpu())
         motion = mouth_motion(torch.from_numpy(points)).flatten(1).double().numpy()
         motion = torch.from_numpy(motion - uniform_filter1d(motion, FPS, axis=0))
         sizes.append(motion.square().mean().sqrt())
@@ -171,8 +173,10 @@ def main() -> None:
         config.model = predictor.config
     else:
         predictor = build_network("heatmap_predictor", config.model)
+    check_batch(config.train.batch_size * min(config.model.frames, config.model.references), accelerator)
     drawn = predictor.speech is not None
     if drawn and not config.start_from and not holds_a_run(config.output):
+        predictor.to(accelerator.device)
         if config.reading.steps > 0:
             learn_reading(predictor, dataset, config)
         explained = learn_speech(predictor, dataset, config)

@@ -121,9 +121,8 @@ def sync_terms(network: nn.Module, batch: dict, config: SyncTraining) -> dict[st
         terms = {"shifted": shifted_loss(own, face, others, config.temperature)}
     else:
         terms = {"contrastive": contrastive_loss(own, face, config.temperature, others)}
-    true = batch["motion"][..., LIPS, :]
     for name, motion in zip(("face_motion", "sound_motion"), motions, strict=False):
-        terms[name] = config.motion * F.l1_loss(motion.float(), true)
+        terms[name] = config.motion * F.l1_loss(motion.float(), batch["motion"][..., LIPS, :])
     return terms
 
 
@@ -146,11 +145,13 @@ def main() -> None:
         data.max_offset,
         data.correct_offsets,
         data.decoded,
+        motion=config.motion > 0,
     )
     clips = [Clip(path) for path in clip_paths(data.val)]
 
     expert = build_network("sync_expert", config.model)
     if config.speech.data and not holds_a_run(config.output):
+        expert.to(accelerator.device)
         learn_visemes(
             expert.audio_encoder,
             lambda mel: expert.audio_encoder(mel[:, None]).flatten(1),

@@ -288,15 +288,15 @@ def learn_visemes(
         embed: log-mel windows (B, 80, 16) to embeddings (B, D), by `encoder`.
         places: the mel frames of the 16 whose visemes it has to tell.
     """
-    windows = SpeechWindows(config.data, seed, places)
+    windows, device = SpeechWindows(config.data, seed, places), next(encoder.parameters()).device
     encoder.eval()
     with torch.no_grad():
-        width = embed(torch.zeros(2, *FEATURES["mel"])).shape[1]
+        width = embed(torch.zeros(2, *FEATURES["mel"], device=device)).shape[1]
     encoder.requires_grad_(True).train()
-    head = nn.Linear(width, len(VISEMES) * len(places))
+    head = nn.Linear(width, len(VISEMES) * len(places)).to(device)
 
     def loss() -> Tensor:
-        mel, visemes = windows.batch(config.batch_size)
+        mel, visemes = (part.to(device) for part in windows.batch(config.batch_size))
         logits = head(embed(mel)).unflatten(1, (len(VISEMES), len(places)))
         return F.cross_entropy(logits, visemes, label_smoothing=0.05)
 
@@ -481,6 +481,13 @@ class Run:
         if self.accelerator.is_main_process:
             _clean(self.output)
         states = list(_states(self.output))
+        newest = torch.tensor([states[-1][0] if states else 0], device=self.accelerator.device)
+        found = self.accelerator.gather(newest).tolist()
+        if len(set(found)) > 1:
+            raise InputError(
+                f"{self.output} holds states up to step {min(found)} for one process and to {max(found)} for another; "
+                f"make it a folder that all machines share"
+            )
         if states:
             self.step, folder = states[-1]
             try:

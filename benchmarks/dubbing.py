@@ -101,7 +101,8 @@ def main() -> None:
     if arguments.skip_networks:
         speaker = SourcesOwnFaces()
     else:
-        speaker = Speaker(*load_checkpoint(arguments.checkpoint), torch.device(arguments.device), arguments.batch_size)
+        networks, device = load_checkpoint(arguments.checkpoint), torch.device(arguments.device)
+        speaker = Speaker(*networks, device, batch_size=arguments.batch_size)
     with tempfile.TemporaryDirectory() as folder:
         video, sound, output = (Path(folder) / name for name in ("source.mp4", "sound.wav", "dubbed.mp4"))
         make_video(video, arguments.width, arguments.height, arguments.seconds)

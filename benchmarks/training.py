@@ -120,6 +120,7 @@ class Speed:
 def measure(build: Callable[[FaceSynthesizer], nn.Module], config: FaceTraining, warmup: int, device: str) -> Speed:
     """Run `train_face.py`'s steps with `build(synthesizer)` as the network; the first `warmup` are not counted."""
     accelerator = Accelerator(cpu=device == "cpu", mixed_precision=config.train.precision)
+    torch.backends.cudnn.benchmark = True  # as training.start does
     torch.manual_seed(0)
     synthesizer = build(FaceSynthesizer(config.model))
     adam = optimizer(synthesizer.parameters(), config.train)

@@ -26,8 +26,8 @@ class SyncDataset(Dataset):
         frames (5, 3, 128, 128) RGB in [0, 1];
         mel (1 + negatives, 1, 80, 16): the five frames' own sound, then the sound as long but so many frames earlier or
             later, half of them within three frames, the others up to `furthest`;
-        motion (5, 57, 2): how the frames' keypoints differ from the clip's median ones with the head held still, in
-            units of the crop; 17 of the jaw, then 40 of the lips;
+        motion (5, 57, 2), with `motion`: how the frames' keypoints differ from the clip's median ones with the head
+            held still, in units of the crop; 17 of the jaw, then 40 of the lips;
         clip, the clip's id, and start, the first frame's index on the 25 fps timeline.
 
     Args:
@@ -38,6 +38,7 @@ class SyncDataset(Dataset):
         max_offset: leave out clips whose sound the manifest says to be off by more frames; None keeps all.
         correct_offsets: move each clip's sound by the offset in the manifest.
         decoded: folder for decoded copies of the faces (see `Clip`); None decodes them each time.
+        motion: whether items have `motion`, for which all of a clip's frames are looked at.
 
     Raises:
         InputError: a clip file cannot be used, has no offset where one is needed, or no clip has a window.
@@ -52,10 +53,11 @@ class SyncDataset(Dataset):
         max_offset: int | None = None,
         correct_offsets: bool = False,
         decoded: str | os.PathLike | None = None,
+        motion: bool = True,
     ):
         if not 1 <= negatives <= 2 * furthest:
             raise InputError(f"negatives={negatives} must be between 1 and 2 furthest = {2 * furthest}")
-        self.negatives, self.furthest, self.augment = negatives, furthest, augment
+        self.negatives, self.furthest, self.augment, self.motion = negatives, furthest, augment, motion
         manifest = Manifest(Path(folder))
         self.clips: list[Clip] = []
         self._starts: list[np.ndarray] = []
@@ -96,13 +98,15 @@ class SyncDataset(Dataset):
             if random.random() < 0.5:
                 faces, points = mirrored(faces, points)
             faces = _augmented_faces(faces, random)
-        return {
+        item = {
             "frames": torch.from_numpy(np.ascontiguousarray(faces.transpose(0, 3, 1, 2))).float().div_(255),
             "mel": torch.from_numpy(mel),
-            "motion": mouth_motion(torch.from_numpy(points))[first : first + FRAMES],
             "clip": clip.id,
             "start": number,
         }
+        if self.motion:
+            item["motion"] = mouth_motion(torch.from_numpy(points))[first : first + FRAMES]
+        return item
 
     def _shifts(self, random: np.random.Generator) -> np.ndarray:
         every = np.concatenate([np.arange(-self.furthest, 0), np.arange(1, self.furthest + 1)])

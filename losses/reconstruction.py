@@ -9,7 +9,7 @@ G4G eq. 15 is `l1_loss` without a weight.
 import torch
 from torch import Tensor
 
-from losses.precision import full_precision
+from losses.precision import exact, full_precision
 
 LIPS = slice(17, 57)  # of the 57 keypoints: 17 of the jaw, then 40 of the lips
 
@@ -45,9 +45,9 @@ def ssim_loss(faces: Tensor, true_faces: Tensor, weight: Tensor | None = None) -
     """
     from torchmetrics.functional.image import structural_similarity_index_measure
 
-    pairs = (full_precision(x).flatten(0, 1).contiguous(memory_format=torch.channels_last) for x in (faces, true_faces))
+    pairs = (exact(x).flatten(0, 1).contiguous(memory_format=torch.channels_last) for x in (faces, true_faces))
     _, similarity = structural_similarity_index_measure(*pairs, data_range=1.0, return_full_image=True)
-    return _weighted_mean(1 - similarity.view_as(faces), weight)
+    return _weighted_mean(full_precision(1 - similarity.view_as(faces)), weight).to(full_precision(faces).dtype)
 
 
 def lower_half_weight(size: int, inside: float = 1.0, outside: float = 0.0, device=None) -> Tensor:

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from losses.precision import exact
+
 
 def mse(generated: Tensor, reference: Tensor) -> Tensor:
     """Mean squared error over all pixels and channels of each image; lower is better, identical images give 0.
@@ -45,8 +47,8 @@ def ssim(generated: Tensor, reference: Tensor) -> Tensor:
     from torchmetrics.functional.image import structural_similarity_index_measure
 
     # The depthwise convolution is twice as fast on a CPU when the channels lie together.
-    generated, reference = (images.contiguous(memory_format=torch.channels_last) for images in (generated, reference))
+    pairs = (exact(images).contiguous(memory_format=torch.channels_last) for images in (generated, reference))
     values = structural_similarity_index_measure(
-        generated, reference, gaussian_kernel=True, sigma=1.5, kernel_size=11, data_range=1.0, reduction="none"
+        *pairs, gaussian_kernel=True, sigma=1.5, kernel_size=11, data_range=1.0, reduction="none"
     )
-    return values.reshape(-1)
+    return values.reshape(-1).to(generated.dtype)

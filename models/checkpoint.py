@@ -22,7 +22,7 @@ from models import chung_syncnet, face_synthesizer, heatmap_predictor, sync_expe
 from models.chung_syncnet import ChungSyncNet
 from models.discriminator import DiscriminatorConfig, PatchDiscriminator
 from models.face_synthesizer import FaceSynthesizer, FaceSynthesizerConfig
-from models.heatmap_predictor import HeatmapPredictor, HeatmapPredictorConfig
+from models.heatmap_predictor import SIZE, HeatmapPredictor, HeatmapPredictorConfig
 from models.sync_expert import SyncExpert, SyncExpertConfig
 
 NETWORKS: dict[str, tuple[type[nn.Module], type]] = {
@@ -95,7 +95,18 @@ def load_network(folder: str | os.PathLike, name: str) -> nn.Module:
 
 def load_checkpoint(folder: str | os.PathLike) -> tuple[HeatmapPredictor, FaceSynthesizer]:
     """Load the two networks that dubbing needs, in eval mode on the CPU; InputError if one is missing or wrong."""
-    return load_network(folder, "heatmap_predictor"), load_network(folder, "face_synthesizer")
+    predictor, synthesizer = load_network(folder, "heatmap_predictor"), load_network(folder, "face_synthesizer")
+    check_size(synthesizer, str(folder))
+    return predictor, synthesizer
+
+
+def check_size(synthesizer: FaceSynthesizer, source: str) -> None:
+    """InputError where a synthesizer, of `source`, makes faces of another size than the predictor makes heatmaps."""
+    if synthesizer.config.size != SIZE:
+        raise InputError(
+            f"{source}: the synthesizer makes faces of {synthesizer.config.size} pixels, the predictor heatmaps of "
+            f"{SIZE}; train one with model.size={SIZE}"
+        )
 
 
 def load_state(network: nn.Module, state: dict[str, Tensor], source: str) -> None:

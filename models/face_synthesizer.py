@@ -176,12 +176,17 @@ class TemporalPath(nn.Module):
         features = self.encoder(torch.cat([images, heatmaps], dim=2).flatten(0, 1))
         return [x.unflatten(0, shape) for x in features]
 
-    def forward(self, references: References, heatmaps: Tensor, audio: Tensor) -> "Gathered":
+    def encode_half(self, images: Tensor, heatmaps: Tensor) -> Tensor:
+        """The second of `encode`'s alone, which is what the flow is predicted from."""
+        x = torch.cat([images, heatmaps], dim=2).flatten(0, 1)
+        return self.encoder.scale_2(self.encoder.scale_1(x)).unflatten(0, images.shape[:2])
+
+    def forward(self, references: References, heatmaps: Tensor, audio: Tensor) -> Gathered:
         """Heatmaps (B, c, H, W), audio (B, code) -> what is gathered from the references."""
         flows, logits = self.flow_predictor(references.temporal[1].flatten(0, 1), heatmaps, audio)
         return self.gather(references.temporal, references.copied, flows, logits)
 
-    def gather(self, features: list[Tensor], copied: list[Tensor], flows: Tensor, logits: Tensor) -> "Gathered":
+    def gather(self, features: list[Tensor], copied: list[Tensor], flows: Tensor, logits: Tensor) -> Gathered:
         """Warp and sum what `References` holds by the flows and the weights' logits, (B N, 2 and 1, H, W)."""
         grid, weights = deformation(flows, self.grid), torch.sigmoid(logits)
         warped = [warp_and_sum(each, grid, weights) for each in features]
@@ -333,7 +338,7 @@ class WarpedReferences(nn.Module):
         """As `FaceSynthesizer.forward`; of `frames` only the shape is read."""
         network, shape = self.synthesizer, frames.shape[:2]
         images, poses = network._inside(reference_images), network._channels(reference_heatmaps)
-        half = network.temporal.encode(images, poses)[1]
+        half = network.temporal.encode_half(images, poses)
         references = References([], [], [half], [reference_images]).repeat(shape[1])
         heatmaps, audio = network._channels(heatmaps.flatten(0, 1)), network.audio_encoder(audio.flatten(0, 1))
         flows, logits = network.temporal.flow_predictor(references.temporal[0].flatten(0, 1), heatmaps, audio)

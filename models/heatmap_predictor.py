@@ -57,6 +57,9 @@ class HeatmapPredictorConfig:
         return cls(audio="wav2vec2", messages="shared", add_pose=False)
 
 
+SIZE = 128  # H and W of the heatmaps
+
+
 class HeatmapPredictor(nn.Module):
     """The guidance prediction network.
 
@@ -88,6 +91,9 @@ class HeatmapPredictor(nn.Module):
         self.lip_keypoints = _KeypointExtractor(LIP_POINTS, config.width, decoded)
         self.jaw_keypoints = _KeypointExtractor(JAW_POINTS, config.width, decoded)
         self.speech = None if decoded else _SpeechBranch(AUDIO_CHANNELS[config.audio], config.width)
+        # Where the device is: an index that came from the host could not be part of a CUDA graph.
+        self.register_buffer("upper_points", torch.tensor(ANCHORS), persistent=False)
+        self.register_buffer("keypoints", torch.tensor(KEYPOINTS), persistent=False)
 
     def forward(
         self,
@@ -196,9 +202,10 @@ class HeatmapPredictor(nn.Module):
         how far the source's own mouth was open.
         """
         anchors, faces = self._readings(frames, references)
-        upper = faces[:, :, ANCHORS]
+        upper = faces.index_select(2, self.upper_points)
         middle = upper.mean(dim=1, keepdim=True)
-        keypoints = apply_affine(faces[:, :, KEYPOINTS], fit_affine(upper, middle)).mean(dim=1, keepdim=True)
+        keypoints = faces.index_select(2, self.keypoints)
+        keypoints = apply_affine(keypoints, fit_affine(upper, middle)).mean(dim=1, keepdim=True)
         carried = fit_affine(middle, anchors)
         lip, jaw = (z.flatten(0, 1) for z in self._mix(frames[:, :, :2], references))
         rest = self._keypoints(lip, jaw).unflatten(0, frames.shape[:2])
@@ -256,7 +263,7 @@ class _KeypointExtractor(nn.Module):
         """(B, width), (B, 1, 128, 128) -> (B, points, 2)."""
         if self.encoder is not None:
             token = self.encoder(heatmaps).flatten(1) + token
-        points = self.linear(token).unflatten(1, (-1, 2))
+        points = _in_full(self.linear, token).unflatten(1, (-1, 2))
         return points if self.encoder is not None else _STEP * points
 
 
@@ -269,7 +276,13 @@ class _PointReader(nn.Module):
 
     def forward(self, embedding: Tensor) -> Tensor:
         """(..., width) -> (..., points, 2)."""
-        return 0.5 + _STEP * self.linear(embedding).unflatten(-1, (-1, 2))
+        return 0.5 + _STEP * _in_full(self.linear, embedding).unflatten(-1, (-1, 2))
+
+
+def _in_full(layer: nn.Module, x: Tensor) -> Tensor:
+    """`layer(x)` in float32 under autocast: between 0.5 and 1 bfloat16 goes by half pixels."""
+    with torch.autocast(x.device.type, enabled=False):
+        return layer(x.to(torch.promote_types(x.dtype, torch.float32)))
 
 
 class _SpeechBranch(nn.Module):

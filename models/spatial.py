@@ -6,6 +6,8 @@ from torch import Tensor, nn
 
 from models.layers import ConvBlock
 
+_MOST_SAMPLED = 32768  # images a call of grid_sample: cuDNN's refuses 65536
+
 
 class PreActivationBlock(nn.Module):
     """x + (BN, ReLU, conv 3x3, BN, ReLU, conv 3x3)(x)."""
@@ -118,7 +120,9 @@ class AdaAT(nn.Module):
         with torch.autocast(code.device.type, enabled=False):  # half precision would lose fractions of a pixel
             grid = self.grid(code.to(self.shared.weight.dtype), height, width)
         channels_apart = blended.reshape(batch * channels, 1, height, width).to(grid.dtype)
-        moved = F.grid_sample(channels_apart, grid, align_corners=self.align_corners)
+        pieces = zip(channels_apart.split(_MOST_SAMPLED), grid.split(_MOST_SAMPLED), strict=True)
+        moved = [F.grid_sample(*piece, align_corners=self.align_corners) for piece in pieces]
+        moved = torch.cat(moved) if len(moved) > 1 else moved[0]
         return moved.view_as(blended).to(blended.dtype)
 
     def grid(self, code: Tensor, height: int, width: int) -> Tensor:

@@ -18,11 +18,11 @@ def fit_affine(source: Tensor, target: Tensor) -> Tensor:
         (..., 3, 2): two rows for the linear part, one for the shift. For `apply_affine`.
     """
     with torch.autocast(source.device.type, enabled=False):
-        homogeneous = _homogeneous(source.float())
+        homogeneous = _homogeneous(source.double())
         transposed = homogeneous.transpose(-1, -2)
         # A hint of ridge keeps points on a line, as an untrained network reads them, from being a division by zero.
-        gram = transposed @ homogeneous + 1e-4 * torch.eye(3, device=source.device)
-        return torch.linalg.solve(gram, transposed @ target.float())
+        gram = transposed @ homogeneous + 1e-4 * torch.eye(3, device=source.device, dtype=torch.float64)
+        return (_inverse(gram) @ (transposed @ target.double())).float()
 
 
 def apply_affine(points: Tensor, affine: Tensor) -> Tensor:
@@ -36,6 +36,14 @@ def mouth_motion(points: Tensor) -> Tensor:
     anchors = points[:, ANCHORS]
     still = apply_affine(points[:, KEYPOINTS], fit_affine(anchors, anchors.median(dim=0).values))
     return still - still.median(dim=0).values
+
+
+def _inverse(matrices: Tensor) -> Tensor:
+    """Of matrices (..., 3, 3), by cross products: `torch.linalg` waits for the device's answer, a CUDA graph cannot."""
+    first, second, third = matrices.unbind(-2)
+    columns = [torch.linalg.cross(*pair) for pair in ((second, third), (third, first), (first, second))]
+    determinant = (first * columns[0]).sum(dim=-1)[..., None, None]
+    return torch.stack(columns, dim=-1) / determinant
 
 
 def _homogeneous(points: Tensor) -> Tensor:

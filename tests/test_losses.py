@@ -385,6 +385,18 @@ def test_gram_matrices_keep_float32_under_autocast(generator):
 # All of them
 
 
+def test_ssim_loss_is_as_exact_under_autocast(generator):
+    """Half precision leaves nothing of the difference of squares that SSIM consists of."""
+    true = torch.rand(1, 1, 3, 32, 32, generator=generator)
+    faces = (true + 0.01 * torch.randn(true.shape, generator=generator)).requires_grad_()
+    expected = ssim_loss(faces, true)
+    gradient = torch.autograd.grad(expected, faces)[0]
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = ssim_loss(faces, true)
+    assert loss.dtype == torch.float32 and loss.item() == pytest.approx(expected.item(), rel=1e-3)
+    torch.testing.assert_close(torch.autograd.grad(loss, faces)[0], gradient, rtol=1e-2, atol=1e-6)
+
+
 def test_gradients_in_float64():
     torch.manual_seed(0)
 

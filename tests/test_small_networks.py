@@ -101,6 +101,18 @@ def test_the_copy_shares_the_references_out_as_the_config_says(shares, of):
     torch.testing.assert_close(copied, expected, atol=1e-4, rtol=0)
 
 
+def test_keypoints_are_as_fine_under_autocast_as_without():
+    torch.manual_seed(0)
+    predictor = HeatmapPredictor(HeatmapPredictorConfig(width=0.125, layers=1, heatmaps="drawn")).eval()
+    embedding = torch.randn(6, 64)
+    with torch.inference_mode():
+        faces = predictor.faces(embedding)
+        with torch.autocast("cpu", torch.bfloat16):
+            rounded = predictor.faces(embedding.bfloat16())
+    assert rounded.dtype == torch.float32
+    assert (faces - rounded).abs().max() < 0.1 / 128  # bfloat16 itself goes by half pixels
+
+
 def test_copying_needs_the_temporal_path():
     with pytest.raises(ValueError, match="temporal path"):
         FaceSynthesizer(FaceSynthesizerConfig(temporal=False, copy_references=True))

@@ -28,13 +28,13 @@ from media.audio import mfcc
 from media.errors import InputError
 from media.face import FaceTracker, crop_face
 from media.video import read_frames
-from models.checkpoint import load_any_sync_expert, load_network, save_checkpoint
+from models.checkpoint import load_any_sync_expert, load_checkpoint, load_network, save_checkpoint
 from models.chung_syncnet import ChungSyncNet
-from models.face_synthesizer import Alignment, FaceSynthesizer, FaceSynthesizerConfig
+from models.face_synthesizer import Alignment, FaceSynthesizer, FaceSynthesizerConfig, WarpedReferences
 from models.heatmap_predictor import HeatmapPredictor, HeatmapPredictorConfig
 from models.sync_expert import SyncExpert, SyncExpertConfig
 from models.transport import mouth_motion
-from train_face import FaceTraining, LipDistance
+from train_face import FaceTraining, LipDistance, starting_point
 from train_heatmap import HeatmapTraining
 from train_sync import SyncTraining
 from training import read_config, validation_batch
@@ -218,6 +218,27 @@ def test_the_flow_learns_alone_and_the_synthesizer_begins_with_it(clips, tmp_pat
     assert begun.config.width == 0.03 and begun.mutual_information is not None
     weights = begun.state_dict()
     assert all(torch.equal(weights[name], after[name]) for name, _ in begun.named_parameters() if name in after)
+
+
+def test_all_that_flow_only_trains_has_a_gradient():
+    """Several processes would wait for the gradients of what has none."""
+    config = FaceTraining(flow_only=True, model=FaceSynthesizerConfig(width=0.03), output="")
+    config.losses.mutual_information = 0
+    network = WarpedReferences(starting_point(config))
+    window = torch.rand(1, 2, 3, 128, 128), torch.rand(1, 2, 1, 128, 128)
+    references = torch.rand(1, 5, 3, 128, 128), torch.rand(1, 5, 1, 128, 128)
+    network(*window, *references, torch.rand(1, 2, 80, 16)).mean().backward()
+    trained = {name for name, weight in network.named_parameters() if weight.requires_grad}
+    assert trained == {name for name, weight in network.named_parameters() if weight.grad is not None}
+
+
+def test_a_synthesizer_of_another_size_than_the_heatmaps_is_refused(tmp_path):
+    synthesizer = FaceSynthesizer(FaceSynthesizerConfig(width=0.03, size=160))
+    predictor = HeatmapPredictor(HeatmapPredictorConfig(width=0.03, layers=1))
+    networks = {"heatmap_predictor": predictor, "face_synthesizer": synthesizer}
+    save_checkpoint(tmp_path, networks, {name: network.config for name, network in networks.items()})
+    with pytest.raises(InputError, match="faces of 160 pixels, the predictor heatmaps of 128; train one with"):
+        load_checkpoint(tmp_path)
 
 
 @pytest.mark.parametrize(

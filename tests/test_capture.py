@@ -1,0 +1,93 @@
+"""What dubbing records as CUDA graphs can be recorded, told without a GPU: by the operations that it consists of."""
+
+import numpy as np
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from dubbing.speaker import FaceJob, Speaker
+from models import FaceSynthesizer, HeatmapPredictor
+from models.face_synthesizer import FaceSynthesizerConfig
+from models.heatmap_predictor import HeatmapPredictorConfig
+from models.transport import fit_affine
+
+# They wait for a number from the device, which is not computed while a graph is recorded.
+WAITING = ("_local_scalar_dense", "_linalg_check_errors", "nonzero", "masked_select", "unique", "equal.default")
+
+
+class Recording(TorchDispatchMode):
+    """Notes each operation that waits for the device, or reads a tensor that the recording neither knew nor made.
+
+    Such a tensor comes from the host, as a list of indices does; a graph has no way to copy it.
+    """
+
+    def __init__(self, known: list[torch.Tensor]):
+        super().__init__()
+        self._alive, self._storages, self.faults = list(known), {_storage(x) for x in known}, []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        read = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
+        masks = "index.Tensor" in str(func) and any(x.dtype == torch.bool for x in args[1] if x is not None)
+        waits = masks or any(name in str(func) for name in WAITING)
+        if waits or any(_storage(x) not in self._storages for x in read):
+            self.faults.append(str(func))
+        result = func(*args, **(kwargs or {}))
+        made = [x for x in tree_leaves(result) if isinstance(x, torch.Tensor)]
+        self._alive += made  # so that no other tensor gets their storage
+        self._storages |= {_storage(x) for x in made}
+        return result
+
+
+def _storage(x: torch.Tensor) -> int:
+    return x.untyped_storage()._cdata
+
+
+def faults(function, *inputs: torch.Tensor, weights=()) -> list[str]:
+    with torch.inference_mode(False), torch.no_grad():  # whose operations come in parts
+        inputs = [x.clone() for x in inputs]
+        with Recording([*inputs, *weights]) as recording:
+            function(*inputs)
+    return recording.faults
+
+
+def test_a_recording_tells_what_cannot_be_recorded():
+    x = torch.rand(4, 3)
+    assert faults(lambda x: (x + 1)[:, 1:].sum() * torch.arange(3) + torch.zeros(3), x) == []
+    assert faults(lambda x: x[:, [0, 2]], x) and faults(lambda x: x * torch.tensor([1.0, 2, 3]), x)
+    assert faults(lambda x: float(x.sum()), x) and faults(lambda x: torch.linalg.solve(x[:3], x[:3]), x)
+    assert faults(lambda x: x[x > 0], x)
+
+
+@pytest.mark.parametrize("heatmaps", ["drawn", "decoded"])
+@pytest.mark.parametrize(
+    "options", [{}, {"copy_references": True}, {"sampler": "channel_blending", "image_order": "bgr"}]
+)
+def test_both_networks_can_be_recorded(heatmaps, options):
+    torch.manual_seed(0)
+    predictor = HeatmapPredictor(HeatmapPredictorConfig(width=0.03, layers=1, heatmaps=heatmaps)).eval()
+    synthesizer = FaceSynthesizer(FaceSynthesizerConfig(width=0.03, **options)).eval()
+    speaker, recorded = Speaker(predictor, synthesizer, torch.device("cpu")), []
+
+    def run(function, *inputs):
+        networks = (speaker.predictor, speaker.synthesizer)
+        weights = [x for network in networks for x in (*network.parameters(), *network.buffers())]
+        recorded.append(function.__name__)
+        assert faults(function, *inputs, weights=weights) == [], function.__name__
+        return function(*inputs)
+
+    speaker._run = run
+    random = np.random.default_rng(0)
+    points = random.uniform(0.2, 0.8, (5, 131, 2)).astype(np.float32)
+    crops = random.integers(0, 255, (5, 128, 128, 3)).astype(np.uint8)
+    jobs = [FaceJob(crops[i], np.arange(5), np.arange(5), points) for i in range(2)]
+    sound = random.normal(0, 1, (40, 80)).astype(np.float32)
+    faces, _ = speaker.speak(jobs, speaker.encode(crops, points), sound, {})
+    assert faces.shape == (2, 128, 128, 3) and recorded == ["_encode_frames", "_dub"]
+
+
+def test_the_affine_fit_is_the_least_squares_solution():
+    source, target = torch.rand(3, 2, 74, 2), torch.rand(3, 1, 74, 2)
+    homogeneous = torch.cat([source, torch.ones(3, 2, 74, 1)], dim=-1).double()
+    expected = torch.linalg.lstsq(homogeneous, target.double().expand(-1, 2, -1, -1)).solution
+    torch.testing.assert_close(fit_affine(source, target).double(), expected, atol=1e-4, rtol=0)  # a hint of ridge
