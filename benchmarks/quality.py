@@ -22,7 +22,7 @@ from scipy.ndimage import uniform_filter1d
 from torch import Tensor
 from tqdm import tqdm
 
-from data_prep.clips import Clip, clip_paths
+from data_prep.clips import Clip, clip_id, clip_paths
 from data_prep.offsets import SHIFTS, similarity_curves
 from losses.reconstruction import LIPS
 from media.audio import audio_windows
@@ -168,7 +168,7 @@ def main() -> None:
     paths = clip_paths(arguments.clips)
     scores = {}
     for path in tqdm(paths, unit="clip"):
-        clip = Clip(path)
+        clip = Clip(path, clip_id(path, arguments.clips))
         scores[clip.id] = score_clip(clip, predictor, synthesizer, arguments.every, expert)
 
     scores[f"mean of {len(scores)} clips"] = means = {
@@ -176,19 +176,19 @@ def main() -> None:
         for row, values in next(iter(scores.values())).items()
     }
     print("| clip | lower half | PSNR (dB) | SSIM | LipLMD |\n| --- | --- | --- | --- | --- |")
-    for clip_id, rows in scores.items():
+    for clip, rows in scores.items():
         for row in ROWS:
             values = rows[row]
             distance = f"{values['LipLMD']:.4f}" if "LipLMD" in values else "-"
-            print(f"| {clip_id} | {row} | {values['PSNR']:.2f} | {values['SSIM']:.4f} | {distance} |")
+            print(f"| {clip} | {row} | {values['PSNR']:.2f} | {values['SSIM']:.4f} | {distance} |")
     print("\n| clip | opening's correlation, own sound | played backward |\n| --- | --- | --- |")
-    for clip_id, rows in scores.items():
-        print(f"| {clip_id} | {rows[FOLLOWS]['own']:.2f} | {rows[FOLLOWS]['backward']:.2f} |")
+    for clip, rows in scores.items():
+        print(f"| {clip} | {rows[FOLLOWS]['own']:.2f} | {rows[FOLLOWS]['backward']:.2f} |")
     if expert is not None:
         print("\n| clip | in sync: true faces | dubbed | dubbed with the sound backward |\n| --- | --- | --- | --- |")
-        for clip_id, rows in scores.items():
+        for clip, rows in scores.items():
             values = " | ".join(f"{rows[JUDGED][name]:.4f}" for name in ("true", "own", "backward"))
-            print(f"| {clip_id} | {values} |")
+            print(f"| {clip} | {values} |")
     best = means[ROWS[1]]
     print(f"{len(paths)} clips, with predicted heatmaps: PSNR {best['PSNR']:.2f} dB, SSIM {best['SSIM']:.4f}")
 

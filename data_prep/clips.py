@@ -238,6 +238,11 @@ def clip_paths(folder: str | os.PathLike) -> list[Path]:
     return paths
 
 
+def clip_id(path: Path, folder: str | os.PathLike) -> str:
+    """What the clip file `path` below `folder` is called, as in the folder's manifest."""
+    return path.relative_to(folder).as_posix().removesuffix(SUFFIX)
+
+
 class ClipDataset(Dataset):
     """Windows of consecutive frames with their sound, and reference frames of the same clip.
 
@@ -301,14 +306,14 @@ class ClipDataset(Dataset):
         self._late: list[int] = []
         manifest = Manifest(Path(folder))
         for path in clip_paths(folder):
-            clip = Clip(path, path.relative_to(folder).as_posix().removesuffix(SUFFIX), decoded)
+            clip = Clip(path, clip_id(path, folder), decoded)
             if audio not in clip.kinds:
                 raise InputError(f"clip file {path} has no {audio} features; preprocess again with --audio {audio}")
-            first = self._windows(clip)
-            if not len(first) or len(clip) <= window:
+            if len(clip) <= window or not len(self._windows(clip, 0)):
                 continue
             late = manifest.lateness(clip.id, max_offset, correct_offsets)
-            if late is not None:
+            first = self._windows(clip, late or 0)
+            if late is not None and len(first):
                 self.clips.append(clip)
                 starts.append(first)
                 self._late.append(late)
@@ -321,12 +326,13 @@ class ClipDataset(Dataset):
         self._ends = np.cumsum([len(first) for first in starts])
         self._features: OrderedDict[int, tuple[np.ndarray, np.ndarray]] = OrderedDict()
 
-    def _windows(self, clip: Clip) -> np.ndarray:
-        """Positions of the faces with which a window can start."""
+    def _windows(self, clip: Clip, late: int) -> np.ndarray:
+        """Positions of the faces with which a window can start whose sound, so many frames late, is in the clip."""
         last = np.arange(self.window - 1, len(clip))
         first = last - (self.window - 1)
         without_gap = clip.frames[last] - clip.frames[first] == self.window - 1
-        with_sound = (clip.frames[last] + 1) / FPS <= clip.seconds + 1 / FPS
+        with_sound = (clip.frames[last] + late + 1) / FPS <= clip.seconds + 1 / FPS
+        with_sound &= clip.frames[first] + late >= 0
         apart = self._apart(clip)
         inside = first >= apart if self.held_out else last < (apart - FPS if self.holdout else apart)
         return first[without_gap & with_sound & inside].astype(np.int32)

@@ -9,6 +9,7 @@ LSE-D and LSE-C count it; null where a clip has no five frames in a row. `data.m
 training what is off by more than a frame.
 """
 
+import hashlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from data_prep.clips import SUFFIX, Clip, clip_paths
+from data_prep.clips import Clip, clip_id, clip_paths
 from data_prep.manifest import Manifest
 from data_prep.sync import FRAMES, sync_mel, window_starts
 from media.audio import mfcc
@@ -127,6 +128,13 @@ def find_offset(curves: np.ndarray) -> tuple[int, float]:
     return curves.shape[1] // 2 - best, float(curve[best] - np.median(curve))
 
 
+def digest(expert: str) -> str:
+    """What tells one expert's weights from another's, of a checkpoint folder or a file."""
+    path = Path(expert) / "sync_expert.safetensors" if Path(expert).is_dir() else Path(expert)
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
 @command
 def main() -> None:
     parser = Parser(__doc__)
@@ -143,18 +151,19 @@ def main() -> None:
     manifest = Manifest(options.clips)
     known = manifest.read()
 
+    judge = digest(options.expert)
+
     off = unknown = 0
     for path in tqdm(paths, unit="clip", desc="offsets"):
-        clip = Clip(path, path.relative_to(options.clips).as_posix().removesuffix(SUFFIX))
-        curves = similarity_curves(expert, clip)
-        line = known.get(clip.id, {"id": clip.id, "outcome": "ok"})
-        if not len(curves):
-            unknown += 1
-            manifest.add([line | {"offset": None}])
-            continue
-        offset, confidence = find_offset(curves)
-        off += abs(offset) > 1
-        manifest.add([line | {"offset": offset, "offset_confidence": round(confidence, 4)}])
+        name = clip_id(path, options.clips)
+        line = known.get(name, {"id": name, "outcome": "ok"})
+        if line.get("offset_expert") != judge:  # where an earlier run was interrupted, others are done
+            curves = similarity_curves(expert, Clip(path, name))
+            offset, confidence = find_offset(curves) if len(curves) else (None, 0.0)
+            line |= {"offset": offset, "offset_confidence": round(confidence, 4), "offset_expert": judge}
+            manifest.add([line])
+        unknown += line["offset"] is None
+        off += abs(line["offset"] or 0) > 1
     manifest.sort()
     summary = f"{len(paths)} clips, {off} of them off by more than a frame, {unknown} too short to tell"
     print(f"{summary}; {manifest.path} has the offsets")

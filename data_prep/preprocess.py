@@ -95,7 +95,13 @@ def done_line(source: Source, clip: Clip) -> dict:
         "frames": len(clip),
         "seconds": round(clip.seconds, 2),
         "audio": sorted(clip.kinds),
+        "source_bytes": source_bytes(source),
     }
+
+
+def source_bytes(source: Source) -> int:
+    """The size of the files that a source consists of, by which a video is told from another of its name."""
+    return sum(path.stat().st_size for path in {source.video, source.sound})
 
 
 def failure(source: Source, reason: str) -> dict:
@@ -105,19 +111,22 @@ def failure(source: Source, reason: str) -> dict:
 
 def with_remarks(line: dict, earlier: dict) -> dict:
     """`line` with what other commands have added to the `earlier` one of the same clip, such as its offset."""
-    same = all(earlier.get(key, line.get(key)) == line.get(key) for key in ("outcome", "frames", "seconds"))
+    told_by = ("outcome", "frames", "seconds", "source_bytes")
+    same = all(earlier.get(key, line.get(key)) == line.get(key) for key in told_by)
     return earlier | line if same else line
 
 
 def finished(sources: list[Source], output: Path, kinds: list[str], known: dict[str, dict]) -> list[dict]:
     """The manifest lines of the sources whose clip files are there, whole, with all the audio that is asked for.
 
-    The clip file decides, since a run may have been killed between the file and its line, `known`.
+    The clip file decides, since a run may have been killed between the file and its line, `known`; unless that line
+    tells of a source of another size.
     """
     lines = []
     for source in sources:
         path = clip_path(output, source)
-        if not path.is_file():
+        size = known.get(source.id, {}).get("source_bytes")
+        if not path.is_file() or (size is not None and size != source_bytes(source)):
             continue
         try:
             clip = Clip(path)
@@ -168,10 +177,10 @@ def main() -> int:
         raise InputError(f"input {options.input} {what}; give the dataset's folder")
     if options.workers < 1:
         raise InputError(f"--workers {options.workers} is no number of processes; give 1 or more")
-    sources = LAYOUTS[options.dataset](options.input)
+    sources = LAYOUTS[options.dataset](options.input.resolve())  # workers may run in other folders
     if not sources:
         raise InputError(f"input {options.input} holds no video in the layout {options.dataset}; check --dataset")
-    output = output_folder(options.output)
+    output = output_folder(options.output).resolve()
     if "wav2vec2" in options.audio:
         wav2vec2_features(np.zeros(SAMPLE_RATE, np.float32))  # a missing model stops the run before any work
 

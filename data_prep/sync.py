@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from data_prep.clips import SUFFIX, Clip, clip_paths, mirrored
+from data_prep.clips import Clip, clip_id, clip_paths, mirrored
 from data_prep.manifest import Manifest
 from media.audio import audio_windows
 from media.errors import InputError
@@ -63,12 +63,12 @@ class SyncDataset(Dataset):
         self._starts: list[np.ndarray] = []
         self._late: list[int] = []
         for path in clip_paths(folder):
-            clip = Clip(path, path.relative_to(folder).as_posix().removesuffix(SUFFIX), decoded)
-            starts = window_starts(clip)
-            if not len(starts):
+            clip = Clip(path, clip_id(path, folder), decoded)
+            if not len(window_starts(clip)):
                 continue
             late = manifest.lateness(clip.id, max_offset, correct_offsets)
-            if late is None:
+            starts = window_starts(clip, late or 0)
+            if late is None or not len(starts):
                 continue
             self.clips.append(clip)
             self._starts.append(starts)
@@ -92,7 +92,8 @@ class SyncDataset(Dataset):
         number = int(clip.frames[first])
         shifts = self._shifts(random)
         mel = sync_mel(clip.audio("mel"), number + self._late[which] + np.concatenate([[0], shifts]))
-        faces, points = clip.faces(range(first, first + FRAMES)), clip.landmarks
+        faces = clip.faces(range(first, first + FRAMES))
+        points = clip.landmarks if self.motion else np.empty((0, 131, 2), np.float32)
         if self.augment:
             mel = _augmented_mel(mel, random)
             if random.random() < 0.5:
@@ -116,12 +117,13 @@ class SyncDataset(Dataset):
         return np.concatenate(chosen)
 
 
-def window_starts(clip: Clip) -> np.ndarray:
-    """Positions of the faces from which five follow each other without a gap, while there is sound."""
+def window_starts(clip: Clip, late: int = 0) -> np.ndarray:
+    """Positions of the faces from which five follow each other without a gap, with sound, so many frames late."""
     last = np.arange(FRAMES - 1, len(clip))
     first = last - (FRAMES - 1)
     in_a_row = clip.frames[last] - clip.frames[first] == FRAMES - 1
-    return first[in_a_row & (clip.frames[last] < clip.seconds * FPS)].astype(np.int32)
+    with_sound = (clip.frames[last] + late < clip.seconds * FPS) & (clip.frames[first] + late >= 0)
+    return first[in_a_row & with_sound].astype(np.int32)
 
 
 def sync_mel(mel: np.ndarray, numbers: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -47,11 +48,11 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a temporary name beside `path`; on success it is renamed to `path`, on any error it is removed.
 
     A reader therefore sees the old file or the whole new one. The temporary name keeps the suffix, which some
-    writers take the format from, and carries the process id, so that two processes never share it.
+    writers take the format from, and carries a random part, so that two processes, here or elsewhere, never share it.
     """
     path = Path(path)
     output_folder(path.parent)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:12]}.partial{path.suffix}")
     try:
         yield temporary
         os.replace(temporary, path)

@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from media.errors import InputError
 from media.face import Face, crop_face, select131, to_crop
 from media.heatmap import draw_heatmap
 from media.video import FPS, VideoWriter, probe
@@ -112,8 +113,14 @@ class Gallery:
         )
 
     def _preview(self) -> Preview:
-        height, width = self._frames[0].shape[:2]
         sound = next((path for path in (self._pair.generated, self._pair.reference) if probe(path).has_sound), None)
+        try:
+            return self._with_sound(sound)
+        except InputError:  # of the sound, which the scores did without, too
+            return self._with_sound(None)
+
+    def _with_sound(self, sound: Path | None) -> Preview:
+        height, width = self._frames[0].shape[:2]
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "preview.mp4"
             with VideoWriter(path, width, height, sound=sound, duration=len(self._frames) / FPS, crf=30) as writer:

@@ -41,8 +41,15 @@ PROTOCOLS = {  # table -> dataset layout and number of test clips
 
 
 def candidates(sources: list[Source]) -> list[Source]:
-    """The sources of the test split, or all where there are no splits."""
-    return [source for source in sources if source.id.startswith("test/")] or sources
+    """The sources of the test split, or all where there are no splits.
+
+    Raises:
+        InputError: there are splits, and no test split among them.
+    """
+    test = [source for source in sources if source.id.startswith("test/")]
+    if not test and any(source.id.startswith(("train/", "val/")) for source in sources):
+        raise InputError("the dataset lists clips to train and validate on and none to test on; add its test list")
+    return test or sources
 
 
 def shortfall(sources: list[Source], count: int) -> list[str]:
@@ -178,8 +185,9 @@ def main(arguments: list[str] | None = None) -> int:
     prepare(clips, output)
     print(f"{TABLES[args.table].title}: dubbing {len(clips)} clips of {args.input}")
     how = ("--checkpoint", args.checkpoint, "--reference-choice", args.reference_choice)
-    if step("inference.py", "--list", output / "list.csv", *how) == 2:  # 1: some failed, which evaluate.py lists
-        return 2
+    code = step("inference.py", "--list", output / "list.csv", *how)
+    if code not in (0, 1):  # 1: some failed, which evaluate.py lists
+        return code
     metrics = ["--metrics", *args.metrics] if args.metrics else []
     return step(
         "evaluate.py",

@@ -224,7 +224,8 @@ class ClipScorer:
     def _follow_lips(self, batch: Batch) -> None:
         for pair in batch.pairs:
             # A face hidden for some frames is where it was last seen: SyncNet needs every frame.
-            self._sync_box = self._sync_box if pair.reference_face is None else pair.reference_face.box
+            face = pair.generated_face or pair.reference_face
+            self._sync_box = self._sync_box if face is None else face.box
             if self._sync_box is not None:
                 self._sync.add(pair.index, pair.generated, self._sync_box)
 
@@ -289,7 +290,7 @@ class ClipScorer:
 
     def _finish_sync(self, pair: Pair, result: ClipResult) -> None:
         if self._sync_box is None:
-            result.notes.append("no face in the reference video: no LSE")
+            result.notes.append("no face in either video: no LSE")
             return
         source = next((path for path in (pair.generated, pair.reference) if probe(path).has_sound), None)
         if source is None:

@@ -4,6 +4,7 @@ Chung and Zisserman, "Out of time: automated lip sync in the wild", 2016; as a m
 Sync Expert Is All You Need for Speech to Lip Generation In the Wild", 2020.
 """
 
+from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,7 @@ SHIFTS = 15  # frames either way
 FRAMES = 5  # of a window
 EPSILON = 1e-6  # added to each difference by torch's pairwise distance, with which the scores were published
 BATCH = 8  # windows embedded at once
+REACH = 6  # frames either way over which boxes are smoothed, as SyncNet's published pipeline does
 
 
 @dataclass(frozen=True)
@@ -126,15 +128,32 @@ class SyncEmbeddings:
     def __init__(self, network: ChungSyncNet, device: str = "cpu"):
         self._network = network
         self._device = device
+        self._waiting: deque[np.ndarray] = deque()  # frames until the boxes after them are known
+        self._squares: list[np.ndarray] = []
         self._crops: list[np.ndarray] = []
         self._lips: list[np.ndarray] = []
         self._first: int | None = None
 
     def add(self, index: int, frame: np.ndarray, box: np.ndarray) -> None:
-        """Add frame `index`, (H, W, 3) uint8 RGB with the face in `box`; indices run without a gap."""
+        """Add frame `index`, (H, W, 3) uint8 RGB with the face in `box`; indices run without a gap.
+
+        A crop's centre and size are the medians of the boxes of the 13 frames around it: a box that follows the jaw
+        would hold still in the crop what moves in the video.
+        """
         if self._first is None:
             self._first = index
-        self._crops.append(sync_crop(frame, box)[..., ::-1])
+        low, high = np.asarray(box, np.float64).reshape(2, 2)
+        self._squares.append(np.array([*(low + high) / 2, (high - low).max() / 2]))
+        self._waiting.append(frame)
+        if len(self._waiting) > REACH:
+            self._crop()
+
+    def _crop(self) -> None:
+        """Cut the face out of the frame that has waited longest."""
+        place = len(self._squares) - len(self._waiting)
+        x, y, half = np.median(self._squares[max(0, place - REACH) : place + REACH + 1], axis=0)
+        box = np.array([x - half, y - half, x + half, y + half])
+        self._crops.append(sync_crop(self._waiting.popleft(), box)[..., ::-1])
         if len(self._crops) == FRAMES + BATCH - 1:
             self._embed()
 
@@ -151,6 +170,8 @@ class SyncEmbeddings:
     @torch.no_grad()
     def score(self, mfcc: np.ndarray) -> SyncScore | None:
         """LSE-D and LSE-C with the sound's MFCC, (M, 13) at 100 Hz; None if lips and sound share no 0.2 s."""
+        while self._waiting:
+            self._crop()
         self._embed()
         if not self._lips:
             return None

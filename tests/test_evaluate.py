@@ -273,11 +273,11 @@ def test_whole_frames_without_a_face_are_compared_and_said_to_lack_lips_and_sync
     assert code == 0
     assert text.splitlines()[-1].startswith("2 pairs compared in 8 frames; 0 frames and 0 pairs left out")
     assert "made, a: 5 frames compared; 2 without LipLMD (no face in the reference frame)" in text
-    assert "made, b: 3 frames compared; 3 without LipLMD (no face in the reference frame); no face in the" in text
+    assert "made, b: 3 frames compared; 3 without LipLMD (no face in the reference frame); no face in either" in text
     a, b = results(out)["methods"][0]["clips"]
     assert a["left_out"] == b["left_out"] == {}
     assert a["without_lips"] == {"no face in the reference frame": {"frames": 2, "ranges": [[3, 4]]}}
-    assert b["notes"] == ["no face in the reference video: no LSE"]
+    assert b["notes"] == ["no face in either video: no LSE"]
 
 
 @pytest.mark.parametrize(("metric", "size", "least"), [("ssim", 10, 11), ("lpips", 30, 31)])

@@ -222,6 +222,24 @@ def test_windows_of_lips_and_sound_belong_to_the_same_frames_across_batches():
     assert SyncEmbeddings(_Means()).score(features) is None
 
 
+def test_boxes_that_follow_the_jaw_do_not_hold_it_still():
+    seen = []
+
+    class Watching(_Means):
+        def video(self, lips):
+            seen.extend(lips[:, :, 0])
+            return super().video(lips)
+
+    embeddings = SyncEmbeddings(Watching())
+    gradient = np.repeat(np.linspace(0, 250, 80, dtype=np.uint8)[:, None], 80, axis=1)[..., None].repeat(3, axis=2)
+    for index in range(30):
+        opened = 8 if index % 3 == 0 else 0  # less than half of the time
+        embeddings.add(index, gradient, np.array([20, 20, 50, 50 + opened]))
+    embeddings.score(np.zeros((200, 13)))
+    still = torch.from_numpy(sync_crop(gradient, np.array([20, 20, 50, 50]))[..., ::-1].copy()).permute(2, 0, 1).float()
+    assert len(seen) == 26 and all(torch.equal(crop, still) for crop in seen)
+
+
 def test_mfcc_windows_are_twenty_steps_from_four_a_frame():
     features = np.arange(100 * 13).reshape(100, 13)
     windows = mfcc_windows(features, np.array([0, 5]))

@@ -17,9 +17,11 @@ from conftest import ROOT
 from crashing import ten_times_unless_three
 from faces import empty, portraits
 from media_files import beat_sound, write_sound
+from training_runs import write_clips
 
 from data_prep import cmlr, folder, hdtf, lrs2, preprocess, workers
 from data_prep.clips import Clip
+from data_prep.layout import Source
 from data_prep.manifest import Manifest
 from media.audio import mel_spectrogram, read_audio
 from media.face import select131, to_crop
@@ -105,6 +107,7 @@ def test_a_clip_file_holds_the_source_s_faces_and_sound(tmp_path, talk, capsys):
     assert np.abs(clip.pcm / 32767 - wav).max() <= 0.51 / 32767
     np.testing.assert_array_equal(clip.audio("mel"), mel_spectrogram(wav))
     expected = {"id": "talk", "source": "talk.mp4", "outcome": "ok", "frames": 29, "audio": ["mel"]}
+    expected["source_bytes"] = talk.stat().st_size
     assert manifest(tmp_path / "out") == [expected | {"seconds": round(len(wav) / 16000, 2)}]
 
 
@@ -206,6 +209,19 @@ def test_a_clip_file_that_is_damaged_or_lacks_audio_is_made_again(tmp_path, talk
     Manifest(tmp_path / "out").add([manifest(tmp_path / "out")[0] | {"frames": 30}])
     run(tmp_path, tmp_path / "out", "--workers", 1)
     assert "offset" not in manifest(tmp_path / "out")[0]
+
+
+def test_a_source_of_another_size_is_not_done(tmp_path):
+    folder, video = write_clips(tmp_path / "clips", count=1), tmp_path / "clip_0.mp4"
+    video.write_bytes(b"0" * 10)
+    source = Source("clip_0", video, video)
+    (line,) = preprocess.finished([source], folder, ["mel"], {})
+    assert line["source_bytes"] == 10
+    assert preprocess.finished([source], folder, ["mel"], {"clip_0": line | {"offset": 1}}) == [line | {"offset": 1}]
+    video.write_bytes(b"0" * 11)
+    assert preprocess.finished([source], folder, ["mel"], {"clip_0": line}) == []
+    del line["source_bytes"]  # as older manifests say
+    assert len(preprocess.finished([source], folder, ["mel"], {"clip_0": line})) == 1
 
 
 def test_shards_share_the_sources(tmp_path, monkeypatch, capsys):

@@ -39,6 +39,13 @@ def test_the_seed_chooses_the_same_test_clips_whatever_the_order():
         choose_clips([source("test/a", "broken"), source("train/b")], 40, seed=0)
 
 
+def test_a_dataset_with_splits_needs_a_test_split():
+    sources = [Source(f"{split}/a", Path("a.mp4"), Path("a.mp4")) for split in ("train", "val")]
+    with pytest.raises(InputError, match="add its test list"):
+        reproduce.candidates(sources)
+    assert reproduce.candidates([Source("a", Path("a.mp4"), Path("a.mp4"))])[0].id == "a"
+
+
 def test_test_clips_that_are_missing_are_said():
     clips = [source("train/x", "is not there"), *(source(f"test/{number}") for number in range(3))]
     assert shortfall(clips, 3) == []
