@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Train the bundled checkpoint again: bash scripts/train_demo.sh TRAIN_VIDEOS VAL_VIDEOS [OUTPUT=runs/demo]
-# Every step goes on where it was when the command is started again. Some three hours on two CPU cores.
+# Every step goes on where it was when the command is started again. Some four hours on two CPU cores.
 set -u
 if [ $# -lt 2 ]; then
     echo "usage: bash scripts/train_demo.sh TRAIN_VIDEOS VAL_VIDEOS [OUTPUT]" >&2
