@@ -47,7 +47,7 @@ def ssim_loss(faces: Tensor, true_faces: Tensor, weight: Tensor | None = None) -
 
     pairs = (exact(x).flatten(0, 1).contiguous(memory_format=torch.channels_last) for x in (faces, true_faces))
     _, similarity = structural_similarity_index_measure(*pairs, data_range=1.0, return_full_image=True)
-    return _weighted_mean(full_precision(1 - similarity.view_as(faces)), weight).to(full_precision(faces).dtype)
+    return _weighted_mean(1 - similarity.view_as(faces), weight).to(full_precision(faces).dtype)
 
 
 def lower_half_weight(size: int, inside: float = 1.0, outside: float = 0.0, device=None) -> Tensor:

@@ -211,9 +211,8 @@ def test_the_flow_learns_alone_and_the_synthesizer_begins_with_it(clips, tmp_pat
     scalars, images = scalars_and_images(tmp_path / "flow")
     assert scalars.keys() >= {"train/flow", "train/l1", "val/PSNR"} and images
 
-    log = tmp_path / "log"
     whole = [*settings, f"start_from={tmp_path / 'flow'}", "train.learning_rate=0", "losses.mutual_information=0.01"]
-    assert run("train_face", arguments("train_face", clips, tmp_path / "face", *whole), RUN_LOG=str(log)) == 0
+    assert run("train_face", arguments("train_face", clips, tmp_path / "face", *whole)) == 0
     begun = load_network(tmp_path / "face", "face_synthesizer")
     assert begun.config.width == 0.03 and begun.mutual_information is not None
     weights = begun.state_dict()
