@@ -96,11 +96,15 @@ class Dubbing(nn.Module):
         references = batch["reference_images"], batch["reference_heatmaps"]
         heatmaps, landmarks = self.predictor(batch["audio"], batch["pose_heatmaps"], references[1])
         heatmaps = guidance = heatmaps.clamp(max=1)
+        points = self.predictor.whole_faces(batch["points"], landmarks)
         if self.training and self.true_heatmaps > 0:
             told = torch.rand(len(heatmaps), device=heatmaps.device) < self.true_heatmaps
             guidance = torch.where(told[:, None, None, None, None], batch["heatmaps"], heatmaps)
-        frames, guidance, audio = (x[:, self.synthesized] for x in (batch["frames"], guidance, batch["audio"]))
-        faces, alignment = self.synthesizer(frames, guidance, *references, audio, alignment=True)
+            points = torch.where(told[:, None, None, None], batch["points"], points)
+        inputs = (batch["frames"], guidance, batch["audio"], points)
+        frames, guidance, audio, points = (x[:, self.synthesized] for x in inputs)
+        points = points, batch["reference_points"]
+        faces, alignment = self.synthesizer(frames, guidance, *references, audio, *points, alignment=True)
         return faces, alignment, heatmaps, landmarks
 
     def targets(self, batch: dict) -> dict:

@@ -2,8 +2,6 @@
 
     python train_face.py --config configs/demo_face.yaml data.train=CLIPS data.val=OTHER_CLIPS output=runs/face
 
-With `flow_only` the temporal path learns alone: where to take each reference from, before anything is painted.
-
 The loss is eq. 10 (losses/face.py) with a two-scale patch discriminator beside it where it has an adversarial term.
 Validation: PSNR and SSIM of whole face crops of other people, lower half generated, upper half as given, and where
 MediaPipe is installed LipLMD of the lips that it finds in them; the weights of the highest PSNR are kept in `best`.
@@ -24,13 +22,13 @@ from torchvision.utils import make_grid
 from losses.face import FaceLosses, FaceObjective
 from losses.flow import flow_score
 from losses.reconstruction import LIPS
-from media.errors import InputError, command
+from media.errors import command
 from media.face import FaceTracker, select131
 from media.heatmap import KEYPOINTS
 from metrics.crops import crop_scores, with_upper_half
 from models.checkpoint import build_network, load_network
 from models.discriminator import DiscriminatorConfig
-from models.face_synthesizer import FaceSynthesizer, FaceSynthesizerConfig, WarpedReferences, mask_lower_half
+from models.face_synthesizer import FaceSynthesizer, FaceSynthesizerConfig, mask_lower_half
 from training import (
     Adversary,
     DataConfig,
@@ -51,7 +49,7 @@ from training import (
     validation_batch,
 )
 
-INPUTS = ("frames", "heatmaps", "reference_images", "reference_heatmaps", "audio")
+INPUTS = ("frames", "heatmaps", "reference_images", "reference_heatmaps", "audio", "points", "reference_points")
 
 
 @dataclass
@@ -65,7 +63,6 @@ class FaceTraining:
     train: TrainConfig = field(default_factory=TrainConfig)
     frames: int = 5  # consecutive frames a window; the sync loss needs 5
     sync_expert: str = ""  # checkpoint folder of train_sync.py, for the sync loss
-    flow_only: bool = False  # train the temporal path alone; in place of faces stand its warped references' means
     start_from: str = ""  # checkpoint folder whose synthesizer the run begins with; empty: fresh weights
     output: str = MISSING
 
@@ -115,8 +112,6 @@ def _lips(tracker: FaceTracker, face: Tensor) -> np.ndarray | None:
 def starting_point(config: FaceTraining) -> FaceSynthesizer:
     """The synthesizer that a run begins with; of `config.start_from` it takes the form too."""
     wanted = config.losses.mutual_information > 0  # eq. 7's network exists where it is trained
-    if config.flow_only and wanted:
-        raise InputError("flow_only trains one path, and losses.mutual_information compares two; set it to 0")
     config.model.mutual_information = wanted
     synthesizer = build_network("face_synthesizer", config.model)
     if config.start_from:
@@ -124,13 +119,6 @@ def starting_point(config: FaceTraining) -> FaceSynthesizer:
         config.model = dataclasses.replace(begun.config, mutual_information=wanted)
         synthesizer = build_network("face_synthesizer", config.model)
         synthesizer.load_state_dict(begun.state_dict(), strict=False)  # one of them may lack eq. 7's network
-    if config.flow_only:
-        if synthesizer.temporal is None:
-            raise InputError("flow_only trains the temporal path; the model has none (model.temporal=false)")
-        path = synthesizer.temporal
-        synthesizer.requires_grad_(False)
-        for part in (synthesizer.audio_encoder, path.encoder.scale_1, path.encoder.scale_2, path.flow_predictor):
-            part.requires_grad_(True)
     return synthesizer
 
 
@@ -167,9 +155,8 @@ def main() -> None:
     validation = move(validation, accelerator.device)
 
     synthesizer = synchronised(synthesizer, accelerator).to(memory_format=torch.channels_last)
-    trained = WarpedReferences(synthesizer) if config.flow_only else synthesizer
-    adam = optimizer(trained.parameters(), config.train)
-    trained, adam, schedule = accelerator.prepare(trained, adam, scheduler(adam, config.train))
+    adam = optimizer(synthesizer.parameters(), config.train)
+    synthesizer, adam, schedule = accelerator.prepare(synthesizer, adam, scheduler(adam, config.train))
     networks, sections = {"face_synthesizer": synthesizer}, {"face_synthesizer": config.model, "training": config}
     adversary = None
     if weights.gan > 0 or weights.feature > 0:
@@ -180,12 +167,12 @@ def main() -> None:
     first = run.resume()
 
     for step, batch in run.progress(training_batches(dataset, config, accelerator, first)):
-        train_mode(trained, config.train)
+        train_mode(synthesizer, config.train)
         with accelerator.autocast():
-            faces, alignment = trained(*(batch[name] for name in INPUTS), alignment=True)
+            faces, alignment = synthesizer(*(batch[name] for name in INPUTS), alignment=True)
             terms = objective(faces, batch, run.networks.get("discriminator"), alignment)
         loss = sum(terms.values())
-        norm = backward(accelerator, loss, trained, config.train, terms, batch, step)
+        norm = backward(accelerator, loss, synthesizer, config.train, terms, batch, step)
         adam.step()
         schedule.step()
         adam.zero_grad()
@@ -196,9 +183,7 @@ def main() -> None:
             values |= adversary.step(batch["frames"], faces, batch, step)
         run.log(step, values)
         if run.due(step):
-            evaluated = run.evaluated("face_synthesizer")
-            evaluated = WarpedReferences(evaluated) if config.flow_only else evaluated
-            scores, pictures = validate(evaluated, validation, distance)
+            scores, pictures = validate(run.evaluated("face_synthesizer"), validation, distance)
             run.validated(step, scores, scores["val/PSNR"], pictures)
 
     run.finish(f"trained the face synthesizer for {run.step} steps, best PSNR {run.best or 0:.2f} dB")

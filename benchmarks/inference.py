@@ -26,6 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from media.audio import FEATURES
 from media.errors import InputError, Parser, command
 from media.files import existing_file
+from media.heatmap import ORDER
 from models.face_synthesizer import FaceSynthesizer, FaceSynthesizerConfig, Gathered, References, TemporalPath
 from models.fast import accelerate_inference, autocast, graphed
 from models.heatmap_predictor import HeatmapPredictor, HeatmapPredictorConfig
@@ -42,6 +43,8 @@ class Inputs:
     predictor_audio: Tensor
     reference_images: Tensor
     reference_heatmaps: Tensor
+    points: Tensor
+    reference_points: Tensor
 
 
 class PlainTemporalPath(nn.Module):
@@ -54,11 +57,13 @@ class PlainTemporalPath(nn.Module):
     def encode(self, images: Tensor, heatmaps: Tensor) -> list[Tensor]:
         return self.path.encode(images, heatmaps)
 
-    def forward(self, references: References, heatmaps: Tensor, audio: Tensor) -> Gathered:
+    def forward(self, references: References, heatmaps: Tensor, audio: Tensor, points: Tensor | None) -> Gathered:
         half = references.temporal[1]
-        predicted = [self.path.flow_predictor(feature, heatmaps, audio) for feature in half.unbind(1)]
+        begun, start = self.path.begin(half, references.points, points)
+        features = begun.unflatten(0, half.shape[:2]).unbind(1)
+        predicted = [self.path.flow_predictor(feature, heatmaps, audio) for feature in features]
         flows, logits = (torch.stack(part, dim=1).flatten(0, 1) for part in zip(*predicted, strict=True))
-        return self.path.gather(references.temporal, references.copied, flows, logits)
+        return self.path.gather(references.temporal, references.copied, flows, logits, start)
 
 
 class PlainDubbing:
@@ -80,10 +85,15 @@ class PlainDubbing:
         windows = _windows(count, self.predictor.config.frames, inputs.frames.device)
         references = inputs.reference_heatmaps.expand(count, -1, -1, -1, -1)
         poses, audio = inputs.heatmaps[0][windows], inputs.predictor_audio[0][windows]
-        heatmaps = self.predictor(audio, poses, references)[0][:, windows.shape[1] // 2]
+        centre = windows.shape[1] // 2
+        heatmaps, landmarks = (x[:, centre] for x in self.predictor(audio, poses, references))
+        points = self.predictor.whole_faces(inputs.points[0], landmarks)
         images = inputs.reference_images.expand(count, -1, -1, -1, -1)
-        frames, audio = inputs.frames[0][:, None], inputs.audio[0][:, None]
-        return self.synthesizer(frames, heatmaps.clamp(max=1)[:, None], images, references, audio)[:, 0][None]
+        known = inputs.reference_points.expand(count, -1, -1, -1)
+        frames, heatmaps, audio, points = (
+            x[:, None] for x in (inputs.frames[0], heatmaps.clamp(max=1), inputs.audio[0], points)
+        )
+        return self.synthesizer(frames, heatmaps, images, references, audio, points, known)[:, 0][None]
 
 
 class FastDubbing:
@@ -95,14 +105,18 @@ class FastDubbing:
     def prepare(self, inputs: Inputs) -> None:
         """What is done once a video."""
         self.reference_tokens = self.predictor.encode_references(inputs.reference_heatmaps)
-        self.references = self.synthesizer.encode_references(inputs.reference_images, inputs.reference_heatmaps)
+        known = inputs.reference_images, inputs.reference_heatmaps, inputs.reference_points
+        self.references = self.synthesizer.encode_references(*known)
 
     def dub(self, inputs: Inputs) -> Tensor:
         poses = inputs.heatmaps[0]
         tokens = self.predictor.encode_frames(inputs.predictor_audio[0], poses)
         windows = _windows(len(poses), self.predictor.config.frames, poses.device)
-        heatmaps = self.predictor.predict_centre(tokens[windows], self.reference_tokens, poses)
-        return self.synthesizer.render(inputs.frames, heatmaps.clamp(max=1)[None], self.references, inputs.audio)
+        wanted = self.synthesizer.config.landmark_flow
+        heatmaps, landmarks = self.predictor.predict_centre(tokens[windows], self.reference_tokens, poses, wanted)
+        points = self.predictor.whole_faces(inputs.points[0], landmarks)[None] if wanted else None
+        heatmaps = heatmaps.clamp(max=1)[None]
+        return self.synthesizer.render(inputs.frames, heatmaps, self.references, inputs.audio, points)
 
 
 def _windows(count: int, length: int, device: torch.device) -> Tensor:
@@ -150,6 +164,10 @@ def random_inputs(predictor: HeatmapPredictor, synthesizer: FaceSynthesizer, fra
     def audio(kind: str) -> Tensor:
         return torch.randn(1, frames, *FEATURES[kind], generator=random)
 
+    def points(count: int) -> Tensor:
+        face = torch.rand(1, 1, len(ORDER), 2, generator=random)
+        return face + 0.02 * torch.randn(1, count, len(ORDER), 2, generator=random)
+
     return Inputs(
         images(frames),
         heatmaps(frames),
@@ -157,6 +175,8 @@ def random_inputs(predictor: HeatmapPredictor, synthesizer: FaceSynthesizer, fra
         audio(predictor.config.audio),
         images(references),
         heatmaps(references),
+        points(frames),
+        points(references),
     )
 
 

@@ -72,7 +72,7 @@ def predict(
         known = frames[part], references.expand(len(part), -1, -1)
         keypoints.append(predictor.predict(*known, pose[part], draw=False)[1][:, reach])
         if draw:
-            heatmaps.append(predictor.predict_centre(*known, pose[part[:, reach]]).clamp(max=1))
+            heatmaps.append(predictor.predict_centre(*known, pose[part[:, reach]])[0].clamp(max=1))
     return torch.cat(heatmaps) if draw else None, torch.cat(keypoints)
 
 
@@ -111,7 +111,8 @@ def score_clip(
     full, pose = heatmaps(clip.landmarks, FULL_FACE), heatmaps(clip.landmarks, POSE)
     chosen = covering_references(clip.landmarks, synthesizer.config.references)
     reference_heatmaps = full[chosen][None]
-    references = synthesizer.encode_references(pictures(clip, chosen)[None], reference_heatmaps)
+    points = torch.from_numpy(clip.landmarks).float()
+    references = synthesizer.encode_references(pictures(clip, chosen)[None], reference_heatmaps, points[chosen][None])
     predicted, keypoints = predict(predictor, audio, pose, reference_heatmaps)
     copied = pictures(clip, chosen[len(chosen) // 2 : len(chosen) // 2 + 1])
 
@@ -119,8 +120,10 @@ def score_clip(
     scored = np.setdiff1d(np.arange(len(clip)), chosen)
     for positions in torch.from_numpy(scored[::every]).split(BATCH):
         true = pictures(clip, positions.numpy())
-        for name, guidance in zip(ROWS[:2], (full, predicted), strict=True):
-            faces = synthesizer.render(true[None], guidance[positions][None], references, audio[positions][None])
+        guided = (full, points), (predicted, predictor.whole_faces(points, keypoints))
+        for name, guidance in zip(ROWS[:2], guided, strict=True):
+            drawn, placed = (x[positions][None] for x in guidance)
+            faces = synthesizer.render(true[None], drawn, references, audio[positions][None], placed)
             scores[name].append(crop_scores(faces[0], true))
         scores[ROWS[2]].append(crop_scores(copied.expand_as(true), true))
     result = {
@@ -139,10 +142,16 @@ def score_clip(
     }
     if expert is not None:
         result[JUDGED] = {"true": in_sync(expert, clip)}
-        for name, guidance, sound in (("own", predicted, audio), ("backward", wrong, backward)):
+        said = ("own", predicted, keypoints, audio), ("backward", wrong, misheard, backward)
+        for name, guidance, mouths, sound in said:
+            placed = predictor.whole_faces(points, mouths)
             drawn = [
                 synthesizer.render(
-                    pictures(clip, part.numpy())[None], guidance[part][None], references, sound[part][None]
+                    pictures(clip, part.numpy())[None],
+                    guidance[part][None],
+                    references,
+                    sound[part][None],
+                    placed[part][None],
                 )
                 for part in torch.arange(len(clip)).split(BATCH)
             ]

@@ -77,6 +77,8 @@ class PlainSynthesizer(nn.Module):
         reference_images: Tensor,
         reference_heatmaps: Tensor,
         audio: Tensor,
+        points: Tensor | None = None,
+        reference_points: Tensor | None = None,
         alignment: bool = False,
     ) -> Tensor | tuple[Tensor, Alignment]:
         """As `FaceSynthesizer.forward`, each frame a window of its own."""

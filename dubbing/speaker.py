@@ -98,7 +98,7 @@ class Speaker:
         heatmaps = self._heatmaps(landmarks, FULL_FACE)[None]
         return PersonReferences(
             self.predictor.encode_references(heatmaps),
-            self.synthesizer.encode_references(self._images(images)[None], heatmaps),
+            self.synthesizer.encode_references(self._images(images)[None], heatmaps, self._points(landmarks)[None]),
         )
 
     @torch.inference_mode()
@@ -116,23 +116,27 @@ class Speaker:
         """
         embeddings = self._embed(jobs, features, known)
         centre, count = self.window // 2, len(jobs)
-        poses = self._heatmaps(np.stack([job.pose[centre] for job in jobs]), POSE)
+        landmarks = np.stack([job.pose[centre] for job in jobs])
+        poses, points = self._heatmaps(landmarks, POSE), self._points(landmarks)
         sound = self._sound(features, np.array([job.sound[centre] for job in jobs]))
         crops = self._images(np.stack([job.crop for job in jobs]))
-        batch = [padded(x, self.padding) for x in (embeddings, poses, sound, crops)]
+        batch = [padded(x, self.padding) for x in (embeddings, poses, points, sound, crops)]
         self._form = references
         faces, heatmaps = self._run(self._dub, *batch, *references.tensors())
         faces = (faces[:count].clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1)
         return faces.cpu().numpy(), heatmaps[:count, 0].cpu().numpy()
 
     def _dub(
-        self, embeddings: Tensor, poses: Tensor, sound: Tensor, crops: Tensor, *references: Tensor
+        self, embeddings: Tensor, poses: Tensor, points: Tensor, sound: Tensor, crops: Tensor, *references: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Faces (B, 3, S, S) and heatmaps (B, 1, S, S) of one person's frames."""
         references = self._form.holding(references)
         with autocast(self.device, self.dtype):
-            heatmaps = self.predictor.predict_centre(embeddings, references.heatmaps, poses).float().clamp(max=1)
-            faces = self.synthesizer.render(crops[None], heatmaps[None], references.images, sound[None])[0]
+            wanted = self.synthesizer.config.landmark_flow
+            heatmaps, keypoints = self.predictor.predict_centre(embeddings, references.heatmaps, poses, wanted)
+            heatmaps = heatmaps.float().clamp(max=1)
+            points = self.predictor.whole_faces(points, keypoints)[None] if wanted else None
+            faces = self.synthesizer.render(crops[None], heatmaps[None], references.images, sound[None], points)[0]
         return faces.float(), heatmaps
 
     def _encode_frames(self, sound: Tensor, poses: Tensor) -> Tensor:
@@ -173,6 +177,9 @@ class Speaker:
     def _heatmaps(self, landmarks: np.ndarray, edges) -> Tensor:
         drawn = np.stack([draw_heatmap(points, edges=edges, size=self.size) for points in landmarks])
         return torch.from_numpy(drawn)[:, None].to(self.device)
+
+    def _points(self, landmarks: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.asarray(landmarks, dtype=np.float32)).to(self.device)
 
     def _images(self, crops: np.ndarray) -> Tensor:
         """(B, S, S, 3) uint8 -> (B, 3, S, S) in [0, 1]."""

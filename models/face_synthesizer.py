@@ -11,7 +11,8 @@ from models import released_face
 from models.inpainting import InpaintingGenerator
 from models.layers import AUDIO_CHANNELS, ConvBlock, scaled
 from models.spatial import AdaAT, AlignmentEncoder, HeatmapEncoder, ReferenceEncoder, residual_pair
-from models.temporal import FlowPredictor, TemporalEncoder, deformation, warp_and_sum
+from models.temporal import FlowPredictor, TemporalEncoder, deformation, warp, warp_and_sum
+from models.transport import landmark_warp
 
 
 @dataclass
@@ -31,6 +32,7 @@ class FaceSynthesizerConfig:
     heatmap_channels: int = 1  # the released network takes 3 equal ones
     spatial: bool = True  # Table III's ablations: a path that is absent has no parameters
     temporal: bool = True
+    landmark_flow: bool = False  # not in the paper: the flow starts from where landmarks say; small models gain
     copy_references: bool = False  # not in the paper: blend the warped references' own pixels in; small models gain
     copy_shares: str = "softmax"  # of the references in the copy: over their weights' logits, or the features' "mean"
     mutual_information: bool = False  # the CIL module's embeddings and T_theta, which only training needs
@@ -58,12 +60,14 @@ class References(NamedTuple):
     alignment: a scale each (the coarsest alone for alignment "coarsest"), the alignment CNN's reference part.
     temporal: a scale each, the N references' features (B, N, C, h, w).
     copied: with copy_references, their images (B, N, 3, H, W), alone in a list.
+    points: with landmark_flow, their landmarks (B, N, 131, 2), alone in a list.
     """
 
     spatial: list[Tensor]
     alignment: list[Tensor]
     temporal: list[Tensor]
     copied: list[Tensor]
+    points: list[Tensor]
 
     def repeat(self, times: int) -> "References":
         """Each video's references `times` over: (B times, ...); one video's are not copied."""
@@ -167,6 +171,7 @@ class TemporalPath(nn.Module):
     def __init__(self, config: FaceSynthesizerConfig, heatmap_channels: int, base: int, hidden: int, code: int):
         super().__init__()
         self.grid, self.copy_shares = config.grid, config.copy_shares if config.copy_references else "mean"
+        self.size, self.landmark_flow = config.size, config.landmark_flow
         self.encoder = TemporalEncoder(3 + heatmap_channels, base)
         self.flow_predictor = FlowPredictor(heatmap_channels, base, hidden, code)
 
@@ -176,19 +181,38 @@ class TemporalPath(nn.Module):
         features = self.encoder(torch.cat([images, heatmaps], dim=2).flatten(0, 1))
         return [x.unflatten(0, shape) for x in features]
 
-    def encode_half(self, images: Tensor, heatmaps: Tensor) -> Tensor:
-        """The second of `encode`'s alone, which is what the flow is predicted from."""
-        x = torch.cat([images, heatmaps], dim=2).flatten(0, 1)
-        return self.encoder.scale_2(self.encoder.scale_1(x)).unflatten(0, images.shape[:2])
+    def forward(self, references: References, heatmaps: Tensor, audio: Tensor, points: Tensor | None) -> Gathered:
+        """Heatmaps (B, c, H, W), audio (B, code), points (B, 131, 2) -> what is gathered from the references."""
+        begun, start = self.begin(references.temporal[1], references.points, points)
+        flows, logits = self.flow_predictor(begun, heatmaps, audio)
+        return self.gather(references.temporal, references.copied, flows, logits, start)
 
-    def forward(self, references: References, heatmaps: Tensor, audio: Tensor) -> Gathered:
-        """Heatmaps (B, c, H, W), audio (B, code) -> what is gathered from the references."""
-        flows, logits = self.flow_predictor(references.temporal[1].flatten(0, 1), heatmaps, audio)
-        return self.gather(references.temporal, references.copied, flows, logits)
+    def begin(
+        self, half: Tensor, reference_points: list[Tensor], points: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """What the flow is predicted from, (B N, C, h, w), and the points (B N, 2, H, W) that it starts from.
 
-    def gather(self, features: list[Tensor], copied: list[Tensor], flows: Tensor, logits: Tensor) -> Gathered:
+        Args:
+            half: the references' half-size features (B, N, C, h, w).
+            reference_points, points: `References.points` and the targets' landmarks (B, 131, 2).
+        """
+        if not self.landmark_flow:
+            return half.flatten(0, 1), None
+        if points is None or not reference_points:
+            raise ValueError("this network's flow starts from landmarks; give it points and reference_points")
+        start = landmark_warp(points, reference_points[0], self.size)
+        return warp(half.flatten(0, 1), start), start
+
+    def gather(
+        self,
+        features: list[Tensor],
+        copied: list[Tensor],
+        flows: Tensor,
+        logits: Tensor,
+        start: Tensor | None,
+    ) -> Gathered:
         """Warp and sum what `References` holds by the flows and the weights' logits, (B N, 2 and 1, H, W)."""
-        grid, weights = deformation(flows, self.grid), torch.sigmoid(logits)
+        grid, weights = deformation(flows, self.grid, start), torch.sigmoid(logits)
         warped = [warp_and_sum(each, grid, weights) for each in features]
         if copied and self.copy_shares == "softmax":  # which takes sides: a mean of several faces is a blur
             weights = logits.unflatten(0, (-1, copied[0].shape[1])).softmax(dim=1).flatten(0, 1)
@@ -256,6 +280,8 @@ class FaceSynthesizer(nn.Module):
         reference_images: Tensor,
         reference_heatmaps: Tensor,
         audio: Tensor,
+        points: Tensor | None = None,
+        reference_points: Tensor | None = None,
         alignment: bool = False,
     ) -> Tensor | tuple[Tensor, Alignment]:
         """Synthesize the frames of B windows.
@@ -265,16 +291,20 @@ class FaceSynthesizer(nn.Module):
             heatmaps: (B, T, 1, H, W) in [0, 1], the full face as it shall be.
             reference_images, reference_heatmaps: (B, N, 3, H, W) and (B, N, 1, H, W) of the same person.
             audio: (B, T, C, W), the window of sound around each frame.
+            points, reference_points: (B, T, 131, 2) and (B, N, 131, 2), the landmarks that the heatmaps are drawn
+                through, in units of the crop; only landmark_flow reads them.
             alignment: also return what the losses ask about it.
 
         Returns:
             Faces (B, T, 3, H, W) in [0, 1]; with `alignment`, also that.
         """
-        references = self.encode_references(reference_images, reference_heatmaps)
-        return self.render(frames, heatmaps, references, audio, alignment)
+        references = self.encode_references(reference_images, reference_heatmaps, reference_points)
+        return self.render(frames, heatmaps, references, audio, points, alignment)
 
-    def encode_references(self, reference_images: Tensor, reference_heatmaps: Tensor) -> References:
-        """The part that depends on the references alone: (B, N, 3, H, W), (B, N, 1, H, W); once a video."""
+    def encode_references(
+        self, reference_images: Tensor, reference_heatmaps: Tensor, reference_points: Tensor | None = None
+    ) -> References:
+        """The part that depends on the references alone, as `forward` takes them; once a video."""
         if reference_images.shape[1] != self.config.references:
             raise ValueError(
                 f"this network takes {self.config.references} reference images, not {reference_images.shape[1]}"
@@ -282,22 +312,31 @@ class FaceSynthesizer(nn.Module):
         images, heatmaps = self._inside(reference_images), self._channels(reference_heatmaps)
         sampled, compared = self.spatial.encode(images, heatmaps) if self.spatial else ([], [])
         temporal = self.temporal.encode(images, heatmaps) if self.temporal else []
-        return References(sampled, compared, temporal, [images] if self.config.copy_references else [])
+        copied = [images] if self.config.copy_references else []
+        points = [reference_points] if self.config.landmark_flow and reference_points is not None else []
+        return References(sampled, compared, temporal, copied, points)
 
     def render(
-        self, frames: Tensor, heatmaps: Tensor, references: References, audio: Tensor, alignment: bool = False
+        self,
+        frames: Tensor,
+        heatmaps: Tensor,
+        references: References,
+        audio: Tensor,
+        points: Tensor | None = None,
+        alignment: bool = False,
     ) -> Tensor | tuple[Tensor, Alignment]:
         """As `forward`, with `encode_references`' result for the B windows."""
         shape = frames.shape[:2]
         references = references.repeat(shape[1])
         frames, heatmaps = self._inside(frames.flatten(0, 1)), self._channels(heatmaps.flatten(0, 1))
         audio = self.audio_encoder(audio.flatten(0, 1))
+        points = None if points is None else points.flatten(0, 1)
 
         paths, grid, copied = [], None, []
         if self.spatial is not None:
             paths.append(self.spatial(references, heatmaps, audio))
         if self.temporal is not None:
-            features, copied, grid = self.temporal(references, heatmaps, audio)
+            features, copied, grid = self.temporal(references, heatmaps, audio, points)
             paths.append(features)
         aligned = [fuse(torch.cat(features, dim=1)) for fuse, *features in zip(self.fusion, *paths, strict=True)]
         faces = self.generator(mask_lower_half(frames), heatmaps, aligned, audio, *copied)
@@ -313,38 +352,6 @@ class FaceSynthesizer(nn.Module):
 
     def _channels(self, heatmaps: Tensor) -> Tensor:
         return heatmaps.expand(*heatmaps.shape[:-3], self.config.heatmap_channels, *heatmaps.shape[-2:])
-
-
-class WarpedReferences(nn.Module):
-    """The temporal path of a synthesizer alone: in place of faces, its warped references' mean by weight.
-
-    What it is worth before anything is painted; and, in training, half the cost of a step for the part that learns
-    slowest.
-    """
-
-    def __init__(self, synthesizer: FaceSynthesizer):
-        super().__init__()
-        self.synthesizer = synthesizer
-
-    def forward(
-        self,
-        frames: Tensor,
-        heatmaps: Tensor,
-        reference_images: Tensor,
-        reference_heatmaps: Tensor,
-        audio: Tensor,
-        alignment: bool = False,
-    ) -> Tensor | tuple[Tensor, Alignment]:
-        """As `FaceSynthesizer.forward`; of `frames` only the shape is read."""
-        network, shape = self.synthesizer, frames.shape[:2]
-        images, poses = network._inside(reference_images), network._channels(reference_heatmaps)
-        half = network.temporal.encode_half(images, poses)
-        references = References([], [], [half], [reference_images]).repeat(shape[1])
-        heatmaps, audio = network._channels(heatmaps.flatten(0, 1)), network.audio_encoder(audio.flatten(0, 1))
-        flows, logits = network.temporal.flow_predictor(references.temporal[0].flatten(0, 1), heatmaps, audio)
-        _, (faces,), grid = network.temporal.gather([], references.copied, flows, logits)
-        faces = faces.unflatten(0, shape)
-        return (faces, Alignment(None, grid.unflatten(0, (*shape, -1)))) if alignment else faces
 
 
 def released_state(state_dict: dict[str, Tensor], config: FaceSynthesizerConfig | None = None) -> dict[str, Tensor]:
@@ -395,6 +402,8 @@ def _check(config: FaceSynthesizerConfig) -> None:
         raise ValueError("the synthesizer needs its spatial or its temporal path; switch one on")
     if config.copy_references and not config.temporal:
         raise ValueError("copy_references copies what the temporal path warps; it needs that path")
+    if config.landmark_flow and not config.temporal:
+        raise ValueError("landmark_flow is where the temporal path's flow starts from; it needs that path")
     if config.mutual_information and not (config.spatial and config.temporal):
         raise ValueError("mutual information compares the spatial and the temporal path; it needs both")
     if config.size % 4 or config.size < 100:

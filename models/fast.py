@@ -243,22 +243,31 @@ class FastTemporalPath(nn.Module):
         self.heads.bias = nn.Parameter(torch.cat([flow.bias, first.bias]), requires_grad=False)
 
     def encode(self, images: Tensor, heatmaps: Tensor) -> list[Tensor]:
-        """As `TemporalPath.encode`, and last the half-size features after their first instance norm."""
+        """As `TemporalPath.encode`, and last the half-size features after their first instance norm.
+
+        Not so with landmark_flow, whose norm follows each frame's warp.
+        """
         features = self.path.encode(images, heatmaps)
+        if self.path.landmark_flow:
+            return features
         normalised = F.instance_norm(features[1].flatten(0, 1)).contiguous(memory_format=torch.channels_last)
         return [*features, normalised.unflatten(0, images.shape[:2])]
 
-    def forward(self, references: References, heatmaps: Tensor, audio: Tensor) -> Gathered:
+    def forward(self, references: References, heatmaps: Tensor, audio: Tensor, points: Tensor | None) -> Gathered:
         """As `TemporalPath.forward`."""
-        *features, normalised = references.temporal
-        predictor = self.path.flow_predictor
-        x = predictor.spade_1(normalised, heatmaps, normalised=True)
+        features, normalised = references.temporal[:3], references.temporal[3:]
+        predictor, start = self.path.flow_predictor, None
+        if normalised:
+            x = predictor.spade_1(*normalised, heatmaps, normalised=True)
+        else:
+            begun, start = self.path.begin(features[1], references.points, points)
+            x = predictor.spade_1(begun.contiguous(memory_format=torch.channels_last), heatmaps)
         x = predictor.adain_1(x, audio)
         x = predictor.spade_2(x, heatmaps)
         x = predictor.adain_2(x, audio)
         x = predictor.spade_3(F.pixel_shuffle(x, 2), heatmaps)
         flows, weights = self.heads(x).tensor_split([2], dim=1)
-        return self.path.gather(features, references.copied, flows, predictor.weight[1:](weights))
+        return self.path.gather(features, references.copied, flows, predictor.weight[1:](weights), start)
 
 
 _FAST_BLOCKS = {

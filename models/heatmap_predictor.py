@@ -164,24 +164,33 @@ class HeatmapPredictor(nn.Module):
         pose = self.norm(self.pose_encoder(pose_heatmaps).flatten(1))
         return self.anchors(pose), self.faces(self.encode_references(heatmaps[:, None])[:, 0])
 
-    def predict_centre(self, frames: Tensor, references: Tensor, pose_heatmaps: Tensor) -> Tensor:
-        """Predict the centre frames of B windows: `forward(...)[0][:, T // 2]`, without decoding the other frames.
+    def predict_centre(
+        self, frames: Tensor, references: Tensor, pose_heatmaps: Tensor, keypoints: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """Predict the centre frames of B windows: `forward(...)`'s at T // 2, without decoding the other frames.
 
         Args:
             frames: (B, T, 2 or 3, width), windows of `encode_frames` (first and last repeated at the ends).
             references: (B or 1, N, width), of `encode_references`.
             pose_heatmaps: (B, 1, 128, 128) of the centre frames.
+            keypoints: a network that decodes heatmaps reads keypoints off them only where they are asked for.
 
         Returns:
-            heatmaps (B, 1, 128, 128), at least 0.
+            heatmaps (B, 1, 128, 128), at least 0, and landmarks (B, 57, 2), or None.
         """
         centre = frames.shape[1] // 2
         references = references.expand(len(frames), -1, -1)
         if self.drawing is not None:
-            keypoints = self._moved_keypoints(frames, references)[:, centre]
-            return torch.maximum(pose_heatmaps, self.drawing(keypoints))
+            landmarks = self._moved_keypoints(frames, references)[:, centre]
+            return torch.maximum(pose_heatmaps, self.drawing(landmarks)), landmarks
         lip, jaw = (z[:, centre] for z in self._mix(frames, references))
-        return self._complete(*self.decoder(lip, jaw, pose_heatmaps), pose_heatmaps)
+        heatmaps = self.decoder(lip, jaw, pose_heatmaps)
+        landmarks = self._keypoints(lip, jaw, *heatmaps) if keypoints else None
+        return self._complete(*heatmaps, pose_heatmaps), landmarks
+
+    def whole_faces(self, points: Tensor, landmarks: Tensor) -> Tensor:
+        """Points (..., 131, 2) of faces with predicted landmarks (..., 57, 2) in the place of theirs."""
+        return points.to(landmarks.dtype).index_copy(-2, self.keypoints, landmarks)
 
     def _mix(self, frames: Tensor, references: Tensor) -> tuple[Tensor, Tensor]:
         """Eq. 1, Z = T(H(A, H_m, H_r)): (B, T, 2, width), (B, N, width) -> z_t and z_{t+T}, each (B, T, width)."""

@@ -57,6 +57,14 @@ class FlowPredictor(nn.Module):
         return flow, self.weight[1:](weight)
 
 
+def warp(features: Tensor, grid: Tensor) -> Tensor:
+    """Features (M, C, h, w) read at the points (M, 2, H, W) of `deformation`; zeros outside."""
+    if grid.shape[-2:] != features.shape[-2:]:
+        grid = F.interpolate(grid, size=features.shape[-2:], mode="bilinear")
+    warped = F.grid_sample(features.to(grid.dtype), grid.permute(0, 2, 3, 1), align_corners=False)
+    return warped.to(features.dtype)
+
+
 def warp_and_sum(features: Tensor, grid: Tensor, weights: Tensor) -> Tensor:
     """Warp N references' features and take the mean by weight.
 
@@ -84,15 +92,18 @@ def warp_and_sum(features: Tensor, grid: Tensor, weights: Tensor) -> Tensor:
     return total.to(features.dtype)
 
 
-def deformation(flow: Tensor, grid: str) -> Tensor:
+def deformation(flow: Tensor, grid: str, start: Tensor | None = None) -> Tensor:
     """The points (M, 2, H, W) to read, x and y in [-1, 1], of the flow (M, 2, H, W) in pixels.
 
     `grid` "centres": of pixel centres, as `warp_and_sum` reads them, at every scale. "corners": from corner to corner,
-    as the released network makes them; read as centres, they reach half a pixel too far at the edges.
+    as the released network makes them; read as centres, they reach half a pixel too far at the edges. `start`: the
+    points that no flow reads, in place of each pixel's own.
     """
     height, width = flow.shape[-2:]
     # Under autocast too: half precision has no room for a position and a fraction of a pixel.
     flow = flow.to(torch.promote_types(flow.dtype, torch.float32))
+    if start is not None:
+        return torch.stack([start[:, 0] + flow[:, 0] * (2 / width), start[:, 1] + flow[:, 1] * (2 / height)], dim=1)
     x, y = coordinates(width, flow), coordinates(height, flow)
     if grid == "corners":
         return torch.stack([x + flow[:, 0] * (2 / (width - 1)), y[:, None] + flow[:, 1] * (2 / (height - 1))], dim=1)

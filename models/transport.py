@@ -1,11 +1,13 @@
-"""Least-squares affine maps between point sets: what a head's pose does to its points, and what is left."""
+"""How one set of landmarks goes over into another: affine maps by least squares, and dense warps."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from media.heatmap import KEYPOINTS, ORDER
 
 ANCHORS = [position for position in range(len(ORDER)) if position not in KEYPOINTS]  # the upper face
+_SOFTNESS = 0.02  # of the crop: landmarks are no surer than that
 
 
 def fit_affine(source: Tensor, target: Tensor) -> Tensor:
@@ -29,6 +31,44 @@ def apply_affine(points: Tensor, affine: Tensor) -> Tensor:
     """Points (..., P, 2) carried by maps (..., 3, 2) of `fit_affine`."""
     with torch.autocast(points.device.type, enabled=False):
         return _homogeneous(points.float()) @ affine
+
+
+def landmark_warp(points: Tensor, references: Tensor, size: int) -> Tensor:
+    """Where references show what lies at each pixel of the target, as far as landmarks tell.
+
+    Each pixel is carried by the affine map between the landmarks, and then by the mean of what that leaves of their
+    displacements, weighted by (distance^2 + softness^2)^-2 (Shepard, 1968).
+
+    Args:
+        points: (B, P, 2), of the targets in units of the face crop.
+        references: (B, N, P, 2), the same landmarks of each target's N references.
+        size: of the square crops in pixels.
+
+    Returns:
+        The points to read, (B N, 2, size, size), x and y in [-1, 1] as `grid_sample` with align_corners=False takes
+        them; none lies outside of the outermost pixels' centres.
+    """
+    points, references = points.float(), references.float()
+    shape, count = references.shape[:2], references.shape[2]
+    with torch.autocast(points.device.type, enabled=False):
+        targets = points[:, None].expand_as(references)
+        affine = fit_affine(targets, references)
+        left = references - apply_affine(targets, affine)  # (B, N, P, 2)
+        coarse = _pixel_centres(size // 2, points)  # a smooth field, at full size it would cost four times as much
+        distance = (coarse[None, :, None] - points[:, None]).square().sum(dim=-1)  # (B, pixels, P)
+        shares = (distance + _SOFTNESS**2).square().reciprocal()
+        shares = shares / shares.sum(dim=-1, keepdim=True)
+        moved = left.permute(0, 1, 3, 2).reshape(shape[0], -1, count) @ shares.transpose(1, 2)  # (B, 2 N, pixels)
+        moved = F.interpolate(moved.unflatten(2, (size // 2, -1)), size=(size, size), mode="bilinear")
+        carried = apply_affine(_pixel_centres(size, points), affine)  # (B, N, pixels, 2)
+        carried = carried.transpose(2, 3).reshape(-1, 2, size, size)
+        return (2 * (carried + moved.view_as(carried)) - 1).clamp(1 / size - 1, 1 - 1 / size)
+
+
+def _pixel_centres(size: int, like: Tensor) -> Tensor:
+    """(size^2, 2), x and y in units of the crop, row by row."""
+    centres = (torch.arange(size, device=like.device, dtype=like.dtype) + 0.5) / size
+    return torch.stack(torch.meshgrid(centres, centres, indexing="xy"), dim=-1).flatten(0, 1)
 
 
 def mouth_motion(points: Tensor) -> Tensor:

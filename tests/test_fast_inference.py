@@ -15,6 +15,7 @@ FORMS = {
     "paper": FaceSynthesizerConfig(width=0.125),
     "released": FaceSynthesizerConfig.released(width=0.125),
     "copying": FaceSynthesizerConfig(width=0.125, alignment="coarsest", copy_references=True),
+    "landmarks": FaceSynthesizerConfig(width=0.125, copy_references=True, landmark_flow=True),
     "spatial path alone": FaceSynthesizerConfig(width=0.125, temporal=False),
     "temporal path alone": FaceSynthesizerConfig(width=0.125, spatial=False),
 }
@@ -29,17 +30,15 @@ def test_fast_faces_are_the_plain_ones(config):
     synthesizer = trained_like(FaceSynthesizer(config))
     fast = accelerate_inference(synthesizer)
     videos = [random_inputs(predictor(), synthesizer, 2, seed) for seed in range(2)]
-    frames, heatmaps, images, reference_heatmaps, audio = (
-        torch.cat([getattr(video, name) for video in videos])
-        for name in ("frames", "heatmaps", "reference_images", "reference_heatmaps", "audio")
-    )
+    names = ("frames", "heatmaps", "audio", "points", "reference_images", "reference_heatmaps", "reference_points")
+    frames, heatmaps, audio, points, *known = (torch.cat([getattr(video, name) for video in videos]) for name in names)
     with torch.inference_mode():
-        expected = synthesizer(frames, heatmaps, images, reference_heatmaps, audio)
+        expected = synthesizer(frames, heatmaps, *known[:2], audio, points, known[2])
         assert expected.std() > 0.05  # faces that do not depend on the weights would agree too
         for batch, times in ((slice(0, 1), 2), (slice(0, 2), 1)):  # one video's frames share its references in memory
-            references = fast.encode_references(images[batch], reference_heatmaps[batch])
+            references = fast.encode_references(*(part[batch] for part in known))
             for _ in range(times):  # rendering leaves the references as they are
-                faces = fast.render(frames[batch], heatmaps[batch], references, audio[batch])
+                faces = fast.render(frames[batch], heatmaps[batch], references, audio[batch], points[batch])
                 assert (faces - expected[batch]).abs().max() < 1e-4
 
 
@@ -52,8 +51,9 @@ def test_accelerating_leaves_the_network_trainable():
     assert after.keys() == before.keys() and all(torch.equal(after[name], before[name]) for name in before)
 
 
-def test_the_fast_line_dubs_the_same_frames_for_less():
-    heatmaps, faces = predictor(), trained_like(FaceSynthesizer(FORMS["released"]))
+@pytest.mark.parametrize("form", ["released", "landmarks"])
+def test_the_fast_line_dubs_the_same_frames_for_less(form):
+    heatmaps, faces = predictor(), trained_like(FaceSynthesizer(FORMS[form]))
     inputs = random_inputs(heatmaps, faces, 2)
     plain, fast = PlainDubbing(heatmaps, faces), FastDubbing(heatmaps, faces)
     with torch.inference_mode():

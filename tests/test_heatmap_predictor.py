@@ -72,11 +72,12 @@ def test_predict_centre_is_forward_without_the_other_frames(shared, form):
     audio = audio if form == "released" else torch.randn(8, 80, 16)
     references = inputs["reference"][:1]
     windows = (torch.arange(8)[:, None] + torch.arange(-2, 3)).clamp(0, 7)
-    expected, _ = predictor(audio[windows], pose[windows], references.expand(8, -1, -1, -1, -1))
-    embeddings = predictor.encode_frames(audio, pose)
-    heatmaps = predictor.predict_centre(embeddings[windows], predictor.encode_references(references), pose)
+    expected, landmarks = predictor(audio[windows], pose[windows], references.expand(8, -1, -1, -1, -1))
+    known = predictor.encode_frames(audio, pose)[windows], predictor.encode_references(references), pose
+    heatmaps, keypoints = predictor.predict_centre(*known, keypoints=True)
     assert heatmaps.shape == pose.shape
     assert_close(heatmaps, expected[:, 2], atol=1e-4, rtol=0)
+    assert_close(keypoints, landmarks[:, 2], atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("missing", ["mel_encoder.4.conv_block.0.weight", "fusion_transformer.modality.weight"])

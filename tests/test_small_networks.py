@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from media.heatmap import CONTENT, KEYPOINTS, ORDER, draw_heatmap
 from models import FaceSynthesizer, FaceSynthesizerConfig, HeatmapPredictor, HeatmapPredictorConfig
 from models.drawing import CurveDrawing
+from models.transport import apply_affine, landmark_warp
 
 
 @pytest.fixture
@@ -67,11 +69,12 @@ def test_a_drawn_predictor_is_the_same_one_frame_at_a_time():
     with torch.inference_mode():
         heatmaps, landmarks = predictor(audio, pose, references)
         frames = predictor.encode_frames(audio.flatten(0, 1), pose.flatten(0, 1)).unflatten(0, (2, 5))
-        centre = predictor.predict_centre(frames, predictor.encode_references(references), pose[:, 2])
+        centre, moved = predictor.predict_centre(frames, predictor.encode_references(references), pose[:, 2])
         nothing, same = predictor(audio, pose, references, draw=False)
     assert nothing is None and torch.equal(landmarks, same)
     assert landmarks.shape == (2, 5, 57, 2)
     torch.testing.assert_close(centre, heatmaps[:, 2], atol=1e-4, rtol=0)
+    torch.testing.assert_close(moved, landmarks[:, 2], atol=1e-5, rtol=0)
     assert (heatmaps >= pose).all()
 
 
@@ -96,7 +99,7 @@ def test_the_copy_shares_the_references_out_as_the_config_says(shares, of):
     path, images = FaceSynthesizer(config).temporal, torch.rand(2, 5, 3, 16, 16)
     logits = torch.tensor([0.0, 6, 0, -3, 1])
     flows, weights = torch.zeros(10, 2, 16, 16), logits.repeat(2)[:, None, None, None].expand(-1, -1, 16, 16)
-    _, (copied,), _ = path.gather([], [images], flows, weights)
+    _, (copied,), _ = path.gather([], [images], flows, weights, None)
     expected = (images * (of(logits) / of(logits).sum())[:, None, None, None]).sum(dim=1)
     torch.testing.assert_close(copied, expected, atol=1e-4, rtol=0)
 
@@ -113,6 +116,58 @@ def test_keypoints_are_as_fine_under_autocast_as_without():
     assert (faces - rounded).abs().max() < 0.1 / 128  # bfloat16 itself goes by half pixels
 
 
-def test_copying_needs_the_temporal_path():
-    with pytest.raises(ValueError, match="temporal path"):
-        FaceSynthesizer(FaceSynthesizerConfig(temporal=False, copy_references=True))
+@pytest.mark.parametrize("option", ["copy_references", "landmark_flow"])
+def test_copying_and_landmarks_need_the_temporal_path(option):
+    with pytest.raises(ValueError, match=f"{option}.* path"):
+        FaceSynthesizer(FaceSynthesizerConfig(temporal=False, **{option: True}))
+
+
+def test_a_flow_from_landmarks_needs_them():
+    synthesizer = FaceSynthesizer(FaceSynthesizerConfig(width=0.03, landmark_flow=True)).eval()
+    images, heatmaps = torch.rand(1, 5, 3, 128, 128), torch.rand(1, 5, 1, 128, 128)
+    with pytest.raises(ValueError, match="give it points"):
+        synthesizer(images[:, :1], heatmaps[:, :1], images, heatmaps, torch.randn(1, 1, 80, 16))
+
+
+def test_a_warp_by_landmarks_is_the_affine_map_where_that_says_all():
+    torch.manual_seed(0)
+    points = torch.rand(2, 1, 131, 2)
+    affine = torch.tensor([[0.9, 0.1], [-0.05, 0.8], [0.03, 0.12]]).repeat(2, 3, 1, 1)
+    affine[:, 1, 2] += 0.02
+    grid = landmark_warp(points[:, 0], apply_affine(points, affine), 64).unflatten(0, (2, 3))
+    y, x = torch.meshgrid(*[(torch.arange(64) + 0.5) / 64] * 2, indexing="ij")
+    expected = 2 * (torch.stack([x, y, torch.ones_like(x)], dim=-1) @ affine[:, :, None]) - 1
+    inside = expected.abs() < 1 - 1 / 64
+    torch.testing.assert_close(grid.permute(0, 1, 3, 4, 2)[inside], expected[inside], atol=1e-3, rtol=0)
+
+
+def test_a_warp_by_landmarks_reads_each_landmark_where_the_reference_has_it(shared):
+    with np.load(shared / "parity" / "pipeline.npz") as cases:
+        points = torch.from_numpy(cases[next(name for name in cases if name.endswith(".landmarks"))][list(ORDER)])
+    opened = points[None].float().repeat(1, 1, 1)
+    opened[:, KEYPOINTS[:17], 1] += 0.05  # the jaw, 6 of 128 pixels
+    grid = landmark_warp(points[None].float(), opened[:, None], 128)
+    read = F.grid_sample(grid, 2 * points[None, None].float() - 1, padding_mode="border", align_corners=False)
+    error = ((read[0, :, 0].T + 1) / 2 - opened[0]).norm(dim=-1) * 128
+    assert error[KEYPOINTS[:17]].mean() < 2 and error.mean() < 1  # at landmarks 6 pixels away, nearly nothing moves
+
+
+def test_no_flow_copies_a_reference_to_where_the_target_has_its_landmarks(landmarks):
+    """A picture of a blob on a landmark; with fresh weights the flow adds nothing, all references being alike."""
+    synthesizer = FaceSynthesizer(FaceSynthesizerConfig(width=0.03, landmark_flow=True, copy_references=True))
+    at = int(KEYPOINTS[20])
+    points = torch.from_numpy(landmarks).float()
+    moved = points + torch.tensor([0.04, -0.03])
+    centres = (torch.arange(128) + 0.5) / 128
+
+    def blob(place):
+        distance = (centres - place[0]).square() + (centres[:, None] - place[1]).square()
+        return torch.exp(-distance / (2 * 0.02**2)).expand(3, -1, -1)
+
+    images = blob(points[at]).expand(1, 5, -1, -1, -1)
+    heatmaps = torch.zeros(1, 5, 1, 128, 128)
+    references = synthesizer.encode_references(images, heatmaps, points.expand(1, 5, -1, -1))
+    with torch.inference_mode():
+        code = synthesizer.audio_encoder.eval()(torch.randn(1, 80, 16))
+        _, (copied,), _ = synthesizer.temporal.eval()(references, heatmaps[:, 0], code, moved[None])
+    assert (copied[0] - blob(moved[at])).abs().max() < 0.1 < (images[0, 0] - blob(moved[at])).abs().max()

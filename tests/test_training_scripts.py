@@ -30,11 +30,11 @@ from media.face import FaceTracker, crop_face
 from media.video import read_frames
 from models.checkpoint import load_any_sync_expert, load_checkpoint, load_network, save_checkpoint
 from models.chung_syncnet import ChungSyncNet
-from models.face_synthesizer import Alignment, FaceSynthesizer, FaceSynthesizerConfig, WarpedReferences
+from models.face_synthesizer import Alignment, FaceSynthesizer, FaceSynthesizerConfig
 from models.heatmap_predictor import HeatmapPredictor, HeatmapPredictorConfig
 from models.sync_expert import SyncExpert, SyncExpertConfig
 from models.transport import mouth_motion
-from train_face import FaceTraining, LipDistance, starting_point
+from train_face import FaceTraining, LipDistance
 from train_heatmap import HeatmapTraining
 from train_sync import SyncTraining
 from training import read_config, validation_batch
@@ -77,7 +77,7 @@ ABLATIONS = ("cil", "sync", "spatial", "temporal", "finetuning")
 @pytest.mark.parametrize(
     ("name", "schema"),
     [(f"{size}_{name}", schema) for size in ("stsa", "demo") for name, schema in SCHEMAS.items()]
-    + [("demo_heatmap_settle", HeatmapTraining), ("demo_flow", FaceTraining), ("person", Finetuning)]
+    + [("demo_heatmap_settle", HeatmapTraining), ("person", Finetuning)]
     + [(f"ablations/without_{name}", FaceTraining) for name in ABLATIONS]
     + [("ablations/with_finetuning", Finetuning)],
 )
@@ -200,35 +200,14 @@ def test_a_broken_clip_stops_the_run_and_keeps_the_last_good_state(clips, tmp_pa
     assert {path: path.read_bytes() for path in output.rglob("*.safetensors")} == good
 
 
-def test_the_flow_learns_alone_and_the_synthesizer_begins_with_it(clips, tmp_path):
+def test_a_run_begins_with_another_ones_synthesizer(clips, tmp_path):
     _, start = (setting.split("=")[1] for setting in write_checkpoints(tmp_path / "start"))
-    settings = [*STEPS, "losses.flow=0.1"]
-    flow = [*settings, "flow_only=true", f"start_from={start}"]
-    assert run("train_face", arguments("train_face", clips, tmp_path / "flow", *flow)) == 0
-    before, after = (load_network(folder, "face_synthesizer").state_dict() for folder in (start, tmp_path / "flow"))
-    changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
-    assert changed == {"temporal", "audio_encoder"}
-    scalars, images = scalars_and_images(tmp_path / "flow")
-    assert scalars.keys() >= {"train/flow", "train/l1", "val/PSNR"} and images
-
-    whole = [*settings, f"start_from={tmp_path / 'flow'}", "train.learning_rate=0", "losses.mutual_information=0.01"]
-    assert run("train_face", arguments("train_face", clips, tmp_path / "face", *whole)) == 0
-    begun = load_network(tmp_path / "face", "face_synthesizer")
+    settings = [*STEPS, f"start_from={start}", "train.learning_rate=0", "losses.mutual_information=0.01"]
+    assert run("train_face", arguments("train_face", clips, tmp_path / "face", *settings)) == 0
+    before, begun = (load_network(folder, "face_synthesizer") for folder in (start, tmp_path / "face"))
     assert begun.config.width == 0.03 and begun.mutual_information is not None
     weights = begun.state_dict()
-    assert all(torch.equal(weights[name], after[name]) for name, _ in begun.named_parameters() if name in after)
-
-
-def test_all_that_flow_only_trains_has_a_gradient():
-    """Several processes would wait for the gradients of what has none."""
-    config = FaceTraining(flow_only=True, model=FaceSynthesizerConfig(width=0.03), output="")
-    config.losses.mutual_information = 0
-    network = WarpedReferences(starting_point(config))
-    window = torch.rand(1, 2, 3, 128, 128), torch.rand(1, 2, 1, 128, 128)
-    references = torch.rand(1, 5, 3, 128, 128), torch.rand(1, 5, 1, 128, 128)
-    network(*window, *references, torch.rand(1, 2, 80, 16)).mean().backward()
-    trained = {name for name, weight in network.named_parameters() if weight.requires_grad}
-    assert trained == {name for name, weight in network.named_parameters() if weight.grad is not None}
+    assert all(torch.equal(weights[name], weight) for name, weight in before.named_parameters())
 
 
 def test_a_synthesizer_of_another_size_than_the_heatmaps_is_refused(tmp_path):
@@ -256,7 +235,6 @@ def test_a_synthesizer_of_another_size_than_the_heatmaps_is_refused(tmp_path):
         ("train_face", "losses.perceptual=4", "vgg19"),
         ("train_face", "losses.sync=0.1", "frames=5"),
         ("train_face", "model.spatial=false", "it needs both"),
-        ("train_face", "flow_only=true", "compares two; set it to 0"),
         ("train_face", "start_from=/nowhere/run", "/nowhere/run is not a folder"),
         ("train_face", "train.batch_size=1", "raise train.batch_size"),
         ("train_sync", "loss=softmax", "use contrastive, shifted or bce"),
