@@ -86,15 +86,16 @@ class Dubbing(nn.Module):
         first = first_synthesized(predictor, frames)
         self.synthesized = slice(first, first + frames)
 
-    def forward(self, batch: dict) -> tuple[Tensor, Alignment, Tensor, Tensor]:
+    def forward(self, batch: dict) -> tuple[Tensor, Alignment, Tensor, Tensor, Tensor]:
         """A batch of `ClipDataset` windows of T frames, of which the t in the middle are synthesized.
 
         Returns:
-            faces (B,t,3,H,W), what the losses ask about their alignment, and the predicted heatmaps (B,T,1,H,W) and
-            landmarks (B,T,57,2).
+            faces (B,t,3,H,W), what the losses ask about their alignment, the points (B,t,131,2) that they were made to
+            have, without a gradient, and the predicted heatmaps (B,T,1,H,W) and landmarks (B,T,57,2).
         """
         references = batch["reference_images"], batch["reference_heatmaps"]
-        heatmaps, landmarks = self.predictor(batch["audio"], batch["pose_heatmaps"], references[1])
+        known = batch["points"], batch["reference_points"]
+        heatmaps, landmarks = self.predictor(batch["audio"], batch["pose_heatmaps"], references[1], *known)
         heatmaps = guidance = heatmaps.clamp(max=1)
         points = self.predictor.whole_faces(batch["points"], landmarks)
         if self.training and self.true_heatmaps > 0:
@@ -103,21 +104,23 @@ class Dubbing(nn.Module):
             points = torch.where(told[:, None, None, None], batch["points"], points)
         inputs = (batch["frames"], guidance, batch["audio"], points)
         frames, guidance, audio, points = (x[:, self.synthesized] for x in inputs)
-        points = points, batch["reference_points"]
-        faces, alignment = self.synthesizer(frames, guidance, *references, audio, *points, alignment=True)
-        return faces, alignment, heatmaps, landmarks
+        faces, alignment = self.synthesizer(frames, guidance, *references, audio, points, known[1], alignment=True)
+        return faces, alignment, points.detach(), heatmaps, landmarks
 
-    def targets(self, batch: dict) -> dict:
-        """The true frames and landmarks of the synthesized frames, as `FaceObjective` takes them; `mel` is theirs."""
-        return batch | {name: batch[name][:, self.synthesized] for name in ("frames", "landmarks", "points")}
+    def targets(self, batch: dict, points: Tensor) -> dict:
+        """What `FaceObjective` takes of the synthesized frames, `points` as `forward` returns them; `mel` is theirs.
+
+        True frames and landmarks, but the points that the flow was asked for.
+        """
+        return batch | {name: batch[name][:, self.synthesized] for name in ("frames", "landmarks")} | {"points": points}
 
 
 @torch.no_grad()
 def validate(dubbing: Dubbing, batch: dict, weights: HeatmapLosses) -> tuple[dict, dict]:
     """Scalars on the fixed validation windows, and a picture grid of the windows' first synthesized frames."""
-    faces, alignments, heatmaps, landmarks = zip(*(dubbing(part) for part in parts(batch, 4)), strict=True)
-    faces, heatmaps, landmarks = (torch.cat(part) for part in (faces, heatmaps, landmarks))
-    targets = dubbing.targets(batch)
+    faces, alignments, *rest = zip(*(dubbing(part) for part in parts(batch, 4)), strict=True)
+    faces, points, heatmaps, landmarks = (torch.cat(part) for part in (faces, *rest))
+    targets = dubbing.targets(batch, points)
     true = targets["frames"]
     scores = crop_scores(faces.flatten(0, 1), true.flatten(0, 1))
     values = {f"val/{name}": float(score.mean()) for name, score in scores.items()}
@@ -210,8 +213,8 @@ def main() -> None:
         if not config.train_predictor:
             bare.predictor.eval()
         with accelerator.autocast():
-            faces, alignment, heatmaps, landmarks = dubbing(batch)
-            targets = bare.targets(batch)
+            faces, alignment, points, heatmaps, landmarks = dubbing(batch)
+            targets = bare.targets(batch, points)
             terms = objective(faces, targets, run.networks.get("discriminator"), alignment)
             terms |= heatmap_terms(heatmaps, landmarks, batch, config.heatmap_losses)
         loss = sum(terms.values())

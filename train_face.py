@@ -32,10 +32,13 @@ from models.face_synthesizer import FaceSynthesizer, FaceSynthesizerConfig, mask
 from training import (
     Adversary,
     DataConfig,
+    ReadingTraining,
     Run,
     TrainConfig,
     backward,
     check_batch,
+    holds_a_run,
+    learn_reading,
     move,
     optimizer,
     parse_config,
@@ -61,6 +64,7 @@ class FaceTraining:
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     losses: FaceLosses = field(default_factory=FaceLosses)
     train: TrainConfig = field(default_factory=TrainConfig)
+    reading: ReadingTraining = field(default_factory=ReadingTraining)
     frames: int = 5  # consecutive frames a window; the sync loss needs 5
     sync_expert: str = ""  # checkpoint folder of train_sync.py, for the sync loss
     start_from: str = ""  # checkpoint folder whose synthesizer the run begins with; empty: fresh weights
@@ -154,6 +158,9 @@ def main() -> None:
     validation = validation_batch(others, config.train.validation_windows)
     validation = move(validation, accelerator.device)
 
+    fresh = not config.start_from and not holds_a_run(config.output)
+    if synthesizer.reader is not None and config.reading.steps > 0 and fresh:
+        learn_reading(synthesizer.reader.to(accelerator.device), dataset, config.reading, config.train.seed)
     synthesizer = synchronised(synthesizer, accelerator).to(memory_format=torch.channels_last)
     adam = optimizer(synthesizer.parameters(), config.train)
     synthesizer, adam, schedule = accelerator.prepare(synthesizer, adam, scheduler(adam, config.train))

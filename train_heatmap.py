@@ -13,27 +13,27 @@ import numpy as np
 import torch
 from omegaconf import MISSING
 from scipy.ndimage import uniform_filter1d
-from torch import Tensor, nn
 from torchvision.utils import make_grid
 
-from data_prep.clips import ClipDataset
-from data_prep.drawn_faces import DrawnFaces
-from losses.heatmap import HeatmapLosses, freeze_unread, heatmap_terms, reading_loss
+from data_prep.clips import ClipDataset, mirrored_points
+from losses.heatmap import HeatmapLosses, freeze_unread, heatmap_terms
 from losses.reconstruction import LIPS
 from media.errors import InputError, command
+from media.heatmap import KEYPOINTS
 from media.video import FPS
 from models.checkpoint import build_network, load_network
 from models.heatmap_predictor import HeatmapPredictor, HeatmapPredictorConfig
-from models.transport import mouth_motion
+from models.transport import ANCHORS, apply_affine, mouth_motion, pose_beside
 from training import (
     DataConfig,
+    ReadingTraining,
     Run,
     TrainConfig,
     VisemeTraining,
     backward,
     check_batch,
     holds_a_run,
-    learn,
+    learn_reading,
     learn_visemes,
     move,
     optimizer,
@@ -47,6 +47,11 @@ from training import (
     validation_batch,
 )
 
+INPUTS = ("audio", "pose_heatmaps", "reference_heatmaps", "points", "reference_points")
+TURNS = 2  # directions in which a head turns
+NOISE = 1e-4  # of a landmark's mean over a second, in units of the crop
+REFERENCE_DRAWS = 4  # of random references for each clip, to learn from
+
 
 @dataclass
 class SpeechTraining(VisemeTraining):
@@ -54,16 +59,6 @@ class SpeechTraining(VisemeTraining):
 
     ridge: float = 3000.0  # of the linear map from what it hears to the mouth's motion
     gain: float = 1.0  # on that motion: the most likely motion is smaller than the true one
-
-
-@dataclass
-class ReadingTraining:
-    """How a drawn network learns to read points off heatmaps, before all else, from `DrawnFaces` alone."""
-
-    steps: int = 0
-    batch_size: int = 64
-    learning_rate: float = 2.0e-3
-    warp: float = 0.12
 
 
 @dataclass
@@ -81,24 +76,33 @@ class HeatmapTraining:
     output: str = MISSING
 
 
-def learn_reading(predictor: HeatmapPredictor, dataset: ClipDataset, config: HeatmapTraining) -> None:
-    """Train the heatmap encoders and the readers of a drawn network on faces like those of the clips.
+@torch.no_grad()
+def learn_turning(predictor: HeatmapPredictor, dataset: ClipDataset, seed: int) -> None:
+    """Fit how a turned head moves a drawn network's keypoints, on the clips with random references each.
 
-    Beside the windows of the clips, in which a face comes again and again, they stay pixels off.
+    Linear regression on the two directions in which the shape of an upper face varies most: the head turns to the side
+    and up. The directions after them tell how far the source's own mouth is open, and a dubbed one must not follow
+    that; nor is what moves in less than a second taken for a turning head.
     """
-    reading = config.reading
-    faces = DrawnFaces(np.concatenate(list(dataset.points())), reading.warp, config.train.seed)
-    readers = nn.ModuleList(
-        [predictor.pose_encoder, predictor.reference_encoder, predictor.norm, predictor.anchors, predictor.faces]
-    )
-    readers.train()
-
-    def loss() -> Tensor:
-        points, whole, upper = (part.to(predictor.modality.device) for part in faces.batch(reading.batch_size))
-        anchors, found = predictor.read(upper, whole)
-        return reading_loss(anchors[None], found[None], {"points": points[None], "reference_points": points[None]})
-
-    learn("reading", list(readers.parameters()), loss, reading.steps, reading.learning_rate)
+    random = np.random.default_rng(seed)
+    shape, slow_shape, slow_both, count = 0, 0, 0, 0
+    for seen in dataset.points():
+        for draw in range(REFERENCE_DRAWS):
+            points = torch.from_numpy(seen if draw % 2 else mirrored_points(seen))[None]
+            chosen = points[:, random.integers(0, points.shape[1], predictor.config.references)]
+            pose = pose_beside(points[:, :, ANCHORS], chosen[:, :, ANCHORS], chosen[:, :, KEYPOINTS])
+            motion = apply_affine(points[:, :, KEYPOINTS], pose.home) - pose.still
+            turned, moved = (x[0].flatten(1).double() for x in (pose.turned, motion))
+            shape = shape + turned.T @ turned
+            turned, moved = (torch.from_numpy(uniform_filter1d(x, FPS, axis=0)) for x in (turned, moved))
+            slow_shape, slow_both = slow_shape + turned.T @ turned, slow_both + turned.T @ moved
+            count += len(turned)
+    directions = torch.linalg.eigh(shape).eigenvectors[:, -TURNS:]
+    gram = directions.T @ slow_shape @ directions
+    # Of heads that never turn nothing is learned: their directions are the landmarks' noise.
+    gram = gram + count * len(ANCHORS) * NOISE**2 * torch.eye(TURNS, dtype=torch.float64)
+    weight = directions @ torch.linalg.solve(gram, directions.T @ slow_both)
+    predictor.turning.linear.weight.copy_(weight.T)
 
 
 @torch.no_grad()
@@ -142,7 +146,7 @@ def learn_speech(predictor: HeatmapPredictor, dataset: ClipDataset, config: Heat
 @torch.no_grad()
 def validate(predictor: HeatmapPredictor, batch: dict, weights: HeatmapLosses) -> tuple[dict, dict]:
     """Scalars and a picture grid on the fixed validation windows."""
-    heatmaps, landmarks = predictor(batch["audio"], batch["pose_heatmaps"], batch["reference_heatmaps"])
+    heatmaps, landmarks = predictor(*(batch[name] for name in INPUTS))
     terms = heatmap_terms(heatmaps, landmarks, batch, weights)
     values = {f"val/{name}": float(value) for name, value in terms.items()}
     lips = (landmarks - batch["landmarks"])[..., LIPS, :]
@@ -178,7 +182,8 @@ def main() -> None:
     if drawn and not config.start_from and not holds_a_run(config.output):
         predictor.to(accelerator.device)
         if config.reading.steps > 0:
-            learn_reading(predictor, dataset, config)
+            learn_reading(predictor.reader, dataset, config.reading, config.train.seed)
+        learn_turning(predictor, dataset, config.train.seed)
         explained = learn_speech(predictor, dataset, config)
         accelerator.print(f"speech explains {100 * explained:.1f} % of the mouth's motion in the training clips")
     freeze_unread(predictor, config.losses)
@@ -192,16 +197,8 @@ def main() -> None:
     for step, batch in run.progress(training_batches(dataset, config, accelerator, first)):
         train_mode(predictor, config.train)
         with accelerator.autocast():
-            heatmaps, landmarks, *readings = predictor(
-                batch["audio"],
-                batch["pose_heatmaps"],
-                batch["reference_heatmaps"],
-                draw=config.losses.heatmap > 0,
-                read=drawn,
-            )
+            heatmaps, landmarks = predictor(*(batch[name] for name in INPUTS), draw=config.losses.heatmap > 0)
         terms = heatmap_terms(heatmaps, landmarks, batch, config.losses)
-        if drawn:
-            terms["reading"] = reading_loss(*readings, batch)
         loss = sum(terms.values())
         norm = backward(accelerator, loss, predictor, config.train, terms, batch, step)
         adam.step()

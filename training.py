@@ -18,11 +18,12 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
@@ -38,12 +39,14 @@ from tqdm import tqdm
 from yaml import YAMLError
 
 from data_prep.clips import ClipDataset
+from data_prep.drawn_faces import DrawnFaces
 from data_prep.synthetic_speech import VISEMES, SpeechWindows
 from losses.adversarial import discriminator_loss
 from media.audio import FEATURES
 from media.errors import InputError, Parser
 from media.files import check_output_folder, existing_file, output_folder
 from models.checkpoint import save_checkpoint
+from models.transport import ANCHORS
 
 
 @dataclass
@@ -92,6 +95,16 @@ class VisemeTraining:
     steps: int = 2500
     batch_size: int = 256
     learning_rate: float = 2.0e-3
+
+
+@dataclass
+class ReadingTraining:
+    """How a `PointReader` learns, on faces drawn for it; 0 steps leave it with random weights."""
+
+    steps: int = 0
+    batch_size: int = 16
+    learning_rate: float = 2.0e-3
+    warp: float = 0.12  # turn, stretch and shift the faces by up to this share of the crop
 
 
 Config = TypeVar("Config")
@@ -282,7 +295,8 @@ def learn_visemes(
 ) -> None:
     """Teach `encoder`, whose parameters require no gradient afterwards, which visemes it hears in synthetic speech.
 
-    Few people's clips teach a network their voices instead; speech can be synthesized by the hour.
+    Few people's clips teach a network their voices instead; speech can be synthesized by the hour. It does not resume;
+    what takes long is a run of its own.
 
     Args:
         embed: log-mel windows (B, 80, 16) to embeddings (B, D), by `encoder`.
@@ -300,20 +314,41 @@ def learn_visemes(
         logits = head(embed(mel)).unflatten(1, (len(VISEMES), len(places)))
         return F.cross_entropy(logits, visemes, label_smoothing=0.05)
 
-    learn("visemes", [*encoder.parameters(), *head.parameters()], loss, config.steps, config.learning_rate)
+    learn("visemes", [*encoder.parameters(), *head.parameters()], loss, config)
     encoder.requires_grad_(False).eval()
 
 
-def learn(
-    what: str, parameters: Sequence[nn.Parameter], loss: Callable[[], Tensor], steps: int, learning_rate: float
-) -> None:
-    """Minimise `loss()`, each call a new batch's, behind a progress bar: what a part of a network learns beforehand.
+def learn_reading(reader: nn.Module, dataset: ClipDataset, config: ReadingTraining, seed: int) -> None:
+    """Teach a `PointReader`, whose parameters require no gradient afterwards, to read faces like those of the clips.
 
-    AdamW with one cycle of the learning rate. It does not resume; what takes long is a run of its own.
+    It learns from `DrawnFaces`: in the windows of the clips a face comes again and again. It does not resume.
     """
-    adam = torch.optim.AdamW(parameters, learning_rate, weight_decay=0.02)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(adam, learning_rate, total_steps=steps, pct_start=0.05)
-    with tqdm(range(steps), desc=what, unit="step") as bar:
+    faces = DrawnFaces(np.concatenate(list(dataset.points())), config.warp, seed)
+    reader.requires_grad_(True)
+    nn.Module.train(reader, True)
+    learn("reading", reader.parameters(), lambda: reading_loss(reader, *faces.batch(config.batch_size)), config)
+    reader.requires_grad_(False).eval()
+
+
+def reading_loss(reader: nn.Module, points: Tensor, whole: Tensor, upper: Tensor) -> Tensor:
+    """Mean distance, in units of the crop, of what is read off heatmaps (M, 1, H, W) from points (M, 131, 2)."""
+    device = next(reader.parameters()).device
+    read = reader(torch.cat([whole, upper]).to(device)).unflatten(0, (2, -1))
+    distance = (read - points.to(device)).norm(dim=-1)
+    return torch.cat([distance[0].flatten(), distance[1][:, ANCHORS].flatten()]).mean()
+
+
+def learn(
+    what: str,
+    parameters: Iterable[nn.Parameter],
+    loss: Callable[[], Tensor],
+    config: VisemeTraining | ReadingTraining,
+) -> None:
+    """Minimise `loss()`, each call a new batch's, behind a progress bar; AdamW with one cycle of the learning rate."""
+    parameters = list(parameters)
+    adam = torch.optim.AdamW(parameters, config.learning_rate, weight_decay=0.02)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(adam, config.learning_rate, total_steps=config.steps, pct_start=0.05)
+    with tqdm(range(config.steps), desc=what, unit="step") as bar:
         for step in bar:
             value = loss()
             adam.zero_grad()
@@ -322,7 +357,7 @@ def learn(
             adam.step()
             schedule.step()
             if step % 20 == 0:
-                bar.set_postfix(loss=f"{float(value.detach()):.3f}")
+                bar.set_postfix(loss=f"{float(value.detach()):.4f}")
 
 
 def synchronised(network: nn.Module, accelerator: Accelerator) -> nn.Module:

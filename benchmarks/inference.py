@@ -86,10 +86,11 @@ class PlainDubbing:
         references = inputs.reference_heatmaps.expand(count, -1, -1, -1, -1)
         poses, audio = inputs.heatmaps[0][windows], inputs.predictor_audio[0][windows]
         centre = windows.shape[1] // 2
-        heatmaps, landmarks = (x[:, centre] for x in self.predictor(audio, poses, references))
+        known = inputs.reference_points.expand(count, -1, -1, -1)
+        predicted = self.predictor(audio, poses, references, inputs.points[0][windows], known)
+        heatmaps, landmarks = (x[:, centre] for x in predicted)
         points = self.predictor.whole_faces(inputs.points[0], landmarks)
         images = inputs.reference_images.expand(count, -1, -1, -1, -1)
-        known = inputs.reference_points.expand(count, -1, -1, -1)
         frames, heatmaps, audio, points = (
             x[:, None] for x in (inputs.frames[0], heatmaps.clamp(max=1), inputs.audio[0], points)
         )
@@ -105,6 +106,7 @@ class FastDubbing:
     def prepare(self, inputs: Inputs) -> None:
         """What is done once a video."""
         self.reference_tokens = self.predictor.encode_references(inputs.reference_heatmaps)
+        self.reference_points = inputs.reference_points
         known = inputs.reference_images, inputs.reference_heatmaps, inputs.reference_points
         self.references = self.synthesizer.encode_references(*known)
 
@@ -113,7 +115,14 @@ class FastDubbing:
         tokens = self.predictor.encode_frames(inputs.predictor_audio[0], poses)
         windows = _windows(len(poses), self.predictor.config.frames, poses.device)
         wanted = self.synthesizer.config.landmark_flow
-        heatmaps, landmarks = self.predictor.predict_centre(tokens[windows], self.reference_tokens, poses, wanted)
+        heatmaps, landmarks = self.predictor.predict_centre(
+            tokens[windows],
+            self.reference_tokens,
+            poses,
+            inputs.points[0],
+            self.reference_points,
+            keypoints=wanted,
+        )
         points = self.predictor.whole_faces(inputs.points[0], landmarks)[None] if wanted else None
         heatmaps = heatmaps.clamp(max=1)[None]
         return self.synthesizer.render(inputs.frames, heatmaps, self.references, inputs.audio, points)

@@ -53,27 +53,32 @@ def pictures(clip: Clip, positions: np.ndarray) -> Tensor:
 
 
 def predict(
-    predictor: HeatmapPredictor, audio: Tensor, pose: Tensor, references: Tensor, draw: bool = True
-) -> tuple[Tensor | None, Tensor]:
-    """Heatmaps (F, 1, 128, 128), if `draw`, and keypoints (F, 57, 2), each frame's as the centre of its window.
+    predictor: HeatmapPredictor,
+    audio: Tensor,
+    pose: Tensor,
+    points: Tensor,
+    references: tuple[Tensor, Tensor],
+) -> tuple[Tensor, Tensor]:
+    """Heatmaps (F, 1, 128, 128) and keypoints (F, 57, 2), each frame's as the centre of its window.
 
     Args:
-        audio, pose: (F, C, W) and (F, 1, 128, 128) of consecutive frames.
-        references: (1, N, 1, 128, 128).
+        audio, pose, points: (F, C, W), (F, 1, 128, 128) and (F, 131, 2) of consecutive frames.
+        references: their heatmaps (1, N, 1, 128, 128) and points (1, N, 131, 2).
     """
     frames = torch.cat(
         [predictor.encode_frames(*part) for part in zip(audio.split(BATCH), pose.split(BATCH), strict=True)]
     )
-    references = predictor.encode_references(references)
+    encoded = predictor.encode_references(references[0])
     reach = predictor.config.frames // 2
     windows = (torch.arange(len(audio))[:, None] + torch.arange(-reach, reach + 1)).clamp(0, len(audio) - 1)
     heatmaps, keypoints = [], []
     for part in windows.split(BATCH):
-        known = frames[part], references.expand(len(part), -1, -1)
-        keypoints.append(predictor.predict(*known, pose[part], draw=False)[1][:, reach])
-        if draw:
-            heatmaps.append(predictor.predict_centre(*known, pose[part[:, reach]])[0].clamp(max=1))
-    return torch.cat(heatmaps) if draw else None, torch.cat(keypoints)
+        known = frames[part], encoded.expand(len(part), -1, -1)
+        centre = part[:, reach]
+        drawn, found = predictor.predict_centre(*known, pose[centre], points[centre], references[1], keypoints=True)
+        heatmaps.append(drawn.clamp(max=1))
+        keypoints.append(found)
+    return torch.cat(heatmaps), torch.cat(keypoints)
 
 
 def mouth_opening(keypoints: np.ndarray) -> np.ndarray:
@@ -113,7 +118,8 @@ def score_clip(
     reference_heatmaps = full[chosen][None]
     points = torch.from_numpy(clip.landmarks).float()
     references = synthesizer.encode_references(pictures(clip, chosen)[None], reference_heatmaps, points[chosen][None])
-    predicted, keypoints = predict(predictor, audio, pose, reference_heatmaps)
+    known = points, (reference_heatmaps, points[chosen][None])
+    predicted, keypoints = predict(predictor, audio, pose, *known)
     copied = pictures(clip, chosen[len(chosen) // 2 : len(chosen) // 2 + 1])
 
     scores = {name: [] for name in ROWS}
@@ -134,11 +140,11 @@ def score_clip(
     still = lips[chosen[len(chosen) // 2]]
     result[ROWS[1]]["LipLMD"] = float((keypoints[:, LIPS] - lips)[scored].norm(dim=-1).mean())
     result[ROWS[2]]["LipLMD"] = float((still - lips)[scored].norm(dim=-1).mean())
-    wrong, misheard = predict(predictor, backward, pose, reference_heatmaps, draw=expert is not None)
+    wrong, misheard = predict(predictor, backward, pose, *known)
     true = mouth_opening(clip.landmarks[:, KEYPOINTS])
     result[FOLLOWS] = {
-        name: float(np.corrcoef(mouth_opening(points.numpy()), true)[0, 1])
-        for name, points in (("own", keypoints), ("backward", misheard))
+        name: float(np.corrcoef(mouth_opening(mouths.numpy()), true)[0, 1])
+        for name, mouths in (("own", keypoints), ("backward", misheard))
     }
     if expert is not None:
         result[JUDGED] = {"true": in_sync(expert, clip)}

@@ -83,9 +83,11 @@ class PlainSynthesizer(nn.Module):
     ) -> Tensor | tuple[Tensor, Alignment]:
         """As `FaceSynthesizer.forward`, each frame a window of its own."""
         shape = frames.shape[:2]
-        frames, heatmaps, audio = (x.flatten(0, 1)[:, None] for x in (frames, heatmaps, audio))
-        references = (x.repeat_interleave(shape[1], dim=0) for x in (reference_images, reference_heatmaps))
-        faces, found = self.synthesizer(frames, heatmaps, *references, audio, alignment=True)
+        inputs = (frames, heatmaps, audio, points)
+        frames, heatmaps, audio, points = (None if x is None else x.flatten(0, 1)[:, None] for x in inputs)
+        known = (reference_images, reference_heatmaps, reference_points)
+        images, poses, known = (None if x is None else x.repeat_interleave(shape[1], dim=0) for x in known)
+        faces, found = self.synthesizer(frames, heatmaps, images, poses, audio, points, known, alignment=True)
         faces = faces.reshape(*shape, *faces.shape[2:])
         return (faces, found) if alignment else faces
 

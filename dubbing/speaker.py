@@ -22,17 +22,18 @@ class PersonReferences:
     """A person's reference frames as the networks have encoded them; once a video."""
 
     heatmaps: Tensor
+    points: Tensor
     images: References
 
     def tensors(self) -> list[Tensor]:
         """All that is kept, in a row."""
-        return [self.heatmaps, *(tensor for part in self.images for tensor in part)]
+        return [self.heatmaps, self.points, *(tensor for part in self.images for tensor in part)]
 
     def holding(self, tensors: tuple[Tensor, ...]) -> "PersonReferences":
         """The same made of others like `tensors()`."""
-        heatmaps, *rest = tensors
+        heatmaps, points, *rest = tensors
         rest = iter(rest)
-        return PersonReferences(heatmaps, References(*([next(rest) for _ in part] for part in self.images)))
+        return PersonReferences(heatmaps, points, References(*([next(rest) for _ in part] for part in self.images)))
 
 
 @dataclass
@@ -95,10 +96,11 @@ class Speaker:
     @torch.inference_mode()
     def encode(self, images: np.ndarray, landmarks: np.ndarray) -> PersonReferences:
         """Encode reference crops (N, S, S, 3) uint8 and their landmarks (N, 131, 2) in the crops' units."""
-        heatmaps = self._heatmaps(landmarks, FULL_FACE)[None]
+        heatmaps, points = self._heatmaps(landmarks, FULL_FACE)[None], self._points(landmarks)[None]
         return PersonReferences(
             self.predictor.encode_references(heatmaps),
-            self.synthesizer.encode_references(self._images(images)[None], heatmaps, self._points(landmarks)[None]),
+            points,
+            self.synthesizer.encode_references(self._images(images)[None], heatmaps, points),
         )
 
     @torch.inference_mode()
@@ -133,7 +135,9 @@ class Speaker:
         references = self._form.holding(references)
         with autocast(self.device, self.dtype):
             wanted = self.synthesizer.config.landmark_flow
-            heatmaps, keypoints = self.predictor.predict_centre(embeddings, references.heatmaps, poses, wanted)
+            heatmaps, keypoints = self.predictor.predict_centre(
+                embeddings, references.heatmaps, poses, points, references.points, keypoints=wanted
+            )
             heatmaps = heatmaps.float().clamp(max=1)
             points = self.predictor.whole_faces(points, keypoints)[None] if wanted else None
             faces = self.synthesizer.render(crops[None], heatmaps[None], references.images, sound[None], points)[0]

@@ -1,4 +1,4 @@
-"""L_heatmap, STSA eq. 4: the weighted sum of the guidance prediction's loss terms; and what a drawn network reads."""
+"""L_heatmap, STSA eq. 4: the weighted sum of the guidance prediction's loss terms."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,6 @@ from torch import Tensor, nn
 
 from losses.semantic import frame_distance
 from losses.temporal import temporal_loss
-from models.transport import ANCHORS
 
 
 @dataclass
@@ -38,8 +37,3 @@ def heatmap_terms(heatmaps: Tensor | None, landmarks: Tensor, batch: dict, weigh
     if weights.temporal > 0:
         terms["temporal"] = weights.temporal * temporal_loss(landmarks, batch["landmarks"])
     return terms
-
-
-def reading_loss(anchors: Tensor, faces: Tensor, batch: dict) -> Tensor:
-    """How far a drawn network's readings (B, T, 74, 2) and (B, N, 131, 2) lie from the points of its heatmaps."""
-    return frame_distance(anchors, batch["points"][:, :, ANCHORS]) + frame_distance(faces, batch["reference_points"])

@@ -18,7 +18,6 @@ class DiscriminatorConfig:
     channels: int = 64  # after the first of them; doubled at each further one, up to 512
     in_channels: int = 3  # 15 judges five consecutive frames stacked, as G4G does beside single frames
     width: float = 1.0  # factor on all channels
-    lower_half: bool = False  # judges the rows from H/2 on alone, which are what dubbing shows of a generated face
 
 
 class PatchDiscriminator(nn.Module):
@@ -40,15 +39,13 @@ class PatchDiscriminator(nn.Module):
         """Judge images.
 
         Args:
-            images: (..., C, H, W), any leading dimensions, in [0, 1]; what is judged at least 32 by 32 for two scales.
+            images: (..., C, H, W), any leading dimensions, in [0, 1]; H and W at least 32 for two scales.
 
         Returns:
             `scales` lists, the finest first, of `layers` + 2 feature maps (N, C', H', W'); the last has one channel,
             scores near 1 for patches taken for real and near 0 for generated ones.
         """
         images = images.flatten(0, -4)
-        if self.config.lower_half:
-            images = images[..., images.shape[-2] // 2 :, :]
         features = []
         for i, network in enumerate(self.networks):
             if i > 0:

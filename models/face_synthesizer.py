@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from models import released_face
 from models.inpainting import InpaintingGenerator
 from models.layers import AUDIO_CHANNELS, ConvBlock, scaled
+from models.reader import PointReader
 from models.spatial import AdaAT, AlignmentEncoder, HeatmapEncoder, ReferenceEncoder, residual_pair
 from models.temporal import FlowPredictor, TemporalEncoder, deformation, warp, warp_and_sum
 from models.transport import landmark_warp
@@ -51,6 +52,9 @@ class FaceSynthesizerConfig:
             "heatmap_channels": 3,
         }
         return cls(**(form | options))
+
+
+_TAKING_SIDES = 3.0  # on the logits of a copy's shares, which training otherwise leaves small
 
 
 class References(NamedTuple):
@@ -198,8 +202,6 @@ class TemporalPath(nn.Module):
         """
         if not self.landmark_flow:
             return half.flatten(0, 1), None
-        if points is None or not reference_points:
-            raise ValueError("this network's flow starts from landmarks; give it points and reference_points")
         start = landmark_warp(points, reference_points[0], self.size)
         return warp(half.flatten(0, 1), start), start
 
@@ -215,7 +217,8 @@ class TemporalPath(nn.Module):
         grid, weights = deformation(flows, self.grid, start), torch.sigmoid(logits)
         warped = [warp_and_sum(each, grid, weights) for each in features]
         if copied and self.copy_shares == "softmax":  # which takes sides: a mean of several faces is a blur
-            weights = logits.unflatten(0, (-1, copied[0].shape[1])).softmax(dim=1).flatten(0, 1)
+            shares = (_TAKING_SIDES * logits).unflatten(0, (-1, copied[0].shape[1])).softmax(dim=1)
+            weights = shares.flatten(0, 1)
         return Gathered(warped, [warp_and_sum(each, grid, weights) for each in copied], grid)
 
 
@@ -272,6 +275,7 @@ class FaceSynthesizer(nn.Module):
         self.fusion = nn.ModuleList(_fusion(paths * c, c, config.fusion_kernel) for c in channels)
         self.mutual_information = MutualInformation(channels, code) if config.mutual_information else None
         self.generator = InpaintingGenerator(*widths, config.copy_references)
+        self.reader = PointReader() if config.landmark_flow else None
 
     def forward(
         self,
@@ -292,7 +296,8 @@ class FaceSynthesizer(nn.Module):
             reference_images, reference_heatmaps: (B, N, 3, H, W) and (B, N, 1, H, W) of the same person.
             audio: (B, T, C, W), the window of sound around each frame.
             points, reference_points: (B, T, 131, 2) and (B, N, 131, 2), the landmarks that the heatmaps are drawn
-                through, in units of the crop; only landmark_flow reads them.
+                through, in units of the crop; only landmark_flow uses them, and reads them off the heatmaps, less
+                exactly, where they are not given.
             alignment: also return what the losses ask about it.
 
         Returns:
@@ -313,7 +318,9 @@ class FaceSynthesizer(nn.Module):
         sampled, compared = self.spatial.encode(images, heatmaps) if self.spatial else ([], [])
         temporal = self.temporal.encode(images, heatmaps) if self.temporal else []
         copied = [images] if self.config.copy_references else []
-        points = [reference_points] if self.config.landmark_flow and reference_points is not None else []
+        points = []
+        if self.reader is not None:
+            points = [self.reader(reference_heatmaps) if reference_points is None else reference_points]
         return References(sampled, compared, temporal, copied, points)
 
     def render(
@@ -328,9 +335,10 @@ class FaceSynthesizer(nn.Module):
         """As `forward`, with `encode_references`' result for the B windows."""
         shape = frames.shape[:2]
         references = references.repeat(shape[1])
+        if self.reader is not None:
+            points = (self.reader(heatmaps) if points is None else points).flatten(0, 1)
         frames, heatmaps = self._inside(frames.flatten(0, 1)), self._channels(heatmaps.flatten(0, 1))
         audio = self.audio_encoder(audio.flatten(0, 1))
-        points = None if points is None else points.flatten(0, 1)
 
         paths, grid, copied = [], None, []
         if self.spatial is not None:

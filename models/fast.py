@@ -6,7 +6,8 @@ operations and fewer passes over memory:
 - a batch norm's scale and shift move into the convolution before it;
 - the 5x5 kernels of SPADE's two convolutions are folded once instead of at every call;
 - the released form's three equal heatmap channels are summed to one in the weights;
-- the references' first instance norm is taken once a video, and no frame copies the references' features;
+- without landmark_flow, the references' first instance norm is taken once a video, and no frame copies the
+  references' features;
 - tensors lie in memory channels last, and element-wise steps write in place.
 """
 

@@ -9,13 +9,13 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from media.heatmap import KEYPOINTS, ORDER
+from media.heatmap import KEYPOINTS
 from models.drawing import CurveDrawing
 from models.layers import AUDIO_CHANNELS, ConvBlock, renamed, scaled
-from models.transport import ANCHORS, apply_affine, fit_affine
+from models.reader import PointReader
+from models.transport import ANCHORS, apply_affine, pose_beside
 
 JAW_POINTS, LIP_POINTS = 17, 40
-#: Positions within the 131 points of those of the upper face, which say where a face is and how it is turned.
 SPEECH_CONTEXT = 5  # frames of sound that a drawn network's speech branch listens to around each frame
 _LONGEST_WINDOW = 512
 # Points move by hundredths of the crop: in these units a usual learning rate is not all noise.
@@ -36,8 +36,9 @@ class HeatmapPredictorConfig:
             directions, as the released network does.
         add_pose: the output is h_m + h_lip + h_jaw (paper) instead of h_lip + h_jaw (released).
         heatmaps: "decoded" by the coupled decoder (paper), or "drawn" through keypoints, which are the references' as
-            they lie on the target's upper face, moved by what is heard and by what the tokens say; not in the paper,
-            but sharp after minutes of training, where decoding takes days, and it needs few people to learn from.
+            they lie on the target's upper face, moved by how that is turned, by what is heard and by what the tokens
+            say; not in the paper, but sharp after minutes of training, where decoding takes days, and it needs few
+            people to learn from.
     """
 
     audio: str = "mel"
@@ -86,8 +87,8 @@ class HeatmapPredictor(nn.Module):
         decoded = config.heatmaps == "decoded"
         self.decoder = _CoupledDecoder(config.width, config.messages) if decoded else None
         self.drawing = None if decoded else CurveDrawing()
-        self.anchors = None if decoded else _PointReader(width, len(ANCHORS))
-        self.faces = None if decoded else _PointReader(width, len(ORDER))
+        self.turning = None if decoded else _TurnedHead()
+        self.reader = None if decoded else PointReader()
         self.lip_keypoints = _KeypointExtractor(LIP_POINTS, config.width, decoded)
         self.jaw_keypoints = _KeypointExtractor(JAW_POINTS, config.width, decoded)
         self.speech = None if decoded else _SpeechBranch(AUDIO_CHANNELS[config.audio], config.width)
@@ -100,31 +101,46 @@ class HeatmapPredictor(nn.Module):
         audio: Tensor,
         pose_heatmaps: Tensor,
         reference_heatmaps: Tensor,
+        points: Tensor | None = None,
+        reference_points: Tensor | None = None,
         draw: bool = True,
-        read: bool = False,
-    ) -> tuple[Tensor | None, Tensor] | tuple[Tensor | None, Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor | None, Tensor]:
         """Predict the heatmaps and the 57 keypoints of T consecutive frames (eq. 1, 2).
 
         Args:
             audio: (B, T, C, W), the window of sound around each frame.
             pose_heatmaps: (B, T, 1, 128, 128) in [0, 1], the upper face of the target frames.
             reference_heatmaps: (B, N, 1, 128, 128) in [0, 1], whole faces of the same person.
+            points, reference_points: (B, T, 131, 2) and (B, N, 131, 2), what both are drawn through, in units of the
+                crop, of the target frames the upper faces; only a "drawn" network uses them, and reads them off the
+                heatmaps, less exactly, where they are not given.
             draw: a "drawn" network can leave the drawing out where only keypoints are needed; None in its place.
-            read: return what a "drawn" network has read off the heatmaps too, for training it to.
 
         Returns:
             heatmaps (B, T, 1, 128, 128), at least 0, the sum of curves that may cross: clip it at 1 to draw or to
-            synthesize from it; landmarks (B, T, 57, 2) in units of the crop, 17 jaw points, then 40 lip points. With
-            `read`, also the upper faces (B, T, 74, 2) of the pose heatmaps and the faces (B, N, 131, 2) of the others.
+            synthesize from it; landmarks (B, T, 57, 2) in units of the crop, 17 jaw points, then 40 lip points.
         """
         frames = self.encode_frames(audio.flatten(0, 1), pose_heatmaps.flatten(0, 1))
         frames = frames.unflatten(0, pose_heatmaps.shape[:2])
-        return self.predict(frames, self.encode_references(reference_heatmaps), pose_heatmaps, draw, read)
+        references = self.encode_references(reference_heatmaps)
+        if self.reader is not None:
+            points = self.reader(pose_heatmaps) if points is None else points
+            reference_points = self.reader(reference_heatmaps) if reference_points is None else reference_points
+        return self.predict(frames, references, pose_heatmaps, points, reference_points, draw)
 
     def predict(
-        self, frames: Tensor, references: Tensor, pose_heatmaps: Tensor, draw: bool = True, read: bool = False
-    ) -> tuple[Tensor | None, Tensor] | tuple[Tensor | None, Tensor, Tensor, Tensor]:
-        """As `forward`, of windows of `encode_frames` (B, T, 2 or 3, width) and `encode_references` (B, N, width)."""
+        self,
+        frames: Tensor,
+        references: Tensor,
+        pose_heatmaps: Tensor,
+        points: Tensor | None = None,
+        reference_points: Tensor | None = None,
+        draw: bool = True,
+    ) -> tuple[Tensor | None, Tensor]:
+        """As `forward`, of windows of `encode_frames` (B, T, 2 or 3, width) and `encode_references` (B, N, width).
+
+        A "drawn" network needs points here.
+        """
         shape, pose = pose_heatmaps.shape[:2], pose_heatmaps.flatten(0, 1)
         if self.drawing is None:
             lip, jaw = (z.flatten(0, 1) for z in self._mix(frames, references))
@@ -132,10 +148,9 @@ class HeatmapPredictor(nn.Module):
             landmarks = self._keypoints(lip, jaw, lip_heatmaps, jaw_heatmaps).unflatten(0, shape)
             heatmaps = self._complete(lip_heatmaps, jaw_heatmaps, pose)
         else:
-            landmarks = self._moved_keypoints(frames, references)
+            landmarks = self._moved_keypoints(frames, references, points, reference_points)
             heatmaps = torch.maximum(pose, self.drawing(landmarks.flatten(0, 1))) if draw else None
-        heatmaps = None if heatmaps is None else heatmaps.unflatten(0, shape)
-        return (heatmaps, landmarks, *self._readings(frames, references)) if read else (heatmaps, landmarks)
+        return None if heatmaps is None else heatmaps.unflatten(0, shape), landmarks
 
     def encode_frames(self, audio: Tensor, pose_heatmaps: Tensor) -> Tensor:
         """Embed frames, each by itself: audio (F, C, W), pose_heatmaps (F, 1, 128, 128) -> (F, 2, width), audio first.
@@ -155,17 +170,14 @@ class HeatmapPredictor(nn.Module):
         embeddings = self.reference_encoder(reference_heatmaps.flatten(0, 1)).flatten(1)
         return self.norm(embeddings).unflatten(0, reference_heatmaps.shape[:2])
 
-    def read(self, pose_heatmaps: Tensor, heatmaps: Tensor) -> tuple[Tensor, Tensor]:
-        """What a "drawn" network reads off heatmaps (M, 1, 128, 128) of upper and of whole faces, each by itself.
-
-        Returns:
-            the upper faces (M, 74, 2) of the first and the faces (M, 131, 2) of the second, in units of the crop.
-        """
-        pose = self.norm(self.pose_encoder(pose_heatmaps).flatten(1))
-        return self.anchors(pose), self.faces(self.encode_references(heatmaps[:, None])[:, 0])
-
     def predict_centre(
-        self, frames: Tensor, references: Tensor, pose_heatmaps: Tensor, keypoints: bool = False
+        self,
+        frames: Tensor,
+        references: Tensor,
+        pose_heatmaps: Tensor,
+        points: Tensor | None = None,
+        reference_points: Tensor | None = None,
+        keypoints: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         """Predict the centre frames of B windows: `forward(...)`'s at T // 2, without decoding the other frames.
 
@@ -173,6 +185,7 @@ class HeatmapPredictor(nn.Module):
             frames: (B, T, 2 or 3, width), windows of `encode_frames` (first and last repeated at the ends).
             references: (B or 1, N, width), of `encode_references`.
             pose_heatmaps: (B, 1, 128, 128) of the centre frames.
+            points, reference_points: (B, 131, 2) of the centre frames and (B or 1, N, 131, 2), as `forward`'s.
             keypoints: a network that decodes heatmaps reads keypoints off them only where they are asked for.
 
         Returns:
@@ -181,7 +194,8 @@ class HeatmapPredictor(nn.Module):
         centre = frames.shape[1] // 2
         references = references.expand(len(frames), -1, -1)
         if self.drawing is not None:
-            landmarks = self._moved_keypoints(frames, references)[:, centre]
+            points = None if points is None else points[:, None]
+            landmarks = self._moved_keypoints(frames, references, points, reference_points, centre)[:, 0]
             return torch.maximum(pose_heatmaps, self.drawing(landmarks)), landmarks
         lip, jaw = (z[:, centre] for z in self._mix(frames, references))
         heatmaps = self.decoder(lip, jaw, pose_heatmaps)
@@ -190,7 +204,8 @@ class HeatmapPredictor(nn.Module):
 
     def whole_faces(self, points: Tensor, landmarks: Tensor) -> Tensor:
         """Points (..., 131, 2) of faces with predicted landmarks (..., 57, 2) in the place of theirs."""
-        return points.to(landmarks.dtype).index_copy(-2, self.keypoints, landmarks)
+        dtype = torch.promote_types(points.dtype, landmarks.dtype)  # not half precision, which goes by half pixels
+        return points.to(dtype).index_copy(-2, self.keypoints, landmarks.to(dtype))
 
     def _mix(self, frames: Tensor, references: Tensor) -> tuple[Tensor, Tensor]:
         """Eq. 1, Z = T(H(A, H_m, H_r)): (B, T, 2, width), (B, N, width) -> z_t and z_{t+T}, each (B, T, width)."""
@@ -203,26 +218,31 @@ class HeatmapPredictor(nn.Module):
         z = self.transformer(self.dropout(tokens))
         return z[:, -2 * length : -length], z[:, -length:]
 
-    def _moved_keypoints(self, frames: Tensor, references: Tensor) -> Tensor:
+    def _moved_keypoints(
+        self,
+        frames: Tensor,
+        references: Tensor,
+        points: Tensor | None,
+        reference_points: Tensor | None,
+        only: int | None = None,
+    ) -> Tensor:
         """A drawn network's keypoints (B, T, 57, 2), of frames (B, T, 3, width) and references (B, N, width).
 
-        The references are laid upon each other by their upper faces, their mean is moved by what is heard, and carried
-        to where the target's upper face is: so the mouth sits right whatever the pose, and cannot learn from the pose
-        how far the source's own mouth was open.
+        The references are laid upon each other by their upper faces, their mean keypoints are moved by how the head is
+        turned and by what is heard, and carried to where the target's upper face is: so the mouth sits right whatever
+        the pose. With `only`, `points` (B, 1, 131, 2) and what is returned are of that frame of the windows alone.
         """
-        anchors, faces = self._readings(frames, references)
-        upper = faces.index_select(2, self.upper_points)
-        middle = upper.mean(dim=1, keepdim=True)
-        keypoints = faces.index_select(2, self.keypoints)
-        keypoints = apply_affine(keypoints, fit_affine(upper, middle)).mean(dim=1, keepdim=True)
-        carried = fit_affine(middle, anchors)
-        lip, jaw = (z.flatten(0, 1) for z in self._mix(frames[:, :, :2], references))
-        rest = self._keypoints(lip, jaw).unflatten(0, frames.shape[:2])
-        return apply_affine(keypoints + self.speech(frames[:, :, 2]), carried) + rest
-
-    def _readings(self, frames: Tensor, references: Tensor) -> tuple[Tensor, Tensor]:
-        """Anchors (B, T, 74, 2) and faces (B, N, 131, 2), of frames (B, T, 3, width) and references (B, N, width)."""
-        return self.anchors(frames[:, :, 1]), self.faces(references)
+        if points is None or reference_points is None:
+            raise ValueError("this network draws through keypoints; give it points and reference_points")
+        lip, jaw = self._mix(frames[:, :, :2], references)
+        spoken = self.speech(frames[:, :, 2])
+        if only is not None:
+            lip, jaw, spoken = (x[:, only : only + 1] for x in (lip, jaw, spoken))
+        upper = reference_points.index_select(2, self.upper_points)
+        known = reference_points.index_select(2, self.keypoints)
+        pose = pose_beside(points.index_select(2, self.upper_points), upper, known)
+        rest = self._keypoints(lip.flatten(0, 1), jaw.flatten(0, 1)).unflatten(0, lip.shape[:2])
+        return apply_affine(pose.still + self.turning(pose.turned) + spoken, pose.away) + rest
 
     def _keypoints(self, lip: Tensor, jaw: Tensor, *heatmaps: Tensor) -> Tensor:
         """Tokens (M, width) each, and both branches' heatmaps where they are decoded -> (M, 57, 2), jaw first."""
@@ -276,16 +296,21 @@ class _KeypointExtractor(nn.Module):
         return points if self.encoder is not None else _STEP * points
 
 
-class _PointReader(nn.Module):
-    """Points in units of the crop, off the embedding of the heatmap that was drawn through them."""
+class _TurnedHead(nn.Module):
+    """How a head that turns moves the keypoints, as seen beside its upper face: a linear map of that one's shape.
 
-    def __init__(self, width: int, points: int):
+    It is fitted, in closed form, before the rest is trained (`train_heatmap.py`), and then stays as it is.
+    """
+
+    def __init__(self):
         super().__init__()
-        self.linear = nn.Linear(width, 2 * points)
+        self.linear = nn.Linear(2 * len(ANCHORS), 2 * len(KEYPOINTS), bias=False)
+        nn.init.zeros_(self.linear.weight)
+        self.requires_grad_(False)
 
-    def forward(self, embedding: Tensor) -> Tensor:
-        """(..., width) -> (..., points, 2)."""
-        return 0.5 + _STEP * _in_full(self.linear, embedding).unflatten(-1, (-1, 2))
+    def forward(self, turned: Tensor) -> Tensor:
+        """`Pose.turned` (..., 74, 2) -> (..., 57, 2)."""
+        return _in_full(self.linear, turned.flatten(-2)).unflatten(-1, (-1, 2))
 
 
 def _in_full(layer: nn.Module, x: Tensor) -> Tensor:

@@ -1,5 +1,7 @@
 """How one set of landmarks goes over into another: affine maps by least squares, and dense warps."""
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -22,15 +24,55 @@ def fit_affine(source: Tensor, target: Tensor) -> Tensor:
     with torch.autocast(source.device.type, enabled=False):
         homogeneous = _homogeneous(source.double())
         transposed = homogeneous.transpose(-1, -2)
-        # A hint of ridge keeps points on a line, as an untrained network reads them, from being a division by zero.
+        # A hint of ridge keeps points on a line, as an untrained reader may read them, from being a division by zero.
         gram = transposed @ homogeneous + 1e-4 * torch.eye(3, device=source.device, dtype=torch.float64)
         return (_inverse(gram) @ (transposed @ target.double())).float()
 
 
+def fit_similarity(source: Tensor, target: Tensor) -> Tensor:
+    """As `fit_affine`, of the maps that only turn, scale and shift.
+
+    Seen from the points of an upper face, a chin lies far outside: an affine map would carry it off by what little a
+    turned head stretches them.
+    """
+    with torch.autocast(source.device.type, enabled=False):
+        source, target = source.float(), target.float()
+        from_mean, to_mean = source.mean(dim=-2, keepdim=True), target.mean(dim=-2, keepdim=True)
+        (x, y), (u, v) = (source - from_mean).unbind(-1), (target - to_mean).unbind(-1)
+        size = (x.square() + y.square()).sum(dim=-1).clamp_min(1e-6)  # of points that are all one: no map, not NaN
+        cosine, sine = (x * u + y * v).sum(dim=-1) / size, (x * v - y * u).sum(dim=-1) / size
+        linear = torch.stack([cosine, sine, -sine, cosine], dim=-1).unflatten(-1, (2, 2))
+        return torch.cat([linear, to_mean - from_mean @ linear], dim=-2)
+
+
 def apply_affine(points: Tensor, affine: Tensor) -> Tensor:
-    """Points (..., P, 2) carried by maps (..., 3, 2) of `fit_affine`."""
+    """Points (..., P, 2) carried by maps (..., 3, 2) of `fit_affine` or `fit_similarity`."""
     with torch.autocast(points.device.type, enabled=False):
         return _homogeneous(points.float()) @ affine
+
+
+class Pose(NamedTuple):
+    """How the upper faces of B people's T frames are posed beside those of their N references.
+
+    turned: (B, T, 74, 2), what of the upper faces is not the mean reference's, once turned, scaled and shifted to it.
+    still: (B, 1, 57, 2), the references' mean keypoints, beside that mean reference.
+    home: (B, T, 3, 2), the similarity maps of the upper faces to the mean reference.
+    away: (B, T, 3, 2), the similarity maps of the mean reference to the upper faces.
+    """
+
+    turned: Tensor
+    still: Tensor
+    home: Tensor
+    away: Tensor
+
+
+def pose_beside(anchors: Tensor, reference_anchors: Tensor, reference_keypoints: Tensor) -> Pose:
+    """Upper faces (B, T, 74, 2) beside those of references (B, N, 74, 2), which have the keypoints (B, N, 57, 2)."""
+    together = fit_similarity(reference_anchors, reference_anchors[:, :1])
+    mean = apply_affine(reference_anchors, together).mean(dim=1, keepdim=True)
+    still = apply_affine(reference_keypoints, together).mean(dim=1, keepdim=True)
+    home = fit_similarity(anchors, mean)
+    return Pose(apply_affine(anchors, home) - mean, still, home, fit_similarity(mean, anchors))
 
 
 def landmark_warp(points: Tensor, references: Tensor, size: int) -> Tensor:

@@ -22,10 +22,8 @@ speech="$output/speech.safetensors"
 clips+=(data.correct_offsets=true)
 "$python" train_heatmap.py --config configs/demo_heatmap.yaml "${clips[@]}" speech.data="$speech" \
     output="$output/heatmap"
-"$python" train_heatmap.py --config configs/demo_heatmap_settle.yaml "${clips[@]}" \
-    start_from="$output/heatmap/best" output="$output/heatmap_settled"
 "$python" train_face.py --config configs/demo_face.yaml "${clips[@]}" output="$output/face"
 "$python" finetune_e2e.py --config configs/demo_e2e.yaml "${clips[@]}" output="$output/e2e" \
-    heatmap_predictor="$output/heatmap_settled/best" face_synthesizer="$output/face/best"
-"$python" -m checkpoints.combine "$output/e2e/best" "$output/heatmap_settled/best" --output "$output/checkpoint" --half
+    heatmap_predictor="$output/heatmap/best" face_synthesizer="$output/face/best"
+"$python" -m checkpoints.combine "$output/e2e/best" "$output/heatmap/best" --output "$output/checkpoint" --half
 "$python" -m benchmarks.quality --checkpoint "$output/checkpoint" --clips "$output/clips/val" --expert "$output/sync/best"

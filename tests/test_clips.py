@@ -7,6 +7,7 @@ import torch
 from faces import portrait
 from safetensors.numpy import load_file, save_file
 from torch.utils.data import DataLoader
+from training_runs import write_clips
 
 from data_prep.clips import Clip, ClipData, ClipDataset, encode_face, write_clip
 from media.audio import audio_windows
@@ -298,3 +299,9 @@ def test_holdout_keeps_the_end_of_each_clip_apart(tmp_path):
             assert (faces - image).abs().amax(dim=(1, 2, 3)).argmin() < 90
     with pytest.raises(InputError, match="holdout=1"):
         ClipDataset(tmp_path, holdout=1)
+
+
+def test_what_is_kept_apart_is_not_learned_from(tmp_path):
+    folder = write_clips(tmp_path, count=1, frames=100)
+    sound, points = next(ClipDataset(folder, holdout=0.25).sounds())
+    assert len(sound) == len(points) == 75

@@ -10,14 +10,6 @@ from models.discriminator import DiscriminatorConfig, PatchDiscriminator
 SMALL = DiscriminatorConfig(width=0.125)
 
 
-def test_judging_the_lower_half_is_judging_it_alone():
-    torch.manual_seed(0)
-    whole, lower = (PatchDiscriminator(DiscriminatorConfig(width=0.125, lower_half=half)) for half in (False, True))
-    lower.load_state_dict(whole.state_dict())
-    images = torch.rand(2, 3, 128, 96)
-    torch.testing.assert_close(lower(images)[1][-1], whole(images[..., 64:, :])[1][-1])
-
-
 def test_form_of_the_published_discriminator():
     """pix2pixHD's: 64, 128, 256 channels of stride 2, 512 of stride 1, a score; twice, on the image and its half."""
     discriminator = PatchDiscriminator()

@@ -7,6 +7,7 @@ import torch
 from benchmarks.inference import FastDubbing, PlainDubbing, count_gflop, main, random_inputs, trained_like
 from dubbing.speaker import FaceJob, Speaker
 from media.errors import InputError
+from media.heatmap import KEYPOINTS, ORDER, POSE
 from models.face_synthesizer import FaceSynthesizer, FaceSynthesizerConfig
 from models.fast import accelerate_inference, graphed, padded
 from models.heatmap_predictor import HeatmapPredictor, HeatmapPredictorConfig
@@ -51,15 +52,37 @@ def test_accelerating_leaves_the_network_trainable():
     assert after.keys() == before.keys() and all(torch.equal(after[name], before[name]) for name in before)
 
 
-@pytest.mark.parametrize("form", ["released", "landmarks"])
-def test_the_fast_line_dubs_the_same_frames_for_less(form):
+# Where the mouth lies is predicted before it is drawn: a rounding error there moves what is copied.
+@pytest.mark.parametrize(("form", "tolerance"), [("released", 1e-4), ("landmarks", 5e-4)])
+def test_the_fast_line_dubs_the_same_frames_for_less(form, tolerance):
     heatmaps, faces = predictor(), trained_like(FaceSynthesizer(FORMS[form]))
     inputs = random_inputs(heatmaps, faces, 2)
     plain, fast = PlainDubbing(heatmaps, faces), FastDubbing(heatmaps, faces)
     with torch.inference_mode():
         fast.prepare(inputs)
-        assert (fast.dub(inputs) - plain.dub(inputs)).abs().max() < 1e-4
+        assert (fast.dub(inputs) - plain.dub(inputs)).abs().max() < tolerance
         assert count_gflop(lambda: fast.dub(inputs)) < 0.5 * count_gflop(lambda: plain.dub(inputs))
+
+
+def test_what_the_sources_own_mouth_does_is_not_seen():
+    """Landmarks are given to both networks, and of the target's only those of the pose may tell them anything."""
+    random = np.random.default_rng(0)
+    form = HeatmapPredictorConfig(width=0.125, layers=2, heatmaps="drawn")
+    synthesizer = FaceSynthesizerConfig(width=0.06, landmark_flow=True, copy_references=True)
+    networks = trained_like(HeatmapPredictor(form)), trained_like(FaceSynthesizer(synthesizer))
+    crops = random.integers(0, 255, (5, 8, 8, 3)).astype(np.uint8).repeat(16, axis=1).repeat(16, axis=2)
+    points = random.uniform(0.2, 0.8, (5, 131, 2)).astype(np.float32)
+    sound = random.normal(0, 1, (40, 80)).astype(np.float32)
+    speaker = Speaker(*networks, torch.device("cpu"))
+    references = speaker.encode(crops, points)
+
+    def speak(pose: np.ndarray) -> np.ndarray:
+        return speaker.speak([FaceJob(crops[0], np.arange(5), np.arange(5.0), pose)], references, sound, {})[0]
+
+    other, moved = points.copy(), points + np.float32([0.1, 0])
+    pose = {end for edge in POSE for end in edge}  # the oval's, too, where the jaw meets it
+    other[:, [point for point in KEYPOINTS if ORDER[point] not in pose]] += 0.1
+    assert np.array_equal(speak(points), speak(other)) and not np.array_equal(speak(points), speak(moved))
 
 
 @pytest.fixture

@@ -1,17 +1,20 @@
 """The guidance prediction network against the released one, its fast form against the plain one, its options."""
 
 import copy
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import scipy.linalg
 import torch
 from parity import parity_case
 from torch.testing import assert_close
 
 from losses.semantic import frame_distance
-from media.heatmap import FULL_FACE, KEYPOINTS, ORDER, POSE, draw_heatmap
+from media.heatmap import FULL_FACE, KEYPOINTS, MIRROR, ORDER, POSE, draw_heatmap
 from models.heatmap_predictor import HeatmapPredictor, HeatmapPredictorConfig, released_state
-from models.transport import ANCHORS, apply_affine, fit_affine
+from models.transport import apply_affine, fit_similarity
+from train_heatmap import learn_turning
 
 FEATURES = {"mel": (80, 16), "wav2vec2": (768, 10)}
 
@@ -30,7 +33,9 @@ def small_predictor(**options) -> HeatmapPredictor:
 def random_inputs(batch=2, frames=3, references=2, audio="mel"):
     torch.manual_seed(1)
     pose = torch.rand(batch, frames, 1, 128, 128) ** 8
-    return torch.randn(batch, frames, *FEATURES[audio]), pose, torch.rand(batch, references, 1, 128, 128) ** 8
+    reference_heatmaps = torch.rand(batch, references, 1, 128, 128) ** 8
+    points = [torch.rand(batch, count, len(ORDER), 2) for count in (frames, references)]
+    return torch.randn(batch, frames, *FEATURES[audio]), pose, reference_heatmaps, *points
 
 
 @torch.no_grad()
@@ -72,9 +77,16 @@ def test_predict_centre_is_forward_without_the_other_frames(shared, form):
     audio = audio if form == "released" else torch.randn(8, 80, 16)
     references = inputs["reference"][:1]
     windows = (torch.arange(8)[:, None] + torch.arange(-2, 3)).clamp(0, 7)
-    expected, landmarks = predictor(audio[windows], pose[windows], references.expand(8, -1, -1, -1, -1))
-    known = predictor.encode_frames(audio, pose)[windows], predictor.encode_references(references), pose
-    heatmaps, keypoints = predictor.predict_centre(*known, keypoints=True)
+    points, known = torch.rand(8, len(ORDER), 2), torch.rand(1, 5, len(ORDER), 2)
+    expected, landmarks = predictor(
+        audio[windows],
+        pose[windows],
+        references.expand(8, -1, -1, -1, -1),
+        points[windows],
+        known.expand(8, -1, -1, -1),
+    )
+    encoded = predictor.encode_frames(audio, pose)[windows], predictor.encode_references(references)
+    heatmaps, keypoints = predictor.predict_centre(*encoded, pose, points, known, keypoints=True)
     assert heatmaps.shape == pose.shape
     assert_close(heatmaps, expected[:, 2], atol=1e-4, rtol=0)
     assert_close(keypoints, landmarks[:, 2], atol=1e-4, rtol=0)
@@ -105,30 +117,74 @@ def test_narrow_networks_give_the_contracts_shapes_and_train_every_parameter(opt
     assert landmarks.shape == (2, 3, 57, 2)
     (heatmaps.square().sum() + landmarks.square().sum()).backward()
     untouched = {name for name, p in predictor.named_parameters() if p.grad is None or not p.grad.any()}
-    apart = {name for name, _ in predictor.named_parameters() if name.startswith("speech.")}  # trained apart
+    apart = {name for name, _ in predictor.named_parameters() if name.startswith(("speech.", "turning.", "reader."))}
     assert untouched == apart
+
+
+def still_predictor() -> HeatmapPredictor:
+    """A drawn predictor whose tokens and sound say nothing."""
+    predictor = small_predictor(heatmaps="drawn").eval()
+    for part in (predictor.lip_keypoints, predictor.jaw_keypoints, predictor.speech):
+        part.linear.weight.zero_()
+    return predictor
 
 
 @torch.no_grad()
 def test_a_drawn_mouth_goes_where_the_upper_face_goes_and_as_the_sound_says():
-    predictor = small_predictor(heatmaps="drawn").eval()
+    predictor = still_predictor()
     random = torch.Generator().manual_seed(0)
     face = torch.rand(len(ORDER), 2, generator=random)
-    affine = torch.tensor([[1.1, 0.1], [-0.2, 0.9], [0.05, 0.1]])
-    views = torch.stack([face, apply_affine(face, affine)])[None].expand(2, -1, -1, -1)  # the same face, twice
-    anchors = torch.stack([views.mean(dim=1), views[:, 1]], dim=1)[:, :, ANCHORS]
-    predictor._readings = lambda frames, references: (anchors, views)
-    predictor.lip_keypoints.linear.weight.zero_()
-    predictor.jaw_keypoints.linear.weight.zero_()
-    predictor.speech.linear.weight.zero_()
+    moves = torch.tensor([[[1.1, 0.2], [-0.2, 1.1], [0.05, 0.1]], [[0.8, -0.1], [0.1, 0.8], [0.1, 0.0]]])
+    views = torch.stack([face, apply_affine(face, moves[0])])[None].expand(2, -1, -1, -1)  # the same face, twice
+    target = apply_affine(face, moves[1]).expand(2, 2, -1, -1).clone()
+    target[:, :, KEYPOINTS] = torch.rand(2, 2, 57, 2, generator=random)  # what its own mouth does is not asked
     lift = torch.tensor([0.0, -0.05]).repeat(57)
     predictor.speech.linear.bias.copy_(lift)
-    inputs = [x[:, :2] for x in random_inputs()]
-    landmarks = predictor(*inputs, draw=False)[1]
-    middle = views.mean(dim=1)[:, KEYPOINTS] + lift.unflatten(0, (57, 2))
-    assert_close(landmarks[:, 0], middle, atol=2e-3, rtol=0)
-    to_second = fit_affine(views.mean(dim=1)[0], views[0, 1])
-    assert_close(landmarks[:, 1], apply_affine(middle, to_second), atol=2e-3, rtol=0)
+    landmarks = predictor(*[x[:, :2] for x in random_inputs()[:3]], target, views, draw=False)[1]
+    expected = apply_affine(face[KEYPOINTS] + lift.unflatten(0, (57, 2)), moves[1])
+    assert_close(landmarks, expected.expand(2, 2, -1, -1), atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_a_similarity_fit_finds_the_map_and_nothing_else():
+    random = torch.Generator().manual_seed(0)
+    points = torch.rand(3, 74, 2, generator=random)
+    maps = torch.tensor([[0.9, 0.3], [-0.3, 0.9], [0.2, -0.1]]).expand(3, -1, -1)
+    assert_close(fit_similarity(points, apply_affine(points, maps)), maps, atol=1e-5, rtol=0)
+    other = apply_affine(points, maps) + 0.1 * torch.rand(3, 74, 2, generator=random)  # Procrustes' solution by SciPy
+    found = apply_affine(points, fit_similarity(points, other))
+    for source, target, fitted in zip(points.numpy(), other.numpy(), found.numpy(), strict=True):
+        centred, wanted = source - source.mean(axis=0), target - target.mean(axis=0)
+        turn, _ = scipy.linalg.orthogonal_procrustes(centred, wanted)
+        scale = np.sum(centred @ turn * wanted) / np.sum(centred**2)
+        np.testing.assert_allclose(fitted, scale * centred @ turn + target.mean(axis=0), atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_drawn_network_learns_what_a_turning_head_does_to_the_mouth():
+    """Faces that stretch one of two ways, slowly, take their mouths along; a third way tells how far these are open."""
+    predictor, random = still_predictor(), np.random.default_rng(0)
+    face, *ways = random.uniform(-0.3, 0.3, (4, len(ORDER), 2)) * np.array([1, 0.1, 0.1, 0.01])[:, None, None]
+    ways[2][KEYPOINTS] *= 10
+    in_mirror = [x[MIRROR] * [-1, 1] for x in (face, *ways)]
+    face, side, up, opening = (x + sign * y for x, y, sign in zip((face, *ways), in_mirror, (1, -1, 1, 1), strict=True))
+    face, ways = face / 2 + 0.5, np.stack([side, up, opening])
+    time = np.arange(400)[:, None]
+    share = np.concatenate([np.sin(time / 40), np.cos(time / 57), np.sin(time * 1.3)], axis=1)
+    points = (face + np.einsum("fw,wpc->fpc", share, ways)).astype(np.float32)
+    learn_turning(predictor, SimpleNamespace(points=lambda: [points]), seed=0)
+    assert torch.linalg.matrix_rank(predictor.turning.linear.weight, atol=1e-4) == 2
+
+    # Frames at which the third way's share is next to nothing: what is then left of the mouth is the head's turning.
+    still = np.flatnonzero(abs(share[:, 2]) < 0.05)
+    target, views = torch.from_numpy(points[still[-1:]])[None], torch.from_numpy(points[still[:5]])[None]
+    inputs = [x[:1, :1] for x in random_inputs()[:3]]
+    errors = []
+    for _ in range(2):
+        predicted = predictor(*inputs, target, views, draw=False)[1]
+        errors.append(float((predicted - target[:, :, KEYPOINTS]).norm(dim=-1).mean()))
+        predictor.turning.linear.weight.zero_()
+    assert errors[0] < 0.4 * errors[1]
 
 
 @torch.no_grad()
@@ -157,7 +213,7 @@ def test_frames_speech_pose_and_references_all_reach_the_output():
     predictor = settle_statistics(small_predictor())
     inputs = random_inputs()
     before = predictor(*inputs)[0]
-    for i, changed in enumerate(inputs):
+    for i, changed in enumerate(inputs[:3]):
         others = list(inputs)
         others[i] = changed.flip(0)
         assert not torch.allclose(predictor(*others)[0], before, atol=1e-4)

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 from faces import portrait
-from training_runs import write_clips
 
-from data_prep.clips import ClipDataset, mirrored_points
+from data_prep.clips import mirrored_points
 from data_prep.drawn_faces import DrawnFaces
 from media.face import FaceTracker, select131, to_crop
 from media.heatmap import FULL_FACE, KEYPOINTS, POSE, draw_heatmap
-from models.heatmap_predictor import HeatmapPredictor, HeatmapPredictorConfig
-from models.transport import ANCHORS, apply_affine, fit_affine
-from train_heatmap import HeatmapTraining, learn_reading
+from models import FaceSynthesizer, FaceSynthesizerConfig, HeatmapPredictor, HeatmapPredictorConfig
+from models.reader import PointReader
+from models.transport import apply_affine, fit_affine
+from training import ReadingTraining, learn_reading, reading_loss
 
 
 @pytest.fixture(scope="module")
@@ -57,27 +57,47 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-def test_a_network_learns_to_read_what_is_drawn(points, one_thread):
+def test_a_reader_learns_to_read_what_is_drawn(points, one_thread):
     torch.manual_seed(0)
-    predictor = HeatmapPredictor(HeatmapPredictorConfig(width=0.06, layers=1, heatmaps="drawn"))
-    others = {name: value.clone() for name, value in predictor.state_dict().items() if "transformer" in name}
-    true, whole, upper = DrawnFaces(points, warp=0.1, seed=5).batch(40)
+    reader = PointReader()
+    drawn = DrawnFaces(points, warp=0.1, seed=5).batch(40)
 
-    def errors() -> list[float]:
+    def error() -> float:
         with torch.no_grad():
-            anchors, faces = predictor.eval().read(upper, whole)
-        pairs = ((anchors, true[:, ANCHORS]), (faces, true))
-        return [float((found - expected).norm(dim=-1).mean()) for found, expected in pairs]
+            return float(reading_loss(reader, *drawn))
 
-    before = errors()
-    config = HeatmapTraining(output="")
-    config.reading.steps, config.reading.batch_size, config.reading.warp = 130, 16, 0.1
-    learn_reading(predictor, SimpleNamespace(points=lambda: [points]), config)
-    assert all(after < 0.5 * earlier for after, earlier in zip(errors(), before, strict=True))
-    assert all(torch.equal(value, predictor.state_dict()[name]) for name, value in others.items())
+    before = error()
+    learn_reading(reader, SimpleNamespace(points=lambda: [points]), ReadingTraining(steps=60, batch_size=8), seed=0)
+    assert error() < 0.25 * before
+    assert not reader.training and not any(parameter.requires_grad for parameter in reader.parameters())
+    reader.train()
+    assert not reader.training
 
 
-def test_what_is_kept_apart_is_not_learned_from(tmp_path):
-    folder = write_clips(tmp_path, count=1, frames=100)
-    sound, points = next(ClipDataset(folder, holdout=0.25).sounds())
-    assert len(sound) == len(points) == 75
+@torch.no_grad()
+def test_networks_given_heatmaps_alone_read_the_points():
+    torch.manual_seed(0)
+    predictor = HeatmapPredictor(HeatmapPredictorConfig(width=0.06, layers=1, heatmaps="drawn")).eval()
+    synthesizer = FaceSynthesizer(FaceSynthesizerConfig(width=0.06, landmark_flow=True)).eval()
+    audio, frames, images = torch.randn(2, 3, 80, 16), torch.rand(2, 3, 3, 128, 128), torch.rand(2, 5, 3, 128, 128)
+    pose, known = torch.rand(2, 3, 1, 128, 128) ** 8, torch.rand(2, 5, 1, 128, 128) ** 8
+    for network, inputs in ((predictor, (audio, pose, known)), (synthesizer, (frames, pose, images, known, audio))):
+        read = network.reader(pose), network.reader(known)
+        outputs, expected = network(*inputs), network(*inputs, *read)
+        others = network(*inputs, read[0] + torch.tensor([0.1, 0.0]), read[1])
+        outputs, expected, others = (x[1] if isinstance(x, tuple) else x for x in (outputs, expected, others))
+        torch.testing.assert_close(outputs, expected)
+        assert not torch.allclose(others, expected, atol=1e-3)
+
+
+@torch.no_grad()
+def test_faces_of_another_size_are_read_too():
+    network = FaceSynthesizer(FaceSynthesizerConfig(width=0.03, size=100, landmark_flow=True)).eval()
+    images, heatmaps = torch.rand(1, 5, 3, 100, 100), torch.rand(1, 5, 1, 100, 100)
+    assert network(images[:, :1], heatmaps[:, :1], images, heatmaps, torch.randn(1, 1, 80, 16)).shape == (
+        1,
+        1,
+        3,
+        100,
+        100,
+    )

@@ -77,7 +77,7 @@ ABLATIONS = ("cil", "sync", "spatial", "temporal", "finetuning")
 @pytest.mark.parametrize(
     ("name", "schema"),
     [(f"{size}_{name}", schema) for size in ("stsa", "demo") for name, schema in SCHEMAS.items()]
-    + [("demo_heatmap_settle", HeatmapTraining), ("person", Finetuning)]
+    + [("person", Finetuning)]
     + [(f"ablations/without_{name}", FaceTraining) for name in ABLATIONS]
     + [("ablations/with_finetuning", Finetuning)],
 )
@@ -168,9 +168,10 @@ def test_a_person_is_fitted_on_most_of_one_clip_and_judged_on_the_rest(tmp_path,
     assert len(scalars["val/PSNR"]) == 2  # where it started, and the end
 
 
-def test_some_windows_are_drawn_from_their_true_heatmaps(clips):
+@pytest.mark.parametrize("landmark_flow", [False, True])
+def test_some_windows_are_drawn_from_their_true_heatmaps(clips, landmark_flow):
     predictor = trained_like(HeatmapPredictor(HeatmapPredictorConfig(width=0.0625, layers=1, heads=2)))
-    synthesizer = trained_like(FaceSynthesizer(FaceSynthesizerConfig(width=0.125)))
+    synthesizer = trained_like(FaceSynthesizer(FaceSynthesizerConfig(width=0.125, landmark_flow=landmark_flow)))
     batch = validation_batch(ClipDataset(clips), 2)
     dubbing = Dubbing(predictor, synthesizer, 5, true_heatmaps=1.0).eval()
     references = batch["reference_images"], batch["reference_heatmaps"]
@@ -178,9 +179,11 @@ def test_some_windows_are_drawn_from_their_true_heatmaps(clips):
         predicted = dubbing(batch)
         dubbing.training = True  # the networks stay as they are
         told = dubbing(batch)
-        expected = synthesizer(batch["frames"], batch["heatmaps"], *references, batch["audio"])
+        points = batch["points"], batch["reference_points"]
+        expected = synthesizer(batch["frames"], batch["heatmaps"], *references, batch["audio"], *points)
     torch.testing.assert_close(told[0], expected)
-    assert torch.equal(told[2], predicted[2]) and not torch.equal(told[0], predicted[0])
+    assert torch.equal(told[3], predicted[3]) and not torch.equal(told[0], predicted[0])
+    assert torch.equal(told[2], batch["points"]) and not torch.equal(predicted[2], batch["points"])
 
 
 def test_a_broken_clip_stops_the_run_and_keeps_the_last_good_state(clips, tmp_path):
@@ -354,7 +357,8 @@ def test_what_no_loss_reads_is_frozen_and_nothing_else(heatmaps, heatmap, points
     weights = HeatmapLosses(heatmap, points, points)
     freeze_unread(predictor, weights)
     batch = {"heatmaps": torch.rand(1, 5, 1, 128, 128), "landmarks": torch.rand(1, 5, 57, 2)}
-    predicted = predictor(torch.randn(1, 5, 80, 16), batch["heatmaps"], torch.rand(1, 2, 1, 128, 128))
+    points = torch.rand(1, 5, 131, 2), torch.rand(1, 2, 131, 2)
+    predicted = predictor(torch.randn(1, 5, 80, 16), batch["heatmaps"], torch.rand(1, 2, 1, 128, 128), *points)
     sum(heatmap_terms(*predicted, batch, weights).values()).backward()
     for name, parameter in predictor.named_parameters():
         assert parameter.requires_grad == (parameter.grad is not None), name
