@@ -163,6 +163,8 @@ def main() -> None:
     predictor = load_network(config.heatmap_predictor, "heatmap_predictor")
     synthesizer = load_network(config.face_synthesizer, "face_synthesizer")
     check(config, predictor, synthesizer)
+    if predictor.reader is not None and synthesizer.reader is not None:  # which need not learn the same again
+        synthesizer.reader.load_state_dict(predictor.reader.state_dict())
     accelerator = start(config)
     check_batch(config.train.batch_size * config.frames, accelerator)
     if config.train_predictor:

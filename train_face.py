@@ -64,7 +64,7 @@ class FaceTraining:
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     losses: FaceLosses = field(default_factory=FaceLosses)
     train: TrainConfig = field(default_factory=TrainConfig)
-    reading: ReadingTraining = field(default_factory=ReadingTraining)
+    reading: ReadingTraining = field(default_factory=ReadingTraining)  # finetune_e2e.py takes over the predictor's
     frames: int = 5  # consecutive frames a window; the sync loss needs 5
     sync_expert: str = ""  # checkpoint folder of train_sync.py, for the sync loss
     start_from: str = ""  # checkpoint folder whose synthesizer the run begins with; empty: fresh weights

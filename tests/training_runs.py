@@ -22,7 +22,7 @@ _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(["train_heatmap", "train_face", "train_sync", "finetune_e2e", "training_runs"])
 
 TINY = {
-    "train_heatmap": ["model.width=0.03", "model.layers=1", "train.batch_size=2"],
+    "train_heatmap": ["model.width=0.03", "model.layers=1", "train.batch_size=2", "reading.steps=1"],
     "train_face": ["model.width=0.03", "train.batch_size=2"],
     "train_sync": ["model.width=0.03", "train.batch_size=4", "negatives=2"],
     "finetune_e2e": ["train.batch_size=2"],
