@@ -44,6 +44,7 @@ from training import (
     parse_config,
     parts,
     scheduler,
+    share_first,
     start,
     synchronised,
     train_mode,
@@ -161,6 +162,7 @@ def main() -> None:
     fresh = not config.start_from and not holds_a_run(config.output)
     if synthesizer.reader is not None and config.reading.steps > 0 and fresh:
         learn_reading(synthesizer.reader.to(accelerator.device), dataset, config.reading, config.train.seed)
+        share_first(synthesizer, accelerator)
     synthesizer = synchronised(synthesizer, accelerator).to(memory_format=torch.channels_last)
     adam = optimizer(synthesizer.parameters(), config.train)
     synthesizer, adam, schedule = accelerator.prepare(synthesizer, adam, scheduler(adam, config.train))

@@ -39,6 +39,7 @@ from training import (
     optimizer,
     parse_config,
     scheduler,
+    share_first,
     start,
     synchronised,
     train_mode,
@@ -185,6 +186,7 @@ def main() -> None:
             learn_reading(predictor.reader, dataset, config.reading, config.train.seed)
         learn_turning(predictor, dataset, config.train.seed)
         explained = learn_speech(predictor, dataset, config)
+        share_first(predictor, accelerator)
         accelerator.print(f"speech explains {100 * explained:.1f} % of the mouth's motion in the training clips")
     freeze_unread(predictor, config.losses)
     predictor = synchronised(predictor, accelerator)

@@ -358,6 +358,17 @@ def learn(
             schedule.step()
             if step % 20 == 0:
                 bar.set_postfix(loss=f"{float(value.detach()):.4f}")
+    adam.zero_grad()  # of a gradient that stayed, the run's own optimizer would make a step
+
+
+def share_first(network: nn.Module, accelerator: Accelerator) -> None:
+    """Give all processes the first one's weights: what each has learned beforehand differs in its last bits.
+
+    DistributedDataParallel leaves out what requires no gradient.
+    """
+    if accelerator.num_processes > 1:
+        for tensor in network.to(accelerator.device).state_dict().values():
+            torch.distributed.broadcast(tensor, src=0)
 
 
 def synchronised(network: nn.Module, accelerator: Accelerator) -> nn.Module:
