@@ -106,7 +106,6 @@ class FastDubbing:
     def prepare(self, inputs: Inputs) -> None:
         """What is done once a video."""
         self.reference_tokens = self.predictor.encode_references(inputs.reference_heatmaps)
-        self.reference_points = inputs.reference_points
         known = inputs.reference_images, inputs.reference_heatmaps, inputs.reference_points
         self.references = self.synthesizer.encode_references(*known)
 
@@ -120,7 +119,7 @@ class FastDubbing:
             self.reference_tokens,
             poses,
             inputs.points[0],
-            self.reference_points,
+            inputs.reference_points,
             keypoints=wanted,
         )
         points = self.predictor.whole_faces(inputs.points[0], landmarks)[None] if wanted else None

@@ -117,16 +117,16 @@ def score_clip(
     chosen = covering_references(clip.landmarks, synthesizer.config.references)
     reference_heatmaps = full[chosen][None]
     points = torch.from_numpy(clip.landmarks).float()
-    references = synthesizer.encode_references(pictures(clip, chosen)[None], reference_heatmaps, points[chosen][None])
-    known = points, (reference_heatmaps, points[chosen][None])
-    predicted, keypoints = predict(predictor, audio, pose, *known)
+    known = reference_heatmaps, points[chosen][None]
+    references = synthesizer.encode_references(pictures(clip, chosen)[None], *known)
+    predicted, keypoints = predict(predictor, audio, pose, points, known)
+    guided = (full, points), (predicted, predictor.whole_faces(points, keypoints))
     copied = pictures(clip, chosen[len(chosen) // 2 : len(chosen) // 2 + 1])
 
     scores = {name: [] for name in ROWS}
     scored = np.setdiff1d(np.arange(len(clip)), chosen)
     for positions in torch.from_numpy(scored[::every]).split(BATCH):
         true = pictures(clip, positions.numpy())
-        guided = (full, points), (predicted, predictor.whole_faces(points, keypoints))
         for name, guidance in zip(ROWS[:2], guided, strict=True):
             drawn, placed = (x[positions][None] for x in guidance)
             faces = synthesizer.render(true[None], drawn, references, audio[positions][None], placed)
@@ -140,7 +140,7 @@ def score_clip(
     still = lips[chosen[len(chosen) // 2]]
     result[ROWS[1]]["LipLMD"] = float((keypoints[:, LIPS] - lips)[scored].norm(dim=-1).mean())
     result[ROWS[2]]["LipLMD"] = float((still - lips)[scored].norm(dim=-1).mean())
-    wrong, misheard = predict(predictor, backward, pose, *known)
+    wrong, misheard = predict(predictor, backward, pose, points, known)
     true = mouth_opening(clip.landmarks[:, KEYPOINTS])
     result[FOLLOWS] = {
         name: float(np.corrcoef(mouth_opening(mouths.numpy()), true)[0, 1])
@@ -148,9 +148,8 @@ def score_clip(
     }
     if expert is not None:
         result[JUDGED] = {"true": in_sync(expert, clip)}
-        said = ("own", predicted, keypoints, audio), ("backward", wrong, misheard, backward)
-        for name, guidance, mouths, sound in said:
-            placed = predictor.whole_faces(points, mouths)
+        misguided = wrong, predictor.whole_faces(points, misheard)
+        for name, (guidance, placed), sound in (("own", guided[1], audio), ("backward", misguided, backward)):
             drawn = [
                 synthesizer.render(
                     pictures(clip, part.numpy())[None],
