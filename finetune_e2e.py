@@ -33,6 +33,7 @@ from training import (
     TrainConfig,
     backward,
     check_batch,
+    compiled,
     move,
     optimizer,
     parse_config,
@@ -210,12 +211,13 @@ def main() -> None:
         values = (f"{name} {before[f'val/{name}']:.4g}" for name in ("PSNR", "SSIM", "LipLMD"))
         accelerator.print(f"before fine-tuning: {', '.join(values)}")
 
+    dub = compiled(dubbing, config.train)
     for step, batch in run.progress(training_batches(dataset, config, accelerator, first)):
         train_mode(dubbing, config.train)
         if not config.train_predictor:
             bare.predictor.eval()
         with accelerator.autocast():
-            faces, alignment, points, heatmaps, landmarks = dubbing(batch)
+            faces, alignment, points, heatmaps, landmarks = dub(batch)
             targets = bare.targets(batch, points)
             terms = objective(faces, targets, run.networks.get("discriminator"), alignment)
             terms |= heatmap_terms(heatmaps, landmarks, batch, config.heatmap_losses)

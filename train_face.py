@@ -37,6 +37,7 @@ from training import (
     TrainConfig,
     backward,
     check_batch,
+    compiled,
     holds_a_run,
     learn_reading,
     move,
@@ -175,10 +176,11 @@ def main() -> None:
     distance = LipDistance(validation["frames"]) if accelerator.is_main_process else None
     first = run.resume()
 
+    synthesize = compiled(synthesizer, config.train)
     for step, batch in run.progress(training_batches(dataset, config, accelerator, first)):
         train_mode(synthesizer, config.train)
         with accelerator.autocast():
-            faces, alignment = synthesizer(*(batch[name] for name in INPUTS), alignment=True)
+            faces, alignment = synthesize(*(batch[name] for name in INPUTS), alignment=True)
             terms = objective(faces, batch, run.networks.get("discriminator"), alignment)
         loss = sum(terms.values())
         norm = backward(accelerator, loss, synthesizer, config.train, terms, batch, step)

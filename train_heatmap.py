@@ -32,6 +32,7 @@ from training import (
     VisemeTraining,
     backward,
     check_batch,
+    compiled,
     holds_a_run,
     learn_reading,
     learn_visemes,
@@ -196,10 +197,11 @@ def main() -> None:
     run = Run(config, accelerator, {"heatmap_predictor": predictor}, sections, averaged=["heatmap_predictor"])
     first = run.resume()
 
+    predict = compiled(predictor, config.train)
     for step, batch in run.progress(training_batches(dataset, config, accelerator, first)):
         train_mode(predictor, config.train)
         with accelerator.autocast():
-            heatmaps, landmarks = predictor(*(batch[name] for name in INPUTS), draw=config.losses.heatmap > 0)
+            heatmaps, landmarks = predict(*(batch[name] for name in INPUTS), draw=config.losses.heatmap > 0)
         terms = heatmap_terms(heatmaps, landmarks, batch, config.losses)
         loss = sum(terms.values())
         norm = backward(accelerator, loss, predictor, config.train, terms, batch, step)

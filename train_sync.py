@@ -13,6 +13,7 @@ and a whole clip at a time; the weights of the highest accuracy a window (within
 """
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -38,6 +39,7 @@ from training import (
     VisemeTraining,
     backward,
     check_batch,
+    compiled,
     holds_a_run,
     learn_visemes,
     optimizer,
@@ -110,7 +112,7 @@ class ExpertAndMotion(nn.Module):
         return sounds, face, [_STEP * motion.unflatten(1, (FRAMES, LIP_POINTS, 2)) for motion in read]
 
 
-def sync_terms(network: nn.Module, batch: dict, config: SyncTraining) -> dict[str, Tensor]:
+def sync_terms(network: Callable, batch: dict, config: SyncTraining) -> dict[str, Tensor]:
     """The loss of a batch of `SyncDataset`: faces (B,5,3,H,W) against their own and shifted sounds (B,1+N,1,80,16)."""
     sounds, face, motions = network(batch["mel"], lower_faces(batch["frames"]))
     own, others = sounds[:, 0], sounds[:, 1:]
@@ -170,11 +172,12 @@ def main() -> None:
     run = Run(config, accelerator, {"sync_expert": expert}, sections, averaged=["sync_expert"])
     first = run.resume()
 
+    embed = compiled(network, config.train)
     for step, batch in run.progress(training_batches(dataset, config, accelerator, first)):
         train_mode(network, config.train)
         frozen.eval()
         with accelerator.autocast():
-            terms = sync_terms(network, batch, config)
+            terms = sync_terms(embed, batch, config)
         loss = sum(terms.values())
         norm = backward(accelerator, loss, network, config.train, terms, batch, step)
         adam.step()

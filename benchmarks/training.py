@@ -4,8 +4,9 @@
 
 The step is that of `train_face.py`: eq. 10 with the discriminator's step, the optimizers and the loader; beside it the
 same step with the plain forward, in which every frame encodes the references anew, one reference after the other, and
-tensors lie in memory as PyTorch lays them, as in the reference code. Terms whose weights are absent (VGG-19, the sync
-expert) are left out of both and named.
+tensors lie in memory as PyTorch lays them, as in the reference code. With --compile also the step with `train.compile`;
+that it compiles at first is not counted. Terms whose weights are absent (VGG-19, the sync expert) are left out of all
+and named.
 `--clips N` then reads N clip files of 75 frames, as they are and through `data.decoded`, against one PNG a frame.
 Without --data, clips are drawn.
 """
@@ -34,7 +35,7 @@ from models.discriminator import DiscriminatorConfig, PatchDiscriminator
 from models.face_synthesizer import Alignment, FaceSynthesizer, FaceSynthesizerConfig
 from models.modulation import SpadeNorm
 from train_face import INPUTS, FaceTraining
-from training import Adversary, DataConfig, TrainConfig, backward, optimizer, training_batches
+from training import Adversary, DataConfig, TrainConfig, backward, compiled, optimizer, training_batches
 
 PORTRAIT = Path(__file__).resolve().parent.parent / "assets" / "portrait.mp4"
 
@@ -133,6 +134,7 @@ def measure(build: Callable[[FaceSynthesizer], nn.Module], config: FaceTraining,
     adversary = Adversary(PatchDiscriminator(config.discriminator), config.train, accelerator)
     discriminator = accelerator.unwrap_model(adversary.network)
     dataset = ClipDataset(config.data.train, config.model.audio, config.frames, config.model.references)
+    synthesize = compiled(synthesizer, config.train)
 
     reset_peak(accelerator.device)
     began, waited = 0.0, 0.0
@@ -140,7 +142,7 @@ def measure(build: Callable[[FaceSynthesizer], nn.Module], config: FaceTraining,
     for step, batch in enumerate(training_batches(dataset, config, accelerator, 0)):
         waited += time.perf_counter() - asked
         with accelerator.autocast():
-            faces, alignment = synthesizer(*(batch[name] for name in INPUTS), alignment=True)
+            faces, alignment = synthesize(*(batch[name] for name in INPUTS), alignment=True)
             terms = objective(faces, batch, discriminator, alignment)
         backward(accelerator, sum(terms.values()), synthesizer, config.train, terms, batch, step)
         adam.step()
@@ -236,6 +238,7 @@ def main() -> None:
     parser.add_argument("--warmup", type=int, default=1, help="steps before them (default: 1)")
     parser.add_argument("--workers", type=int, default=2, help="loader processes (default: 2)")
     parser.add_argument("--precision", choices=["no", "bf16"], default="no")
+    parser.add_argument("--compile", action="store_true", help="also measure the step with train.compile=true")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--sync-expert", default="", help="checkpoint folder of train_sync.py, for the sync loss")
     parser.add_argument("--clips", type=int, default=0, help="also read so many clip files of 75 frames, and PNGs")
@@ -269,15 +272,21 @@ def main() -> None:
             sync_expert=options.sync_expert,
         )
         size = f"width {options.width:g}, {options.windows} windows of {options.frames} frames, {options.device}"
+        size += f", precision {options.precision}"
         print(f"train_face.py's step: {size}, {torch.get_num_threads()} threads, {options.workers} workers")
         if absent:
             print(f"without {' and '.join(absent)}")
-        print("forward | frames/s | waiting for data | peak memory")
+        print("forward | frames/s | x plain | waiting for data | peak memory")
+        forms = {"plain": (PlainSynthesizer, config), "shared": (channels_last, config)}
+        if options.compile:
+            train = dataclasses.replace(config.train, compile=True)
+            forms["shared, compiled"] = channels_last, dataclasses.replace(config, train=train)
         results = {}
-        for name, build in (("shared", channels_last), ("plain", PlainSynthesizer)):
-            results[name] = speed = measure(build, config, options.warmup, options.device)
-            print(f"{name} | {speed.frames:.3f} | {100 * speed.waiting:.1f} % | {speed.memory:.0f} MiB", flush=True)
-        print(f"shared / plain: {results['shared'].frames / results['plain'].frames:.2f}")
+        for name, (build, settings) in forms.items():
+            results[name] = speed = measure(build, settings, options.warmup, options.device)
+            times = speed.frames / results["plain"].frames
+            row = f"{name} | {speed.frames:.3f} | {times:.2f} | {100 * speed.waiting:.1f} % | {speed.memory:.0f} MiB"
+            print(row, flush=True)
         if options.clips > 0:
             rates = reading(Path(folder, "reading"), options.clips)
             print(f"{options.clips} clips of 75 frames | frames/s | x PNG")

@@ -247,8 +247,9 @@ class MutualInformation(nn.Module):
         scores = []
         for embed, features, others in zip(self.embed, spatial, temporal, strict=True):
             e_spa, e_tem = embed(features).mean(dim=(2, 3)), embed(others).mean(dim=(2, 3))
-            turn = int(torch.randint(1, max(len(e_tem), 2), ()))
-            shuffled = e_tem.roll(turn, dims=0)
+            count, device = len(e_tem), e_tem.device
+            turn = torch.randint(1, max(count, 2), (), device=device)  # stays there: nobody waits for its value
+            shuffled = e_tem[(torch.arange(count, device=device) + turn) % count]
             pairs = torch.cat([torch.cat([e_spa, e_tem], dim=1), torch.cat([e_spa, shuffled], dim=1)])
             scores.append(tuple(self.statistics(pairs).squeeze(1).chunk(2)))
         return scores
