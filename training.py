@@ -16,7 +16,9 @@ import contextlib
 import math
 import os
 import re
+import shlex
 import shutil
+import sysconfig
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -46,6 +48,7 @@ from media.audio import FEATURES
 from media.errors import InputError, Parser
 from media.files import check_output_folder, existing_file, output_folder
 from models.checkpoint import save_checkpoint
+from models.reader import PointReader
 from models.transport import ANCHORS
 
 
@@ -79,7 +82,7 @@ class TrainConfig:
     clip_gradients: float = 0.0  # largest gradient norm; 0 leaves them alone
     ema: float = 0.0  # decay of the exponential moving average whose weights are saved; 0 saves the trained ones
     precision: str = "no"  # "no", "bf16" or "fp16"; fp16 is for CUDA, bf16 also for CPUs that have AMX
-    compile: bool = False  # the networks' step through torch.compile: minutes at first, then faster and in less memory
+    compile: bool = False  # the step through torch.compile; synchronised batch norms of several GPUs stay uncompiled
     freeze_batch_norm: bool = False  # running statistics stay as they are, also in training
     log_every: int = 10
     validate_every: int = 1000
@@ -102,10 +105,11 @@ class VisemeTraining:
 class ReadingTraining:
     """How a `PointReader` learns, on faces drawn for it; 0 steps leave it with random weights."""
 
-    steps: int = 0
-    batch_size: int = 16
+    steps: int = 0  # to read, and as many to correct what is read
+    batch_size: int = 32
     learning_rate: float = 2.0e-3
     warp: float = 0.12  # turn, stretch and shift the faces by up to this share of the crop
+    bend: float = 0.01  # and move parts of them beside others by about this share
 
 
 Config = TypeVar("Config")
@@ -182,11 +186,6 @@ def start(config: Any) -> Accelerator:
             raise InputError(f"train.{name}={getattr(train, name)} must be 1 or more")
     if train.precision == "fp16" and not torch.cuda.is_available():
         raise InputError("train.precision=fp16 needs a CUDA device; use no, or bf16")
-    if train.compile and not any(map(shutil.which, _compilers())):
-        raise InputError(
-            f"train.compile=true needs a compiler ({' or '.join(_compilers())}); install one (Debian: apt-get install "
-            f"g++) or set train.compile=false"
-        )
     output = Path(config.output)
     check_output_folder(output)
     if not train.resume and holds_a_run(output):
@@ -199,6 +198,8 @@ def start(config: Any) -> Accelerator:
         project_dir=output,
         step_scheduler_with_optimizer=False,  # schedules count steps of the run, not samples of a process
     )
+    if train.compile:
+        check_compiler(accelerator.device)
     if accelerator.num_processes == 1 and "ACCELERATE_DYNAMO_BACKEND" in os.environ and "MASTER_PORT" in os.environ:
         # Without a GPU, `accelerate launch --num_processes 2` says nothing and starts one.
         print("accelerate has started one process; for several without a GPU, launch with --multi_gpu too")
@@ -212,11 +213,19 @@ def start(config: Any) -> Accelerator:
     return accelerator
 
 
-def _compilers() -> list[str]:
-    """The commands of which torch.compile needs one: C++ for the CPU's code, C for what starts a GPU's."""
-    if torch.cuda.is_available():
-        return [os.environ.get("CC", "gcc"), "clang"]
-    return [os.environ.get("CXX", "g++")]
+def check_compiler(device: torch.device) -> None:
+    """InputError where torch.compile lacks what it builds code for `device` with."""
+    if device.type == "cuda":
+        named = [os.environ["CC"]] if "CC" in os.environ else ["gcc", "clang"]
+    else:
+        named = [os.environ.get("CXX", "g++")]
+    commands = [shlex.split(name)[0] for name in named if name.strip()]
+    headers = Path(sysconfig.get_path("include"), "Python.h")
+    if not any(map(shutil.which, commands)) or not headers.is_file():
+        raise InputError(
+            f"train.compile=true needs a compiler ({' or '.join(named)}) and Python's headers ({headers}); "
+            f"install them (Debian: apt-get install g++ python3-dev) or set train.compile=false"
+        )
 
 
 def check_batch(frames: int, accelerator: Accelerator) -> None:
@@ -331,24 +340,38 @@ def learn_visemes(
     encoder.requires_grad_(False).eval()
 
 
-def learn_reading(reader: nn.Module, dataset: ClipDataset, config: ReadingTraining, seed: int) -> None:
+def learn_reading(reader: PointReader, dataset: ClipDataset, config: ReadingTraining, seed: int) -> None:
     """Teach a `PointReader`, whose parameters require no gradient afterwards, to read faces like those of the clips.
 
-    It learns from `DrawnFaces`: in the windows of the clips a face comes again and again. It does not resume.
+    It learns from `DrawnFaces`: in the windows of the clips a face comes again and again. First to read, then to
+    correct what it reads: corrections of what is still read at random would learn to do nothing. It does not resume.
     """
-    faces = DrawnFaces(np.concatenate(list(dataset.points())), config.warp, seed)
-    reader.requires_grad_(True)
-    nn.Module.train(reader, True)
-    learn("reading", reader.parameters(), lambda: reading_loss(reader, *faces.batch(config.batch_size)), config)
-    reader.requires_grad_(False).eval()
-
-
-def reading_loss(reader: nn.Module, points: Tensor, whole: Tensor, upper: Tensor) -> Tensor:
-    """Mean distance, in units of the crop, of what is read off heatmaps (M, 1, H, W) from points (M, 131, 2)."""
+    faces = DrawnFaces(np.concatenate(list(dataset.points())), config.warp, config.bend, seed)
     device = next(reader.parameters()).device
-    read = reader(torch.cat([whole, upper]).to(device)).unflatten(0, (2, -1))
-    distance = (read - points.to(device)).norm(dim=-1)
-    return torch.cat([distance[0].flatten(), distance[1][:, ANCHORS].flatten()]).mean()
+    stages = (
+        ("reading", reader.first, lambda heatmaps: [reader.first(heatmaps)]),
+        ("corrections", reader.corrections, lambda heatmaps: reader.readings(heatmaps)[1:]),
+    )
+    for what, part, read in stages:
+        part.requires_grad_(True).train()
+
+        def loss(read: Callable = read) -> Tensor:
+            return reading_loss(read, *(drawn.to(device) for drawn in faces.batch(config.batch_size)))
+
+        learn(what, part.parameters(), loss, config)
+        part.requires_grad_(False)
+        reader.eval()
+
+
+def reading_loss(read: Callable[[Tensor], list[Tensor]], points: Tensor, whole: Tensor, upper: Tensor) -> Tensor:
+    """Mean distance, in units of the crop, of what is read off heatmaps (M, 1, H, W) from points (M, 131, 2).
+
+    Off those of upper faces, their own points count. `read` gives one or several readings of (2 M, 1, H, W), their mean
+    counts.
+    """
+    readings = torch.stack(read(torch.cat([whole, upper]))).unflatten(1, (2, -1))
+    distance = (readings - points).norm(dim=-1)
+    return torch.cat([distance[:, 0].flatten(), distance[:, 1][..., ANCHORS].flatten()]).mean()
 
 
 def learn(

@@ -59,11 +59,11 @@ class PlainTemporalPath(nn.Module):
 
     def forward(self, references: References, heatmaps: Tensor, audio: Tensor, points: Tensor | None) -> Gathered:
         half = references.temporal[1]
-        begun, start = self.path.begin(half, references.points, points)
+        begun, told = self.path.begin(half, references.points, points)
         features = begun.unflatten(0, half.shape[:2]).unbind(1)
         predicted = [self.path.flow_predictor(feature, heatmaps, audio) for feature in features]
         flows, logits = (torch.stack(part, dim=1).flatten(0, 1) for part in zip(*predicted, strict=True))
-        return self.path.gather(references.temporal, references.copied, flows, logits, start)
+        return self.path.gather(references.temporal, references.copied, flows, logits, told)
 
 
 class PlainDubbing:

@@ -8,9 +8,10 @@ predicted from the clip's own sound. Printed a clip and as the mean over clips: 
 LipLMD of the predicted keypoints in units of the face box, beside two yardsticks: the lower half of the reference of
 median lip opening copied into each frame, and a mouth that keeps that reference's lips. Then whether the mouth follows
 what is said: how its opening correlates with the true one, without what changes slower than in a second, for the clip's
-own sound and for that sound played backward, where what is left comes from the pose. With --expert, a lip-sync expert
-judges the faces themselves: how much more alike they are to the clip's sound than to the same sound up to 15 frames
-earlier or later; the true faces, those dubbed with that sound, and those dubbed with it played backward.
+own sound and for that sound played backward, where what is left comes from the pose. With --heatmaps-alone, networks
+that work with landmarks are given none and read them off the heatmaps. With --expert, a lip-sync expert judges the
+faces themselves: how much more alike they are to the clip's sound than to the same sound up to 15 frames earlier or
+later; the true faces, those dubbed with that sound, and those dubbed with it played backward.
 """
 
 import sys
@@ -81,6 +82,13 @@ def predict(
     return torch.cat(heatmaps), torch.cat(keypoints)
 
 
+def read_points(network: HeatmapPredictor | FaceSynthesizer, heatmaps: Tensor, known: Tensor) -> Tensor:
+    """What the network reads off heatmaps (F, 1, 128, 128), (F, 131, 2); `known` where it does not work with points."""
+    if network.reader is None:
+        return known
+    return torch.cat([network.reader(part) for part in heatmaps.split(BATCH)])
+
+
 def mouth_opening(keypoints: np.ndarray) -> np.ndarray:
     """How far (F, 57, 2) keypoints' lips are open, however the head is tilted, less its mean over a second; (F,)."""
     lips = keypoints[:, LIPS]
@@ -104,11 +112,12 @@ def score_clip(
     synthesizer: FaceSynthesizer,
     every: int = 1,
     expert: SyncExpert | ChungSyncNet | None = None,
+    heatmaps_alone: bool = False,
 ) -> dict[str, dict[str, float]]:
     """PSNR, SSIM and LipLMD of each of `ROWS` on one clip, means over its faces but the references; and `FOLLOWS`.
 
     Of the pictures, only every so manieth is drawn. `synthesizer` is one of `accelerate_inference`. With `expert`, also
-    `JUDGED`, for which all are drawn.
+    `JUDGED`, for which all are drawn. With `heatmaps_alone`, neither network is given points.
     """
     kind = predictor.config.audio
     backward = torch.from_numpy(audio_windows(clip.audio(kind)[::-1], kind, clip.frames))
@@ -116,11 +125,21 @@ def score_clip(
     full, pose = heatmaps(clip.landmarks, FULL_FACE), heatmaps(clip.landmarks, POSE)
     chosen = covering_references(clip.landmarks, synthesizer.config.references)
     reference_heatmaps = full[chosen][None]
-    points = torch.from_numpy(clip.landmarks).float()
-    known = reference_heatmaps, points[chosen][None]
-    references = synthesizer.encode_references(pictures(clip, chosen)[None], *known)
-    predicted, keypoints = predict(predictor, audio, pose, points, known)
-    guided = (full, points), (predicted, predictor.whole_faces(points, keypoints))
+    points = upper = whole = drawn_through = torch.from_numpy(clip.landmarks).float()
+    if heatmaps_alone:
+        upper, drawn_through = (read_points(predictor, heatmap, points) for heatmap in (pose, full))
+        whole = read_points(synthesizer, full, points)
+    known = reference_heatmaps, drawn_through[chosen][None]
+    references = synthesizer.encode_references(pictures(clip, chosen)[None], reference_heatmaps, whole[chosen][None])
+
+    def dubbed(sound: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
+        """The heatmaps and points that guide the synthesizer, and the keypoints, for sound (F, C, W)."""
+        predicted, keypoints = predict(predictor, sound, pose, upper, known)
+        placed = predictor.whole_faces(upper, keypoints)
+        return (predicted, read_points(synthesizer, predicted, placed) if heatmaps_alone else placed), keypoints
+
+    heard, keypoints = dubbed(audio)
+    guided = (full, whole), heard
     copied = pictures(clip, chosen[len(chosen) // 2 : len(chosen) // 2 + 1])
 
     scores = {name: [] for name in ROWS}
@@ -140,7 +159,7 @@ def score_clip(
     still = lips[chosen[len(chosen) // 2]]
     result[ROWS[1]]["LipLMD"] = float((keypoints[:, LIPS] - lips)[scored].norm(dim=-1).mean())
     result[ROWS[2]]["LipLMD"] = float((still - lips)[scored].norm(dim=-1).mean())
-    wrong, misheard = predict(predictor, backward, pose, points, known)
+    misguided, misheard = dubbed(backward)
     true = mouth_opening(clip.landmarks[:, KEYPOINTS])
     result[FOLLOWS] = {
         name: float(np.corrcoef(mouth_opening(mouths.numpy()), true)[0, 1])
@@ -148,8 +167,7 @@ def score_clip(
     }
     if expert is not None:
         result[JUDGED] = {"true": in_sync(expert, clip)}
-        misguided = wrong, predictor.whole_faces(points, misheard)
-        for name, (guidance, placed), sound in (("own", guided[1], audio), ("backward", misguided, backward)):
+        for name, (guidance, placed), sound in (("own", heard, audio), ("backward", misguided, backward)):
             drawn = [
                 synthesizer.render(
                     pictures(clip, part.numpy())[None],
@@ -172,6 +190,7 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, default=Path("checkpoints/demo"))
     parser.add_argument("--clips", type=Path, required=True, help="folder of clip files (data_prep.preprocess)")
     parser.add_argument("--every", type=int, default=1, help="draw and score each so manieth face only (default: 1)")
+    parser.add_argument("--heatmaps-alone", action="store_true", help="give the networks no landmarks")
     parser.add_argument("--expert", help="lip-sync expert: a checkpoint folder, lipsync_expert.pth or syncnet_v2.model")
     arguments = parser.parse_args()
     if arguments.every < 1:
@@ -183,7 +202,7 @@ def main() -> None:
     scores = {}
     for path in tqdm(paths, unit="clip"):
         clip = Clip(path, clip_id(path, arguments.clips))
-        scores[clip.id] = score_clip(clip, predictor, synthesizer, arguments.every, expert)
+        scores[clip.id] = score_clip(clip, predictor, synthesizer, arguments.every, expert, arguments.heatmaps_alone)
 
     scores[f"mean of {len(scores)} clips"] = means = {
         row: {metric: float(np.mean([clip[row][metric] for clip in scores.values()])) for metric in values}

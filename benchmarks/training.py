@@ -35,7 +35,7 @@ from models.discriminator import DiscriminatorConfig, PatchDiscriminator
 from models.face_synthesizer import Alignment, FaceSynthesizer, FaceSynthesizerConfig
 from models.modulation import SpadeNorm
 from train_face import INPUTS, FaceTraining
-from training import Adversary, DataConfig, TrainConfig, backward, compiled, optimizer, training_batches
+from training import Adversary, DataConfig, TrainConfig, backward, check_compiler, compiled, optimizer, training_batches
 
 PORTRAIT = Path(__file__).resolve().parent.parent / "assets" / "portrait.mp4"
 
@@ -136,7 +136,6 @@ def measure(build: Callable[[FaceSynthesizer], nn.Module], config: FaceTraining,
     dataset = ClipDataset(config.data.train, config.model.audio, config.frames, config.model.references)
     synthesize = compiled(synthesizer, config.train)
 
-    reset_peak(accelerator.device)
     began, waited = 0.0, 0.0
     asked = time.perf_counter()
     for step, batch in enumerate(training_batches(dataset, config, accelerator, 0)):
@@ -152,6 +151,7 @@ def measure(build: Callable[[FaceSynthesizer], nn.Module], config: FaceTraining,
         asked = time.perf_counter()
         if step + 1 == warmup:
             began, waited = asked, 0.0
+            reset_peak(accelerator.device)
     seconds = asked - began
     frames = (config.train.steps - warmup) * config.train.batch_size * config.frames
     peak = peak_memory(accelerator.device)
@@ -279,6 +279,7 @@ def main() -> None:
         print("forward | frames/s | x plain | waiting for data | peak memory")
         forms = {"plain": (PlainSynthesizer, config), "shared": (channels_last, config)}
         if options.compile:
+            check_compiler(torch.device(options.device))
             train = dataclasses.replace(config.train, compile=True)
             forms["shared, compiled"] = channels_last, dataclasses.replace(config, train=train)
         results = {}

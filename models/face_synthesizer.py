@@ -7,13 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from media.heatmap import LIP_POINTS
 from models import released_face
 from models.inpainting import InpaintingGenerator
 from models.layers import AUDIO_CHANNELS, ConvBlock, scaled
 from models.reader import PointReader
 from models.spatial import AdaAT, AlignmentEncoder, HeatmapEncoder, ReferenceEncoder, residual_pair
 from models.temporal import FlowPredictor, TemporalEncoder, deformation, warp, warp_and_sum
-from models.transport import landmark_warp
+from models.transport import ANCHORS, apply_affine, fit_similarity, landmark_warp, unlike_lips
 
 
 @dataclass
@@ -33,7 +34,8 @@ class FaceSynthesizerConfig:
     heatmap_channels: int = 1  # the released network takes 3 equal ones
     spatial: bool = True  # Table III's ablations: a path that is absent has no parameters
     temporal: bool = True
-    landmark_flow: bool = False  # not in the paper: the flow starts from where landmarks say; small models gain
+    landmark_flow: bool = False  # not in the paper: the flow starts where landmarks say, and a copy's mouth comes from
+    # the references whose lips are shaped alike; small models gain
     copy_references: bool = False  # not in the paper: blend the warped references' own pixels in; small models gain
     copy_shares: str = "softmax"  # of the references in the copy: over their weights' logits, or the features' "mean"
     mutual_information: bool = False  # the CIL module's embeddings and T_theta, which only training needs
@@ -55,6 +57,7 @@ class FaceSynthesizerConfig:
 
 
 _TAKING_SIDES = 3.0  # on the logits of a copy's shares, which training otherwise leaves small
+_ALIKE = 3000.0  # on `unlike_lips`: a mouth whose lips lie 0.02 of the crop off weighs less than a third of one like it
 
 
 class References(NamedTuple):
@@ -169,6 +172,17 @@ class Gathered(NamedTuple):
     grid: Tensor
 
 
+class Told(NamedTuple):
+    """What landmarks tell of N references for B frames.
+
+    start: where each shows what lies at the target's pixels, `landmark_warp`'s (B N, 2, H, W).
+    unlike: `unlike_lips`, (B N, 1, H, W). It chooses references and moves nothing: it passes no gradient to landmarks.
+    """
+
+    start: Tensor
+    unlike: Tensor
+
+
 class TemporalPath(nn.Module):
     """Reference features warped by dense flow and summed by weight, at three scales (eq. 6)."""
 
@@ -178,6 +192,9 @@ class TemporalPath(nn.Module):
         self.size, self.landmark_flow = config.size, config.landmark_flow
         self.encoder = TemporalEncoder(3 + heatmap_channels, base)
         self.flow_predictor = FlowPredictor(heatmap_channels, base, hidden, code)
+        # Where the device is: an index that came from the host could not be part of a CUDA graph.
+        self.register_buffer("lips", torch.tensor(LIP_POINTS), persistent=False)
+        self.register_buffer("upper", torch.tensor(ANCHORS), persistent=False)
 
     def encode(self, images: Tensor, heatmaps: Tensor) -> list[Tensor]:
         """Images (B, N, 3, H, W), heatmaps (B, N, c, H, W) -> a scale each, features (B, N, C, h, w)."""
@@ -187,14 +204,12 @@ class TemporalPath(nn.Module):
 
     def forward(self, references: References, heatmaps: Tensor, audio: Tensor, points: Tensor | None) -> Gathered:
         """Heatmaps (B, c, H, W), audio (B, code), points (B, 131, 2) -> what is gathered from the references."""
-        begun, start = self.begin(references.temporal[1], references.points, points)
+        begun, told = self.begin(references.temporal[1], references.points, points)
         flows, logits = self.flow_predictor(begun, heatmaps, audio)
-        return self.gather(references.temporal, references.copied, flows, logits, start)
+        return self.gather(references.temporal, references.copied, flows, logits, told)
 
-    def begin(
-        self, half: Tensor, reference_points: list[Tensor], points: Tensor | None
-    ) -> tuple[Tensor, Tensor | None]:
-        """What the flow is predicted from, (B N, C, h, w), and the points (B N, 2, H, W) that it starts from.
+    def begin(self, half: Tensor, reference_points: list[Tensor], points: Tensor | None) -> tuple[Tensor, Told | None]:
+        """What the flow is predicted from, (B N, C, h, w), and with landmark_flow what landmarks tell.
 
         Args:
             half: the references' half-size features (B, N, C, h, w).
@@ -202,23 +217,26 @@ class TemporalPath(nn.Module):
         """
         if not self.landmark_flow:
             return half.flatten(0, 1), None
-        start = landmark_warp(points, reference_points[0], self.size)
-        return warp(half.flatten(0, 1), start), start
+        known = reference_points[0]
+        told = Told(landmark_warp(points, known, self.size), self._unlike(points.detach(), known))
+        return warp(half.flatten(0, 1), told.start), told
+
+    def _unlike(self, points: Tensor, known: Tensor) -> Tensor:
+        """`unlike_lips` of the targets (B, 131, 2) and references (B, N, 131, 2), however their heads are tilted."""
+        points, known = points.float(), known.float()
+        upper, known_upper = points.index_select(1, self.upper), known.index_select(2, self.upper)
+        carried = apply_affine(known.index_select(2, self.lips), fit_similarity(known_upper, upper[:, None]))
+        return unlike_lips(points.index_select(1, self.lips), carried, self.size)
 
     def gather(
-        self,
-        features: list[Tensor],
-        copied: list[Tensor],
-        flows: Tensor,
-        logits: Tensor,
-        start: Tensor | None,
+        self, features: list[Tensor], copied: list[Tensor], flows: Tensor, logits: Tensor, told: Told | None
     ) -> Gathered:
         """Warp and sum what `References` holds by the flows and the weights' logits, (B N, 2 and 1, H, W)."""
-        grid, weights = deformation(flows, self.grid, start), torch.sigmoid(logits)
+        grid, weights = deformation(flows, self.grid, told and told.start), torch.sigmoid(logits)
         warped = [warp_and_sum(each, grid, weights) for each in features]
         if copied and self.copy_shares == "softmax":  # which takes sides: a mean of several faces is a blur
-            shares = (_TAKING_SIDES * logits).unflatten(0, (-1, copied[0].shape[1])).softmax(dim=1)
-            weights = shares.flatten(0, 1)
+            logits = _TAKING_SIDES * logits - (_ALIKE * told.unlike if told else 0)
+            weights = logits.unflatten(0, (-1, copied[0].shape[1])).softmax(dim=1).flatten(0, 1)
         return Gathered(warped, [warp_and_sum(each, grid, weights) for each in copied], grid)
 
 
@@ -248,7 +266,7 @@ class MutualInformation(nn.Module):
         for embed, features, others in zip(self.embed, spatial, temporal, strict=True):
             e_spa, e_tem = embed(features).mean(dim=(2, 3)), embed(others).mean(dim=(2, 3))
             count, device = len(e_tem), e_tem.device
-            turn = torch.randint(1, max(count, 2), (), device=device)  # stays there: nobody waits for its value
+            turn = torch.randint(1, max(count, 2), (), device=device)  # a number would end the graph of torch.compile
             shuffled = e_tem[(torch.arange(count, device=device) + turn) % count]
             pairs = torch.cat([torch.cat([e_spa, e_tem], dim=1), torch.cat([e_spa, shuffled], dim=1)])
             scores.append(tuple(self.statistics(pairs).squeeze(1).chunk(2)))

@@ -257,18 +257,18 @@ class FastTemporalPath(nn.Module):
     def forward(self, references: References, heatmaps: Tensor, audio: Tensor, points: Tensor | None) -> Gathered:
         """As `TemporalPath.forward`."""
         features, normalised = references.temporal[:3], references.temporal[3:]
-        predictor, start = self.path.flow_predictor, None
+        predictor, told = self.path.flow_predictor, None
         if normalised:
             x = predictor.spade_1(*normalised, heatmaps, normalised=True)
         else:
-            begun, start = self.path.begin(features[1], references.points, points)
+            begun, told = self.path.begin(features[1], references.points, points)
             x = predictor.spade_1(begun.contiguous(memory_format=torch.channels_last), heatmaps)
         x = predictor.adain_1(x, audio)
         x = predictor.spade_2(x, heatmaps)
         x = predictor.adain_2(x, audio)
         x = predictor.spade_3(F.pixel_shuffle(x, 2), heatmaps)
         flows, weights = self.heads(x).tensor_split([2], dim=1)
-        return self.path.gather(features, references.copied, flows, predictor.weight[1:](weights), start)
+        return self.path.gather(features, references.copied, flows, predictor.weight[1:](weights), told)
 
 
 _FAST_BLOCKS = {

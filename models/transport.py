@@ -10,6 +10,8 @@ from media.heatmap import KEYPOINTS, ORDER
 
 ANCHORS = [position for position in range(len(ORDER)) if position not in KEYPOINTS]  # the upper face
 _SOFTNESS = 0.02  # of the crop: landmarks are no surer than that
+_UNLIKE = 0.1  # of the crop: no two mouths of one person's lie further apart
+_AROUND_THE_MOUTH = 0.15  # of the crop, where what lips look like tells what a mouth looks like
 
 
 def fit_affine(source: Tensor, target: Tensor) -> Tensor:
@@ -105,6 +107,28 @@ def landmark_warp(points: Tensor, references: Tensor, size: int) -> Tensor:
         carried = apply_affine(_pixel_centres(size, points), affine)  # (B, N, pixels, 2)
         carried = carried.transpose(2, 3).reshape(-1, 2, size, size)
         return (2 * (carried + moved.view_as(carried)) - 1).clamp(1 / size - 1, 1 - 1 / size)
+
+
+def unlike_lips(lips: Tensor, others: Tensor, size: int) -> Tensor:
+    """How differently from the target's the lips of each reference are shaped, at each pixel around the target's mouth.
+
+    What lies between the lips comes with their shape: no warp makes the teeth of an open mouth out of a closed one.
+
+    Args:
+        lips: (B, P, 2), the lips' landmarks of the targets, in units of the crop.
+        others: (B, N, P, 2), those of each target's N references, carried to the target's pose.
+        size: of the square crops in pixels.
+
+    Returns:
+        (B N, 1, size, size): the landmarks' mean distance, both mouths' middles laid upon each other, in units of the
+        crop and squared; it fades away from the mouth.
+    """
+    middle = lips.mean(dim=1, keepdim=True)  # (B, 1, 2)
+    shapes = lips - middle, others - others.mean(dim=2, keepdim=True)
+    apart = (shapes[0][:, None] - shapes[1]).norm(dim=-1).mean(dim=-1).clamp_max(_UNLIKE)  # (B, N)
+    far = (_pixel_centres(size, lips) - middle).square().sum(dim=-1) / _AROUND_THE_MOUTH**2  # (B, pixels)
+    unlike = apart.square()[..., None] * torch.exp(-far / 2)[:, None]
+    return unlike.reshape(-1, 1, size, size)
 
 
 def _pixel_centres(size: int, like: Tensor) -> Tensor:

@@ -6,12 +6,18 @@ import numpy as np
 import pytest
 import torch
 from faces import portrait
+from training_runs import write_clips
 
-from data_prep.clips import mirrored_points
+from benchmarks import quality
+from data_prep.clips import Clip, mirrored_points
 from data_prep.drawn_faces import DrawnFaces
-from media.face import FaceTracker, select131, to_crop
+from media.audio import audio_windows
+from media.face import FaceTracker, covering_references, select131, to_crop
 from media.heatmap import FULL_FACE, KEYPOINTS, POSE, draw_heatmap
+from metrics.crops import crop_scores
 from models import FaceSynthesizer, FaceSynthesizerConfig, HeatmapPredictor, HeatmapPredictorConfig
+from models.drawing import CurveDrawing
+from models.fast import accelerate_inference
 from models.reader import PointReader
 from models.transport import apply_affine, fit_affine
 from training import ReadingTraining, learn_reading, reading_loss
@@ -29,10 +35,12 @@ def points() -> np.ndarray:
 
 
 def test_drawn_faces_are_warped_faces_of_the_set_and_blends_of_them(points):
-    faces, whole, upper = DrawnFaces(points, warp=0.1, seed=1).batch(400)
+    faces, whole, upper = DrawnFaces(points, warp=0.1, bend=0, seed=1).batch(400)
     assert faces.shape == (400, 131, 2) and whole.shape == upper.shape == (400, 1, 128, 128)
+    np.testing.assert_array_equal(whole[399, 0], draw_heatmap(faces[399].numpy(), FULL_FACE))
+    as_predicted = torch.maximum(upper[0], CurveDrawing()(faces[:1, KEYPOINTS])[0])
+    torch.testing.assert_close(whole[0], as_predicted)
     for i in (0, 399):
-        np.testing.assert_array_equal(whole[i, 0], draw_heatmap(faces[i].numpy(), FULL_FACE))
         np.testing.assert_array_equal(upper[i, 0], draw_heatmap(faces[i].numpy(), POSE))
     known = torch.from_numpy(np.concatenate([points, mirrored_points(points)]))[:, None]
     left = (apply_affine(known, fit_affine(known, faces[None])) - faces).norm(dim=-1).mean(dim=-1)  # (4, 400)
@@ -43,9 +51,24 @@ def test_drawn_faces_are_warped_faces_of_the_set_and_blends_of_them(points):
     centres = faces[of_the_set].mean(dim=1) - known[nearest[of_the_set], 0].mean(dim=1)
     assert 0.04 < centres.abs().max() < 0.07  # shifted by up to half of the warp; turning about 0.5 adds a little
 
-    again = DrawnFaces(points, warp=0.1, seed=1)
+    again = DrawnFaces(points, warp=0.1, bend=0, seed=1)
     torch.testing.assert_close(again.batch(400)[0], faces)
     assert not torch.equal(again.batch(400)[0], faces)
+
+
+def test_bent_faces_are_no_affine_maps_of_the_set_and_their_neighbours_go_along(points):
+    one = points[:1]
+    bent = DrawnFaces(one, warp=0, bend=0.02, seed=2).batch(200)[0]
+    known = torch.from_numpy(np.concatenate([one, mirrored_points(one)]))[:, None]
+    moved = bent - known  # (2, 200, 131, 2); of the two, the one that is not mirrored
+    moved = moved[moved.norm(dim=-1).mean(dim=-1).argmin(dim=0), torch.arange(200)]
+    assert 0.005 < moved.norm(dim=-1).mean() < 0.06
+    left = (apply_affine(known, fit_affine(known, bent[None])) - bent).norm(dim=-1).mean(dim=-1).amin(dim=0)
+    assert left.mean() > 0.003
+    apart = (known[0, 0][:, None] - known[0, 0]).norm(dim=-1)
+    difference = (moved[:, :, None] - moved[:, None]).norm(dim=-1).mean(dim=0)
+    near, far = (apart > 0) & (apart < 0.03), apart > 0.5
+    assert difference[near].mean() < 0.25 * difference[far].mean()
 
 
 @pytest.fixture
@@ -60,15 +83,18 @@ def one_thread():
 def test_a_reader_learns_to_read_what_is_drawn(points, one_thread):
     torch.manual_seed(0)
     reader = PointReader()
-    drawn = DrawnFaces(points, warp=0.1, seed=5).batch(40)
+    drawn = DrawnFaces(points, warp=0.1, bend=0.01, seed=5).batch(40)
 
-    def error() -> float:
+    def errors() -> list[float]:
         with torch.no_grad():
-            return float(reading_loss(reader, *drawn))
+            readings = [lambda heatmaps: [reader.first(heatmaps)], lambda heatmaps: [reader(heatmaps)]]
+            return [float(reading_loss(read, *drawn)) for read in readings]
 
-    before = error()
+    before, uncorrected = errors()
+    assert uncorrected == pytest.approx(before)  # corrections begin with none
     learn_reading(reader, SimpleNamespace(points=lambda: [points]), ReadingTraining(steps=60, batch_size=8), seed=0)
-    assert error() < 0.25 * before
+    read, corrected = errors()
+    assert read < 0.25 * before and corrected < 0.9 * read
     assert not reader.training and not any(parameter.requires_grad for parameter in reader.parameters())
     reader.train()
     assert not reader.training
@@ -101,3 +127,30 @@ def test_faces_of_another_size_are_read_too():
         100,
         100,
     )
+
+
+@torch.no_grad()
+def test_quality_of_heatmaps_alone_is_that_of_networks_that_are_given_no_points(tmp_path):
+    torch.manual_seed(0)
+    predictor = HeatmapPredictor(HeatmapPredictorConfig(width=0.03, layers=1, heatmaps="drawn")).eval()
+    form = FaceSynthesizerConfig(width=0.03, copy_references=True, landmark_flow=True)
+    synthesizer = FaceSynthesizer(form).eval()
+    clip = Clip(write_clips(tmp_path, count=1) / "clip_0.safetensors")
+    scores = quality.score_clip(clip, predictor, accelerate_inference(synthesizer), heatmaps_alone=True)
+
+    chosen = covering_references(clip.landmarks)
+    shown = np.setdiff1d(np.arange(len(clip)), chosen)
+    full, pose = (quality.heatmaps(clip.landmarks, edges)[None] for edges in (FULL_FACE, POSE))
+    faces = quality.pictures(clip, np.arange(len(clip)))[None]
+    audio = torch.from_numpy(audio_windows(clip.audio("mel"), "mel", clip.frames))[None]
+    references = faces[:, chosen], full[:, chosen]
+    windows = (torch.arange(len(clip))[:, None] + torch.arange(-2, 3)).clamp(0, len(clip) - 1)
+    every = references[1].expand(len(windows), -1, -1, -1, -1)
+    predicted = predictor(audio[0][windows], pose[0][windows], every)[0][:, 2].clamp(max=1)[None]
+    for row, guidance in (("true heatmaps", full), ("predicted heatmaps", predicted)):
+        drawn = synthesizer(faces, guidance, *references, audio)[0]
+        scored = crop_scores(drawn[shown], faces[0][shown])["PSNR"].mean()
+        assert scores[row]["PSNR"] == pytest.approx(float(scored), abs=1e-3)
+    given = quality.score_clip(clip, predictor, accelerate_inference(synthesizer))
+    for row in ("true heatmaps", "predicted heatmaps"):
+        assert abs(given[row]["PSNR"] - scores[row]["PSNR"]) > 0.01

@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from media.heatmap import CONTENT, KEYPOINTS, ORDER, draw_heatmap
+from media.heatmap import CONTENT, KEYPOINTS, LIP_POINTS, ORDER, draw_heatmap
 from models import FaceSynthesizer, FaceSynthesizerConfig, HeatmapPredictor, HeatmapPredictorConfig
 from models.drawing import CurveDrawing
 from models.transport import apply_affine, landmark_warp
@@ -104,6 +104,31 @@ def test_the_copy_shares_the_references_out_as_the_config_says(shares, of):
     _, (copied,), _ = path.gather([], [images], flows, weights, None)
     expected = (images * (of(logits) / of(logits).sum())[:, None, None, None]).sum(dim=1)
     torch.testing.assert_close(copied, expected, atol=1e-4, rtol=0)
+
+
+def test_a_copy_takes_the_mouth_from_the_reference_whose_lips_are_shaped_alike(landmarks):
+    """Each reference is of one grey, so that the copy tells whose pixels it took."""
+    points = torch.from_numpy(landmarks)
+    opened = points.clone()
+    opened[LIP_POINTS, 1] += 1.5 * (points[LIP_POINTS, 1] - points[LIP_POINTS, 1].mean())
+
+    def turned(face: torch.Tensor) -> torch.Tensor:
+        cosine, sine = np.cos(0.2), np.sin(0.2)
+        return (face - 0.5) @ torch.tensor([[cosine, sine], [-sine, cosine]]).float() + 0.5
+
+    references = torch.stack([points, opened, points, points, points])[None]
+    config = FaceSynthesizerConfig(width=0.03, copy_references=True, landmark_flow=True)
+    path = FaceSynthesizer(config).temporal
+    images = torch.tensor([0.0, 1, 0, 0, 0])[None, :, None, None, None].expand(-1, -1, 3, 128, 128)
+    taken = []
+    for target in (points, opened + 0.05, turned(opened)):  # wherever the mouth lies, and however the head is tilted
+        _, told = path.begin(torch.rand(1, 5, 16, 64, 64), [references], target[None])
+        _, (copied,), _ = path.gather([], [images], torch.zeros(5, 2, 128, 128), torch.zeros(5, 1, 128, 128), told)
+        x, y = (128 * target[LIP_POINTS].mean(dim=0)).long()
+        taken.append((float(copied[0, 0, y, x]), float(copied[0, 0, 4, 4])))
+    (closed, *elsewhere), *opened = taken
+    assert closed < 0.05 and all(mouth > 0.8 for mouth, _ in opened)
+    assert elsewhere == pytest.approx([0.2], abs=0.02)  # far from the mouth its shape tells nothing
 
 
 def test_keypoints_are_as_fine_under_autocast_as_without():
