@@ -9,7 +9,7 @@ from training_runs import Kill, arguments, run, write_checkpoints, write_clips
 STEPS = ["train.steps=5", "train.save_every=2", "train.validate_every=3"]
 FULL_FACE = ["losses.gan=0.25", "losses.feature=1", "discriminator.width=0.1"]
 SETTINGS = {"train_heatmap": STEPS, "train_face": STEPS + FULL_FACE, "train_sync": STEPS}
-LAST = Kill("models.checkpoint", "save_file", 4)  # of train_heatmap: after each of three states, once for the best
+LAST = Kill("models.checkpoint", "save_file", 3, other="best")  # of train_heatmap: after each of three states
 NETWORKS = {"train_heatmap": "heatmap_predictor", "train_face": "face_synthesizer", "train_sync": "sync_expert"}
 NETWORKS["finetune_e2e"] = "face_synthesizer"
 

@@ -125,10 +125,13 @@ def _child(script: str, arguments: list[str], before: Callable[[], None] | None,
 
 
 class Kill:
-    """Kills the process with SIGKILL at the `count`th call of a function, before or after the function has worked."""
+    """Kills the process with SIGKILL at the `count`th call of a function, before or after the function has worked.
 
-    def __init__(self, module: str, name: str, count: int, after: bool = False):
-        self.module, self.name, self.count, self.after = module, name, count, after
+    Calls with a path that has `other` in it do not count.
+    """
+
+    def __init__(self, module: str, name: str, count: int, after: bool = False, other: str | None = None):
+        self.module, self.name, self.count, self.after, self.other = module, name, count, after, other
 
     def __call__(self) -> None:
         owner = importlib.import_module(self.module)
@@ -138,6 +141,8 @@ class Kill:
         function = getattr(owner, name)
 
         def wrapped(*args, **kwargs):
+            if any(isinstance(path, Path) and self.other in path.parts for path in args):
+                return function(*args, **kwargs)
             self.count -= 1
             if self.count == 0 and not self.after:
                 os.kill(os.getpid(), signal.SIGKILL)
