@@ -20,7 +20,7 @@ from media.audio import SAMPLE_RATE, audio_windows
 from media.errors import InputError
 from media.face import CROP_SIZE
 from media.files import replacing
-from media.heatmap import FULL_FACE, KEYPOINTS, MIRROR, ORDER, POSE, draw_heatmap
+from media.heatmap import FULL_FACE, KEYPOINTS, MIRROR, ORDER, POSE, draw_heatmaps
 from media.video import FPS
 
 SUFFIX = ".safetensors"
@@ -375,9 +375,8 @@ class ClipDataset(Dataset):
         if self.augment and self.kind == "mel":
             windows = _varied_mel(windows, random)
         pictures = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))).float().div_(255)
-        full = [draw_heatmap(points, FULL_FACE, self.size) for points in landmarks]
-        pose = [draw_heatmap(points, POSE, self.size) for points in landmarks[: self.window]]
-        full, pose = (torch.from_numpy(np.stack(maps)[:, None]) for maps in (full, pose))
+        full = torch.from_numpy(draw_heatmaps(landmarks, FULL_FACE, self.size))
+        pose = torch.from_numpy(draw_heatmaps(landmarks[: self.window], POSE, self.size))
         return {
             "audio": torch.from_numpy(windows),
             "frames": pictures[: self.window],

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from data_prep.clips import mirrored_points, warped
-from media.heatmap import FULL_FACE, KEYPOINTS, POSE, draw_heatmap
+from media.heatmap import FULL_FACE, KEYPOINTS, POSE, draw_heatmaps
 from models.drawing import CurveDrawing
 
 _BUMPS = 6  # places of a face around which it is bent
@@ -41,10 +41,11 @@ class DrawnFaces:
         faces = one + share * (other - one)
         faces = np.where(random.random((size, 1, 1)) < 0.5, mirrored_points(faces), faces)
         faces = warped(faces + self._bumps(faces), 1, self._warp, random)
-        upper = _heatmaps(faces, POSE)
+        upper = torch.from_numpy(draw_heatmaps(faces, POSE))
         half, points = size // 2, torch.from_numpy(faces)
         predicted = torch.maximum(upper[:half], self._drawing(points[:half, KEYPOINTS]))
-        return points, torch.cat([predicted, _heatmaps(faces[half:], FULL_FACE)]), upper
+        true = torch.from_numpy(draw_heatmaps(faces[half:], FULL_FACE))
+        return points, torch.cat([predicted, true]), upper
 
     def _bumps(self, faces: np.ndarray) -> np.ndarray:
         """A smooth displacement for each of the points (M, 131, 2)."""
@@ -53,8 +54,3 @@ class DrawnFaces:
         heights = random.normal(0, self._bend, (*shape, 2))
         squared = np.square(faces[:, None] - centres).sum(axis=-1)  # (M, bumps, 131)
         return (heights * np.exp(-squared / (2 * widths**2))[..., None]).sum(axis=1)
-
-
-def _heatmaps(faces: np.ndarray, edges: tuple) -> Tensor:
-    """(M, 131, 2) -> (M, 1, 128, 128)."""
-    return torch.from_numpy(np.stack([draw_heatmap(face, edges) for face in faces])[:, None])

@@ -123,3 +123,8 @@ def draw_heatmap(
     close = distance[near]
     heatmap[near] = np.exp(-close * close / 2)
     return heatmap
+
+
+def draw_heatmaps(landmarks: np.ndarray, edges: Edges, size: int = 128) -> np.ndarray:
+    """`draw_heatmap` of F faces, (F, 478 or 131, 2) -> (F, 1, size, size)."""
+    return np.stack([draw_heatmap(points, edges, size) for points in landmarks])[:, None]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from media.heatmap import LIP_POINTS
 from models import released_face
 from models.inpainting import InpaintingGenerator
-from models.layers import AUDIO_CHANNELS, ConvBlock, scaled
+from models.layers import AUDIO_CHANNELS, AudioEncoder, ConvBlock, repeated, scaled
 from models.reader import PointReader
 from models.spatial import AdaAT, AlignmentEncoder, HeatmapEncoder, ReferenceEncoder, residual_pair
 from models.temporal import FlowPredictor, TemporalEncoder, deformation, warp, warp_and_sum
@@ -78,11 +78,7 @@ class References(NamedTuple):
 
     def repeat(self, times: int) -> "References":
         """Each video's references `times` over: (B times, ...); one video's are not copied."""
-        return References(*([_repeat(x, times) for x in part] for part in self))
-
-
-def _repeat(x: Tensor, times: int) -> Tensor:
-    return x.expand(times, *x.shape[1:]) if len(x) == 1 else x.repeat_interleave(times, dim=0)
+        return References(*([repeated(x, times) for x in part] for part in self))
 
 
 class Alignment(NamedTuple):
@@ -96,27 +92,6 @@ class Alignment(NamedTuple):
 
     information: list[tuple[Tensor, Tensor]] | None
     grid: Tensor | None
-
-
-class AudioEncoder(nn.Module):
-    """Audio windows (B, C, W) -> codes (B, code). Log-mel windows leave two positions, which are averaged."""
-
-    def __init__(self, in_channels: int, code: int):
-        super().__init__()
-        self.layers = nn.Sequential(
-            ConvBlock(1, in_channels, code),
-            ConvBlock(1, code, code, stride=2),
-            ConvBlock(1, code, code, residual=True),
-            ConvBlock(1, code, code, residual=True),
-            ConvBlock(1, code, code, stride=2),
-            ConvBlock(1, code, code, residual=True),
-            ConvBlock(1, code, code, residual=True),
-            ConvBlock(1, code, code, residual=True),
-            ConvBlock(1, code, code, padding=0),
-        )
-
-    def forward(self, audio: Tensor) -> Tensor:
-        return self.layers(audio).mean(dim=2)
 
 
 class SpatialPath(nn.Module):
@@ -176,11 +151,12 @@ class Told(NamedTuple):
     """What landmarks tell of N references for B frames.
 
     start: where each shows what lies at the target's pixels, `landmark_warp`'s (B N, 2, H, W).
-    unlike: `unlike_lips`, (B N, 1, H, W). It chooses references and moves nothing: it passes no gradient to landmarks.
+    unlike: `unlike_lips`, (B N, 1, H, W), where a copy's shares go by it, else None. It chooses references and moves
+        nothing: it passes no gradient to landmarks.
     """
 
     start: Tensor
-    unlike: Tensor
+    unlike: Tensor | None
 
 
 class TemporalPath(nn.Module):
@@ -193,8 +169,8 @@ class TemporalPath(nn.Module):
         self.encoder = TemporalEncoder(3 + heatmap_channels, base)
         self.flow_predictor = FlowPredictor(heatmap_channels, base, hidden, code)
         # Where the device is: an index that came from the host could not be part of a CUDA graph.
-        self.register_buffer("lips", torch.tensor(LIP_POINTS), persistent=False)
-        self.register_buffer("upper", torch.tensor(ANCHORS), persistent=False)
+        self.register_buffer("lip_points", torch.tensor(LIP_POINTS), persistent=False)
+        self.register_buffer("upper_points", torch.tensor(ANCHORS), persistent=False)
 
     def encode(self, images: Tensor, heatmaps: Tensor) -> list[Tensor]:
         """Images (B, N, 3, H, W), heatmaps (B, N, c, H, W) -> a scale each, features (B, N, C, h, w)."""
@@ -218,15 +194,16 @@ class TemporalPath(nn.Module):
         if not self.landmark_flow:
             return half.flatten(0, 1), None
         known = reference_points[0]
-        told = Told(landmark_warp(points, known, self.size), self._unlike(points.detach(), known))
-        return warp(half.flatten(0, 1), told.start), told
+        start = landmark_warp(points, known, self.size)
+        unlike = self._unlike(points.detach(), known) if self.copy_shares == "softmax" else None
+        return warp(half.flatten(0, 1), start), Told(start, unlike)
 
     def _unlike(self, points: Tensor, known: Tensor) -> Tensor:
         """`unlike_lips` of the targets (B, 131, 2) and references (B, N, 131, 2), however their heads are tilted."""
         points, known = points.float(), known.float()
-        upper, known_upper = points.index_select(1, self.upper), known.index_select(2, self.upper)
-        carried = apply_affine(known.index_select(2, self.lips), fit_similarity(known_upper, upper[:, None]))
-        return unlike_lips(points.index_select(1, self.lips), carried, self.size)
+        upper, known_upper = points.index_select(1, self.upper_points), known.index_select(2, self.upper_points)
+        carried = apply_affine(known.index_select(2, self.lip_points), fit_similarity(known_upper, upper[:, None]))
+        return unlike_lips(points.index_select(1, self.lip_points), carried, self.size)
 
     def gather(
         self, features: list[Tensor], copied: list[Tensor], flows: Tensor, logits: Tensor, told: Told | None

@@ -13,7 +13,7 @@ from data_prep.clips import Clip, mirrored_points
 from data_prep.drawn_faces import DrawnFaces
 from media.audio import audio_windows
 from media.face import FaceTracker, covering_references, select131, to_crop
-from media.heatmap import FULL_FACE, KEYPOINTS, POSE, draw_heatmap
+from media.heatmap import FULL_FACE, KEYPOINTS, POSE, draw_heatmap, draw_heatmaps
 from metrics.crops import crop_scores
 from models import FaceSynthesizer, FaceSynthesizerConfig, HeatmapPredictor, HeatmapPredictorConfig
 from models.drawing import CurveDrawing
@@ -140,7 +140,7 @@ def test_quality_of_heatmaps_alone_is_that_of_networks_that_are_given_no_points(
 
     chosen = covering_references(clip.landmarks)
     shown = np.setdiff1d(np.arange(len(clip)), chosen)
-    full, pose = (quality.heatmaps(clip.landmarks, edges)[None] for edges in (FULL_FACE, POSE))
+    full, pose = (torch.from_numpy(draw_heatmaps(clip.landmarks, edges))[None] for edges in (FULL_FACE, POSE))
     faces = quality.pictures(clip, np.arange(len(clip)))[None]
     audio = torch.from_numpy(audio_windows(clip.audio("mel"), "mel", clip.frames))[None]
     references = faces[:, chosen], full[:, chosen]
