@@ -193,7 +193,7 @@ def main() -> None:
     bare = accelerator.unwrap_model(dubbing)
     networks = {"heatmap_predictor": bare.predictor, "face_synthesizer": bare.synthesizer}
     adversary = None
-    if weights.gan > 0 or weights.feature > 0:
+    if objective.adversarial:
         judge = discriminator(config)
         adversary = Adversary(judge, config.train, accelerator)
         networks["discriminator"], sections["discriminator"] = adversary.network, judge.config

@@ -14,11 +14,10 @@ from pathlib import Path
 
 import torch
 
-from dubbing import DubOptions, Speaker, dub
+from dubbing import DubOptions, dub, load_speaker
 from dubbing.pairs import Pair, dub_pairs, read_pairs
 from media.errors import InputError, Parser, command
 from media.files import existing_file
-from models import load_checkpoint
 
 DEMO = Path(__file__).resolve().parent / "checkpoints" / "demo"
 STOPS = (signal.SIGINT, signal.SIGTERM)
@@ -155,9 +154,8 @@ def main() -> int:
     device = device_of(arguments.device)
     options = options_of(arguments, device)
     pairs = pairs_of(arguments)
-    predictor, synthesizer = load_checkpoint(arguments.checkpoint)
-    check_audio(arguments, synthesizer.config.audio)
-    speaker = Speaker(predictor, synthesizer, device, arguments.precision, options.batch_size)
+    speaker = load_speaker(arguments.checkpoint, device, arguments.precision, options.batch_size)
+    check_audio(arguments, speaker.audio)
     if arguments.list is not None:
         return dub_pairs(pairs, lambda pair: dub(pair.video, pair.audio, pair.output, speaker, options))
     print(dub(pairs[0].video, pairs[0].audio, pairs[0].output, speaker, options))

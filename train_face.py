@@ -1,8 +1,11 @@
-"""Train the face synthesis: masked faces, true heatmaps, references and sound to faces (paper III-B).
+"""Train the face synthesis: masked faces, true heatmaps, references and sound to faces.
 
     python train_face.py --config configs/demo_face.yaml data.train=CLIPS data.val=OTHER_CLIPS output=runs/face
+    python train_face.py --config configs/demo_g4g.yaml data.train=CLIPS data.val=OTHER_CLIPS output=runs/g4g
 
-The loss is eq. 10 (losses/face.py) with a two-scale patch discriminator beside it where it has an adversarial term.
+A config's `network` says whose: STSA's (paper III-B; the loss is eq. 10, losses/face.py), or G4G's, which needs no
+heatmaps of the target (eq. 17, losses/g4g.py). A patch discriminator stands beside it where the loss has an adversarial
+term.
 Validation: PSNR and SSIM of whole face crops of other people, lower half generated, upper half as given, and where
 MediaPipe is installed LipLMD of the lips that it finds in them; the weights of the highest PSNR are kept in `best`.
 """
@@ -21,6 +24,7 @@ from torchvision.utils import make_grid
 
 from losses.face import FaceLosses, FaceObjective
 from losses.flow import flow_score
+from losses.g4g import G4GLosses, G4GObjective, freeze_unread
 from losses.reconstruction import LIPS
 from media.errors import command
 from media.face import FaceTracker, select131
@@ -29,6 +33,7 @@ from metrics.crops import crop_scores, with_upper_half
 from models.checkpoint import build_network, load_network
 from models.discriminator import DiscriminatorConfig
 from models.face_synthesizer import FaceSynthesizer, FaceSynthesizerConfig, mask_lower_half
+from models.g4g import G4GConfig, G4GSynthesizer
 from training import (
     Adversary,
     DataConfig,
@@ -71,6 +76,26 @@ class FaceTraining:
     sync_expert: str = ""  # checkpoint folder of train_sync.py, for the sync loss
     start_from: str = ""  # checkpoint folder whose synthesizer the run begins with; empty: fresh weights
     output: str = MISSING
+    network: str = "face_synthesizer"
+
+
+@dataclass
+class G4GTraining:
+    """The same of a config with `network: g4g_synthesizer`."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    model: G4GConfig = field(default_factory=G4GConfig)
+    discriminator: DiscriminatorConfig = field(default_factory=lambda: DiscriminatorConfig(together=5))
+    losses: G4GLosses = field(default_factory=G4GLosses)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    frames: int = 5  # consecutive frames a window
+    sync_expert: str = ""  # checkpoint folder of train_sync.py, for eq. 16; empty: eq. 10 alone
+    start_from: str = ""
+    output: str = MISSING
+    network: str = "g4g_synthesizer"
+
+
+SCHEMAS = {"face_synthesizer": FaceTraining, "g4g_synthesizer": G4GTraining}
 
 
 class LipDistance:
@@ -115,15 +140,15 @@ def _lips(tracker: FaceTracker, face: Tensor) -> np.ndarray | None:
     return (select131(found[0].landmarks)[KEYPOINTS][LIPS] - margin) / size if found else None
 
 
-def starting_point(config: FaceTraining) -> FaceSynthesizer:
+def starting_point(config: FaceTraining | G4GTraining) -> FaceSynthesizer | G4GSynthesizer:
     """The synthesizer that a run begins with; of `config.start_from` it takes the form too."""
-    wanted = config.losses.mutual_information > 0  # eq. 7's network exists where it is trained
-    config.model.mutual_information = wanted
-    synthesizer = build_network("face_synthesizer", config.model)
-    if config.start_from:
-        begun = load_network(config.start_from, "face_synthesizer")
-        config.model = dataclasses.replace(begun.config, mutual_information=wanted)
-        synthesizer = build_network("face_synthesizer", config.model)
+    begun = load_network(config.start_from, config.network) if config.start_from else None
+    if begun is not None:
+        config.model = dataclasses.replace(begun.config)
+    if isinstance(config, FaceTraining):  # eq. 7's network exists where it is trained
+        config.model.mutual_information = config.losses.mutual_information > 0
+    synthesizer = build_network(config.network, config.model)
+    if begun is not None:
         synthesizer.load_state_dict(begun.state_dict(), strict=False)  # one of them may lack eq. 7's network
     return synthesizer
 
@@ -135,7 +160,8 @@ def validate(synthesizer: nn.Module, batch: dict, distance: LipDistance | None) 
     faces = torch.cat([faces for faces, _ in results])
     scores = crop_scores(faces.flatten(0, 1), batch["frames"].flatten(0, 1))
     values = {f"val/{name}": float(score.mean()) for name, score in scores.items()}
-    values |= flow_score([alignment for _, alignment in results], batch)
+    if isinstance(synthesizer, FaceSynthesizer):
+        values |= flow_score([alignment for _, alignment in results], batch)
     if distance is not None:
         lips = distance(with_upper_half(faces, batch["frames"]).flatten(0, 1))
         values |= {"val/LipLMD": lips} if lips is not None else {}
@@ -147,12 +173,15 @@ def validate(synthesizer: nn.Module, batch: dict, distance: LipDistance | None) 
 
 @command
 def main() -> None:
-    config = parse_config(FaceTraining, __doc__)
+    config = parse_config(SCHEMAS, __doc__)
     accelerator = start(config)
     check_batch(config.train.batch_size * config.frames, accelerator)
-    weights, synthesizer = config.losses, starting_point(config)
+    synthesizer = starting_point(config)
+    if isinstance(config, G4GTraining):
+        freeze_unread(synthesizer, config.losses)
 
-    objective = FaceObjective(weights, config.model, config.frames, config.sync_expert, accelerator.print)
+    kind = FaceObjective if isinstance(config, FaceTraining) else G4GObjective
+    objective = kind(config.losses, config.model, config.frames, config.sync_expert, accelerator.print)
     objective = objective.to(accelerator.device)
     shape = {"audio": config.model.audio, "window": config.frames}
     shape |= {"references": config.model.references, "size": config.model.size}
@@ -161,18 +190,19 @@ def main() -> None:
     validation = move(validation, accelerator.device)
 
     fresh = not config.start_from and not holds_a_run(config.output)
-    if synthesizer.reader is not None and config.reading.steps > 0 and fresh:
+    reads = isinstance(synthesizer, FaceSynthesizer) and synthesizer.reader is not None
+    if reads and config.reading.steps > 0 and fresh:
         learn_reading(synthesizer.reader.to(accelerator.device), dataset, config.reading, config.train.seed)
         share_first(synthesizer, accelerator)
     synthesizer = synchronised(synthesizer, accelerator).to(memory_format=torch.channels_last)
     adam = optimizer(synthesizer.parameters(), config.train)
     synthesizer, adam, schedule = accelerator.prepare(synthesizer, adam, scheduler(adam, config.train))
-    networks, sections = {"face_synthesizer": synthesizer}, {"face_synthesizer": config.model, "training": config}
+    networks, sections = {config.network: synthesizer}, {config.network: config.model, "training": config}
     adversary = None
-    if weights.gan > 0 or weights.feature > 0:
+    if objective.adversarial:
         adversary = Adversary(build_network("discriminator", config.discriminator), config.train, accelerator)
         networks["discriminator"], sections["discriminator"] = adversary.network, config.discriminator
-    run = Run(config, accelerator, networks, sections, averaged=["face_synthesizer"])
+    run = Run(config, accelerator, networks, sections, averaged=[config.network])
     distance = LipDistance(validation["frames"]) if accelerator.is_main_process else None
     first = run.resume()
 
@@ -194,7 +224,7 @@ def main() -> None:
             values |= adversary.step(batch["frames"], faces, batch, step)
         run.log(step, values)
         if run.due(step):
-            scores, pictures = validate(run.evaluated("face_synthesizer"), validation, distance)
+            scores, pictures = validate(run.evaluated(config.network), validation, distance)
             run.validated(step, scores, scores["val/PSNR"], pictures)
 
     run.finish(f"trained the face synthesizer for {run.step} steps, best PSNR {run.best or 0:.2f} dB")

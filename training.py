@@ -115,11 +115,12 @@ class ReadingTraining:
 Config = TypeVar("Config")
 
 
-def parse_config(schema: type[Config], description: str) -> Config:
+def parse_config(schema: type[Config] | dict[str, type[Config]], description: str) -> Config:
     """Read `--config FILE [key=value ...]` from the command line into the dataclass `schema`.
 
-    A file may name another one under `base` (relative to itself), whose settings it overrides. An unknown key, a wrong
-    type or a missing value raises an `InputError` that names it.
+    Of several schemas, by the name of the network that they train, the config's `network` chooses; its absence the
+    first. A file may name another one under `base` (relative to itself), whose settings it overrides. An unknown key, a
+    wrong type or a missing value raises an `InputError` that names it.
     """
     parser = Parser(description)
     parser.add_argument("--config", required=True, help="YAML file with the run's settings")
@@ -128,12 +129,19 @@ def parse_config(schema: type[Config], description: str) -> Config:
     return read_config(schema, arguments.config, arguments.overrides)
 
 
-def read_config(schema: type[Config], path: str | Path, overrides: Sequence[str] = ()) -> Config:
+def read_config(
+    schema: type[Config] | dict[str, type[Config]], path: str | Path, overrides: Sequence[str] = ()
+) -> Config:
     """`parse_config` for a known file and list of `key=value` overrides."""
     for override in overrides:
         if "=" not in override:
             raise InputError(f"{override!r} is not a setting; write key=value, as in train.steps=20")
     layers = [*_layers(path), *map(_setting, overrides)]
+    if isinstance(schema, dict):
+        network = next((layer["network"] for layer in reversed(layers) if "network" in layer), next(iter(schema)))
+        if network not in schema:
+            raise InputError(f"config {path}: network={network} is unknown; use {' or '.join(schema)}")
+        schema = schema[network]
     try:
         merged = OmegaConf.merge(OmegaConf.structured(schema), *layers)
         missing = sorted(OmegaConf.missing_keys(merged))

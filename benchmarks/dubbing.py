@@ -19,23 +19,23 @@ import cv2
 import numpy as np
 import torch
 
-from dubbing import Clock, DubOptions, Speaker, dub
+from dubbing import Clock, DubOptions, Speaker, dub, load_speaker
 from dubbing.source import Source
 from dubbing.speaker import FaceJob
 from media.audio import read_sound
 from media.errors import Parser, command
 from media.video import FPS, VideoWriter
-from models import load_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 PORTRAIT, SPEECH = ROOT / "assets" / "portrait.mp4", ROOT / "assets" / "speech.wav"
 STAGES = ("sound", "decode, first pass", "track", "references", "decode", "crop", "networks", "paste", "encode")
 
 
-class SourcesOwnFaces:
-    """Stands in for a `Speaker`: gives each face back as it was."""
+class SourcesOwnFaces(Speaker):
+    """Gives each face back as it was."""
 
-    device, audio, references, window, size = torch.device("cpu"), "mel", 5, 5, 128
+    def __init__(self):
+        self.device, self.audio, self.references, self.window, self.size = torch.device("cpu"), "mel", 5, 5, 128
 
     def encode(self, images: np.ndarray, landmarks: np.ndarray) -> None:
         return None
@@ -101,8 +101,8 @@ def main() -> None:
     if arguments.skip_networks:
         speaker = SourcesOwnFaces()
     else:
-        networks, device = load_checkpoint(arguments.checkpoint), torch.device(arguments.device)
-        speaker = Speaker(*networks, device, batch_size=arguments.batch_size)
+        device = torch.device(arguments.device)
+        speaker = load_speaker(arguments.checkpoint, device, batch_size=arguments.batch_size)
     with tempfile.TemporaryDirectory() as folder:
         video, sound, output = (Path(folder) / name for name in ("source.mp4", "sound.wav", "dubbed.mp4"))
         make_video(video, arguments.width, arguments.height, arguments.seconds)

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from benchmarks.dubbing import ROOT, make_sound
-from dubbing import DubOptions, Speaker, dub
+from dubbing import DubOptions, dub, load_speaker
 from dubbing.paste import UPPER
 from dubbing.people import Scene, choose, observe
 from media.audio import SAMPLE_RATE, read_audio
@@ -26,7 +26,6 @@ from media.errors import InputError, Parser, command
 from media.face import paste_weight
 from media.heatmap import LIP_POINTS
 from media.video import FPS, read_frames
-from models import load_checkpoint
 
 REGIONS = ("cheeks", "contour", "rest")
 MOUTH = 0.12  # of the face's width, by which the mouth's region is wider than the lips on every side
@@ -86,7 +85,7 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, default=ROOT / "checkpoints" / "demo", metavar="DIR")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     arguments = parser.parse_args()
-    speaker = Speaker(*load_checkpoint(arguments.checkpoint), torch.device(arguments.device))
+    speaker = load_speaker(arguments.checkpoint, torch.device(arguments.device))
 
     results: dict[str, dict[str, tuple[float, float]]] = {}
     with tempfile.TemporaryDirectory() as folder:

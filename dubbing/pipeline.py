@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -18,7 +19,7 @@ from dubbing.paste import paste
 from dubbing.people import Person, Scene, choose, observe, recognise
 from dubbing.pictures import grey, panel, panel_size
 from dubbing.source import Source
-from dubbing.speaker import FaceJob, PersonReferences, Speaker
+from dubbing.speaker import FaceJob, Speaker
 from dubbing.stages import Clock, background
 from media.audio import SAMPLE_RATE, mel_spectrogram, read_audio, wav2vec2_features
 from media.errors import InputError
@@ -104,6 +105,8 @@ def dub(
     outputs = (output, options.visualize, options.crop_output, options.heatmap_output)
     outputs = [Path(path) for path in outputs if path is not None]
     _check_outputs(outputs, [path for path in (video, audio, options.references) if path is not None])
+    if options.heatmap_output is not None and not speaker.predicts_heatmaps:
+        raise InputError(f"--heatmap-output {options.heatmap_output}: G4G predicts no heatmaps; leave the option out")
     info = probe(video)
     with clock.time("sound"):
         wav = read_audio(audio)
@@ -213,7 +216,7 @@ def _people_of_references(options: DubOptions, clock: Clock) -> tuple[Source, li
 
 def _references(
     source: Source, people: list[Person], known: tuple[Source, list[Person]] | None, speaker: Speaker, choice: str
-) -> list[PersonReferences]:
+) -> list[Any]:
     """Each person's reference frames, chosen as `choice` says (see `DubOptions`), encoded.
 
     With a video of references, `known`, they come from there: for a single person from the face that is seen most of,
@@ -230,7 +233,7 @@ def _references(
     return [_encoded_references(*where, speaker, choice) for where in shown]
 
 
-def _encoded_references(source: Source, person: Person, speaker: Speaker, choice: str) -> PersonReferences:
+def _encoded_references(source: Source, person: Person, speaker: Speaker, choice: str) -> Any:
     faces = person.in_crops()
     if choice == "cover":
         chosen = covering_references(faces, speaker.references)
@@ -283,7 +286,7 @@ def _places(frames: np.ndarray, fps: Fraction) -> np.ndarray:
 def _spoken(
     frames: Iterator[_Frame],
     speaker: Speaker,
-    references: list[PersonReferences],
+    references: list[Any],
     features: np.ndarray,
     batch_size: int,
     clock: Clock,

@@ -12,15 +12,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from checkpoints import fetch
 from losses.adversarial import feature_matching_loss, generator_loss
 from losses.flow import landmark_flow_loss
 from losses.mutual_information import mutual_information_loss
-from losses.perceptual import PerceptualLoss
+from losses.perceptual import perceptual_loss
 from losses.reconstruction import gradient_loss, l1_loss, lower_half_weight, mouth_weight, ssim_loss
-from losses.sync import sync_loss
+from losses.sync import frozen_expert, sync_loss
 from media.errors import InputError
-from models.checkpoint import load_sync_expert
 from models.face_synthesizer import Alignment, FaceSynthesizerConfig
 from models.sync_expert import lower_faces
 
@@ -73,25 +71,20 @@ class FaceObjective(nn.Module):
             raise InputError(f"losses.without_vgg={weights.without_vgg} is unknown; use stop, skip or l1")
         self.perceptual = self.expert = None
         if weights.perceptual > 0:
-            if fetch.available("vgg19") or weights.without_vgg == "stop":
-                self.perceptual = PerceptualLoss()
-            else:
-                instead = ""
-                if weights.without_vgg == "l1":
-                    weights = dataclasses.replace(weights, l1=weights.l1_without_vgg)
-                    instead = f", with the L1 term at weight {weights.l1:g} in its place"
-                absent = "VGG-19 is absent (python -m checkpoints.fetch vgg19)"
-                say(f"training without the perceptual term{instead}: {absent}")
+            instead = weights.without_vgg == "l1"
+            said = f", with the L1 term at weight {weights.l1_without_vgg:g} in its place" if instead else ""
+            self.perceptual = perceptual_loss(weights.without_vgg, say, said)
+            if self.perceptual is None and instead:
+                weights = dataclasses.replace(weights, l1=weights.l1_without_vgg)
         self.weights = weights
+        self.adversarial = weights.gan > 0 or weights.feature > 0  # whether it asks a discriminator
         if weights.sync > 0:
-            if frames != 5:
-                raise InputError(f"the sync loss needs frames=5, not {frames}; or set losses.sync=0")
             if not sync_expert:
                 raise InputError(
                     "the sync loss needs an expert; give sync_expert=FOLDER (train_sync.py) or =lipsync_expert.pth, "
                     "or set losses.sync=0"
                 )
-            self.expert = load_sync_expert(sync_expert)
+            self.expert = frozen_expert(sync_expert, frames)
         self.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> "FaceObjective":

@@ -7,6 +7,7 @@ compared at full and at half size, the Gram matrices at full size alone and with
 """
 
 import os
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -20,11 +21,6 @@ from models.checkpoint import read_foreign
 
 ENDS = (2, 7, 12, 21, 30)  # in torchvision's `features`, where the slices that end in relu1_1 ... relu5_1 end
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
-
-
-def available() -> bool:
-    """Whether VGG-19's weights have been fetched."""
-    return fetch.available("vgg19")
 
 
 class PerceptualLoss(nn.Module):
@@ -78,6 +74,19 @@ def gram(features: Tensor) -> Tensor:
     with without_autocast(features):
         vectors = full_precision(features).flatten(2)
         return vectors @ vectors.mT / (vectors.shape[1] * vectors.shape[2])
+
+
+def perceptual_loss(
+    without_vgg: str, say: Callable[[str], None], instead: str = "", **options
+) -> PerceptualLoss | None:
+    """`PerceptualLoss(**options)`; None where VGG-19's weights are absent and `without_vgg` is not "stop".
+
+    That is said then, and what is put `instead`.
+    """
+    if without_vgg == "stop" or fetch.available("vgg19"):
+        return PerceptualLoss(**options)
+    say(f"training without the perceptual term{instead}: VGG-19 is absent (python -m checkpoints.fetch vgg19)")
+    return None
 
 
 def _read_features(path: str | os.PathLike) -> nn.Sequential:

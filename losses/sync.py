@@ -4,12 +4,16 @@ The embeddings are those of a window of sound and of the five frames that it bel
 """
 
 import math
+import os
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from losses.precision import full_precision, without_autocast
+from media.errors import InputError
+from models.checkpoint import load_sync_expert
+from models.sync_expert import SyncExpert
 
 FLOOR = 0.01
 
@@ -84,6 +88,17 @@ def shifted_loss(sound: Tensor, faces: Tensor, negatives: Tensor, temperature: f
         similarity = F.cosine_similarity(full_precision(sounds), full_precision(faces)[:, None], dim=-1, eps=1e-6)
         own = torch.zeros(len(similarity), dtype=torch.long, device=similarity.device)
     return F.cross_entropy(similarity / temperature, own)
+
+
+def frozen_expert(path: str | os.PathLike, frames: int) -> SyncExpert:
+    """The expert that judges generated windows of `frames` frames, without gradients of its own.
+
+    Raises:
+        InputError: it is none (`load_sync_expert`), or hears windows of another length.
+    """
+    if frames != 5:
+        raise InputError(f"the sync loss needs frames=5, not {frames}; or leave it out")
+    return load_sync_expert(path).requires_grad_(False)
 
 
 def _negative_log(p: Tensor) -> Tensor:

@@ -22,12 +22,14 @@ from models import chung_syncnet, face_synthesizer, heatmap_predictor, sync_expe
 from models.chung_syncnet import ChungSyncNet
 from models.discriminator import DiscriminatorConfig, PatchDiscriminator
 from models.face_synthesizer import FaceSynthesizer, FaceSynthesizerConfig
+from models.g4g import G4GConfig, G4GSynthesizer
 from models.heatmap_predictor import SIZE, HeatmapPredictor, HeatmapPredictorConfig
 from models.sync_expert import SyncExpert, SyncExpertConfig
 
 NETWORKS: dict[str, tuple[type[nn.Module], type]] = {
     "heatmap_predictor": (HeatmapPredictor, HeatmapPredictorConfig),
     "face_synthesizer": (FaceSynthesizer, FaceSynthesizerConfig),
+    "g4g_synthesizer": (G4GSynthesizer, G4GConfig),
     "sync_expert": (SyncExpert, SyncExpertConfig),
     "discriminator": (PatchDiscriminator, DiscriminatorConfig),
 }
@@ -98,6 +100,12 @@ def load_checkpoint(folder: str | os.PathLike) -> tuple[HeatmapPredictor, FaceSy
     predictor, synthesizer = load_network(folder, "heatmap_predictor"), load_network(folder, "face_synthesizer")
     check_size(synthesizer, str(folder))
     return predictor, synthesizer
+
+
+def is_g4g(folder: str | os.PathLike) -> bool:
+    """Whether a checkpoint folder holds G4G's network and none of the two of STSA."""
+    held = {path.stem for path in Path(folder).glob("*.safetensors")}
+    return "g4g_synthesizer" in held and not held & {"heatmap_predictor", "face_synthesizer"}
 
 
 def check_size(synthesizer: FaceSynthesizer, source: str) -> None:

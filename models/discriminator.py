@@ -16,7 +16,7 @@ class DiscriminatorConfig:
     scales: int = 2  # the same network, with its own weights, on the image and on its halves
     layers: int = 3  # convolutions of stride 2
     channels: int = 64  # after the first of them; doubled at each further one, up to 512
-    in_channels: int = 3  # 15 judges five consecutive frames stacked, as G4G does beside single frames
+    together: int = 0  # consecutive frames that are also judged as one, by networks of their own; G4G's are 5
     width: float = 1.0  # factor on all channels
 
 
@@ -30,37 +30,48 @@ class PatchDiscriminator(nn.Module):
     def __init__(self, config: DiscriminatorConfig | None = None):
         super().__init__()
         self.config = config = config or DiscriminatorConfig()
-        for name in ("scales", "layers", "channels", "in_channels", "width"):
+        for name in ("scales", "layers", "channels", "width"):
             if getattr(config, name) <= 0:
                 raise ValueError(f"discriminator.{name} is {getattr(config, name)}; it must be positive")
-        self.networks = nn.ModuleList(_layers(config) for _ in range(config.scales))
+        if config.together < 0:
+            raise ValueError(f"discriminator.together is {config.together}; it is a number of frames, or 0")
+        self.networks = nn.ModuleList(_layers(config, 3) for _ in range(config.scales))
+        stacked = 3 * config.together
+        self.sequences = nn.ModuleList(_layers(config, stacked) for _ in range(config.scales if stacked else 0))
 
     def forward(self, images: Tensor) -> list[list[Tensor]]:
         """Judge images.
 
         Args:
-            images: (..., C, H, W), any leading dimensions, in [0, 1]; H and W at least 32 for two scales.
+            images: (..., 3, H, W), any leading dimensions, in [0, 1]; H and W at least 32 for two scales. With
+                `together`, (B, T, 3, H, W) of so many frames T.
 
         Returns:
-            `scales` lists, the finest first, of `layers` + 2 feature maps (N, C', H', W'); the last has one channel,
-            scores near 1 for patches taken for real and near 0 for generated ones.
+            `scales` lists, the finest first, and with `together` as many again of whole windows: of `layers` + 2
+            feature maps (N, C', H', W'); the last has one channel, scores near 1 for patches taken for real and near 0
+            for generated ones.
         """
-        images = images.flatten(0, -4)
-        features = []
-        for i, network in enumerate(self.networks):
-            if i > 0:
-                images = F.avg_pool2d(images, 3, stride=2, padding=1, count_include_pad=False)
-            maps = [images]
-            for layer in network:
-                maps.append(layer(maps[-1]))
-            features.append(maps[1:])
-        return features
+        features = _judged(self.networks, images.flatten(0, -4))
+        return features + _judged(self.sequences, images.flatten(-4, -3)) if self.sequences else features
 
 
-def _layers(config: DiscriminatorConfig) -> nn.ModuleList:
+def _judged(networks: nn.ModuleList, images: Tensor) -> list[list[Tensor]]:
+    """The features of images (N, C, H, W) by each network, the next one's at half the size."""
+    features = []
+    for i, network in enumerate(networks):
+        if i > 0:
+            images = F.avg_pool2d(images, 3, stride=2, padding=1, count_include_pad=False)
+        maps = [images]
+        for layer in network:
+            maps.append(layer(maps[-1]))
+        features.append(maps[1:])
+    return features
+
+
+def _layers(config: DiscriminatorConfig, in_channels: int) -> nn.ModuleList:
     """4x4 convolutions with padding 2: `layers` of stride 2, one more of stride 1, and the scores'."""
     channels = [scaled(min(config.channels * 2**i, 512), config.width) for i in range(config.layers + 1)]
-    layers = [nn.Sequential(_convolution(config.in_channels, channels[0], stride=2), nn.LeakyReLU(0.2))]
+    layers = [nn.Sequential(_convolution(in_channels, channels[0], stride=2), nn.LeakyReLU(0.2))]
     for i, (before, after) in enumerate(itertools.pairwise(channels), start=1):
         convolution = _convolution(before, after, stride=2 if i < config.layers else 1)
         layers.append(nn.Sequential(convolution, nn.InstanceNorm2d(after), nn.LeakyReLU(0.2)))

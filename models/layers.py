@@ -39,9 +39,35 @@ class ConvBlock(nn.Module):
         return self.activation(x + y if self.residual else y)
 
 
+class AudioEncoder(nn.Module):
+    """Audio windows (B, C, W) -> codes (B, code). Log-mel windows leave two positions, which are averaged."""
+
+    def __init__(self, in_channels: int, code: int):
+        super().__init__()
+        self.layers = nn.Sequential(
+            ConvBlock(1, in_channels, code),
+            ConvBlock(1, code, code, stride=2),
+            ConvBlock(1, code, code, residual=True),
+            ConvBlock(1, code, code, residual=True),
+            ConvBlock(1, code, code, stride=2),
+            ConvBlock(1, code, code, residual=True),
+            ConvBlock(1, code, code, residual=True),
+            ConvBlock(1, code, code, residual=True),
+            ConvBlock(1, code, code, padding=0),
+        )
+
+    def forward(self, audio: Tensor) -> Tensor:
+        return self.layers(audio).mean(dim=2)
+
+
 def scaled(channels: int, width: float) -> int:
     """Channels of a layer at the width factor `width` (1 = the paper's), a multiple of 4 and at least 4."""
     return max(4, 4 * round(channels * width / 4))
+
+
+def repeated(x: Tensor, times: int) -> Tensor:
+    """Each row of x (B, ...) `times` over, (B times, ...); of a single one no copies are made."""
+    return x.expand(times, *x.shape[1:]) if len(x) == 1 else x.repeat_interleave(times, dim=0)
 
 
 def renamed(state_dict: dict[str, Tensor], names: Iterable[tuple[str, str]]) -> dict[str, Tensor]:

@@ -6,8 +6,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from dubbing.speaker import FaceJob, Speaker
-from models import FaceSynthesizer, HeatmapPredictor
+from dubbing import G4GSpeaker, Speaker, StsaSpeaker
+from dubbing.speaker import FaceJob
+from models import FaceSynthesizer, G4GConfig, G4GSynthesizer, HeatmapPredictor
 from models.face_synthesizer import FaceSynthesizerConfig
 from models.heatmap_predictor import HeatmapPredictorConfig
 from models.transport import fit_affine
@@ -68,12 +69,22 @@ def test_both_networks_can_be_recorded(heatmaps, options):
     torch.manual_seed(0)
     predictor = HeatmapPredictor(HeatmapPredictorConfig(width=0.03, layers=1, heatmaps=heatmaps)).eval()
     synthesizer = FaceSynthesizer(FaceSynthesizerConfig(width=0.03, **options)).eval()
-    speaker, recorded = Speaker(predictor, synthesizer, torch.device("cpu")), []
+    speaker = StsaSpeaker(predictor, synthesizer, torch.device("cpu"))
+    assert recorded(speaker, speaker.predictor, speaker.synthesizer) == ["_encode_frames", "_dub"]
+
+
+def test_g4g_can_be_recorded():
+    speaker = G4GSpeaker(G4GSynthesizer(G4GConfig(width=0.05)).eval(), torch.device("cpu"))
+    assert recorded(speaker, speaker.synthesizer) == ["_dub"]
+
+
+def recorded(speaker: Speaker, *networks: torch.nn.Module) -> list[str]:
+    """Which functions are recorded as graphs when two faces are made; none of them may have a fault."""
+    functions = []
 
     def run(function, *inputs):
-        networks = (speaker.predictor, speaker.synthesizer)
         weights = [x for network in networks for x in (*network.parameters(), *network.buffers())]
-        recorded.append(function.__name__)
+        functions.append(function.__name__)
         assert faults(function, *inputs, weights=weights) == [], function.__name__
         return function(*inputs)
 
@@ -81,10 +92,12 @@ def test_both_networks_can_be_recorded(heatmaps, options):
     random = np.random.default_rng(0)
     points = random.uniform(0.2, 0.8, (5, 131, 2)).astype(np.float32)
     crops = random.integers(0, 255, (5, 128, 128, 3)).astype(np.uint8)
-    jobs = [FaceJob(crops[i], np.arange(5), np.arange(5), points) for i in range(2)]
+    window = np.arange(speaker.window)
+    jobs = [FaceJob(crops[i], window, window, points[window]) for i in range(2)]
     sound = random.normal(0, 1, (40, 80)).astype(np.float32)
     faces, _ = speaker.speak(jobs, speaker.encode(crops, points), sound, {})
-    assert faces.shape == (2, 128, 128, 3) and recorded == ["_encode_frames", "_dub"]
+    assert faces.shape == (2, 128, 128, 3)
+    return functions
 
 
 def test_the_affine_fit_is_the_least_squares_solution():

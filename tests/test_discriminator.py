@@ -70,10 +70,14 @@ def test_generator_loss_reaches_the_images():
 
 
 def test_five_frames_may_be_judged_together():
-    discriminator = PatchDiscriminator(DiscriminatorConfig(in_channels=15, width=0.125, scales=1, layers=2))
-    (features,) = discriminator(torch.rand(2, 15, 32, 32))
-    assert len(features) == 4
-    assert features[-1].shape[:2] == (2, 1)
+    discriminator = PatchDiscriminator(DiscriminatorConfig(together=5, width=0.125, scales=1, layers=2))
+    images = torch.rand(2, 5, 3, 32, 32)
+    single, window = discriminator(images)
+    assert len(single) == len(window) == 4
+    assert single[-1].shape[:2] == (10, 1) and window[-1].shape[:2] == (2, 1)
+    again, turned = discriminator(images.flip(1))  # single frames have no order, a window does
+    torch.testing.assert_close(again[-1].unflatten(0, (2, 5)).flip(1).flatten(0, 1), single[-1])
+    assert not torch.allclose(turned[-1], window[-1])
 
 
 def test_bfloat16_autocast_keeps_the_losses_finite():

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from benchmarks.inference import FastDubbing, PlainDubbing, count_gflop, main, random_inputs, trained_like
-from dubbing.speaker import FaceJob, Speaker
+from dubbing import StsaSpeaker
+from dubbing.speaker import FaceJob
 from media.errors import InputError
 from media.heatmap import KEYPOINTS, ORDER, POSE
 from models.face_synthesizer import FaceSynthesizer, FaceSynthesizerConfig
@@ -73,7 +74,7 @@ def test_what_the_sources_own_mouth_does_is_not_seen():
     crops = random.integers(0, 255, (5, 8, 8, 3)).astype(np.uint8).repeat(16, axis=1).repeat(16, axis=2)
     points = random.uniform(0.2, 0.8, (5, 131, 2)).astype(np.float32)
     sound = random.normal(0, 1, (40, 80)).astype(np.float32)
-    speaker = Speaker(*networks, torch.device("cpu"))
+    speaker = StsaSpeaker(*networks, torch.device("cpu"))
     references = speaker.encode(crops, points)
 
     def speak(pose: np.ndarray) -> np.ndarray:
@@ -87,7 +88,7 @@ def test_what_the_sources_own_mouth_does_is_not_seen():
 
 @pytest.fixture
 def speaking():
-    """A function: the faces and heatmaps of five frames in batches of four, of a `Speaker` with some changes."""
+    """A function: the faces and heatmaps of five frames in batches of four, of a `StsaSpeaker` with some changes."""
     random = np.random.default_rng(0)
     face = random.uniform(0.1, 0.9, (131, 2)).astype(np.float32)
     poses = face + random.normal(0, 0.005, (5, 131, 2)).astype(np.float32)
@@ -96,7 +97,7 @@ def speaking():
     networks = predictor(), trained_like(FaceSynthesizer(FaceSynthesizerConfig(width=0.06)))
 
     def speak(precision: str = "float32", padding: int = 0) -> tuple[np.ndarray, np.ndarray]:
-        speaker = Speaker(*networks, torch.device("cpu"), precision, batch_size=4)
+        speaker = StsaSpeaker(*networks, torch.device("cpu"), precision, batch_size=4)
         assert speaker.padding == 0  # nothing is gained on a CPU
         speaker.padding = padding
         references = speaker.encode(crops, poses)
@@ -149,7 +150,7 @@ def test_half_precision_gives_nearly_the_same_faces(speaking):
 def test_fp16_is_for_cuda():
     networks = predictor(), trained_like(FaceSynthesizer(FORMS["paper"]))
     with pytest.raises(InputError, match="needs a CUDA device"):
-        Speaker(*networks, torch.device("cpu"), "fp16")
+        StsaSpeaker(*networks, torch.device("cpu"), "fp16")
 
 
 def test_padding_repeats_the_last_entry():

@@ -59,9 +59,10 @@ def write_clips(folder: Path, count: int = 2, frames: int = 24, first: int = 0) 
     return folder
 
 
-def arguments(script: str, clips: Path, output: Path, *settings: str) -> list[str]:
-    """The command line of a tiny run of `script` on `clips` and its demo config."""
-    config = Path(__file__).resolve().parent.parent / "configs" / f"demo_{script.split('_')[1]}.yaml"
+def arguments(script: str, clips: Path, output: Path, *settings: str, config: str | None = None) -> list[str]:
+    """The command line of a tiny run of `script` on `clips`, with its demo config or another."""
+    name = config or f"demo_{script.split('_')[1]}.yaml"
+    config = Path(__file__).resolve().parent.parent / "configs" / name
     data = [f"data.train={clips}", f"data.val={clips}", f"output={output}"]
     return ["--config", str(config), *data, *TINY[script], *COMMON, *settings]
 

@@ -1,0 +1,56 @@
+"""G4G's network as dubbing uses it: the sound alone moves the mouth."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dubbing.speaker import FaceJob, Speaker
+from media.heatmap import FULL_FACE
+from models import G4GSynthesizer
+from models.fast import autocast
+from models.g4g import G4GReferences
+
+
+@dataclass
+class EncodedReferences:
+    """A person's reference frames as the network has encoded them, and for `--visualize` their landmarks as one map."""
+
+    images: G4GReferences
+    heatmap: np.ndarray
+
+
+class G4GSpeaker(Speaker):
+    """Args as of `Speaker`; it predicts no heatmaps."""
+
+    def __init__(
+        self,
+        synthesizer: G4GSynthesizer,
+        device: torch.device,
+        precision: str | None = None,
+        batch_size: int | None = None,
+    ):
+        super().__init__(synthesizer, 1, False, device, precision, batch_size)
+
+    @torch.inference_mode()
+    def encode(self, images: np.ndarray, landmarks: np.ndarray) -> EncodedReferences:
+        """See `Speaker`."""
+        heatmaps = self._heatmaps(landmarks, FULL_FACE)[None]
+        encoded = self.synthesizer.encode_references(self._images(images)[None], heatmaps)
+        return EncodedReferences(encoded, heatmaps.amax(dim=(0, 1, 2)).cpu().numpy())
+
+    @torch.inference_mode()
+    def speak(
+        self, jobs: list[FaceJob], references: EncodedReferences, features: np.ndarray, known: dict
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """See `Speaker`; the heatmaps are the references', the same for each face."""
+        sound = self._sound(features, np.array([job.sound[0] for job in jobs]))
+        batch = self._padded(sound, self._images(np.stack([job.crop for job in jobs])))
+        faces = self._run(self._dub, *batch, *references.images)[: len(jobs)]
+        return self._pictures(faces), np.broadcast_to(references.heatmap, (len(jobs), *references.heatmap.shape))
+
+    def _dub(self, sound: Tensor, crops: Tensor, *references: Tensor) -> Tensor:
+        """Faces (B, 3, S, S) of one person's frames."""
+        with autocast(self.device, self.dtype):
+            return self.synthesizer.render(crops[None], None, G4GReferences(*references), sound[None])[0].float()

@@ -1,0 +1,125 @@
+"""STSA's two networks as dubbing uses them: the predictor's heatmaps drive the synthesizer."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dubbing.speaker import FaceJob, Speaker
+from media.errors import InputError
+from media.heatmap import FULL_FACE, POSE
+from models import FaceSynthesizer, HeatmapPredictor
+from models.face_synthesizer import References
+from models.fast import autocast, padded
+
+
+@dataclass
+class PersonReferences:
+    """A person's reference frames as the networks have encoded them; once a video."""
+
+    heatmaps: Tensor
+    points: Tensor
+    images: References
+
+    def tensors(self) -> list[Tensor]:
+        """All that is kept, in a row."""
+        return [self.heatmaps, self.points, *(tensor for part in self.images for tensor in part)]
+
+    def holding(self, tensors: tuple[Tensor, ...]) -> "PersonReferences":
+        """The same made of others like `tensors()`."""
+        heatmaps, points, *rest = tensors
+        rest = iter(rest)
+        return PersonReferences(heatmaps, points, References(*([next(rest) for _ in part] for part in self.images)))
+
+
+class StsaSpeaker(Speaker):
+    """Args as of `Speaker`, and
+
+        predictor, synthesizer: networks in eval mode, trained on the same sound features.
+
+    Raises:
+        InputError: the two networks hear different features, or the device cannot compute so.
+    """
+
+    def __init__(
+        self,
+        predictor: HeatmapPredictor,
+        synthesizer: FaceSynthesizer,
+        device: torch.device,
+        precision: str | None = None,
+        batch_size: int | None = None,
+    ):
+        heard, expected = predictor.config.audio, synthesizer.config.audio
+        if heard != expected:
+            raise InputError(
+                f"checkpoint: the heatmap predictor hears {heard}, the face synthesizer {expected}; "
+                f"combine two networks that were trained on the same sound features"
+            )
+        super().__init__(synthesizer, predictor.config.frames, True, device, precision, batch_size)
+        self.predictor = predictor.to(device).eval()
+
+    @torch.inference_mode()
+    def encode(self, images: np.ndarray, landmarks: np.ndarray) -> PersonReferences:
+        """See `Speaker`."""
+        heatmaps, points = self._heatmaps(landmarks, FULL_FACE)[None], self._points(landmarks)[None]
+        return PersonReferences(
+            self.predictor.encode_references(heatmaps),
+            points,
+            self.synthesizer.encode_references(self._images(images)[None], heatmaps, points),
+        )
+
+    @torch.inference_mode()
+    def speak(
+        self, jobs: list[FaceJob], references: PersonReferences, features: np.ndarray, known: dict
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """See `Speaker`; `known` keeps the embeddings of the frames of the batch before."""
+        embeddings = self._embed(jobs, features, known)
+        centre, count = self.window // 2, len(jobs)
+        landmarks = np.stack([job.pose[centre] for job in jobs])
+        poses, points = self._heatmaps(landmarks, POSE), self._points(landmarks)
+        sound = self._sound(features, np.array([job.sound[centre] for job in jobs]))
+        crops = self._images(np.stack([job.crop for job in jobs]))
+        batch = self._padded(embeddings, poses, points, sound, crops)
+        self._form = references
+        faces, heatmaps = self._run(self._dub, *batch, *references.tensors())
+        return self._pictures(faces[:count]), heatmaps[:count, 0].cpu().numpy()
+
+    def _dub(
+        self, embeddings: Tensor, poses: Tensor, points: Tensor, sound: Tensor, crops: Tensor, *references: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Faces (B, 3, S, S) and heatmaps (B, 1, S, S) of one person's frames."""
+        references = self._form.holding(references)
+        with autocast(self.device, self.dtype):
+            wanted = self.synthesizer.config.landmark_flow
+            heatmaps, keypoints = self.predictor.predict_centre(
+                embeddings, references.heatmaps, poses, points, references.points, keypoints=wanted
+            )
+            heatmaps = heatmaps.float().clamp(max=1)
+            points = self.predictor.whole_faces(points, keypoints)[None] if wanted else None
+            faces = self.synthesizer.render(crops[None], heatmaps[None], references.images, sound[None], points)[0]
+        return faces.float(), heatmaps
+
+    def _encode_frames(self, sound: Tensor, poses: Tensor) -> Tensor:
+        with autocast(self.device, self.dtype):
+            return self.predictor.encode_frames(sound, poses).float()
+
+    def _embed(self, jobs: list[FaceJob], features: np.ndarray, known: dict) -> Tensor:
+        """(B, T, 2, width): the windows' embeddings, each frame's computed once."""
+        keys = [[(int(index), float(place)) for index, place in zip(j.window, j.sound, strict=True)] for j in jobs]
+        poses: dict = {}
+        for row, job in zip(keys, jobs, strict=True):
+            poses.update(zip(row, job.pose, strict=True))
+        missing = [key for key in poses if key not in known]
+        if missing:
+            sound = self._sound(features, np.array([place for _, place in missing]))
+            pose = self._heatmaps(np.stack([poses[key] for key in missing]), POSE)
+            size = self.padding or len(missing)
+            for i in range(0, len(missing), size):
+                part = slice(i, i + size)
+                inputs = (padded(x[part], size) for x in (sound, pose))
+                encoded = self._run(self._encode_frames, *inputs).clone()  # a graph's own is overwritten
+                known.update(zip(missing[part], encoded, strict=False))
+        for key in [key for key in known if key not in poses]:
+            del known[key]
+        return torch.stack([torch.stack([known[key] for key in row]) for row in keys])

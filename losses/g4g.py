@@ -1,0 +1,140 @@
+"""G4G's training objective (eq. 17): L = l_v L_v + l_p L_p + l_GAN L_GAN + l_r L_r + l_con L_con.
+
+A term at weight 0 is not computed, and what only it needs (VGG-19, the discriminator) is not loaded.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from losses.adversarial import generator_loss
+from losses.perceptual import ENDS, perceptual_loss
+from losses.precision import full_precision
+from losses.reconstruction import l1_loss, lower_half_weight, mouth_weight
+from losses.sync import contrastive_loss, frozen_expert
+from media.errors import InputError
+from models.g4g import G4GAlignment, G4GConfig, G4GSynthesizer
+from models.sync_expert import lower_faces
+
+
+@dataclass
+class G4GLosses:
+    """Weights of eq. 17's terms; the paper's by default."""
+
+    attribute: float = 1.0
+    perceptual: float = 2.0
+    gan: float = 3.0
+    reconstruction: float = 4.0
+    contrastive: float = 5.0
+    multi_scale: bool = True  # Table 2's ablation: without it, the reconstruction weighs the whole crop alike
+    without_vgg: str = "stop"  # where VGG-19's weights are absent: "stop", or "skip" its term
+
+
+def attribute_loss(visual: Tensor, landmarks: Tensor) -> Tensor:
+    """L_v, eq. 12: 1 - cos of the aligned visual and the reference landmark features (M, d).
+
+    No gradient flows into the landmarks' side: both could otherwise agree on one vector that says nothing.
+    """
+    return (1 - F.cosine_similarity(full_precision(visual), full_precision(landmarks.detach()), dim=-1)).mean()
+
+
+def reconstruction_loss(faces: Tensor, true_faces: Tensor, landmarks: Tensor, multi_scale: bool = True) -> Tensor:
+    """L_r, eq. 15: the mean L1 under N masks of falling size: the crop, its hidden half, the mouth.
+
+    Args:
+        faces, true_faces: (B, T, 3, H, W), in [0, 1].
+        landmarks: (B, T, 57, 2), in units of the crop.
+        multi_scale: false takes the crop alone.
+    """
+    whole = l1_loss(faces, true_faces)
+    if not multi_scale:
+        return whole
+    size = faces.shape[-1]
+    half = l1_loss(faces, true_faces, lower_half_weight(size, device=faces.device))
+    mouth = l1_loss(faces, true_faces, mouth_weight(landmarks, size, inside=1.0, outside=0.0))
+    return (whole + half + mouth) / 3
+
+
+def freeze_unread(synthesizer: G4GSynthesizer, weights: G4GLosses) -> None:
+    """Require no gradient of the heads that only terms at weight 0 read; several processes would wait for theirs."""
+    synthesizer.to_landmarks.requires_grad_(weights.attribute > 0)
+    for head in (synthesizer.see, synthesizer.hear):
+        if head is not None:
+            head.requires_grad_(weights.contrastive > 0)
+
+
+class G4GObjective(nn.Module):
+    """Eq. 17: every term that has a weight, with the frozen networks it needs.
+
+    L_con is the mean of its two forms: of the aligned features (eq. 10), where the network aligns, and of a sync
+    expert's embeddings of the generated windows (eq. 16), where one is given.
+
+    Args:
+        weights, frames, sync_expert: of the run's config; `sync_expert` may be empty.
+        network: the synthesizer's config.
+        say: prints which term is left out for want of its weights; of several processes, in one.
+
+    Raises:
+        InputError: a term needs weights or a part of the network that are not there.
+    """
+
+    def __init__(
+        self,
+        weights: G4GLosses,
+        network: G4GConfig,
+        frames: int,
+        sync_expert: str,
+        say: Callable[[str], None] = print,
+    ):
+        super().__init__()
+        if weights.without_vgg not in ("stop", "skip"):
+            raise InputError(f"losses.without_vgg={weights.without_vgg} is unknown; use stop or skip")
+        if weights.contrastive > 0 and not network.alignment and not sync_expert:
+            raise InputError(
+                "without model.alignment the contrastive loss needs an expert; give sync_expert=FOLDER "
+                "(train_sync.py) or =lipsync_expert.pth, or set losses.contrastive=0"
+            )
+        self.weights, self.perceptual, self.expert = weights, None, None
+        self.adversarial = weights.gan > 0  # whether it asks a discriminator
+        if weights.perceptual > 0:
+            self.perceptual = perceptual_loss(weights.without_vgg, say, gram_weight=0.0)
+        if weights.contrastive > 0 and sync_expert:
+            self.expert = frozen_expert(sync_expert, frames)
+        self.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> "G4GObjective":
+        """The frozen networks stay in eval mode."""
+        return super().train(False)
+
+    def forward(
+        self, faces: Tensor, batch: dict, discriminator: nn.Module | None, alignment: G4GAlignment
+    ) -> dict[str, Tensor]:
+        """The weighted terms for generated `faces` (B, T, 3, H, W).
+
+        Args:
+            batch: true `frames` (B, T, 3, H, W), `landmarks` (B, T, 57, 2) and `mel` (B, 1, 80, 16).
+            discriminator: judges (B, T, 3, H, W), frames and windows; None without the adversarial term.
+            alignment: of the synthesis of `faces`.
+        """
+        weights, true = self.weights, batch["frames"]
+        terms = {}
+        if weights.attribute > 0:
+            terms["attribute"] = weights.attribute * attribute_loss(alignment.visual, alignment.landmarks)
+        if self.perceptual is not None:  # eq. 13: a mean over two scales and the layers
+            terms["perceptual"] = weights.perceptual * self.perceptual(faces, true) / (2 * len(ENDS))
+        if discriminator is not None:
+            discriminator.requires_grad_(False)  # its own step comes later
+            terms["gan"] = weights.gan * generator_loss(discriminator(faces))
+            discriminator.requires_grad_(True)
+        if weights.reconstruction > 0:
+            difference = reconstruction_loss(faces, true, batch["landmarks"], weights.multi_scale)
+            terms["reconstruction"] = weights.reconstruction * difference
+        if weights.contrastive > 0:
+            pairs = [] if alignment.seen is None else [(alignment.heard, alignment.seen)]
+            if self.expert is not None:
+                pairs.append(self.expert(batch["mel"], lower_faces(faces)))
+            terms["contrastive"] = weights.contrastive * torch.stack([contrastive_loss(*pair) for pair in pairs]).mean()
+        return terms

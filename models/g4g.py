@@ -1,0 +1,285 @@
+"""G4G's face synthesizer (Zhang et al.): the lower half of a face from references, their landmarks and sound alone.
+
+No heatmap of the target guides it: the sound deforms the features of the references. What the paper leaves open (layers
+and channels) follows DINet (Zhang et al. 2023), whose deformation and inpainting it builds on.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.face_synthesizer import mask_lower_half
+from models.layers import AUDIO_CHANNELS, AudioEncoder, ConvBlock, repeated, scaled
+from models.spatial import AdaAT, residual_pair
+
+_SOFT_EDGE = 1 / 32  # of the crop: sigma of the composite's mask
+_COARSEST = 8  # height and width of the features that become embeddings
+
+
+@dataclass
+class G4GConfig:
+    """The defaults are the paper's network, at the size of this project's face crops."""
+
+    audio: str = "mel"  # "mel" (80 channels, 16 wide: the paper's) or "wav2vec2" (768 channels, 10 wide)
+    width: float = 1.0  # factor of every layer's channels
+    references: int = 5  # N, fixed by the stacking of the reference images
+    size: int = 128  # H = W of the face crops, a multiple of 32; the paper's mouth region has 256
+    alignment_blocks: int = 2  # residual blocks of the intra-modality alignment
+    alignment: bool = True  # Table 2's ablations: without it, convolutions in its place
+    fusion: bool = True
+
+
+class G4GReferences(NamedTuple):
+    """What `encode_references` keeps of a video: nothing in it depends on the frame to be made.
+
+    features: F_ref (B, C, H/4, W/4), which the sound deforms.
+    embedding: i_r (B, d, L), L positions of the coarsest features.
+    landmarks: l_r (B, d).
+    """
+
+    features: Tensor
+    embedding: Tensor
+    landmarks: Tensor
+
+    def repeat(self, times: int) -> "G4GReferences":
+        """Each video's references `times` over: (B times, ...)."""
+        return G4GReferences(*(repeated(x, times) for x in self))
+
+
+class G4GAlignment(NamedTuple):
+    """What the losses ask about M frames: (M, d) each.
+
+    visual: the aligned visual feature as l_s (eq. 12), to compare with `landmarks`, l_r.
+    seen, heard: g_v of the aligned visual and g_a of the audio feature (eq. 6, 7); None without alignment.
+    """
+
+    visual: Tensor
+    landmarks: Tensor
+    seen: Tensor | None
+    heard: Tensor | None
+
+
+class FeatureEncoder(nn.Module):
+    """Images (B, c, H, W) -> features (B, 4 base, H/4, W/4)."""
+
+    def __init__(self, in_channels: int, base: int):
+        super().__init__()
+        self.layers = nn.Sequential(
+            ConvBlock(2, in_channels, base, kernel_size=7, padding=3),
+            ConvBlock(2, base, 2 * base, stride=2),
+            ConvBlock(2, 2 * base, 4 * base, stride=2),
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.layers(images)
+
+
+class EmbeddingEncoder(nn.Module):
+    """Features (B, C, h, w) -> embeddings (B, d, L) of L = 8 x 8 positions."""
+
+    def __init__(self, in_channels: int, embedding: int):
+        super().__init__()
+        self.layers = nn.Sequential(
+            ConvBlock(2, in_channels, embedding, stride=2), ConvBlock(2, embedding, embedding, stride=2)
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        return F.adaptive_avg_pool2d(self.layers(features), _COARSEST).flatten(2)
+
+
+class AlignmentBlock(nn.Module):
+    """x + (AdaIN, ReLU, conv, AdaIN, ReLU, conv)(x), the norms' scale and shift from the landmarks (eq. 5)."""
+
+    def __init__(self, embedding: int):
+        super().__init__()
+        self.style_1 = nn.Linear(embedding, 2 * embedding)
+        self.conv_1 = nn.Conv1d(embedding, embedding, 3, padding=1)
+        self.style_2 = nn.Linear(embedding, 2 * embedding)
+        self.conv_2 = nn.Conv1d(embedding, embedding, 3, padding=1)
+
+    def forward(self, x: Tensor, landmarks: Tensor) -> Tensor:
+        """x (B, d, L) and landmarks (B, d) -> (B, d, L)."""
+        y = self.conv_1(F.relu(adain(x, self.style_1(landmarks))))
+        return x + self.conv_2(F.relu(adain(y, self.style_2(landmarks))))
+
+
+def adain(x: Tensor, style: Tensor) -> Tensor:
+    """Eq. 5: x (B, d, L) at mean 0 and deviation 1 in each channel, times 1 + gamma, plus beta; style (B, 2 d)."""
+    gamma, beta = style[..., None].chunk(2, dim=1)
+    return F.instance_norm(x) * (1 + gamma) + beta
+
+
+class IntraModalityAlignment(nn.Module):
+    """Source and reference embeddings, aligned with the reference's landmarks (3.1.1)."""
+
+    def __init__(self, embedding: int, blocks: int):
+        super().__init__()
+        self.join = nn.Conv1d(2 * embedding, embedding, 1)
+        self.blocks = nn.ModuleList(AlignmentBlock(embedding) for _ in range(blocks))
+
+    def forward(self, source: Tensor, references: Tensor, landmarks: Tensor) -> Tensor:
+        """i_s, i_r (B, d, L) and l_r (B, d) -> the aligned visual feature (B, d)."""
+        x = self.join(torch.cat([source, references], dim=1))
+        for block in self.blocks:
+            x = block(x, landmarks)
+        return x.mean(dim=2)
+
+
+class ConvolvedInstead(nn.Module):
+    """The ablation of `IntraModalityAlignment`: convolutions of all three, side by side."""
+
+    def __init__(self, embedding: int, blocks: int):
+        super().__init__()
+        rest = [ConvBlock(1, embedding, embedding, residual=True) for _ in range(blocks)]
+        self.layers = nn.Sequential(ConvBlock(1, 3 * embedding, embedding), *rest)
+
+    def forward(self, source: Tensor, references: Tensor, landmarks: Tensor) -> Tensor:
+        landmarks = landmarks[..., None].expand_as(source)
+        return self.layers(torch.cat([source, references, landmarks], dim=1)).mean(dim=2)
+
+
+class Decoder(nn.Module):
+    """Source and deformed features side by side (B, 8 base, H/4, W/4) -> a face (B, 3, H, W) in [0, 1]."""
+
+    def __init__(self, base: int):
+        super().__init__()
+        self.layers = nn.Sequential(
+            ConvBlock(2, 8 * base, 4 * base),
+            residual_pair(4 * base),
+            nn.Upsample(scale_factor=2, mode="bilinear"),
+            ConvBlock(2, 4 * base, 2 * base),
+            residual_pair(2 * base),
+            nn.Upsample(scale_factor=2, mode="bilinear"),
+            ConvBlock(2, 2 * base, base),
+            nn.Conv2d(base, 3, 7, padding=3),
+        )
+
+    def forward(self, source: Tensor, deformed: Tensor) -> Tensor:
+        return torch.sigmoid(self.layers(torch.cat([source, deformed], dim=1)))
+
+
+class BlendNet(nn.Module):
+    """The composite (B, 3, H, W), the visible half and the mask -> the final face, drawn whole, not as a residual."""
+
+    def __init__(self, base: int):
+        super().__init__()
+        self.fine = ConvBlock(2, 7, base)
+        self.coarse = nn.Sequential(
+            ConvBlock(2, base, 2 * base, stride=2),
+            residual_pair(2 * base),
+            nn.Upsample(scale_factor=2, mode="bilinear"),
+        )
+        self.join = ConvBlock(2, 3 * base, base)
+        self.to_rgb = nn.Conv2d(base, 3, 3, padding=1)
+
+    def forward(self, composite: Tensor, masked: Tensor, mask: Tensor) -> Tensor:
+        fine = self.fine(torch.cat([composite, masked, mask.expand(len(masked), 1, -1, -1)], dim=1))
+        return torch.sigmoid(self.to_rgb(self.join(torch.cat([fine, self.coarse(fine)], dim=1))))
+
+
+class G4GSynthesizer(nn.Module):
+    """Frames with the lower half hidden -> whole faces, from references of the same person and sound.
+
+    Its methods take what `FaceSynthesizer`'s take, so that either can stand in the same place; the target's heatmaps
+    and all points are not looked at.
+
+    Raises:
+        ValueError: the config's sound or size is none that the network can have.
+    """
+
+    def __init__(self, config: G4GConfig):
+        super().__init__()
+        if config.audio not in AUDIO_CHANNELS:
+            raise ValueError(f"audio is {config.audio!r}; it can be {' or '.join(map(repr, AUDIO_CHANNELS))}")
+        if config.size % 32 or config.size < 64:
+            raise ValueError(f"size is {config.size}; it must be a multiple of 32, at least 64")
+        self.config = config
+        base, embedding = scaled(64, config.width), scaled(256, config.width)
+        self.audio_encoder = AudioEncoder(AUDIO_CHANNELS[config.audio], embedding)
+        self.source = FeatureEncoder(3, base)
+        self.references = FeatureEncoder(3 * config.references, base)
+        self.landmarks = FeatureEncoder(1, scaled(16, config.width))
+        self.embed_source = EmbeddingEncoder(4 * base, embedding)
+        self.embed_references = EmbeddingEncoder(4 * base, embedding)
+        self.embed_landmarks = EmbeddingEncoder(4 * scaled(16, config.width), embedding)
+        alignment = IntraModalityAlignment if config.alignment else ConvolvedInstead
+        self.align = alignment(embedding, config.alignment_blocks)
+        self.to_landmarks = nn.Linear(embedding, embedding)
+        self.see = nn.Linear(embedding, embedding) if config.alignment else None
+        self.hear = nn.Linear(embedding, embedding) if config.alignment else None
+        self.before = residual_pair(4 * base)
+        self.adaat = AdaAT(4 * base, embedding, "plain")
+        self.after = residual_pair(4 * base)
+        self.decoder = Decoder(base)
+        self.fusion = BlendNet(scaled(32, config.width)) if config.fusion else None
+        self.register_buffer("mask", soft_lower_half(config.size), persistent=False)
+
+    def forward(
+        self,
+        frames: Tensor,
+        heatmaps: Tensor | None,
+        reference_images: Tensor,
+        reference_heatmaps: Tensor,
+        audio: Tensor,
+        points: Tensor | None = None,
+        reference_points: Tensor | None = None,
+        alignment: bool = False,
+    ) -> Tensor | tuple[Tensor, G4GAlignment]:
+        """As `FaceSynthesizer.forward`: faces (B, T, 3, H, W) in [0, 1]; with `alignment`, also what the losses ask."""
+        references = self.encode_references(reference_images, reference_heatmaps)
+        return self.render(frames, heatmaps, references, audio, alignment=alignment)
+
+    def encode_references(
+        self, reference_images: Tensor, reference_heatmaps: Tensor, reference_points: Tensor | None = None
+    ) -> G4GReferences:
+        """I_r (B, N, 3, H, W) and L_r (B, N, 1, H, W), of each reference; once a video.
+
+        The paper has one map of prior landmarks. Here the embeddings of all references' are averaged: none of them is
+        the one that tells who it is.
+        """
+        if reference_images.shape[1] != self.config.references:
+            raise ValueError(
+                f"this network takes {self.config.references} reference images, not {reference_images.shape[1]}"
+            )
+        features = self.references(reference_images.flatten(1, 2))
+        landmarks = self.embed_landmarks(self.landmarks(reference_heatmaps.flatten(0, 1))).mean(dim=2)
+        landmarks = landmarks.unflatten(0, reference_heatmaps.shape[:2]).mean(dim=1)
+        return G4GReferences(self.before(features), self.embed_references(features), landmarks)
+
+    def render(
+        self,
+        frames: Tensor,
+        heatmaps: Tensor | None,
+        references: G4GReferences,
+        audio: Tensor,
+        points: Tensor | None = None,
+        alignment: bool = False,
+    ) -> Tensor | tuple[Tensor, G4GAlignment]:
+        """As `forward`, with `encode_references`' result for the B windows."""
+        shape = frames.shape[:2]
+        references = references.repeat(shape[1])
+        masked = mask_lower_half(frames.flatten(0, 1))
+        heard = self.audio_encoder(audio.flatten(0, 1))
+        source = self.source(masked)
+        visual = self.align(self.embed_source(source), references.embedding, references.landmarks)
+        deformed = self.after(self.adaat(references.features, torch.cat([heard, visual], dim=1)))  # eq. 11
+        faces = torch.lerp(masked, self.decoder(source, deformed).to(masked.dtype), self.mask)
+        if self.fusion is not None:
+            faces = self.fusion(faces, masked, self.mask)
+        faces = faces.unflatten(0, shape)
+        if not alignment:
+            return faces
+        seen, spoken = (None, None) if self.see is None else (self.see(visual), self.hear(heard))
+        return faces, G4GAlignment(self.to_landmarks(visual), references.landmarks, seen, spoken)
+
+
+def soft_lower_half(size: int) -> Tensor:
+    """(1, size, size): 1 in the hidden half, and above it the tail of a Gaussian.
+
+    There alone it is soft: below, the frame that shows through would be the hidden one.
+    """
+    above = (size / 2 - torch.arange(size) - 0.5).clamp(min=0)
+    return torch.exp(-((above / (size * _SOFT_EDGE)) ** 2) / 2)[None, :, None].expand(1, size, size).contiguous()
