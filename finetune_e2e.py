@@ -33,6 +33,7 @@ from training import (
     TrainConfig,
     backward,
     check_batch,
+    check_judged,
     compiled,
     move,
     optimizer,
@@ -195,6 +196,7 @@ def main() -> None:
     adversary = None
     if objective.adversarial:
         judge = discriminator(config)
+        check_judged(judge.config, config.frames)
         adversary = Adversary(judge, config.train, accelerator)
         networks["discriminator"], sections["discriminator"] = adversary.network, judge.config
     run = Run(config, accelerator, networks, sections, averaged=["heatmap_predictor", "face_synthesizer"])

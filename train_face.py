@@ -26,7 +26,7 @@ from losses.face import FaceLosses, FaceObjective
 from losses.flow import flow_score
 from losses.g4g import G4GLosses, G4GObjective, freeze_unread
 from losses.reconstruction import LIPS
-from media.errors import command
+from media.errors import InputError, command
 from media.face import FaceTracker, select131
 from media.heatmap import KEYPOINTS
 from metrics.crops import crop_scores, with_upper_half
@@ -42,6 +42,7 @@ from training import (
     TrainConfig,
     backward,
     check_batch,
+    check_judged,
     compiled,
     holds_a_run,
     learn_reading,
@@ -63,36 +64,36 @@ INPUTS = ("frames", "heatmaps", "reference_images", "reference_heatmaps", "audio
 
 
 @dataclass
-class FaceTraining:
-    """Everything a config file of this script may set."""
+class SynthesizerTraining:
+    """What a config file of this script may set, whichever network it trains."""
 
+    network: str = "face_synthesizer"  # STSA's, or "g4g_synthesizer"
     data: DataConfig = field(default_factory=DataConfig)
-    model: FaceSynthesizerConfig = field(default_factory=FaceSynthesizerConfig)
-    discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
-    losses: FaceLosses = field(default_factory=FaceLosses)
     train: TrainConfig = field(default_factory=TrainConfig)
-    reading: ReadingTraining = field(default_factory=ReadingTraining)  # finetune_e2e.py takes over the predictor's
-    frames: int = 5  # consecutive frames a window; the sync loss needs 5
-    sync_expert: str = ""  # checkpoint folder of train_sync.py, for the sync loss
-    start_from: str = ""  # checkpoint folder whose synthesizer the run begins with; empty: fresh weights
+    frames: int = 5  # consecutive frames a window; a sync expert needs 5
+    sync_expert: str = ""  # checkpoint folder of train_sync.py, for L_sync or eq. 16 of G4G
+    start_from: str = ""  # checkpoint folder whose synthesizer, and its form, the run begins with; empty: fresh weights
     output: str = MISSING
-    network: str = "face_synthesizer"
 
 
 @dataclass
-class G4GTraining:
-    """The same of a config with `network: g4g_synthesizer`."""
+class FaceTraining(SynthesizerTraining):
+    """And what it may set of STSA's."""
 
-    data: DataConfig = field(default_factory=DataConfig)
-    model: G4GConfig = field(default_factory=G4GConfig)
-    discriminator: DiscriminatorConfig = field(default_factory=lambda: DiscriminatorConfig(together=5))
-    losses: G4GLosses = field(default_factory=G4GLosses)
-    train: TrainConfig = field(default_factory=TrainConfig)
-    frames: int = 5  # consecutive frames a window
-    sync_expert: str = ""  # checkpoint folder of train_sync.py, for eq. 16; empty: eq. 10 alone
-    start_from: str = ""
-    output: str = MISSING
+    model: FaceSynthesizerConfig = field(default_factory=FaceSynthesizerConfig)
+    discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
+    losses: FaceLosses = field(default_factory=FaceLosses)
+    reading: ReadingTraining = field(default_factory=ReadingTraining)  # finetune_e2e.py takes over the predictor's
+
+
+@dataclass
+class G4GTraining(SynthesizerTraining):
+    """And what it may set of G4G's."""
+
     network: str = "g4g_synthesizer"
+    model: G4GConfig = field(default_factory=G4GConfig)
+    discriminator: DiscriminatorConfig = field(default_factory=lambda: DiscriminatorConfig(scales=1, together=5))
+    losses: G4GLosses = field(default_factory=G4GLosses)
 
 
 SCHEMAS = {"face_synthesizer": FaceTraining, "g4g_synthesizer": G4GTraining}
@@ -153,6 +154,26 @@ def starting_point(config: FaceTraining | G4GTraining) -> FaceSynthesizer | G4GS
     return synthesizer
 
 
+def moved_by_sound(synthesizer: nn.Module, batch: dict, faces: Tensor) -> float:
+    """How much the hidden half of `faces` (B, T, 3, H, W) changes where each window hears another's sound.
+
+    The mean absolute difference; 0 of a network that does not listen, which PSNR alone would not tell.
+    """
+    others = batch | {"audio": batch["audio"].roll(1, dims=0)}
+    moved = torch.cat([synthesizer(*(part[name] for name in INPUTS)) for part in parts(others, 4)])
+    half = faces.shape[-2] // 2
+    return float((moved - faces)[..., half:, :].abs().mean())
+
+
+def check_contrast(config: G4GTraining, processes: int) -> None:
+    """InputError where a process would have one window, with no other to tell it from."""
+    if config.losses.contrastive > 0 and config.train.batch_size // processes < 2:
+        raise InputError(
+            f"train.batch_size={config.train.batch_size} leaves a process of {processes} one window, the contrastive "
+            f"loss needs two or more; raise it, or set losses.contrastive=0"
+        )
+
+
 @torch.no_grad()
 def validate(synthesizer: nn.Module, batch: dict, distance: LipDistance | None) -> tuple[dict, dict]:
     """Scores on the fixed validation windows, and a picture grid of the windows' first frames."""
@@ -162,10 +183,14 @@ def validate(synthesizer: nn.Module, batch: dict, distance: LipDistance | None) 
     values = {f"val/{name}": float(score.mean()) for name, score in scores.items()}
     if isinstance(synthesizer, FaceSynthesizer):
         values |= flow_score([alignment for _, alignment in results], batch)
+        shown = "heatmaps"
+    else:
+        values["val/moved_by_sound"] = moved_by_sound(synthesizer, batch, faces)
+        shown = "reference_heatmaps"
     if distance is not None:
         lips = distance(with_upper_half(faces, batch["frames"]).flatten(0, 1))
         values |= {"val/LipLMD": lips} if lips is not None else {}
-    true, heatmaps = batch["frames"][:8, 0], batch["heatmaps"][:8, 0].expand(-1, 3, -1, -1)
+    true, heatmaps = batch["frames"][:8, 0], batch[shown][:8, 0].expand(-1, 3, -1, -1)
     columns = [batch["reference_images"][:8, 0], heatmaps, mask_lower_half(true), faces[:8, 0], true]
     grid = make_grid(torch.stack(columns, dim=1).flatten(0, 1), nrow=len(columns))
     return values, {"val/reference, heatmap, masked, generated, true": grid}
@@ -178,6 +203,7 @@ def main() -> None:
     check_batch(config.train.batch_size * config.frames, accelerator)
     synthesizer = starting_point(config)
     if isinstance(config, G4GTraining):
+        check_contrast(config, accelerator.num_processes)
         freeze_unread(synthesizer, config.losses)
 
     kind = FaceObjective if isinstance(config, FaceTraining) else G4GObjective
@@ -200,6 +226,7 @@ def main() -> None:
     networks, sections = {config.network: synthesizer}, {config.network: config.model, "training": config}
     adversary = None
     if objective.adversarial:
+        check_judged(config.discriminator, config.frames)
         adversary = Adversary(build_network("discriminator", config.discriminator), config.train, accelerator)
         networks["discriminator"], sections["discriminator"] = adversary.network, config.discriminator
     run = Run(config, accelerator, networks, sections, averaged=[config.network])

@@ -48,6 +48,7 @@ from media.audio import FEATURES
 from media.errors import InputError, Parser
 from media.files import check_output_folder, existing_file, output_folder
 from models.checkpoint import save_checkpoint
+from models.discriminator import DiscriminatorConfig
 from models.reader import PointReader
 from models.transport import ANCHORS
 
@@ -138,7 +139,7 @@ def read_config(
             raise InputError(f"{override!r} is not a setting; write key=value, as in train.steps=20")
     layers = [*_layers(path), *map(_setting, overrides)]
     if isinstance(schema, dict):
-        network = next((layer["network"] for layer in reversed(layers) if "network" in layer), next(iter(schema)))
+        network = next((str(layer["network"]) for layer in reversed(layers) if "network" in layer), next(iter(schema)))
         if network not in schema:
             raise InputError(f"config {path}: network={network} is unknown; use {' or '.join(schema)}")
         schema = schema[network]
@@ -154,6 +155,8 @@ def read_config(
 
 
 def _setting(override: str) -> Any:
+    if override.endswith("="):
+        override += '""'  # an empty text, where YAML reads none; that is key=null
     try:
         return OmegaConf.from_dotlist([override])
     except (OmegaConfBaseException, YAMLError) as error:
@@ -233,6 +236,15 @@ def check_compiler(device: torch.device) -> None:
         raise InputError(
             f"train.compile=true needs a compiler ({' or '.join(named)}) and Python's headers ({headers}); "
             f"install them (Debian: apt-get install g++ python3-dev) or set train.compile=false"
+        )
+
+
+def check_judged(judge: DiscriminatorConfig, frames: int) -> None:
+    """InputError where a discriminator judges windows of another length than `frames`."""
+    if judge.together not in (0, frames):
+        raise InputError(
+            f"the discriminator judges windows of {judge.together} frames, these have {frames}; "
+            f"set discriminator.together={frames}, or 0 for single frames alone"
         )
 
 
@@ -480,8 +492,10 @@ def backward(
     """Check that every loss term is finite, backpropagate, clip, and return the gradient's norm.
 
     A NaN or Inf, also one in the gradient, ends the run before the weights change, with an `InputError` that names the
-    step, the term and the clips of the batch; the states saved before stay.
+    step, the term and the clips of the batch; the states saved before stay. So does a loss without a term.
     """
+    if not terms:
+        raise InputError("no loss term has a weight, and nothing would be learned; set one of losses.*")
     _check_finite({**terms, "total": loss}, "loss term", batch, step)
     accelerator.backward(loss)
     limit = train.clip_gradients if train.clip_gradients > 0 else math.inf

@@ -139,12 +139,12 @@ def trained_like(network: nn.Module, seed: int = 0) -> nn.Module:
     Convolutions keep the variance, batch norms have moved; AdaAT's maps are near the identity and flows a few pixels.
     """
     random = torch.Generator().manual_seed(seed)
-    near_identity = ("scale", "rotation", "translation", "flow.")
+    near_identity = ("scale", "rotation", "translation")
     with torch.no_grad():
         for name, parameter in network.named_parameters():
             noise = torch.randn(parameter.shape, generator=random)
             if parameter.dim() > 1:
-                gain = 0.1 if any(f"adaat.{i}.{part}" in name for i in range(3) for part in near_identity) else 1.0
+                gain = 0.1 if "adaat." in name and name.split(".")[-2] in near_identity else 1.0
                 parameter.copy_(noise * gain * (1.5 / parameter[0].numel()) ** 0.5)
             else:
                 is_scale = name.endswith("weight")

@@ -4,14 +4,15 @@
 
 Every face of every clip but the references themselves: the lower half generated, the upper half as given, five
 references from the clip, chosen as dubbing chooses them; by STSA's networks once with the true heatmaps and once with
-those predicted from the clip's own sound, by G4G's from that sound. Printed a clip and as the mean over clips: PSNR and
-SSIM of the 128x128 crops, and LipLMD of the predicted keypoints in units of the face box, beside two yardsticks: the
-lower half of the reference of median lip opening copied into each frame, and a mouth that keeps that reference's lips.
-Then whether the mouth follows what is said: how its opening correlates with the true one, without what changes slower
-than in a second, for the clip's own sound and for that sound played backward, where what is left comes from the pose.
-With --heatmaps-alone, networks that work with landmarks are given none and read them off the heatmaps. With --expert, a
-lip-sync expert judges the faces themselves: how much more alike they are to the clip's sound than to the same sound up
-to 15 frames earlier or later; the true faces, those dubbed with that sound, and those dubbed with it played backward.
+those predicted from the clip's own sound, by G4G's from that sound and from the same played backward. Printed a clip
+and as the mean over clips: PSNR and SSIM of the 128x128 crops, and LipLMD of the predicted keypoints in units of the
+face box, beside two yardsticks: the lower half of the reference of median lip opening copied into each frame, and a
+mouth that keeps that reference's lips. Then whether the mouth follows what is said: how its opening correlates with the
+true one, without what changes slower than in a second, for the clip's own sound and for that sound played backward,
+where what is left comes from the pose. With --heatmaps-alone, networks that work with landmarks are given none and read
+them off the heatmaps. With --expert, a lip-sync expert judges the faces themselves: how much more alike they are to the
+clip's sound than to the same sound up to 15 frames earlier or later; the true faces, those dubbed with that sound, and
+those dubbed with it played backward.
 """
 
 import sys
@@ -30,7 +31,7 @@ from data_prep.offsets import SHIFTS, similarity_curves
 from losses.reconstruction import LIPS
 from media.audio import audio_windows
 from media.errors import InputError, Parser, command
-from media.face import covering_references
+from media.face import CROP_SIZE, covering_references
 from media.heatmap import FULL_FACE, KEYPOINTS, POSE, draw_heatmaps
 from media.video import FPS
 from metrics.crops import crop_scores
@@ -41,12 +42,12 @@ from models.fast import accelerate_inference
 from models.sync_expert import SyncExpert
 
 BATCH = 16
-TRUE, PREDICTED, HEARD, COPIED = "true heatmaps", "predicted heatmaps", "from the sound", "copied lower half"  # rows
+TRUE, PREDICTED, COPIED = "true heatmaps", "predicted heatmaps", "copied lower half"  # rows
+HEARD, MISHEARD = "from the sound", "from the sound backward"  # G4G's
 FOLLOWS, JUDGED = "mouth opening", "in sync"
 
-Form = Callable[
-    [Tensor, Tensor], Tensor
-]  # positions (M,) and true faces (M, 3, 128, 128) of a clip -> faces like these
+# From positions (M,) in a clip and the true faces there (M, 3, 128, 128), faces in their place.
+Form = Callable[[Tensor, Tensor], Tensor]
 
 
 def pictures(clip: Clip, positions: np.ndarray) -> Tensor:
@@ -211,7 +212,8 @@ def score_g4g_clip(
         return lambda positions, frames: synthesizer.render(frames[None], None, references, sound[positions][None])[0]
 
     own, backward = map(drawing, sounds(clip, synthesizer.config.audio))
-    result = picture_scores(clip, chosen, {HEARD: own, COPIED: copying(clip, chosen)}, every)
+    forms = {HEARD: own, MISHEARD: backward, COPIED: copying(clip, chosen)}
+    result = picture_scores(clip, chosen, forms, every)
     if expert is not None:
         result[JUDGED] = judgement(expert, clip, own, backward)
     return result
@@ -234,6 +236,10 @@ def main() -> None:
         if arguments.heatmaps_alone:
             raise InputError("--heatmaps-alone: G4G takes no landmarks; leave the option out")
         network = accelerate_inference(load_network(arguments.checkpoint, "g4g_synthesizer"))
+        if network.config.size != CROP_SIZE:
+            raise InputError(
+                f"{arguments.checkpoint} makes faces of {network.config.size} pixels, clips hold {CROP_SIZE}"
+            )
         score = partial(score_g4g_clip, synthesizer=network, every=arguments.every, expert=expert)
     else:
         predictor, synthesizer = load_checkpoint(arguments.checkpoint)

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from media.errors import InputError, Parser, command
-from models.checkpoint import NETWORKS, load_network, save_checkpoint
+from models.checkpoint import NETWORKS, is_g4g, load_network, save_checkpoint
 
 # Of a training config: the folders of the machine it ran on, which mean nothing elsewhere.
 PLACES = ("data", "output", "start_from", "heatmap_predictor", "face_synthesizer", "sync_expert")
@@ -40,15 +40,16 @@ def main() -> None:
     parser = Parser(__doc__)
     parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="checkpoint folders; a later one wins")
     parser.add_argument("--output", required=True, type=Path, help="the checkpoint folder to write")
-    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=["heatmap_predictor", "face_synthesizer"])
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, help="default: STSA's two, or G4G's of its folders")
     parser.add_argument("--half", action="store_true", help="store float16 weights, half the size")
     parser.add_argument("--blend", type=float, default=1.0, metavar="SHARE", help="of the last holder's weights")
     arguments = parser.parse_args()
     if not 0 <= arguments.blend <= 1:
         raise InputError(f"--blend {arguments.blend} must be between 0 and 1")
 
+    wanted = ["g4g_synthesizer"] if all(map(is_g4g, arguments.folders)) else ["heatmap_predictor", "face_synthesizer"]
     networks, sections = {}, {}
-    for name in arguments.networks:
+    for name in arguments.networks or wanted:
         holders = [folder for folder in arguments.folders if (folder / f"{name}.safetensors").is_file()]
         if not holders:
             folders = ", ".join(map(str, arguments.folders))

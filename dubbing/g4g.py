@@ -14,7 +14,7 @@ from models.g4g import G4GReferences
 
 
 @dataclass
-class EncodedReferences:
+class PersonReferences:
     """A person's reference frames as the network has encoded them, and for `--visualize` their landmarks as one map."""
 
     images: G4GReferences
@@ -34,15 +34,15 @@ class G4GSpeaker(Speaker):
         super().__init__(synthesizer, 1, False, device, precision, batch_size)
 
     @torch.inference_mode()
-    def encode(self, images: np.ndarray, landmarks: np.ndarray) -> EncodedReferences:
+    def encode(self, images: np.ndarray, landmarks: np.ndarray) -> PersonReferences:
         """See `Speaker`."""
         heatmaps = self._heatmaps(landmarks, FULL_FACE)[None]
         encoded = self.synthesizer.encode_references(self._images(images)[None], heatmaps)
-        return EncodedReferences(encoded, heatmaps.amax(dim=(0, 1, 2)).cpu().numpy())
+        return PersonReferences(encoded, heatmaps.amax(dim=(0, 1, 2)).cpu().numpy())
 
     @torch.inference_mode()
     def speak(
-        self, jobs: list[FaceJob], references: EncodedReferences, features: np.ndarray, known: dict
+        self, jobs: list[FaceJob], references: PersonReferences, features: np.ndarray, known: dict
     ) -> tuple[np.ndarray, np.ndarray]:
         """See `Speaker`; the heatmaps are the references', the same for each face."""
         sound = self._sound(features, np.array([job.sound[0] for job in jobs]))

@@ -106,7 +106,9 @@ def dub(
     outputs = [Path(path) for path in outputs if path is not None]
     _check_outputs(outputs, [path for path in (video, audio, options.references) if path is not None])
     if options.heatmap_output is not None and not speaker.predicts_heatmaps:
-        raise InputError(f"--heatmap-output {options.heatmap_output}: G4G predicts no heatmaps; leave the option out")
+        raise InputError(
+            f"--heatmap-output {options.heatmap_output}: the checkpoint's network predicts none (G4G); leave it out"
+        )
     info = probe(video)
     with clock.time("sound"):
         wav = read_audio(audio)

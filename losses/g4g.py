@@ -1,12 +1,12 @@
 """G4G's training objective (eq. 17): L = l_v L_v + l_p L_p + l_GAN L_GAN + l_r L_r + l_con L_con.
 
-A term at weight 0 is not computed, and what only it needs (VGG-19, the discriminator) is not loaded.
+A term at weight 0 is not computed, and what only it needs (VGG-19, the discriminator) is not loaded. The paper does not
+say what the masks of L_r are, nor how the two forms of L_con go together; see `reconstruction_loss` and `G4GObjective`.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -26,23 +26,24 @@ class G4GLosses:
 
     attribute: float = 1.0
     perceptual: float = 2.0
-    gan: float = 3.0
+    gan: float = 3.0  # of the sum over the discriminator's scales, of single frames and of windows
     reconstruction: float = 4.0
     contrastive: float = 5.0
-    multi_scale: bool = True  # Table 2's ablation: without it, the reconstruction weighs the whole crop alike
+    multi_scale: bool = True  # the masks of L_r, Table 2's "supervision"; without them it weighs the whole crop alike
     without_vgg: str = "stop"  # where VGG-19's weights are absent: "stop", or "skip" its term
 
 
 def attribute_loss(visual: Tensor, landmarks: Tensor) -> Tensor:
-    """L_v, eq. 12: 1 - cos of the aligned visual and the reference landmark features (M, d).
+    """L_v, eq. 12: 1 - cos of the aligned visual features (B, T, d) and the reference's landmark features (B, d).
 
     No gradient flows into the landmarks' side: both could otherwise agree on one vector that says nothing.
     """
-    return (1 - F.cosine_similarity(full_precision(visual), full_precision(landmarks.detach()), dim=-1)).mean()
+    landmarks = full_precision(landmarks.detach())[:, None]
+    return (1 - F.cosine_similarity(full_precision(visual), landmarks, dim=-1)).mean()
 
 
 def reconstruction_loss(faces: Tensor, true_faces: Tensor, landmarks: Tensor, multi_scale: bool = True) -> Tensor:
-    """L_r, eq. 15: the mean L1 under N masks of falling size: the crop, its hidden half, the mouth.
+    """L_r, eq. 15: the mean L1 under N masks; here three of falling size, the crop, its hidden half and the mouth.
 
     Args:
         faces, true_faces: (B, T, 3, H, W), in [0, 1].
@@ -69,8 +70,9 @@ def freeze_unread(synthesizer: G4GSynthesizer, weights: G4GLosses) -> None:
 class G4GObjective(nn.Module):
     """Eq. 17: every term that has a weight, with the frozen networks it needs.
 
-    L_con is the mean of its two forms: of the aligned features (eq. 10), where the network aligns, and of a sync
-    expert's embeddings of the generated windows (eq. 16), where one is given.
+    L_con is half of each of its two forms: of the aligned features of the windows' middle frames (eq. 10), where the
+    network aligns, and of a sync expert's embeddings of the generated windows (eq. 16), where one is given. The
+    negatives of both are a process's other windows; a window's other frames sound too much alike.
 
     Args:
         weights, frames, sync_expert: of the run's config; `sync_expert` may be empty.
@@ -133,8 +135,11 @@ class G4GObjective(nn.Module):
             difference = reconstruction_loss(faces, true, batch["landmarks"], weights.multi_scale)
             terms["reconstruction"] = weights.reconstruction * difference
         if weights.contrastive > 0:
-            pairs = [] if alignment.seen is None else [(alignment.heard, alignment.seen)]
+            pairs = []
+            if alignment.seen is not None:
+                middle = faces.shape[1] // 2
+                pairs.append((alignment.heard[:, middle], alignment.seen[:, middle]))
             if self.expert is not None:
                 pairs.append(self.expert(batch["mel"], lower_faces(faces)))
-            terms["contrastive"] = weights.contrastive * torch.stack([contrastive_loss(*pair) for pair in pairs]).mean()
+            terms["contrastive"] = weights.contrastive / 2 * sum(contrastive_loss(*pair) for pair in pairs)
         return terms

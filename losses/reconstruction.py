@@ -3,7 +3,7 @@
 Eq. 10 has no pixel term: the perceptual loss draws the face. Where the weights of VGG-19 are absent, a config names
 these in its place: L1, the L1 of the images' gradients (Mathieu et al., 2016), which punishes blur that a plain L1
 forgives, and 1 - SSIM. All take a weight a pixel, so that the lips, some 5 % of the crop, are not lost in the mean.
-G4G eq. 15 is `l1_loss` without a weight.
+G4G's eq. 15 takes `l1_loss` under three masks (losses/g4g.py).
 """
 
 import torch

@@ -1,6 +1,6 @@
 """Lip-sync terms on the embeddings of a sync expert: L_sync of STSA eq. 10, and G4G's contrastive loss.
 
-The embeddings are those of a window of sound and of the five frames that it belongs to, (B, D) each.
+The embeddings are (B, D) each: of windows of sound, and of what is seen meanwhile.
 """
 
 import math
@@ -97,7 +97,7 @@ def frozen_expert(path: str | os.PathLike, frames: int) -> SyncExpert:
         InputError: it is none (`load_sync_expert`), or hears windows of another length.
     """
     if frames != 5:
-        raise InputError(f"the sync loss needs frames=5, not {frames}; or leave it out")
+        raise InputError(f"a sync expert judges windows of five frames; set frames=5, not {frames}, or take it out")
     return load_sync_expert(path).requires_grad_(False)
 
 

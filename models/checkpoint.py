@@ -76,6 +76,8 @@ def load_network(folder: str | os.PathLike, name: str) -> nn.Module:
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"checkpoint {folder} is not a folder; give one with config.yaml and {name}.safetensors")
+    if name != "g4g_synthesizer" and is_g4g(folder):
+        raise InputError(f"checkpoint {folder} holds G4G's network, and no {name}; give one of STSA's")
     config_file = existing_file(folder / "config.yaml", "checkpoint file")
     weights = existing_file(folder / f"{name}.safetensors", "checkpoint file")
     try:

@@ -1,4 +1,4 @@
-"""The multi-scale patch discriminator of pix2pixHD (Wang et al., 2018), which IP-LAP and STSA train against."""
+"""The multi-scale patch discriminator of pix2pixHD (Wang et al., 2018), which IP-LAP, STSA and G4G train against."""
 
 import itertools
 from dataclasses import dataclass

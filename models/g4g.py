@@ -1,7 +1,14 @@
 """G4G's face synthesizer (Zhang et al.): the lower half of a face from references, their landmarks and sound alone.
 
-No heatmap of the target guides it: the sound deforms the features of the references. What the paper leaves open (layers
-and channels) follows DINet (Zhang et al. 2023), whose deformation and inpainting it builds on.
+No heatmap of the target guides it: the sound deforms the features of the references. What the paper leaves open follows
+DINet (Zhang et al. 2023), whose deformation and inpainting it builds on, or is this project's reading:
+
+- i_s and i_r have d channels at 8 x 8 positions, which the 1-D convolutions take row after row, and are averaged over
+  them once aligned; eq. 5's statistics are taken over the positions.
+- The prior landmarks L_r are the references' heatmaps, each encoded by itself, and l_r the mean.
+- g' of eq. 6 and 7, which encodes the negatives, is g: the other rows of the batch are the negatives. What g_v and g_a
+  make serves the contrastive loss alone; the deformation takes the features that they are made of.
+- The composite's Gaussian-smoothed mask is the hidden half, soft towards the visible one.
 """
 
 from dataclasses import dataclass
@@ -27,6 +34,7 @@ class G4GConfig:
     width: float = 1.0  # factor of every layer's channels
     references: int = 5  # N, fixed by the stacking of the reference images
     size: int = 128  # H = W of the face crops, a multiple of 32; the paper's mouth region has 256
+    stride: int = 2  # of F_ref against the crop, 2 or 4; DINet's 4 is for faces three times as large
     alignment_blocks: int = 2  # residual blocks of the intra-modality alignment
     alignment: bool = True  # Table 2's ablations: without it, convolutions in its place
     fusion: bool = True
@@ -35,7 +43,7 @@ class G4GConfig:
 class G4GReferences(NamedTuple):
     """What `encode_references` keeps of a video: nothing in it depends on the frame to be made.
 
-    features: F_ref (B, C, H/4, W/4), which the sound deforms.
+    features: F_ref (B, C, H/stride, W/stride), which the sound deforms.
     embedding: i_r (B, d, L), L positions of the coarsest features.
     landmarks: l_r (B, d).
     """
@@ -50,7 +58,7 @@ class G4GReferences(NamedTuple):
 
 
 class G4GAlignment(NamedTuple):
-    """What the losses ask about M frames: (M, d) each.
+    """What the losses ask about the frames of B windows: (B, T, d) each, `landmarks` (B, d).
 
     visual: the aligned visual feature as l_s (eq. 12), to compare with `landmarks`, l_r.
     seen, heard: g_v of the aligned visual and g_a of the audio feature (eq. 6, 7); None without alignment.
@@ -63,14 +71,14 @@ class G4GAlignment(NamedTuple):
 
 
 class FeatureEncoder(nn.Module):
-    """Images (B, c, H, W) -> features (B, 4 base, H/4, W/4)."""
+    """Images (B, c, H, W) -> features (B, 4 base, H/stride, W/stride)."""
 
-    def __init__(self, in_channels: int, base: int):
+    def __init__(self, in_channels: int, base: int, stride: int):
         super().__init__()
         self.layers = nn.Sequential(
             ConvBlock(2, in_channels, base, kernel_size=7, padding=3),
             ConvBlock(2, base, 2 * base, stride=2),
-            ConvBlock(2, 2 * base, 4 * base, stride=2),
+            ConvBlock(2, 2 * base, 4 * base, stride=stride // 2),
         )
 
     def forward(self, images: Tensor) -> Tensor:
@@ -142,14 +150,14 @@ class ConvolvedInstead(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Source and deformed features side by side (B, 8 base, H/4, W/4) -> a face (B, 3, H, W) in [0, 1]."""
+    """Source and deformed features side by side (B, 8 base, H/stride, W/stride) -> a face (B, 3, H, W) in [0, 1]."""
 
-    def __init__(self, base: int):
+    def __init__(self, base: int, stride: int):
         super().__init__()
         self.layers = nn.Sequential(
             ConvBlock(2, 8 * base, 4 * base),
             residual_pair(4 * base),
-            nn.Upsample(scale_factor=2, mode="bilinear"),
+            nn.Upsample(scale_factor=stride // 2, mode="bilinear"),
             ConvBlock(2, 4 * base, 2 * base),
             residual_pair(2 * base),
             nn.Upsample(scale_factor=2, mode="bilinear"),
@@ -162,7 +170,11 @@ class Decoder(nn.Module):
 
 
 class BlendNet(nn.Module):
-    """The composite (B, 3, H, W), the visible half and the mask -> the final face, drawn whole, not as a residual."""
+    """The composite (B, 3, H, W), the visible half and the mask -> the final face.
+
+    No residual is added to the composite: pixel by pixel, a learned weight fuses it, with which training starts, with a
+    face that is painted whole.
+    """
 
     def __init__(self, base: int):
         super().__init__()
@@ -173,11 +185,13 @@ class BlendNet(nn.Module):
             nn.Upsample(scale_factor=2, mode="bilinear"),
         )
         self.join = ConvBlock(2, 3 * base, base)
-        self.to_rgb = nn.Conv2d(base, 3, 3, padding=1)
+        self.paint = nn.Conv2d(base, 4, 3, padding=1)
 
     def forward(self, composite: Tensor, masked: Tensor, mask: Tensor) -> Tensor:
         fine = self.fine(torch.cat([composite, masked, mask.expand(len(masked), 1, -1, -1)], dim=1))
-        return torch.sigmoid(self.to_rgb(self.join(torch.cat([fine, self.coarse(fine)], dim=1))))
+        x = self.paint(self.join(torch.cat([fine, self.coarse(fine)], dim=1)))
+        painted, kept = torch.sigmoid(x[:, :3]), torch.sigmoid(x[:, 3:] + 2)
+        return torch.lerp(painted, composite.to(painted.dtype), kept)
 
 
 class G4GSynthesizer(nn.Module):
@@ -187,7 +201,7 @@ class G4GSynthesizer(nn.Module):
     and all points are not looked at.
 
     Raises:
-        ValueError: the config's sound or size is none that the network can have.
+        ValueError: an option of the config is none that the network can have.
     """
 
     def __init__(self, config: G4GConfig):
@@ -196,24 +210,30 @@ class G4GSynthesizer(nn.Module):
             raise ValueError(f"audio is {config.audio!r}; it can be {' or '.join(map(repr, AUDIO_CHANNELS))}")
         if config.size % 32 or config.size < 64:
             raise ValueError(f"size is {config.size}; it must be a multiple of 32, at least 64")
+        if config.stride not in (2, 4):
+            raise ValueError(f"stride is {config.stride}; it can be 2 or 4")
+        for name in ("references", "alignment_blocks"):
+            if getattr(config, name) < 1:
+                raise ValueError(f"{name} is {getattr(config, name)}; it must be 1 or more")
         self.config = config
         base, embedding = scaled(64, config.width), scaled(256, config.width)
         self.audio_encoder = AudioEncoder(AUDIO_CHANNELS[config.audio], embedding)
-        self.source = FeatureEncoder(3, base)
-        self.references = FeatureEncoder(3 * config.references, base)
-        self.landmarks = FeatureEncoder(1, scaled(16, config.width))
+        self.source = FeatureEncoder(3, base, config.stride)
+        self.references = FeatureEncoder(3 * config.references, base, config.stride)
+        self.landmarks = FeatureEncoder(1, scaled(16, config.width), 4)
         self.embed_source = EmbeddingEncoder(4 * base, embedding)
         self.embed_references = EmbeddingEncoder(4 * base, embedding)
         self.embed_landmarks = EmbeddingEncoder(4 * scaled(16, config.width), embedding)
+        self.describe = nn.Linear(embedding, embedding)  # l_r, of either sign: without it all faces point one way
         alignment = IntraModalityAlignment if config.alignment else ConvolvedInstead
         self.align = alignment(embedding, config.alignment_blocks)
         self.to_landmarks = nn.Linear(embedding, embedding)
         self.see = nn.Linear(embedding, embedding) if config.alignment else None
         self.hear = nn.Linear(embedding, embedding) if config.alignment else None
         self.before = residual_pair(4 * base)
-        self.adaat = AdaAT(4 * base, embedding, "plain")
+        self.adaat = AdaAT(4 * base, embedding, "plain", slope=0.2)  # behind a ReLU the sound is soon unheard
         self.after = residual_pair(4 * base)
-        self.decoder = Decoder(base)
+        self.decoder = Decoder(base, config.stride)
         self.fusion = BlendNet(scaled(32, config.width)) if config.fusion else None
         self.register_buffer("mask", soft_lower_half(config.size), persistent=False)
 
@@ -235,18 +255,14 @@ class G4GSynthesizer(nn.Module):
     def encode_references(
         self, reference_images: Tensor, reference_heatmaps: Tensor, reference_points: Tensor | None = None
     ) -> G4GReferences:
-        """I_r (B, N, 3, H, W) and L_r (B, N, 1, H, W), of each reference; once a video.
-
-        The paper has one map of prior landmarks. Here the embeddings of all references' are averaged: none of them is
-        the one that tells who it is.
-        """
+        """I_r (B, N, 3, H, W) and L_r (B, N, 1, H, W), of each reference; once a video."""
         if reference_images.shape[1] != self.config.references:
             raise ValueError(
                 f"this network takes {self.config.references} reference images, not {reference_images.shape[1]}"
             )
         features = self.references(reference_images.flatten(1, 2))
         landmarks = self.embed_landmarks(self.landmarks(reference_heatmaps.flatten(0, 1))).mean(dim=2)
-        landmarks = landmarks.unflatten(0, reference_heatmaps.shape[:2]).mean(dim=1)
+        landmarks = self.describe(landmarks.unflatten(0, reference_heatmaps.shape[:2]).mean(dim=1))
         return G4GReferences(self.before(features), self.embed_references(features), landmarks)
 
     def render(
@@ -259,7 +275,7 @@ class G4GSynthesizer(nn.Module):
         alignment: bool = False,
     ) -> Tensor | tuple[Tensor, G4GAlignment]:
         """As `forward`, with `encode_references`' result for the B windows."""
-        shape = frames.shape[:2]
+        shape, identity = frames.shape[:2], references.landmarks
         references = references.repeat(shape[1])
         masked = mask_lower_half(frames.flatten(0, 1))
         heard = self.audio_encoder(audio.flatten(0, 1))
@@ -272,8 +288,9 @@ class G4GSynthesizer(nn.Module):
         faces = faces.unflatten(0, shape)
         if not alignment:
             return faces
+        visual, heard = visual.unflatten(0, shape), heard.unflatten(0, shape)
         seen, spoken = (None, None) if self.see is None else (self.see(visual), self.hear(heard))
-        return faces, G4GAlignment(self.to_landmarks(visual), references.landmarks, seen, spoken)
+        return faces, G4GAlignment(self.to_landmarks(visual), identity, seen, spoken)
 
 
 def soft_lower_half(size: int) -> Tensor:

@@ -96,12 +96,13 @@ class AdaAT(nn.Module):
         sampler: "plain" samples each channel in 2-D; "channel_blending" does what the released network's 3-D
             `grid_sample` amounts to: its grid, made for align_corners=True, is read with align_corners=False, so
             that channel k reads a blend of two neighbouring channels and pixels lie half a pixel off.
+        slope: of the activation between the linear layers below zero; STSA's is a ReLU.
     """
 
-    def __init__(self, channels: int, code: int, sampler: str):
+    def __init__(self, channels: int, code: int, sampler: str, slope: float = 0.0):
         super().__init__()
         self.channels = channels
-        self.align_corners = sampler == "plain"
+        self.align_corners, self.slope = sampler == "plain", slope
         self.shared = nn.Linear(2 * code, 2 * code)
         self.scale = nn.Linear(2 * code, channels)
         self.rotation = nn.Linear(2 * code, channels)
@@ -127,7 +128,7 @@ class AdaAT(nn.Module):
 
     def grid(self, code: Tensor, height: int, width: int) -> Tensor:
         """Where each channel reads for the codes (B, 2 code): (B C, H, W, 2), x and y in [-1, 1]."""
-        code = F.relu(self.shared(code))
+        code = F.leaky_relu(self.shared(code), self.slope)
         scale = 2 * torch.sigmoid(self.scale(code))
         angle = 3.14159 * torch.tanh(self.rotation(code))  # the released network's constant
         translation = torch.tanh(self.translation(code)).unflatten(1, (self.channels, 2))

@@ -12,15 +12,19 @@ from omegaconf import OmegaConf
 from training_runs import arguments, run, write_clips
 
 from benchmarks.inference import trained_like
+from benchmarks.quality import score_g4g_clip
+from data_prep.clips import Clip
 from dubbing import G4GSpeaker, StsaSpeaker, load_speaker
 from losses.g4g import G4GLosses, G4GObjective, attribute_loss, freeze_unread, reconstruction_loss
 from losses.sync import contrastive_loss
 from media.errors import InputError
 from media.video import read_frames
 from models import G4GConfig, G4GSynthesizer, load_network, save_checkpoint
+from models.discriminator import DiscriminatorConfig, PatchDiscriminator
 from models.fast import accelerate_inference
 from models.g4g import AlignmentBlock, adain, soft_lower_half
-from train_face import SCHEMAS, G4GTraining, starting_point
+from models.sync_expert import SyncExpert, SyncExpertConfig, lower_faces
+from train_face import INPUTS, SCHEMAS, G4GTraining, moved_by_sound, starting_point
 from training import read_config
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -46,7 +50,9 @@ def trained(**options) -> G4GSynthesizer:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("options", [{}, {"alignment": False}, {"fusion": False}, {"size": 64, "references": 2}])
+@pytest.mark.parametrize(
+    "options", [{}, {"alignment": False, "stride": 4}, {"fusion": False}, {"size": 64, "references": 2}]
+)
 def test_references_encoded_once_and_the_fast_form_give_the_same_faces(options):
     network, given = trained(**options), inputs(size=options.get("size", 128))
     for name in ("reference_images", "reference_heatmaps"):
@@ -95,7 +101,15 @@ def test_an_ablated_part_has_no_parameters():
     assert plain.fusion is plain.see is plain.hear is None
 
 
-@pytest.mark.parametrize(("options", "named"), [({"audio": "mfcc"}, "audio"), ({"size": 100}, "size")])
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"audio": "mfcc"}, "audio"),
+        ({"size": 100}, "size"),
+        ({"stride": 8}, "stride"),
+        ({"references": 0}, "references"),
+    ],
+)
 def test_a_form_that_cannot_be_is_refused(options, named):
     with pytest.raises(ValueError, match=named):
         G4GSynthesizer(G4GConfig(**options))
@@ -107,8 +121,8 @@ def test_a_form_that_cannot_be_is_refused(options, named):
 def test_the_attribute_loss_is_the_angle_and_moves_one_side():
     """Eq. 12."""
     visual = torch.tensor([[1.0, 0], [1, 1]], requires_grad=True)
-    landmarks = torch.tensor([[0.0, 2], [2, 0]], requires_grad=True)
-    loss = attribute_loss(visual, landmarks)
+    landmarks = torch.tensor([[0.0, 2]], requires_grad=True)
+    loss = attribute_loss(visual[None], landmarks)  # two frames of one window
     assert loss.item() == pytest.approx((1 + 1 - 0.5**0.5) / 2, abs=1e-6)
     loss.backward()
     assert visual.grad.abs().sum() > 0 and landmarks.grad is None
@@ -127,21 +141,46 @@ def test_the_reconstruction_weighs_the_mouth_most():
     assert reconstruction_loss(wrong, true, landmarks, multi_scale=False).item() == pytest.approx(whole, rel=1e-4)
 
 
-def test_the_objective_is_eq_17_of_the_networks_own_features():
+def batch_of(given: dict, windows: int = 2, frames: int = 3) -> dict:
+    random = torch.Generator().manual_seed(2)
+    landmarks = torch.rand(windows, frames, 57, 2, generator=random)
+    return {"frames": given["frames"], "landmarks": landmarks, "mel": torch.randn(windows, 1, 80, 16, generator=random)}
+
+
+def test_the_objective_contrasts_the_windows_middle_frames():
+    """Eq. 6 to 10 written out, half of L_con; the rest of eq. 17 stands beside it."""
     network, given = trained(), inputs()
-    weights = G4GLosses(perceptual=0, gan=0)
-    objective = G4GObjective(weights, network.config, 3, "")
+    objective = G4GObjective(G4GLosses(perceptual=0, gan=0), network.config, 3, "")
     faces, aligned = network(**given, alignment=True)
-    batch = {"frames": given["frames"], "landmarks": torch.rand(2, 3, 57, 2), "mel": torch.zeros(2, 1, 80, 16)}
-    terms = objective(faces, batch, None, aligned)
+    terms = objective(faces, batch_of(given), None, aligned)
     assert terms.keys() == {"attribute", "reconstruction", "contrastive"}
-    similarity = F.normalize(aligned.seen) @ F.normalize(aligned.heard).T / 0.07
-    both = [F.cross_entropy(scores, torch.arange(6)) for scores in (similarity, similarity.T)]
-    torch.testing.assert_close(terms["contrastive"], 5 * sum(both) / 2)
-    assert contrastive_loss(aligned.heard, aligned.seen) * 5 == terms["contrastive"]
-    sum(terms.values()).backward()
-    idle = [name for name, parameter in network.named_parameters() if parameter.grad is None]
-    assert idle == []
+    similarity = F.normalize(aligned.seen[:, 1]) @ F.normalize(aligned.heard[:, 1]).T / 0.07
+    both = [F.cross_entropy(scores, torch.arange(2)) for scores in (similarity, similarity.T)]
+    torch.testing.assert_close(terms["contrastive"], 5 / 2 * sum(both) / 2)
+
+
+def test_an_expert_judges_the_generated_windows(tmp_path):
+    """Eq. 16, the other half, which an ablation without alignment keeps at its weight; and the adversary's term."""
+    torch.manual_seed(0)
+    expert = SyncExpert(SyncExpertConfig(width=0.05))
+    save_checkpoint(tmp_path, {"sync_expert": expert}, {"sync_expert": expert.config})
+    given = inputs(frames=5)
+    weights = G4GLosses(perceptual=0, multi_scale=False)
+    judge = PatchDiscriminator(DiscriminatorConfig(width=0.05, scales=1, together=5))
+    for alignment in (True, False):
+        network = trained(alignment=alignment)
+        faces, aligned = network(**given, alignment=True)
+        batch = batch_of(given, frames=5)
+        terms = G4GObjective(weights, network.config, 5, str(tmp_path))(faces, batch, judge, aligned)
+        heard, seen = expert.eval()(batch["mel"], lower_faces(faces))
+        judged = contrastive_loss(heard, seen)
+        features = contrastive_loss(aligned.heard[:, 2], aligned.seen[:, 2]) if alignment else 0
+        torch.testing.assert_close(terms["contrastive"], 2.5 * (judged + features))
+        scores = [features[-1] for features in judge(faces)]
+        torch.testing.assert_close(terms["gan"], 3 * sum((score - 1).square().mean() for score in scores))
+        torch.testing.assert_close(terms["reconstruction"], 4 * (faces - given["frames"]).abs().mean())
+        sum(terms.values()).backward()
+        assert [name for name, parameter in network.named_parameters() if parameter.grad is None] == []
 
 
 def test_heads_that_no_term_reads_wait_for_no_gradient():
@@ -149,8 +188,7 @@ def test_heads_that_no_term_reads_wait_for_no_gradient():
     weights = G4GLosses(attribute=0, perceptual=0, gan=0, contrastive=0)
     freeze_unread(network, weights)
     faces, aligned = network(**given, alignment=True)
-    batch = {"frames": given["frames"], "landmarks": torch.rand(2, 3, 57, 2)}
-    sum(G4GObjective(weights, network.config, 3, "")(faces, batch, None, aligned).values()).backward()
+    sum(G4GObjective(weights, network.config, 3, "")(faces, batch_of(given), None, aligned).values()).backward()
     assert [n for n, p in network.named_parameters() if p.requires_grad and p.grad is None] == []
     assert not network.see.weight.requires_grad and not network.to_landmarks.weight.requires_grad
 
@@ -158,6 +196,17 @@ def test_heads_that_no_term_reads_wait_for_no_gradient():
 def test_without_alignment_the_contrast_needs_an_expert():
     with pytest.raises(InputError, match="sync_expert=FOLDER"):
         G4GObjective(G4GLosses(perceptual=0), G4GConfig(**SMALL, alignment=False), 5, "")
+
+
+@torch.no_grad()
+def test_a_network_that_does_not_listen_is_told():
+    given = inputs() | {"points": None, "reference_points": None, "clip": ["a", "b"]}
+    given = {name: torch.zeros(2) if value is None else value for name, value in given.items()}
+    network = trained()
+    assert moved_by_sound(network, given, network(*(given[name] for name in INPUTS))) > 1e-4
+    for head in (network.adaat.scale, network.adaat.rotation, network.adaat.translation):
+        head.weight.zero_()
+    assert moved_by_sound(network, given, network(*(given[name] for name in INPUTS))) == 0
 
 
 # --- the scripts -----------------------------------------------------------------------------------------------------
@@ -189,34 +238,69 @@ def test_an_unknown_network_is_one_line():
         read_config(SCHEMAS, ROOT / "configs/g4g.yaml", ["network=wav2lip"])
 
 
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        (["losses.gan=3"], "discriminator.together=1, or 0"),
+        (["train.batch_size=1", "frames=5"], "contrastive loss needs two or more"),
+        (["sync_expert=", "model.alignment=false"], "give sync_expert=FOLDER"),
+        (["losses.attribute=0", "losses.reconstruction=0", "losses.contrastive=0"], "no loss term has a weight"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_one_line(tmp_path, settings, named):
+    clips = write_clips(tmp_path / "clips", count=1)
+    command = arguments("train_face", clips, tmp_path / "g4g", *settings, config="demo_g4g.yaml")
+    assert run("train_face", command, RUN_LOG=str(tmp_path / "log")) == 2
+    log = (tmp_path / "log").read_text()
+    assert named in log.splitlines()[-1] and "Traceback" not in log
+
+
 def test_from_clips_to_a_dubbed_video(tmp_path):
-    """train_face.py with every term but VGG's, resumed, and inference.py with what it wrote, on a real face."""
+    """train_face.py with every term but VGG's, resumed; what it wrote is scored, and dubs a real face."""
     clips = write_clips(tmp_path / "clips")
     expert = tmp_path / "expert"
     steps = ["train.save_every=1", "train.validate_every=2"]
     assert run("train_sync", arguments("train_sync", clips, expert, "train.steps=1", *steps)) == 0
-    settings = ["losses.gan=3", "discriminator.width=0.05", "discriminator.together=5", "frames=5"]
-    settings += ["model.width=0.06", f"sync_expert={expert}", *steps]
+    settings = ["losses.gan=3", "discriminator.width=0.05", "frames=5", "model.width=0.06", f"sync_expert={expert}"]
     for count in (1, 2):
-        command = arguments(
-            "train_face", clips, tmp_path / "g4g", *settings, f"train.steps={count}", config="demo_g4g.yaml"
-        )
+        settings_now = [*settings, *steps, f"train.steps={count}"]
+        command = arguments("train_face", clips, tmp_path / "g4g", *settings_now, config="demo_g4g.yaml")
         assert run("train_face", command) == 0
     best = tmp_path / "g4g" / "best"
-    assert (best / "g4g_synthesizer.safetensors").is_file()
     assert isinstance(load_speaker(best, torch.device("cpu")), G4GSpeaker)
 
-    output = tmp_path / "dubbed.mp4"
+    network = accelerate_inference(load_network(best, "g4g_synthesizer"))
+    with torch.inference_mode():
+        scores = score_g4g_clip(Clip(next(clips.glob("*.safetensors"))), network, every=6)
+    assert scores.keys() == {"from the sound", "from the sound backward", "copied lower half"}
+    assert all(np.isfinite(row["PSNR"]) for row in scores.values())
+
+    output, crops = tmp_path / "dubbed.mp4", tmp_path / "crops.mp4"
     command = [sys.executable, "inference.py", "--video", "assets/portrait.mp4", "--audio", "assets/speech.wav"]
-    command += ["--output", str(output), "--visualize", str(tmp_path / "panel.mp4"), "--checkpoint", str(best)]
+    command += ["--output", str(output), "--crop-output", str(crops), "--visualize", str(tmp_path / "panel.mp4")]
+    command += ["--checkpoint", str(best)]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    pair = zip(read_frames(output), read_frames(ROOT / "assets/portrait.mp4"), strict=False)
-    changes = [np.abs(ours.astype(int) - theirs).mean() for ours, theirs in pair]
-    assert len(changes) > 20 and min(changes[:20]) > 0.5
+    first, before = (next(read_frames(path)).astype(int) for path in (output, ROOT / "assets/portrait.mp4"))
+    changed = np.abs(first - before).mean(axis=2) > 20  # what two steps have taught is no mouth
+    rows, columns = np.nonzero(changed)
+    height, width = changed.shape
+    assert changed.mean() > 0.005 and rows.mean() > 0.45 * height and abs(columns.mean() / width - 0.5) < 0.15
+    assert next(read_frames(crops)).shape == (128, 128, 3)
+
     refused = [*command, "--heatmap-output", str(tmp_path / "heatmaps.mp4")]
     result = subprocess.run(refused, cwd=ROOT, capture_output=True, text=True)
-    assert result.returncode == 2 and "G4G predicts no heatmaps" in result.stderr and "Traceback" not in result.stderr
+    assert result.returncode == 2 and "predicts none (G4G)" in result.stderr and "Traceback" not in result.stderr
+
+
+def test_commands_that_want_stsas_networks_say_so(tmp_path):
+    network = G4GSynthesizer(G4GConfig(**SMALL))
+    save_checkpoint(tmp_path / "g4g", {"g4g_synthesizer": network}, {"g4g_synthesizer": network.config})
+    with pytest.raises(InputError, match="holds G4G's network, and no face_synthesizer"):
+        load_network(tmp_path / "g4g", "face_synthesizer")
+    command = [sys.executable, "-m", "checkpoints.combine", str(tmp_path / "g4g"), "--output", str(tmp_path / "half")]
+    assert subprocess.run([*command, "--half"], cwd=ROOT, capture_output=True).returncode == 0
+    assert isinstance(load_speaker(tmp_path / "half", torch.device("cpu")), G4GSpeaker)
 
 
 def test_a_folder_with_stsas_networks_too_dubs_with_those(tmp_path):

@@ -23,9 +23,9 @@ TINY = {
 SHORT = ["train.steps=2", "train.validate_every=2", "train.warmup=0", "data.workers=0"]
 
 
-def walkthrough() -> list[list[str]]:
-    """The commands of the section on one's own model, one list of words each."""
-    section = (ROOT / "README.md").read_text().split("## From videos to your own model")[1]
+def walkthrough(section: str) -> list[list[str]]:
+    """The commands of a section's first block, one list of words each."""
+    section = (ROOT / "README.md").read_text().split(f"## {section}\n")[1]
     block = re.search(r"```bash\n(.*?)```", section, re.DOTALL)[1]
     return [words for line in block.splitlines() if (words := shlex.split(line, comments=True))]
 
@@ -62,17 +62,29 @@ def copy(tmp_path_factory) -> Path:
     return folder
 
 
-def test_the_walkthrough_runs_as_written(copy):
-    commands = walkthrough()
-    assert len(commands) >= 10
-    for program, *words in commands:
+def run_as_written(section: str, copy: Path) -> None:
+    for program, *words in walkthrough(section):
         assert program == "python"
         settings = TINY[words[0]] + SHORT if words[0] in TINY else []
         result = subprocess.run([sys.executable, *words, *settings], cwd=copy, capture_output=True, text=True)
         assert result.returncode == 0, f"{shlex.join(words)}\n{result.stdout}\n{result.stderr}"
         assert "Traceback" not in result.stderr, shlex.join(words)
+
+
+def test_the_walkthrough_runs_as_written(copy):
+    assert len(walkthrough("From videos to your own model")) >= 10
+    run_as_written("From videos to your own model", copy)
     assert (copy / "out/person.mp4").stat().st_size > 10_000
     assert (copy / "out/report/report.html").is_file()
+
+
+def test_g4g_runs_as_written(copy):
+    for command in walkthrough("From videos to your own model")[:2]:  # which makes the clips, where they are not yet
+        assert command[1:3] == ["-m", "data_prep.preprocess"]
+        subprocess.run([sys.executable, *command[1:]], cwd=copy, check=True, capture_output=True)
+    run_as_written("G4G", copy)
+    assert (copy / "out/g4g.mp4").stat().st_size > 10_000
+    assert "G4G" in (copy / "out/g4g/results/table.md").read_text()
 
 
 def test_the_launch_commands_processes_share_their_configs_batch():
