@@ -79,11 +79,6 @@ class FaceObjective(nn.Module):
         self.weights = weights
         self.adversarial = weights.gan > 0 or weights.feature > 0  # whether it asks a discriminator
         if weights.sync > 0:
-            if not sync_expert:
-                raise InputError(
-                    "the sync loss needs an expert; give sync_expert=FOLDER (train_sync.py) or =lipsync_expert.pth, "
-                    "or set losses.sync=0"
-                )
             self.expert = frozen_expert(sync_expert, frames)
         self.requires_grad_(False).eval()
 

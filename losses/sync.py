@@ -94,10 +94,15 @@ def frozen_expert(path: str | os.PathLike, frames: int) -> SyncExpert:
     """The expert that judges generated windows of `frames` frames, without gradients of its own.
 
     Raises:
-        InputError: it is none (`load_sync_expert`), or hears windows of another length.
+        InputError: no path is given, or what is there is no expert (`load_sync_expert`), or `frames` is not 5.
     """
     if frames != 5:
         raise InputError(f"a sync expert judges windows of five frames; set frames=5, not {frames}, or take it out")
+    if not path:
+        raise InputError(
+            "the sync loss needs an expert; give sync_expert=FOLDER (train_sync.py) or =lipsync_expert.pth, or set its "
+            "weight to 0"
+        )
     return load_sync_expert(path).requires_grad_(False)
 
 

@@ -519,7 +519,7 @@ def test_the_sound_of_the_sync_loss_is_that_of_the_synthesized_frames(clips):
 
 
 def test_where_vgg_is_absent_the_config_names_what_takes_its_place(monkeypatch):
-    monkeypatch.setattr("losses.face.fetch.available", lambda name: False)
+    monkeypatch.setattr("losses.perceptual.fetch.available", lambda name: False)
     batch = {"frames": torch.rand(1, 1, 3, 32, 32), "landmarks": torch.rand(1, 1, 57, 2)}
     faces, said = torch.rand(1, 1, 3, 32, 32), []
 
