@@ -187,8 +187,8 @@ def main() -> None:
     if synthesizer.mutual_information is not None and weights.mutual_information == 0:
         synthesizer.mutual_information.requires_grad_(False)
     sections = {"heatmap_predictor": predictor.config, "face_synthesizer": synthesizer.config, "training": config}
-    dubbing = synchronised(Dubbing(predictor, synthesizer, config.frames, config.true_heatmaps), accelerator)
-    dubbing = dubbing.to(memory_format=torch.channels_last)
+    dubbing = Dubbing(predictor, synthesizer, config.frames, config.true_heatmaps)
+    dubbing = synchronised(dubbing, accelerator, config.train).to(memory_format=torch.channels_last)
     adam = optimizer(dubbing.parameters(), config.train)
     dubbing, adam, schedule = accelerator.prepare(dubbing, adam, scheduler(adam, config.train))
     bare = accelerator.unwrap_model(dubbing)

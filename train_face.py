@@ -51,7 +51,6 @@ from training import (
     parse_config,
     parts,
     scheduler,
-    share_first,
     start,
     synchronised,
     train_mode,
@@ -219,8 +218,7 @@ def main() -> None:
     reads = isinstance(synthesizer, FaceSynthesizer) and synthesizer.reader is not None
     if reads and config.reading.steps > 0 and fresh:
         learn_reading(synthesizer.reader.to(accelerator.device), dataset, config.reading, config.train.seed)
-        share_first(synthesizer, accelerator)
-    synthesizer = synchronised(synthesizer, accelerator).to(memory_format=torch.channels_last)
+    synthesizer = synchronised(synthesizer, accelerator, config.train).to(memory_format=torch.channels_last)
     adam = optimizer(synthesizer.parameters(), config.train)
     synthesizer, adam, schedule = accelerator.prepare(synthesizer, adam, scheduler(adam, config.train))
     networks, sections = {config.network: synthesizer}, {config.network: config.model, "training": config}

@@ -40,7 +40,6 @@ from training import (
     optimizer,
     parse_config,
     scheduler,
-    share_first,
     start,
     synchronised,
     train_mode,
@@ -187,10 +186,9 @@ def main() -> None:
             learn_reading(predictor.reader, dataset, config.reading, config.train.seed)
         learn_turning(predictor, dataset, config.train.seed)
         explained = learn_speech(predictor, dataset, config)
-        share_first(predictor, accelerator)
         accelerator.print(f"speech explains {100 * explained:.1f} % of the mouth's motion in the training clips")
     freeze_unread(predictor, config.losses)
-    predictor = synchronised(predictor, accelerator)
+    predictor = synchronised(predictor, accelerator, config.train)
     adam = optimizer(predictor.parameters(), config.train)
     predictor, adam, schedule = accelerator.prepare(predictor, adam, scheduler(adam, config.train))
     sections = {"heatmap_predictor": config.model, "training": config}

@@ -164,7 +164,7 @@ def main() -> None:
         expert.requires_grad_(True)
     frozen = expert.audio_encoder[:-2] if config.speech.data and config.freeze_speech else nn.Sequential()
     frozen.requires_grad_(False)
-    network = synchronised(ExpertAndMotion(expert, reads_motion=config.motion > 0), accelerator)
+    network = synchronised(ExpertAndMotion(expert, reads_motion=config.motion > 0), accelerator, config.train)
     adam = optimizer(network.parameters(), config.train)
     network, adam, schedule = accelerator.prepare(network, adam, scheduler(adam, config.train))
     expert = accelerator.unwrap_model(network).expert

@@ -83,7 +83,7 @@ class TrainConfig:
     clip_gradients: float = 0.0  # largest gradient norm; 0 leaves them alone
     ema: float = 0.0  # decay of the exponential moving average whose weights are saved; 0 saves the trained ones
     precision: str = "no"  # "no", "bf16" or "fp16"; fp16 is for CUDA, bf16 also for CPUs that have AMX
-    compile: bool = False  # the step through torch.compile; synchronised batch norms of several GPUs stay uncompiled
+    compile: bool = False  # the step through torch.compile; on several GPUs with freeze_batch_norm alone
     freeze_batch_norm: bool = False  # running statistics stay as they are, also in training
     log_every: int = 10
     validate_every: int = 1000
@@ -114,6 +114,9 @@ class ReadingTraining:
 
 
 Config = TypeVar("Config")
+
+# RuntimeErrors that tell of neither a file nor a config.
+_DEVICE_ERRORS = (torch.OutOfMemoryError, torch.AcceleratorError, torch.distributed.DistBackendError)
 
 
 def parse_config(schema: type[Config] | dict[str, type[Config]], description: str) -> Config:
@@ -195,8 +198,6 @@ def start(config: Any) -> Accelerator:
     for name in ("steps", "batch_size", "log_every", "validate_every", "validation_windows", "save_every", "keep"):
         if getattr(train, name) < 1:
             raise InputError(f"train.{name}={getattr(train, name)} must be 1 or more")
-    if train.precision == "fp16" and not torch.cuda.is_available():
-        raise InputError("train.precision=fp16 needs a CUDA device; use no, or bf16")
     output = Path(config.output)
     check_output_folder(output)
     if not train.resume and holds_a_run(output):
@@ -209,8 +210,12 @@ def start(config: Any) -> Accelerator:
         project_dir=output,
         step_scheduler_with_optimizer=False,  # schedules count steps of the run, not samples of a process
     )
+    if train.precision == "fp16" and accelerator.device.type != "cuda":
+        raise InputError("train.precision=fp16 needs a CUDA device; use no, or bf16")
     if train.compile:
         check_compiler(accelerator.device)
+        if accelerator.num_processes > 1 and accelerator.device.type == "cuda" and not train.freeze_batch_norm:
+            accelerator.print("not compiled: batch norm over several GPUs cannot be, only with train.freeze_batch_norm")
     if accelerator.num_processes == 1 and "ACCELERATE_DYNAMO_BACKEND" in os.environ and "MASTER_PORT" in os.environ:
         # Without a GPU, `accelerate launch --num_processes 2` says nothing and starts one.
         print("accelerate has started one process; for several without a GPU, launch with --multi_gpu too")
@@ -417,19 +422,9 @@ def learn(
     adam.zero_grad()  # of a gradient that stayed, the run's own optimizer would make a step
 
 
-def share_first(network: nn.Module, accelerator: Accelerator) -> None:
-    """Give all processes the first one's weights: what each has learned beforehand differs in its last bits.
-
-    DistributedDataParallel leaves out what requires no gradient.
-    """
-    if accelerator.num_processes > 1:
-        for tensor in network.to(accelerator.device).state_dict().values():
-            torch.distributed.broadcast(tensor, src=0)
-
-
-def synchronised(network: nn.Module, accelerator: Accelerator) -> nn.Module:
-    """Batch norm over the batches of all processes, on CUDA; SyncBatchNorm has no CPU form."""
-    if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
+def synchronised(network: nn.Module, accelerator: Accelerator, train: TrainConfig) -> nn.Module:
+    """Batch norm over the batches of all processes, on CUDA; SyncBatchNorm has no CPU form, a frozen one needs none."""
+    if accelerator.num_processes > 1 and accelerator.device.type == "cuda" and not train.freeze_batch_norm:
         return nn.SyncBatchNorm.convert_sync_batchnorm(network)
     return network
 
@@ -472,9 +467,12 @@ def moving_average(decay: float) -> Callable[[list[Tensor], list[Tensor], Any], 
 def compiled(network: nn.Module, train: TrainConfig) -> Callable:
     """What the training step calls: `network`, with `train.compile` through torch.compile.
 
-    Validation calls the network itself, so that its other shapes and its eval mode compile nothing anew.
+    Validation calls the network itself, so that its other shapes and its eval mode compile nothing anew. A network with
+    SyncBatchNorm is not compiled: that ends the graph, and nothing would be gained.
     """
-    return torch.compile(network, dynamic=False) if train.compile else network
+    if not train.compile or any(isinstance(module, nn.SyncBatchNorm) for module in network.modules()):
+        return network
+    return torch.compile(network, dynamic=False)
 
 
 def train_mode(network: nn.Module, train: TrainConfig) -> None:
@@ -500,8 +498,13 @@ def backward(
     accelerator.backward(loss)
     limit = train.clip_gradients if train.clip_gradients > 0 else math.inf
     norm = accelerator.clip_grad_norm_(network.parameters(), limit)
-    if train.precision != "fp16":  # whose scaler skips such a step and lowers its scale
+    if train.precision != "fp16":
         _check_finite({"norm": norm}, "gradient's", batch, step)
+    elif accelerator.scaler.get_scale() < 1:  # it skips such a step and lowers its scale, of all networks
+        raise InputError(
+            f"step {step}: gradients of float16 overflow at every scale; the last good state is kept, use "
+            f"train.precision=bf16 or lower train.learning_rate"
+        )
     return norm
 
 
@@ -603,10 +606,13 @@ class Run:
         if states:
             self.step, folder = states[-1]
             try:
-                self.accelerator.load_state(str(folder))
+                # On several GPUs, Adam's counts would otherwise lie there and be waited for at every step.
+                self.accelerator.load_state(str(folder), map_location="cpu")
                 if self.ema is not None:
                     self.ema.load_state_dict(load_file(folder / "ema.safetensors"))
                 self.best = OmegaConf.load(folder / "run.yaml").best
+            except _DEVICE_ERRORS:
+                raise
             except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
                 raise InputError(
                     f"{folder} is not a state of this config's networks ({str(error).splitlines()[0]}); "
@@ -725,6 +731,8 @@ def _writing(folder: Path, temporary: Path | None = None) -> Iterator[None]:
     """Turn what the libraries raise on a full disk into an InputError, and free the place taken so far."""
     try:
         yield
+    except _DEVICE_ERRORS:
+        raise
     except (OSError, RuntimeError, SafetensorError) as error:  # PyTorch's is a RuntimeError
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)

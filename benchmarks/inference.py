@@ -28,7 +28,7 @@ from media.errors import InputError, Parser, command
 from media.files import existing_file
 from media.heatmap import ORDER
 from models.face_synthesizer import FaceSynthesizer, FaceSynthesizerConfig, Gathered, References, TemporalPath
-from models.fast import accelerate_inference, autocast, graphed
+from models.fast import accelerate_inference, autocast, forbid_tf32, graphed
 from models.heatmap_predictor import HeatmapPredictor, HeatmapPredictorConfig
 from models.modulation import SpadeNorm
 
@@ -303,6 +303,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.threads:
         torch.set_num_threads(options.threads)
+    forbid_tf32()  # which would be the largest difference
     predictor_config, synthesizer_config = load_configs(options.config, options.width)
     predictor = trained_like(HeatmapPredictor(predictor_config))
     synthesizer = trained_like(FaceSynthesizer(synthesizer_config))

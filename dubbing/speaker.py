@@ -13,7 +13,7 @@ from media.audio import audio_windows
 from media.errors import InputError
 from media.heatmap import draw_heatmaps
 from models import FaceSynthesizer, G4GSynthesizer
-from models.fast import accelerate_inference, graphed, padded
+from models.fast import accelerate_inference, forbid_tf32, graphed, padded
 
 PRECISIONS = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -63,6 +63,8 @@ class Speaker(ABC):
         if precision == "fp16" and device.type != "cuda":
             raise InputError("--precision fp16 needs a CUDA device; use float32, or bf16")
         self.device, self.dtype = device, PRECISIONS[precision]
+        if self.dtype is None:
+            forbid_tf32()
         self.padding = batch_size or 0 if device.type == "cuda" else 0  # faces that a graph takes; 0: there is none
         self._graphs: dict[Callable, Callable] = {}
         self.synthesizer = accelerate_inference(synthesizer).to(device)

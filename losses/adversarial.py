@@ -6,7 +6,7 @@ scores of the patches. As in pix2pixHD and IP-LAP the adversarial terms are summ
 
 from torch import Tensor
 
-from losses.precision import full_precision
+from models.precision import full_precision
 
 Features = list[list[Tensor]]
 

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from losses.precision import full_precision
 from models.face_synthesizer import Alignment
+from models.precision import full_precision
 
 
 def landmark_flow_loss(grid: Tensor, points: Tensor, reference_points: Tensor) -> Tensor:

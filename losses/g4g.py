@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from losses.adversarial import generator_loss
 from losses.perceptual import ENDS, perceptual_loss
-from losses.precision import full_precision
 from losses.reconstruction import l1_loss, lower_half_weight, mouth_weight
 from losses.sync import contrastive_loss, frozen_expert
 from media.errors import InputError
 from models.g4g import G4GAlignment, G4GConfig, G4GSynthesizer
+from models.precision import full_precision
 from models.sync_expert import lower_faces
 
 

@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from losses.precision import full_precision
+from models.precision import full_precision
 
 
 def donsker_varadhan(joint: Tensor, marginal: Tensor) -> Tensor:

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torchvision.models import vgg19
 
 from checkpoints import fetch
-from losses.precision import full_precision, without_autocast
 from media.errors import InputError
 from models.checkpoint import read_foreign
+from models.precision import full_precision, without_autocast
 
 ENDS = (2, 7, 12, 21, 30)  # in torchvision's `features`, where the slices that end in relu1_1 ... relu5_1 end
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet

@@ -9,7 +9,7 @@ G4G's eq. 15 takes `l1_loss` under three masks (losses/g4g.py).
 import torch
 from torch import Tensor
 
-from losses.precision import exact, full_precision
+from models.precision import exact, full_precision
 
 LIPS = slice(17, 57)  # of the 57 keypoints: 17 of the jaw, then 40 of the lips
 

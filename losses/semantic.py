@@ -6,7 +6,7 @@ L_semantic = E_t(||H_g - H_p||_2 + ||P_g - P_p||_2)
 import torch
 from torch import Tensor
 
-from losses.precision import full_precision
+from models.precision import full_precision
 
 
 def frame_distance(prediction: Tensor, target: Tensor) -> Tensor:

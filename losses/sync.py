@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from losses.precision import full_precision, without_autocast
 from media.errors import InputError
 from models.checkpoint import load_sync_expert
+from models.precision import full_precision, without_autocast
 from models.sync_expert import SyncExpert
 
 FLOOR = 0.01

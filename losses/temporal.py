@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
-from losses.precision import full_precision
 from losses.semantic import frame_distance
+from models.precision import full_precision
 
 
 def temporal_loss(landmarks: Tensor, true_landmarks: Tensor) -> Tensor:

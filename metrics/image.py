@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from losses.precision import exact
+from models.precision import exact
 
 
 def mse(generated: Tensor, reference: Tensor) -> Tensor:

@@ -54,6 +54,11 @@ def autocast(device: torch.device, dtype: torch.dtype | None) -> torch.autocast:
     return torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None, cache_enabled=False)
 
 
+def forbid_tf32() -> None:
+    """Let CUDA's convolutions keep float32's digits, of which cuDNN else drops thirteen; for the whole process."""
+    torch.backends.cudnn.allow_tf32 = False
+
+
 def graphed(run: Callable[..., Any], inputs: Sequence[Tensor]) -> Callable[..., Any]:
     """Record `run(*inputs)` once as a CUDA graph; the result copies its arguments to where that reads, and replays it.
 

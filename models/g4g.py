@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from models.face_synthesizer import mask_lower_half
 from models.layers import AUDIO_CHANNELS, AudioEncoder, ConvBlock, repeated, scaled
+from models.precision import full_precision
 from models.spatial import AdaAT, residual_pair
 
 _SOFT_EDGE = 1 / 32  # of the crop: sigma of the composite's mask
@@ -166,7 +167,7 @@ class Decoder(nn.Module):
         )
 
     def forward(self, source: Tensor, deformed: Tensor) -> Tensor:
-        return torch.sigmoid(self.layers(torch.cat([source, deformed], dim=1)))
+        return torch.sigmoid(full_precision(self.layers(torch.cat([source, deformed], dim=1))))
 
 
 class BlendNet(nn.Module):
@@ -189,9 +190,9 @@ class BlendNet(nn.Module):
 
     def forward(self, composite: Tensor, masked: Tensor, mask: Tensor) -> Tensor:
         fine = self.fine(torch.cat([composite, masked, mask.expand(len(masked), 1, -1, -1)], dim=1))
-        x = self.paint(self.join(torch.cat([fine, self.coarse(fine)], dim=1)))
+        x = full_precision(self.paint(self.join(torch.cat([fine, self.coarse(fine)], dim=1))))
         painted, kept = torch.sigmoid(x[:, :3]), torch.sigmoid(x[:, 3:] + 2)
-        return torch.lerp(painted, composite.to(painted.dtype), kept)
+        return torch.lerp(painted, composite, kept)
 
 
 class G4GSynthesizer(nn.Module):
@@ -282,7 +283,7 @@ class G4GSynthesizer(nn.Module):
         source = self.source(masked)
         visual = self.align(self.embed_source(source), references.embedding, references.landmarks)
         deformed = self.after(self.adaat(references.features, torch.cat([heard, visual], dim=1)))  # eq. 11
-        faces = torch.lerp(masked, self.decoder(source, deformed).to(masked.dtype), self.mask)
+        faces = torch.lerp(full_precision(masked), self.decoder(source, deformed), self.mask)
         if self.fusion is not None:
             faces = self.fusion(faces, masked, self.mask)
         faces = faces.unflatten(0, shape)

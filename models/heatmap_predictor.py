@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from media.heatmap import KEYPOINTS
 from models.drawing import CurveDrawing
 from models.layers import AUDIO_CHANNELS, ConvBlock, renamed, scaled
+from models.precision import full_precision, without_autocast
 from models.reader import PointReader
 from models.transport import ANCHORS, apply_affine, pose_beside
 
@@ -315,8 +316,8 @@ class _TurnedHead(nn.Module):
 
 def _in_full(layer: nn.Module, x: Tensor) -> Tensor:
     """`layer(x)` in float32 under autocast: between 0.5 and 1 bfloat16 goes by half pixels."""
-    with torch.autocast(x.device.type, enabled=False):
-        return layer(x.to(torch.promote_types(x.dtype, torch.float32)))
+    with without_autocast(x):
+        return layer(full_precision(x))
 
 
 class _SpeechBranch(nn.Module):

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from models.layers import ConvBlock
 from models.modulation import AdaInNorm, ModulatedBlock, SpadeNorm
+from models.precision import full_precision
 
 
 class InpaintingGenerator(nn.Module):
@@ -39,8 +40,8 @@ class InpaintingGenerator(nn.Module):
         x = F.pixel_shuffle(self.adain_1(self.spade_1(x, quarter), audio), 2)
         x = F.pixel_shuffle(self.adain_2(self.spade_2(x, half), audio), 2)
         x = self.adain_3(self.spade_3(x, full), audio)
-        x = self.to_rgb(F.leaky_relu(x, 0.01))
+        x = full_precision(self.to_rgb(F.leaky_relu(x, 0.01)))  # bfloat16 has half of the grey levels of a picture
         if copy is None:
             return torch.sigmoid(x)
         painted, copied = torch.sigmoid(x[:, :3]), torch.sigmoid(x[:, 3:] + 2)
-        return torch.lerp(painted, copy.to(painted.dtype), copied)
+        return torch.lerp(painted, full_precision(copy), copied)

@@ -371,7 +371,7 @@ def test_accelerates_launcher_trains_the_synthesizer_with_two_processes(clips, t
     command += ["--main_process_port", "0", str(ROOT / "train_face.py")]
     command += arguments("train_face", clips, tmp_path / "run", *settings)
     environment = {name: value for name, value in os.environ.items() if name != "ACCELERATE_USE_CPU"}
-    environment["OMP_NUM_THREADS"] = "1"
+    environment |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "trained the face synthesizer for 2 steps" in done.stdout
