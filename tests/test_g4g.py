@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from omegaconf import OmegaConf
-from training_runs import arguments, run, write_clips
+from training_runs import arguments, run, run_group, write_clips
 
 from benchmarks.inference import trained_like
 from benchmarks.quality import score_g4g_clip
@@ -291,6 +291,14 @@ def test_from_clips_to_a_dubbed_video(tmp_path):
     refused = [*command, "--heatmap-output", str(tmp_path / "heatmaps.mp4")]
     result = subprocess.run(refused, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 2 and "predicts none (G4G)" in result.stderr and "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("settings", [[], ["model.alignment=false", "model.fusion=false", "losses.contrastive=0"]])
+def test_two_processes_share_a_batch(tmp_path, settings):
+    clips = write_clips(tmp_path / "clips")
+    settings = [*settings, "train.batch_size=4", "train.steps=2", "model.width=0.06"]
+    command = arguments("train_face", clips, tmp_path / "g4g", *settings, config="demo_g4g.yaml")
+    assert run_group("train_face", command, [None, None]) == [0, 0]
 
 
 def test_commands_that_want_stsas_networks_say_so(tmp_path):
