@@ -35,7 +35,8 @@ class SourcesOwnFaces(Speaker):
     """Gives each face back as it was."""
 
     def __init__(self):
-        self.device, self.audio, self.references, self.window, self.size = torch.device("cpu"), "mel", 5, 5, 128
+        self.device, self.audio, self.predicts_heatmaps = torch.device("cpu"), "mel", False
+        self.references, self.window, self.size = 5, 5, 128
 
     def encode(self, images: np.ndarray, landmarks: np.ndarray) -> None:
         return None

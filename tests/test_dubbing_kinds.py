@@ -177,6 +177,7 @@ class Listening(SourcesOwnFaces):
     """Remembers, for each person, the brightness of the references beside that of the faces that were made."""
 
     def __init__(self):
+        super().__init__()
         self.references, self.spoken = 3, []
 
     def encode(self, images, landmarks):
