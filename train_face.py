@@ -208,6 +208,8 @@ def main() -> None:
     kind = FaceObjective if isinstance(config, FaceTraining) else G4GObjective
     objective = kind(config.losses, config.model, config.frames, config.sync_expert, accelerator.print)
     objective = objective.to(accelerator.device)
+    if objective.adversarial:
+        check_judged(config.discriminator, config.frames)
     shape = {"audio": config.model.audio, "window": config.frames}
     shape |= {"references": config.model.references, "size": config.model.size}
     dataset, others = training_windows(config.data, shape)
@@ -224,7 +226,6 @@ def main() -> None:
     networks, sections = {config.network: synthesizer}, {config.network: config.model, "training": config}
     adversary = None
     if objective.adversarial:
-        check_judged(config.discriminator, config.frames)
         adversary = Adversary(build_network("discriminator", config.discriminator), config.train, accelerator)
         networks["discriminator"], sections["discriminator"] = adversary.network, config.discriminator
     run = Run(config, accelerator, networks, sections, averaged=[config.network])

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from data_prep.clips import Clip, clip_paths
 from data_prep.offsets import SHIFTS, find_offset, similarity_curves
-from data_prep.sync import SyncDataset
+from data_prep.sync import SyncDataset, window_starts
 from losses.reconstruction import LIPS
 from losses.sync import contrastive_loss, shifted_loss, sync_classification_loss
 from media.errors import InputError, command
@@ -135,6 +135,8 @@ def main() -> None:
         raise InputError(f"loss={config.loss} is unknown; use contrastive, shifted or bce")
     if config.temperature <= 0:
         raise InputError(f"temperature={config.temperature} must be positive")
+    if config.data.holdout:
+        raise InputError(f"data.holdout={config.data.holdout}: the expert is validated on whole clips; set it to 0")
     accelerator = start(config)
     check_batch(config.train.batch_size, accelerator)
 
@@ -150,6 +152,8 @@ def main() -> None:
         motion=config.motion > 0,
     )
     clips = [Clip(path) for path in clip_paths(data.val)]
+    if not any(len(window_starts(clip)) for clip in clips):
+        raise InputError(f"data folder {data.val}: no clip has five frames in a row; add longer clips")
 
     expert = build_network("sync_expert", config.model)
     if config.speech.data and not holds_a_run(config.output):

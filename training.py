@@ -198,6 +198,15 @@ def start(config: Any) -> Accelerator:
     for name in ("steps", "batch_size", "log_every", "validate_every", "validation_windows", "save_every", "keep"):
         if getattr(train, name) < 1:
             raise InputError(f"train.{name}={getattr(train, name)} must be 1 or more")
+    for name in ("learning_rate", "weight_decay", "warmup", "clip_gradients"):
+        if getattr(train, name) < 0:
+            raise InputError(f"train.{name}={getattr(train, name)} must not be negative")
+    if not 0 <= train.ema < 1:
+        raise InputError(f"train.ema={train.ema} must be 0 or more and less than 1")
+    if len(train.betas) != 2 or not all(0 <= beta < 1 for beta in train.betas):
+        raise InputError(f"train.betas={train.betas} must be two numbers, 0 or more and less than 1")
+    if config.data.workers < 0:
+        raise InputError(f"data.workers={config.data.workers} must not be negative")
     output = Path(config.output)
     check_output_folder(output)
     if not train.resume and holds_a_run(output):
@@ -406,6 +415,8 @@ def learn(
     config: VisemeTraining | ReadingTraining,
 ) -> None:
     """Minimise `loss()`, each call a new batch's, behind a progress bar; AdamW with one cycle of the learning rate."""
+    if config.steps < 1 or config.batch_size < 1:
+        raise InputError(f"{what}: {config.steps} steps of {config.batch_size} teach nothing; use 1 or more of both")
     parameters = list(parameters)
     adam = torch.optim.AdamW(parameters, config.learning_rate, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(adam, config.learning_rate, total_steps=config.steps, pct_start=0.05)

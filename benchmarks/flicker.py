@@ -1,6 +1,6 @@
 """How steady a dub is where nothing should move of itself: videos dubbed with their own sound, beside their sources.
 
-    python -m benchmarks.flicker ../shared/clips/val/*.mp4
+    python -m benchmarks.flicker videos/val/*.mp4
 
 Printed a video and as the mean over them: the mean absolute difference from frame to frame, in grey levels, of the
 source and of the dub, on the cheeks (what is pasted wholly, without the mouth), on the contour (where what is pasted

@@ -44,7 +44,7 @@ _OPTIONAL = {"audio_wav2vec2": ("F32", (_ANY, 768))}
 
 @dataclass
 class ClipData:
-    """What goes into a clip file. F faces; see the README of the contract in `Clip`.
+    """What goes into a clip file. F faces; see `Clip`.
 
     faces: JPEG bytes of each face, RGB 128 x 128.
     landmarks: (131, 2) float32 of each face, in units of its box.

@@ -125,15 +125,17 @@ def finished(sources: list[Source], output: Path, kinds: list[str], known: dict[
     lines = []
     for source in sources:
         path = clip_path(output, source)
-        size = known.get(source.id, {}).get("source_bytes")
-        if not path.is_file() or (size is not None and size != source_bytes(source)):
+        line = known.get(source.id, {})
+        size = line.get("source_bytes")
+        gone = bool(source.problem)  # a source that was deleted once its clip file was there
+        if not path.is_file() or (not gone and size is not None and size != source_bytes(source)):
             continue
         try:
             clip = Clip(path)
         except InputError:
             continue
-        if set(kinds) <= set(clip.kinds):
-            lines.append(with_remarks(done_line(source, clip), known.get(source.id, {})))
+        if set(kinds) <= set(clip.kinds) and (line or not gone):
+            lines.append(line if gone else with_remarks(done_line(source, clip), line))
     return lines
 
 

@@ -88,7 +88,8 @@ class Speaker(ABC):
             known: what the speaker keeps of the person from one batch to the next; empty at first.
 
         Returns:
-            faces (B, S, S, 3) uint8 RGB, and the heatmaps (B, S, S) float32 in [0, 1] that guided them.
+            faces (B, S, S, 3) uint8 RGB, and heatmaps (B, S, S) float32 in [0, 1] to show beside them: their own where
+            the speaker `predicts_heatmaps`, else the references'.
         """
 
     def _run(self, function: Callable, *inputs: Tensor):

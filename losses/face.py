@@ -98,7 +98,7 @@ class FaceObjective(nn.Module):
         Args:
             batch: true `frames` (B,T,3,H,W), `landmarks` (B,T,57,2), `points` (B,T,131,2), `reference_points`
                 (B,N,131,2) and `mel` (B,1,80,16).
-            discriminator: maps (B,3,H,W) to the features of each scale; None without adversarial terms.
+            discriminator: maps (B,T,3,H,W) to the features of each scale; None without adversarial terms.
             alignment: of the synthesis of `faces`.
         """
         weights, true = self.weights, batch["frames"]

@@ -255,7 +255,7 @@ def paste_face(
     """Put `face` into `frame` at `box`, blended inside the face's contour.
 
     The blend is 0 outside the convex hull of the face oval and rises inside it over a Gaussian-blurred edge whose
-    width follows the box (REFERENCE "Paste-back": 21 px, sigma 11, here at a box of 256 px): every pixel outside
+    width follows the box (STSA's code: 21 px, sigma 11; here at a box of 256 px): every pixel outside
     the contour keeps its exact value.
 
     Args:

@@ -2,7 +2,7 @@
 
     python -m metrics.reproduce LRS2 --table stsa-lrs2 --checkpoint checkpoints/mine --output out/stsa-lrs2
     python -m metrics.reproduce CMLR --table stsa-cmlr --checkpoint checkpoints/mine --output out/stsa-cmlr
-    python -m metrics.reproduce clips/val --table stsa-lrs2 --dataset folder --output out/val
+    python -m metrics.reproduce videos/val --table stsa-lrs2 --dataset folder --output out/val
 
 The last one takes any folder of videos in LRS2's place. As in STSA's experiments the reference frames come from the
 clip that is dubbed, and the sound is the clip's own: 40 clips of LRS2's test split (intra-domain), 40 of CMLR's

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -87,7 +88,11 @@ def load_network(folder: str | os.PathLike, name: str) -> nn.Module:
     if not OmegaConf.is_dict(sections) or name not in sections:
         raise InputError(f"{config_file} has no section {name}; take the one saved with {weights.name}")
     layers = [NETWORKS[name][1], _FIRST_FORMS.get(name, {}), sections[name]]
-    config = OmegaConf.to_object(OmegaConf.merge(*map(OmegaConf.create, layers)))
+    try:
+        config = OmegaConf.to_object(OmegaConf.merge(*map(OmegaConf.create, layers)))
+    except OmegaConfBaseException as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{config_file}: section {name} is of another version of the code ({reason})") from error
     network = build_network(name, config)
     try:
         state = load_file(weights)
@@ -99,6 +104,12 @@ def load_network(folder: str | os.PathLike, name: str) -> nn.Module:
 
 def load_checkpoint(folder: str | os.PathLike) -> tuple[HeatmapPredictor, FaceSynthesizer]:
     """Load the two networks that dubbing needs, in eval mode on the CPU; InputError if one is missing or wrong."""
+    held = {"heatmap_predictor", "face_synthesizer"} & {path.stem for path in Path(folder).glob("*.safetensors")}
+    if len(held) == 1:
+        raise InputError(
+            f"checkpoint {folder} holds one of the two networks that dubbing needs, {held.pop()}; join it with the "
+            f"other: python -m checkpoints.combine {folder} OTHER --output DIR"
+        )
     predictor, synthesizer = load_network(folder, "heatmap_predictor"), load_network(folder, "face_synthesizer")
     check_size(synthesizer, str(folder))
     return predictor, synthesizer

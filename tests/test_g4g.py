@@ -304,6 +304,13 @@ def test_two_processes_share_a_batch(tmp_path):
     assert run_group("train_face", command, [None, None]) == [0, 0]
 
 
+def test_half_a_checkpoint_is_said_to_be_one(tmp_path):
+    small_checkpoint(tmp_path)
+    (tmp_path / "heatmap_predictor.safetensors").unlink()
+    with pytest.raises(InputError, match=r"holds one of the two networks .* face_synthesizer; .*checkpoints.combine"):
+        load_speaker(tmp_path, torch.device("cpu"))
+
+
 def test_commands_that_want_stsas_networks_say_so(tmp_path):
     network = G4GSynthesizer(G4GConfig(**SMALL))
     save_checkpoint(tmp_path / "g4g", {"g4g_synthesizer": network}, {"g4g_synthesizer": network.config})

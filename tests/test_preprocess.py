@@ -1,5 +1,6 @@
 """The preprocessing command on folders that the tests make: datasets' layouts, bad files, kills and resumption."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -220,8 +221,12 @@ def test_a_source_of_another_size_is_not_done(tmp_path):
     assert preprocess.finished([source], folder, ["mel"], {"clip_0": line | {"offset": 1}}) == [line | {"offset": 1}]
     video.write_bytes(b"0" * 11)
     assert preprocess.finished([source], folder, ["mel"], {"clip_0": line}) == []
-    del line["source_bytes"]  # as older manifests say
-    assert len(preprocess.finished([source], folder, ["mel"], {"clip_0": line})) == 1
+    older = {key: value for key, value in line.items() if key != "source_bytes"}
+    assert len(preprocess.finished([source], folder, ["mel"], {"clip_0": older})) == 1
+    video.unlink()  # its clip file stays done, where a line tells what it was
+    gone = dataclasses.replace(source, problem="is missing")
+    assert preprocess.finished([gone], folder, ["mel"], {"clip_0": line}) == [line]
+    assert preprocess.finished([gone], folder, ["mel"], {}) == []
 
 
 def test_shards_share_the_sources(tmp_path, monkeypatch, capsys):
