@@ -104,11 +104,11 @@ def load_network(folder: str | os.PathLike, name: str) -> nn.Module:
 
 def load_checkpoint(folder: str | os.PathLike) -> tuple[HeatmapPredictor, FaceSynthesizer]:
     """Load the two networks that dubbing needs, in eval mode on the CPU; InputError if one is missing or wrong."""
-    held = {"heatmap_predictor", "face_synthesizer"} & {path.stem for path in Path(folder).glob("*.safetensors")}
-    if len(held) == 1:
+    missing = {"heatmap_predictor", "face_synthesizer"} - {path.stem for path in Path(folder).glob("*.safetensors")}
+    if len(missing) == 1:
         raise InputError(
-            f"checkpoint {folder} holds one of the two networks that dubbing needs, {held.pop()}; join it with the "
-            f"other: python -m checkpoints.combine {folder} OTHER --output DIR"
+            f"checkpoint {folder} lacks {missing.pop()}.safetensors, one of the two networks that dubbing takes; join "
+            f"it with the folder of that one: python -m checkpoints.combine {folder} OTHER --output DIR"
         )
     predictor, synthesizer = load_network(folder, "heatmap_predictor"), load_network(folder, "face_synthesizer")
     check_size(synthesizer, str(folder))
