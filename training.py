@@ -223,7 +223,7 @@ def start(config: Any) -> Accelerator:
         raise InputError("train.precision=fp16 needs a CUDA device; use no, or bf16")
     if train.compile:
         check_compiler(accelerator.device)
-        if accelerator.num_processes > 1 and accelerator.device.type == "cuda" and not train.freeze_batch_norm:
+        if synchronises(accelerator, train):
             accelerator.print("not compiled: batch norm over several GPUs cannot be, only with train.freeze_batch_norm")
     if accelerator.num_processes == 1 and "ACCELERATE_DYNAMO_BACKEND" in os.environ and "MASTER_PORT" in os.environ:
         # Without a GPU, `accelerate launch --num_processes 2` says nothing and starts one.
@@ -433,11 +433,14 @@ def learn(
     adam.zero_grad()  # of a gradient that stayed, the run's own optimizer would make a step
 
 
+def synchronises(accelerator: Accelerator, train: TrainConfig) -> bool:
+    """Whether batch norms span processes: on CUDA (SyncBatchNorm has no CPU form), unless they are frozen."""
+    return accelerator.num_processes > 1 and accelerator.device.type == "cuda" and not train.freeze_batch_norm
+
+
 def synchronised(network: nn.Module, accelerator: Accelerator, train: TrainConfig) -> nn.Module:
-    """Batch norm over the batches of all processes, on CUDA; SyncBatchNorm has no CPU form, a frozen one needs none."""
-    if accelerator.num_processes > 1 and accelerator.device.type == "cuda" and not train.freeze_batch_norm:
-        return nn.SyncBatchNorm.convert_sync_batchnorm(network)
-    return network
+    """`network` with batch norm over the batches of all processes, where `synchronises`."""
+    return nn.SyncBatchNorm.convert_sync_batchnorm(network) if synchronises(accelerator, train) else network
 
 
 def optimizer(parameters: Any, train: TrainConfig, betas: Sequence[float] | None = None) -> torch.optim.Optimizer:

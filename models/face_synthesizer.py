@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from media.heatmap import LIP_POINTS
 from models import released_face
 from models.inpainting import InpaintingGenerator
-from models.layers import AUDIO_CHANNELS, AudioEncoder, ConvBlock, repeated, scaled
+from models.layers import AUDIO_CHANNELS, AudioEncoder, ConvBlock, check_references, repeated, scaled
 from models.reader import PointReader
 from models.spatial import AdaAT, AlignmentEncoder, HeatmapEncoder, ReferenceEncoder, residual_pair
 from models.temporal import FlowPredictor, TemporalEncoder, deformation, warp, warp_and_sum
@@ -306,10 +306,7 @@ class FaceSynthesizer(nn.Module):
         self, reference_images: Tensor, reference_heatmaps: Tensor, reference_points: Tensor | None = None
     ) -> References:
         """The part that depends on the references alone, as `forward` takes them; once a video."""
-        if reference_images.shape[1] != self.config.references:
-            raise ValueError(
-                f"this network takes {self.config.references} reference images, not {reference_images.shape[1]}"
-            )
+        check_references(reference_images, self.config.references)
         images, heatmaps = self._inside(reference_images), self._channels(reference_heatmaps)
         sampled, compared = self.spatial.encode(images, heatmaps) if self.spatial else ([], [])
         temporal = self.temporal.encode(images, heatmaps) if self.temporal else []

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.face_synthesizer import mask_lower_half
-from models.layers import AUDIO_CHANNELS, AudioEncoder, ConvBlock, repeated, scaled
+from models.layers import AUDIO_CHANNELS, AudioEncoder, ConvBlock, check_references, painted_over, repeated, scaled
 from models.precision import full_precision
 from models.spatial import AdaAT, residual_pair
 
@@ -190,9 +190,7 @@ class BlendNet(nn.Module):
 
     def forward(self, composite: Tensor, masked: Tensor, mask: Tensor) -> Tensor:
         fine = self.fine(torch.cat([composite, masked, mask.expand(len(masked), 1, -1, -1)], dim=1))
-        x = full_precision(self.paint(self.join(torch.cat([fine, self.coarse(fine)], dim=1))))
-        painted, kept = torch.sigmoid(x[:, :3]), torch.sigmoid(x[:, 3:] + 2)
-        return torch.lerp(painted, composite, kept)
+        return painted_over(self.paint(self.join(torch.cat([fine, self.coarse(fine)], dim=1))), composite)
 
 
 class G4GSynthesizer(nn.Module):
@@ -257,10 +255,7 @@ class G4GSynthesizer(nn.Module):
         self, reference_images: Tensor, reference_heatmaps: Tensor, reference_points: Tensor | None = None
     ) -> G4GReferences:
         """I_r (B, N, 3, H, W) and L_r (B, N, 1, H, W), of each reference; once a video."""
-        if reference_images.shape[1] != self.config.references:
-            raise ValueError(
-                f"this network takes {self.config.references} reference images, not {reference_images.shape[1]}"
-            )
+        check_references(reference_images, self.config.references)
         features = self.references(reference_images.flatten(1, 2))
         landmarks = self.embed_landmarks(self.landmarks(reference_heatmaps.flatten(0, 1))).mean(dim=2)
         landmarks = self.describe(landmarks.unflatten(0, reference_heatmaps.shape[:2]).mean(dim=1))

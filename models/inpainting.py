@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.layers import ConvBlock
+from models.layers import ConvBlock, painted_over
 from models.modulation import AdaInNorm, ModulatedBlock, SpadeNorm
 from models.precision import full_precision
 
@@ -40,8 +40,5 @@ class InpaintingGenerator(nn.Module):
         x = F.pixel_shuffle(self.adain_1(self.spade_1(x, quarter), audio), 2)
         x = F.pixel_shuffle(self.adain_2(self.spade_2(x, half), audio), 2)
         x = self.adain_3(self.spade_3(x, full), audio)
-        x = full_precision(self.to_rgb(F.leaky_relu(x, 0.01)))  # bfloat16 has half of the grey levels of a picture
-        if copy is None:
-            return torch.sigmoid(x)
-        painted, copied = torch.sigmoid(x[:, :3]), torch.sigmoid(x[:, 3:] + 2)
-        return torch.lerp(painted, full_precision(copy), copied)
+        x = self.to_rgb(F.leaky_relu(x, 0.01))
+        return torch.sigmoid(full_precision(x)) if copy is None else painted_over(x, copy)

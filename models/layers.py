@@ -2,7 +2,10 @@
 
 from collections.abc import Iterable
 
+import torch
 from torch import Tensor, nn
+
+from models.precision import full_precision
 
 AUDIO_CHANNELS = {"mel": 80, "wav2vec2": 768}  # by kind of sound features
 _CONVOLUTION = {1: nn.Conv1d, 2: nn.Conv2d}
@@ -63,6 +66,21 @@ class AudioEncoder(nn.Module):
 def scaled(channels: int, width: float) -> int:
     """Channels of a layer at the width factor `width` (1 = the paper's), a multiple of 4 and at least 4."""
     return max(4, 4 * round(channels * width / 4))
+
+
+def check_references(images: Tensor, count: int) -> None:
+    """ValueError where reference images (B, N, ...) are not the `count` that a network stacks."""
+    if images.shape[1] != count:
+        raise ValueError(f"this network takes {count} reference images, not {images.shape[1]}")
+
+
+def painted_over(x: Tensor, copy: Tensor) -> Tensor:
+    """Faces (B, 3, H, W) in [0, 1]: what x (B, 4, H, W) paints, blended into `copy` by its last channel.
+
+    Training starts near the copy. All in float32: bfloat16 has half of the grey levels of a picture.
+    """
+    x = full_precision(x)
+    return torch.lerp(torch.sigmoid(x[:, :3]), full_precision(copy), torch.sigmoid(x[:, 3:] + 2))
 
 
 def repeated(x: Tensor, times: int) -> Tensor:
