@@ -34,10 +34,10 @@ from models.checkpoint import build_network, load_network
 from models.discriminator import DiscriminatorConfig
 from models.face_synthesizer import FaceSynthesizer, FaceSynthesizerConfig, mask_lower_half
 from models.g4g import G4GConfig, G4GSynthesizer
+from pretraining import ReadingTraining, learn_reading
 from training import (
     Adversary,
     DataConfig,
-    ReadingTraining,
     Run,
     TrainConfig,
     backward,
@@ -45,7 +45,6 @@ from training import (
     check_judged,
     compiled,
     holds_a_run,
-    learn_reading,
     move,
     optimizer,
     parse_config,
@@ -219,7 +218,8 @@ def main() -> None:
     fresh = not config.start_from and not holds_a_run(config.output)
     reads = isinstance(synthesizer, FaceSynthesizer) and synthesizer.reader is not None
     if reads and config.reading.steps > 0 and fresh:
-        learn_reading(synthesizer.reader.to(accelerator.device), dataset, config.reading, config.train.seed)
+        reader = synthesizer.reader.to(accelerator.device)
+        learn_reading(reader, dataset, config.reading, config.train.seed, config.output)
     synthesizer = synchronised(synthesizer, accelerator, config.train).to(memory_format=torch.channels_last)
     adam = optimizer(synthesizer.parameters(), config.train)
     synthesizer, adam, schedule = accelerator.prepare(synthesizer, adam, scheduler(adam, config.train))

@@ -24,18 +24,15 @@ from media.video import FPS
 from models.checkpoint import build_network, load_network
 from models.heatmap_predictor import HeatmapPredictor, HeatmapPredictorConfig
 from models.transport import ANCHORS, apply_affine, mouth_motion, pose_beside
+from pretraining import ReadingTraining, VisemeTraining, learn_reading, learn_visemes
 from training import (
     DataConfig,
-    ReadingTraining,
     Run,
     TrainConfig,
-    VisemeTraining,
     backward,
     check_batch,
     compiled,
     holds_a_run,
-    learn_reading,
-    learn_visemes,
     move,
     optimizer,
     parse_config,
@@ -140,7 +137,8 @@ def learn_speech(predictor: HeatmapPredictor, dataset: ClipDataset, config: Heat
     if config.speech.data:
         if predictor.config.audio != "mel":
             raise InputError(f"speech.data is log-mel, the network hears {predictor.config.audio}; leave it empty")
-        learn_visemes(predictor.speech.encoder, predictor.speech.embed, config.speech, config.train.seed)
+        encoder, embed = predictor.speech.encoder, predictor.speech.embed
+        learn_visemes(encoder, embed, config.speech, config.train.seed, config.output)
     return learn_motion(predictor, dataset, config.speech)
 
 
@@ -183,7 +181,7 @@ def main() -> None:
     if drawn and not config.start_from and not holds_a_run(config.output):
         predictor.to(accelerator.device)
         if config.reading.steps > 0:
-            learn_reading(predictor.reader, dataset, config.reading, config.train.seed)
+            learn_reading(predictor.reader, dataset, config.reading, config.train.seed, config.output)
         learn_turning(predictor, dataset, config.train.seed)
         explained = learn_speech(predictor, dataset, config)
         accelerator.print(f"speech explains {100 * explained:.1f} % of the mouth's motion in the training clips")

@@ -32,16 +32,15 @@ from models.checkpoint import build_network
 from models.heatmap_predictor import LIP_POINTS
 from models.layers import scaled
 from models.sync_expert import FRAMES, SyncExpert, SyncExpertConfig, lower_faces
+from pretraining import VisemeTraining, learn_visemes
 from training import (
     DataConfig,
     Run,
     TrainConfig,
-    VisemeTraining,
     backward,
     check_batch,
     compiled,
     holds_a_run,
-    learn_visemes,
     optimizer,
     parse_config,
     scheduler,
@@ -163,6 +162,7 @@ def main() -> None:
             lambda mel: expert.audio_encoder(mel[:, None]).flatten(1),
             config.speech,
             config.train.seed,
+            config.output,
             range(1, 16, 3),  # the middles of the five frames
         )
         expert.requires_grad_(True)

@@ -5,6 +5,7 @@ A run lives in the folder `output` of its config:
     output/config.yaml, NETWORK.safetensors   the newest weights, a checkpoint folder like any other
     output/best/                              the same for the best validation score so far
     output/state/step-00001000/               everything a resumed run needs; the newest `train.keep` are kept
+    output/pretraining/                       what parts of a network have learned before the run (pretraining.py)
     output/tensorboard/                       curves and picture grids
 
 Which samples a step sees (`StepSampler`) and the random numbers it draws (`Run.progress`) are functions of the seed and
@@ -20,14 +21,12 @@ import shlex
 import shutil
 import sysconfig
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from omegaconf import MISSING, OmegaConf
@@ -41,16 +40,11 @@ from tqdm import tqdm
 from yaml import YAMLError
 
 from data_prep.clips import ClipDataset
-from data_prep.drawn_faces import DrawnFaces
-from data_prep.synthetic_speech import VISEMES, SpeechWindows
 from losses.adversarial import discriminator_loss
-from media.audio import FEATURES
 from media.errors import InputError, Parser
 from media.files import check_output_folder, existing_file, output_folder
 from models.checkpoint import save_checkpoint
 from models.discriminator import DiscriminatorConfig
-from models.reader import PointReader
-from models.transport import ANCHORS
 
 
 @dataclass
@@ -90,27 +84,6 @@ class TrainConfig:
     validation_windows: int = 16  # fixed windows of `data.val`, spread over its clips
     save_every: int = 1000
     keep: int = 2  # training states kept for resuming
-
-
-@dataclass
-class VisemeTraining:
-    """How an audio encoder first learns, on synthetic speech, which mouth shapes it hears."""
-
-    data: str = ""  # file of data_prep.synthetic_speech; empty: the encoder begins with random weights
-    steps: int = 2500
-    batch_size: int = 256
-    learning_rate: float = 2.0e-3
-
-
-@dataclass
-class ReadingTraining:
-    """How a `PointReader` learns, on faces drawn for it; 0 steps leave it with random weights."""
-
-    steps: int = 0  # to read, and as many to correct what is read
-    batch_size: int = 32
-    learning_rate: float = 2.0e-3
-    warp: float = 0.12  # turn, stretch and shift the faces by up to this share of the crop
-    bend: float = 0.01  # and move parts of them beside others by about this share
 
 
 Config = TypeVar("Config")
@@ -342,97 +315,6 @@ def parts(batch: dict, size: int) -> Iterator[dict]:
         yield {name: value[i : i + size] for name, value in batch.items()}
 
 
-def learn_visemes(
-    encoder: nn.Module,
-    embed: Callable[[Tensor], Tensor],
-    config: VisemeTraining,
-    seed: int,
-    places: Sequence[int] = (8,),
-) -> None:
-    """Teach `encoder`, whose parameters require no gradient afterwards, which visemes it hears in synthetic speech.
-
-    Few people's clips teach a network their voices instead; speech can be synthesized by the hour. It does not resume;
-    what takes long is a run of its own.
-
-    Args:
-        embed: log-mel windows (B, 80, 16) to embeddings (B, D), by `encoder`.
-        places: the mel frames of the 16 whose visemes it has to tell.
-    """
-    windows, device = SpeechWindows(config.data, seed, places), next(encoder.parameters()).device
-    encoder.eval()
-    with torch.no_grad():
-        width = embed(torch.zeros(2, *FEATURES["mel"], device=device)).shape[1]
-    encoder.requires_grad_(True).train()
-    head = nn.Linear(width, len(VISEMES) * len(places)).to(device)
-
-    def loss() -> Tensor:
-        mel, visemes = (part.to(device) for part in windows.batch(config.batch_size))
-        logits = head(embed(mel)).unflatten(1, (len(VISEMES), len(places)))
-        return F.cross_entropy(logits, visemes, label_smoothing=0.05)
-
-    learn("visemes", [*encoder.parameters(), *head.parameters()], loss, config)
-    encoder.requires_grad_(False).eval()
-
-
-def learn_reading(reader: PointReader, dataset: ClipDataset, config: ReadingTraining, seed: int) -> None:
-    """Teach a `PointReader`, whose parameters require no gradient afterwards, to read faces like those of the clips.
-
-    It learns from `DrawnFaces`: in the windows of the clips a face comes again and again. First to read, then to
-    correct what it reads: corrections of what is still read at random would learn to do nothing. It does not resume.
-    """
-    faces = DrawnFaces(np.concatenate(list(dataset.points())), config.warp, config.bend, seed)
-    device = next(reader.parameters()).device
-    stages = (
-        ("reading", reader.first, lambda heatmaps: [reader.first(heatmaps)]),
-        ("corrections", reader.corrections, lambda heatmaps: reader.readings(heatmaps)[1:]),
-    )
-    for what, part, read in stages:
-        part.requires_grad_(True).train()
-
-        def loss(read: Callable = read) -> Tensor:
-            return reading_loss(read, *(drawn.to(device) for drawn in faces.batch(config.batch_size)))
-
-        learn(what, part.parameters(), loss, config)
-        part.requires_grad_(False)
-        reader.eval()
-
-
-def reading_loss(read: Callable[[Tensor], list[Tensor]], points: Tensor, whole: Tensor, upper: Tensor) -> Tensor:
-    """Mean distance, in units of the crop, of what is read off heatmaps (M, 1, H, W) from points (M, 131, 2).
-
-    Off those of upper faces, their own points count. `read` gives one or several readings of (2 M, 1, H, W), their mean
-    counts.
-    """
-    readings = torch.stack(read(torch.cat([whole, upper]))).unflatten(1, (2, -1))
-    distance = (readings - points).norm(dim=-1)
-    return torch.cat([distance[:, 0].flatten(), distance[:, 1][..., ANCHORS].flatten()]).mean()
-
-
-def learn(
-    what: str,
-    parameters: Iterable[nn.Parameter],
-    loss: Callable[[], Tensor],
-    config: VisemeTraining | ReadingTraining,
-) -> None:
-    """Minimise `loss()`, each call a new batch's, behind a progress bar; AdamW with one cycle of the learning rate."""
-    if config.steps < 1 or config.batch_size < 1:
-        raise InputError(f"{what}: {config.steps} steps of {config.batch_size} teach nothing; use 1 or more of both")
-    parameters = list(parameters)
-    adam = torch.optim.AdamW(parameters, config.learning_rate, weight_decay=0.02)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(adam, config.learning_rate, total_steps=config.steps, pct_start=0.05)
-    with tqdm(range(config.steps), desc=what, unit="step") as bar:
-        for step in bar:
-            value = loss()
-            adam.zero_grad()
-            value.backward()
-            nn.utils.clip_grad_norm_(parameters, 5.0)
-            adam.step()
-            schedule.step()
-            if step % 20 == 0:
-                bar.set_postfix(loss=f"{float(value.detach()):.4f}")
-    adam.zero_grad()  # of a gradient that stayed, the run's own optimizer would make a step
-
-
 def synchronises(accelerator: Accelerator, train: TrainConfig) -> bool:
     """Whether batch norms span processes: on CUDA (SyncBatchNorm has no CPU form), unless they are frozen."""
     return accelerator.num_processes > 1 and accelerator.device.type == "cuda" and not train.freeze_batch_norm
@@ -634,7 +516,7 @@ class Run:
                 ) from error
             self.accelerator.print(f"resuming at step {self.step} from {folder}")
             if self.accelerator.is_main_process:  # a kill between the state and the weights has left older ones there
-                with _writing(self.output):
+                with writing(self.output):
                     self._save_weights(self.output)
         self._log_step = self.step
         return self.step
@@ -704,7 +586,7 @@ class Run:
             for name, picture in pictures.items():
                 writer.add_image(name, picture.clamp(0, 1), step)
             if best:
-                with _writing(self.output / "best"):
+                with writing(self.output / "best"):
                     self._save_weights(self.output / "best")
         self._log_time, self._log_step, self._waited = time.perf_counter(), step, 0.0
 
@@ -716,7 +598,7 @@ class Run:
         if main:
             shutil.rmtree(temporary, ignore_errors=True)
         self.accelerator.wait_for_everyone()
-        with _writing(folder, temporary):
+        with writing(folder, temporary):
             self.accelerator.save_state(str(temporary))
             if main:
                 if self.ema is not None:
@@ -741,7 +623,7 @@ class Run:
 
 
 @contextlib.contextmanager
-def _writing(folder: Path, temporary: Path | None = None) -> Iterator[None]:
+def writing(folder: Path, temporary: Path | None = None) -> Iterator[None]:
     """Turn what the libraries raise on a full disk into an InputError, and free the place taken so far."""
     try:
         yield
@@ -760,8 +642,9 @@ def _clean(output: Path) -> None:
     """Remove what a killed run left half written."""
     for leftover in output.glob("state/*.partial"):
         shutil.rmtree(leftover)
-    for leftover in (*output.glob(".*.partial.*"), *output.glob("best/.*.partial.*")):
-        leftover.unlink()
+    for folder in (output, output / "best", output / "pretraining"):
+        for leftover in folder.glob(".*.partial.*"):
+            leftover.unlink()
 
 
 def holds_a_run(output: str | Path) -> bool:

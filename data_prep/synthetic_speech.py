@@ -203,7 +203,7 @@ def labels(spoken: Utterance, frames: int) -> np.ndarray:
 
 
 class SpeechWindows:
-    """Random windows of a file of this module, each with what is said in it; more varied voices every time.
+    """Random windows of a file of this module, each with what is said in it; other voices in every batch.
 
     Args:
         places: the mel frames of the 16 whose visemes are asked for.
@@ -227,43 +227,48 @@ class SpeechWindows:
         ends = [*starts[1:], len(mel)]
         firsts = [np.arange(a, b - self._width) for a, b in zip(starts, ends, strict=True)]
         self._firsts = torch.from_numpy(np.concatenate(firsts))
-        self._generator, self._places = torch.Generator().manual_seed(seed), torch.tensor(places)
+        self._seed, self._places = seed, torch.tensor(places)
 
-    def batch(self, size: int) -> tuple[Tensor, Tensor]:
-        """Windows (size, 80, 16) of log-mel, and the visemes at `places` of each, (size, len(places)) int64."""
-        chosen = self._firsts[torch.randint(len(self._firsts), (size,), generator=self._generator)]
+    def batch(self, size: int, step: int) -> tuple[Tensor, Tensor]:
+        """Windows (size, 80, 16) of log-mel, and the visemes at `places` of each, (size, len(places)) int64.
+
+        The seed and the step alone decide which.
+        """
+        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + step)
+        chosen = self._firsts[torch.randint(len(self._firsts), (size,), generator=generator)]
         windows = self._mel[chosen[:, None] + torch.arange(self._width)].float().transpose(1, 2)
         said = torch.from_numpy(self._visemes)[chosen[:, None] + self._places]
-        return self._disguised(windows), said
+        return disguised(windows, generator), said
 
-    def _disguised(self, mel: Tensor) -> Tensor:
-        """Log-mel windows (B, 80, W) through other vocal tracts, rooms, noises and telephones."""
-        count, bands, width = mel.shape
 
-        def uniform(low: float, high: float) -> Tensor:
-            return torch.empty(count, 1, 1).uniform_(low, high, generator=self._generator)
+def disguised(mel: Tensor, generator: torch.Generator) -> Tensor:
+    """Log-mel windows (B, 80, W) through other vocal tracts, rooms, noises and telephones."""
+    count, bands, width = mel.shape
 
-        def smooth(knots: int, size: float) -> Tensor:
-            curve = torch.randn(count, 1, knots, generator=self._generator) * size
-            return F.interpolate(curve, size=bands, mode="linear", align_corners=True).transpose(1, 2)
+    def uniform(low: float, high: float) -> Tensor:
+        return torch.empty(count, 1, 1).uniform_(low, high, generator=generator)
 
-        def noise(size: float) -> Tensor:
-            return size * torch.randn(mel.shape, generator=self._generator)
+    def smooth(knots: int, size: float) -> Tensor:
+        curve = torch.randn(count, 1, knots, generator=generator) * size
+        return F.interpolate(curve, size=bands, mode="linear", align_corners=True).transpose(1, 2)
 
-        quiet = SILENCE["mel"]
-        x = (mel - quiet) / (-2 * quiet)  # to [0, 1]
-        place = torch.linspace(0, 1, bands)[:, None] * (1 + uniform(-0.12, 0.12)) + uniform(-0.02, 0.02)
-        place = (place * (bands - 1)).clamp(0, bands - 1)
-        below = place.floor().long()
-        between, above = place - below, (below + 1).clamp(max=bands - 1)
-        below, above = (index.expand(-1, -1, width) for index in (below, above))
-        x = x.gather(1, below) * (1 - between) + x.gather(1, above) * between
-        x = x + smooth(5, 0.06) + uniform(-0.12, 0.12)
-        floor = uniform(-0.2, 0.45) + smooth(4, 0.08) + noise(0.05)
-        x = torch.logaddexp(12 * x, 12 * floor) / 12 + noise(0.02)  # louder of the two, softly
-        cut = torch.randint(50, 160, (count, 1, 1), generator=self._generator)
-        x = torch.where(torch.arange(bands)[:, None] > cut, 0.3 * x, x)
-        return x.clamp(0, 1) * (-2 * quiet) + quiet
+    def noise(size: float) -> Tensor:
+        return size * torch.randn(mel.shape, generator=generator)
+
+    quiet = SILENCE["mel"]
+    x = (mel - quiet) / (-2 * quiet)  # to [0, 1]
+    place = torch.linspace(0, 1, bands)[:, None] * (1 + uniform(-0.12, 0.12)) + uniform(-0.02, 0.02)
+    place = (place * (bands - 1)).clamp(0, bands - 1)
+    below = place.floor().long()
+    between, above = place - below, (below + 1).clamp(max=bands - 1)
+    below, above = (index.expand(-1, -1, width) for index in (below, above))
+    x = x.gather(1, below) * (1 - between) + x.gather(1, above) * between
+    x = x + smooth(5, 0.06) + uniform(-0.12, 0.12)
+    floor = uniform(-0.2, 0.45) + smooth(4, 0.08) + noise(0.05)
+    x = torch.logaddexp(12 * x, 12 * floor) / 12 + noise(0.02)  # louder of the two, softly
+    cut = torch.randint(50, 160, (count, 1, 1), generator=generator)
+    x = torch.where(torch.arange(bands)[:, None] > cut, 0.3 * x, x)
+    return x.clamp(0, 1) * (-2 * quiet) + quiet
 
 
 @command

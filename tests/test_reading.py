@@ -20,7 +20,7 @@ from models.drawing import CurveDrawing
 from models.fast import accelerate_inference
 from models.reader import PointReader
 from models.transport import apply_affine, fit_affine
-from training import ReadingTraining, learn_reading, reading_loss
+from pretraining import ReadingTraining, learn_reading, reading_loss
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def points() -> np.ndarray:
 
 
 def test_drawn_faces_are_warped_faces_of_the_set_and_blends_of_them(points):
-    faces, whole, upper = DrawnFaces(points, warp=0.1, bend=0, seed=1).batch(400)
+    faces, whole, upper = DrawnFaces(points, warp=0.1, bend=0, seed=1).batch(400, 0)
     assert faces.shape == (400, 131, 2) and whole.shape == upper.shape == (400, 1, 128, 128)
     np.testing.assert_array_equal(whole[399, 0], draw_heatmap(faces[399].numpy(), FULL_FACE))
     as_predicted = torch.maximum(upper[0], CurveDrawing()(faces[:1, KEYPOINTS])[0])
@@ -52,13 +52,13 @@ def test_drawn_faces_are_warped_faces_of_the_set_and_blends_of_them(points):
     assert 0.04 < centres.abs().max() < 0.07  # shifted by up to half of the warp; turning about 0.5 adds a little
 
     again = DrawnFaces(points, warp=0.1, bend=0, seed=1)
-    torch.testing.assert_close(again.batch(400)[0], faces)
-    assert not torch.equal(again.batch(400)[0], faces)
+    torch.testing.assert_close(again.batch(400, 0)[0], faces)
+    assert not torch.equal(again.batch(400, 1)[0], faces)
 
 
 def test_bent_faces_are_no_affine_maps_of_the_set_and_their_neighbours_go_along(points):
     one = points[:1]
-    bent = DrawnFaces(one, warp=0, bend=0.02, seed=2).batch(200)[0]
+    bent = DrawnFaces(one, warp=0, bend=0.02, seed=2).batch(200, 0)[0]
     known = torch.from_numpy(np.concatenate([one, mirrored_points(one)]))[:, None]
     moved = bent - known  # (2, 200, 131, 2); of the two, the one that is not mirrored
     moved = moved[moved.norm(dim=-1).mean(dim=-1).argmin(dim=0), torch.arange(200)]
@@ -80,10 +80,10 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-def test_a_reader_learns_to_read_what_is_drawn(points, one_thread):
+def test_a_reader_learns_to_read_what_is_drawn(points, one_thread, tmp_path):
     torch.manual_seed(0)
     reader = PointReader()
-    drawn = DrawnFaces(points, warp=0.1, bend=0.01, seed=5).batch(40)
+    drawn = DrawnFaces(points, warp=0.1, bend=0.01, seed=5).batch(40, 0)
 
     def errors() -> list[float]:
         with torch.no_grad():
@@ -92,7 +92,8 @@ def test_a_reader_learns_to_read_what_is_drawn(points, one_thread):
 
     before, uncorrected = errors()
     assert uncorrected == pytest.approx(before)  # corrections begin with none
-    learn_reading(reader, SimpleNamespace(points=lambda: [points]), ReadingTraining(steps=60, batch_size=8), seed=0)
+    dataset = SimpleNamespace(points=lambda: [points])
+    learn_reading(reader, dataset, ReadingTraining(steps=60, batch_size=8), 0, tmp_path)
     read, corrected = errors()
     assert read < 0.25 * before and corrected < 0.9 * read
     assert not reader.training and not any(parameter.requires_grad for parameter in reader.parameters())

@@ -58,6 +58,7 @@ def assert_same(output: Path, reference: Path, script: str) -> None:
     ("script", "kill"),
     [
         pytest.param("train_heatmap", Kill("train_heatmap", "backward", 4), id="heatmap, at step 4"),
+        pytest.param("train_heatmap", Kill("pretraining", "replacing", 2), id="heatmap, between lessons"),
         pytest.param("train_heatmap", Kill("training", "save_file", 1), id="heatmap, inside the first state"),
         pytest.param("train_face", Kill("train_face", "backward", 4, after=True), id="face, at step 4"),
         pytest.param("train_face", Kill("training", "save_file", 2), id="face, inside the second state"),

@@ -9,6 +9,7 @@ from safetensors.numpy import load_file, save_file
 from scipy.ndimage import uniform_filter1d
 from training_runs import write_clips
 
+import pretraining
 from data_prep import synthetic_speech
 from data_prep.clips import ClipDataset
 from data_prep.synthetic_speech import VISEMES, SpeechWindows, Utterance, labels, viseme
@@ -17,8 +18,8 @@ from media.errors import InputError
 from media.heatmap import KEYPOINTS
 from models.heatmap_predictor import HeatmapPredictor, HeatmapPredictorConfig
 from models.transport import apply_affine, fit_affine, mouth_motion
+from pretraining import learn_visemes
 from train_heatmap import SpeechTraining, learn_motion
-from training import learn_visemes
 
 
 @pytest.mark.parametrize(
@@ -66,19 +67,55 @@ def write_noises(path, seconds: float = 20) -> None:
 
 
 def test_the_encoder_learns_to_tell_sounds_apart(tmp_path, monkeypatch):
-    monkeypatch.setattr(SpeechWindows, "_disguised", lambda self, mel: mel)  # in few steps, of one voice
+    monkeypatch.setattr(synthetic_speech, "disguised", lambda mel, generator: mel)  # in few steps, of one voice
     write_noises(tmp_path / "noises.safetensors")
     torch.manual_seed(0)
     predictor = HeatmapPredictor(HeatmapPredictorConfig(width=0.125, layers=1, heatmaps="drawn"))
     speech = SpeechTraining(data=str(tmp_path / "noises.safetensors"), steps=100, batch_size=64, learning_rate=5e-3)
-    learn_visemes(predictor.speech.encoder, predictor.speech.embed, speech, seed=0)
-    mel, visemes = SpeechWindows(speech.data, seed=1).batch(256)
+    learn_visemes(predictor.speech.encoder, predictor.speech.embed, speech, 0, tmp_path)
+    mel, visemes = SpeechWindows(speech.data, seed=1).batch(256, 0)
     visemes = visemes[:, 0]
     with torch.no_grad():
         embeddings = predictor.speech.embed(mel)
     centres = torch.stack([embeddings[visemes == VISEMES.index(name)].mean(dim=0) for name in "ai"])
     nearest = torch.cdist(embeddings, centres).argmin(dim=1)
     assert (nearest == (visemes == VISEMES.index("i"))).float().mean() > 0.8
+
+
+def test_a_lesson_that_was_killed_ends_with_the_same_weights(tmp_path, monkeypatch):
+    monkeypatch.setattr(pretraining, "_SAVE_EVERY", 4)
+    write_noises(tmp_path / "noises.safetensors", seconds=4)
+    speech = SpeechTraining(data=str(tmp_path / "noises.safetensors"), steps=10, batch_size=8, learning_rate=5e-3)
+    drawn = []
+
+    def learned(output: str, killed_at: int | None = None, seed: int = 0) -> dict[str, torch.Tensor]:
+        def disguised(mel, generator):
+            drawn.append(len(mel))
+            if len(drawn) == killed_at:
+                raise KeyboardInterrupt
+            return mel + 0.1 * torch.randn(mel.shape, generator=generator)
+
+        monkeypatch.setattr(synthetic_speech, "disguised", disguised)
+        drawn.clear()
+        torch.manual_seed(0)
+        branch = HeatmapPredictor(HeatmapPredictorConfig(width=0.06, layers=1, heatmaps="drawn")).speech
+        learn_visemes(branch.encoder, branch.embed, speech, seed, tmp_path / output)
+        return branch.encoder.state_dict()
+
+    expected = learned("uninterrupted")
+    with pytest.raises(KeyboardInterrupt):
+        learned("killed", killed_at=7)
+    again = learned("killed")
+    assert len(drawn) == 6  # 4 of 10 steps had been saved
+    assert all(torch.equal(again[name], value) for name, value in expected.items())
+    learned("killed")
+    assert not drawn  # what is learned is not learned again
+    others = learned("killed", seed=1)
+    assert len(drawn) == 10  # with other settings it is
+    assert not all(torch.equal(others[name], value) for name, value in expected.items())
+    (tmp_path / "killed" / "pretraining" / "visemes.pt").write_bytes(b"PK")
+    with pytest.raises(InputError, match=r"visemes.pt is not a state of this config's network .*; delete it"):
+        learned("killed")
 
 
 @pytest.mark.parametrize("damage", ["no safetensors", "a tensor missing", "an unknown viseme"])
@@ -104,7 +141,7 @@ def test_the_synthesizers_speak_and_say_what(tmp_path):
     silence = content["visemes"] == VISEMES.index("silence")
     assert loud[silence].mean() < loud[~silence].mean() - 1  # labels and sound are in step
     assert len(np.unique(content["visemes"])) > 10
-    mel, visemes = SpeechWindows(path).batch(8)
+    mel, visemes = SpeechWindows(path).batch(8, 0)
     assert mel.shape == (8, 80, 16) and visemes.shape == (8, 1) and mel.abs().max() <= 4
 
 

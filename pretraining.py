@@ -1,0 +1,179 @@
+"""What parts of the networks learn before a run, from made examples without end: visemes in synthetic speech, points
+in drawn heatmaps.
+
+Four minutes of clips show few people. What a network can learn apart from them it learns here, and its parameters are
+frozen afterwards. Each lesson saves where it is under the run's `output/pretraining/`, and its batches are functions of
+the seed and the step alone: killed and started again, it ends with the same weights.
+"""
+
+import dataclasses
+import pickle
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from data_prep.clips import ClipDataset
+from data_prep.drawn_faces import DrawnFaces
+from data_prep.synthetic_speech import VISEMES, SpeechWindows
+from media.audio import FEATURES
+from media.errors import InputError
+from media.files import replacing
+from models.reader import PointReader
+from models.transport import ANCHORS
+from training import writing
+
+_SAVE_EVERY = 200
+
+
+@dataclass
+class VisemeTraining:
+    """How an audio encoder first learns, on synthetic speech, which mouth shapes it hears."""
+
+    data: str = ""  # file of data_prep.synthetic_speech; empty: the encoder begins with random weights
+    steps: int = 2500
+    batch_size: int = 256
+    learning_rate: float = 2.0e-3
+
+
+@dataclass
+class ReadingTraining:
+    """How a `PointReader` learns, on faces drawn for it; 0 steps leave it with random weights."""
+
+    steps: int = 0  # to read, and as many to correct what is read
+    batch_size: int = 32
+    learning_rate: float = 2.0e-3
+    warp: float = 0.12  # turn, stretch and shift the faces by up to this share of the crop
+    bend: float = 0.01  # and move parts of them beside others by about this share
+
+
+def learn_visemes(
+    encoder: nn.Module,
+    embed: Callable[[Tensor], Tensor],
+    config: VisemeTraining,
+    seed: int,
+    output: str | Path,
+    places: Sequence[int] = (8,),
+) -> None:
+    """Teach `encoder`, whose parameters require no gradient afterwards, which visemes it hears in synthetic speech.
+
+    Few people's clips teach a network their voices instead; speech can be synthesized by the hour.
+
+    Args:
+        embed: log-mel windows (B, 80, 16) to embeddings (B, D), by `encoder`.
+        output: the run's folder, in which a lesson that was killed goes on.
+        places: the mel frames of the 16 whose visemes it has to tell.
+    """
+    windows, device = SpeechWindows(config.data, seed, places), next(encoder.parameters()).device
+    encoder.eval()
+    with torch.no_grad():
+        width = embed(torch.zeros(2, *FEATURES["mel"], device=device)).shape[1]
+    encoder.requires_grad_(True).train()
+    head = nn.Linear(width, len(VISEMES) * len(places)).to(device)
+
+    def loss(step: int) -> Tensor:
+        mel, visemes = (part.to(device) for part in windows.batch(config.batch_size, step))
+        logits = head(embed(mel)).unflatten(1, (len(VISEMES), len(places)))
+        return F.cross_entropy(logits, visemes, label_smoothing=0.05)
+
+    learn("visemes", nn.ModuleList([encoder, head]), loss, config, seed, output)
+    encoder.requires_grad_(False).eval()
+
+
+def learn_reading(
+    reader: PointReader, dataset: ClipDataset, config: ReadingTraining, seed: int, output: str | Path
+) -> None:
+    """Teach a `PointReader`, whose parameters require no gradient afterwards, to read faces like those of the clips.
+
+    It learns from `DrawnFaces`: in the windows of the clips a face comes again and again. First to read, then to
+    correct what it reads: corrections of what is still read at random would learn to do nothing. `output` is the run's
+    folder, in which a lesson that was killed goes on.
+    """
+    faces = DrawnFaces(np.concatenate(list(dataset.points())), config.warp, config.bend, seed)
+    device = next(reader.parameters()).device
+    lessons = (
+        ("reading", reader.first, lambda heatmaps: [reader.first(heatmaps)]),
+        ("corrections", reader.corrections, lambda heatmaps: reader.readings(heatmaps)[1:]),
+    )
+    for lesson, (what, part, read) in enumerate(lessons):
+        part.requires_grad_(True).train()
+
+        def loss(step: int, lesson: int = lesson, read: Callable = read) -> Tensor:
+            drawn = faces.batch(config.batch_size, lesson * config.steps + step)
+            return reading_loss(read, *(value.to(device) for value in drawn))
+
+        learn(what, part, loss, config, seed, output)
+        part.requires_grad_(False)
+        reader.eval()
+
+
+def reading_loss(read: Callable[[Tensor], list[Tensor]], points: Tensor, whole: Tensor, upper: Tensor) -> Tensor:
+    """Mean distance, in units of the crop, of what is read off heatmaps (M, 1, H, W) from points (M, 131, 2).
+
+    Off those of upper faces, their own points count. `read` gives one or several readings of (2 M, 1, H, W), their mean
+    counts.
+    """
+    readings = torch.stack(read(torch.cat([whole, upper]))).unflatten(1, (2, -1))
+    distance = (readings - points).norm(dim=-1)
+    return torch.cat([distance[:, 0].flatten(), distance[:, 1][..., ANCHORS].flatten()]).mean()
+
+
+def learn(
+    what: str,
+    network: nn.Module,
+    loss: Callable[[int], Tensor],
+    config: VisemeTraining | ReadingTraining,
+    seed: int,
+    output: str | Path,
+) -> None:
+    """Minimise `loss(step)` behind a progress bar; AdamW with one cycle of the learning rate.
+
+    Goes on from, and keeps, `output/pretraining/{what}.pt`; begins anew where that is of other settings.
+    """
+    if config.steps < 1 or config.batch_size < 1:
+        raise InputError(f"{what}: {config.steps} steps of {config.batch_size} teach nothing; use 1 or more of both")
+    parameters = list(network.parameters())
+    adam = torch.optim.AdamW(parameters, config.learning_rate, weight_decay=0.02)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(adam, config.learning_rate, total_steps=config.steps, pct_start=0.05)
+    path = Path(output) / "pretraining" / f"{what}.pt"
+    settings = dataclasses.asdict(config) | {"seed": seed}
+    done = _resume(path, settings, network, adam, schedule)
+    with tqdm(total=config.steps, initial=done, desc=what, unit="step") as bar:
+        for step in range(done, config.steps):
+            value = loss(step)
+            adam.zero_grad()
+            value.backward()
+            nn.utils.clip_grad_norm_(parameters, 5.0)
+            adam.step()
+            schedule.step()
+            if step % 20 == 0:
+                bar.set_postfix(loss=f"{float(value.detach()):.4f}")
+            bar.update()
+            if (step + 1) % _SAVE_EVERY == 0 or step + 1 == config.steps:
+                parts = {"network": network, "adam": adam, "schedule": schedule}
+                state = {name: part.state_dict() for name, part in parts.items()}
+                with writing(path.parent), replacing(path) as temporary:
+                    torch.save(state | {"settings": settings, "step": step + 1}, temporary)
+    adam.zero_grad()  # of a gradient that stayed, the run's own optimizer would make a step
+
+
+def _resume(path: Path, settings: dict, network: nn.Module, adam: torch.optim.Optimizer, schedule: object) -> int:
+    """Load a lesson's state; the number of steps it has done, 0 where there is none of these settings."""
+    if not path.is_file():
+        return 0
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if state["settings"] != settings:
+            return 0
+        network.load_state_dict(state["network"])
+        adam.load_state_dict(state["adam"])
+        schedule.load_state_dict(state["schedule"])
+        return state["step"]
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise InputError(f"{path} is not a state of this config's network ({reason}); delete it") from error
