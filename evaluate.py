@@ -14,11 +14,10 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-import torch
 from tqdm import tqdm
 
 from media.errors import InputError, Parser, command
-from media.files import output_folder, replacing
+from media.files import named_paths, output_folder, replacing
 from metrics.evaluation import Evaluation
 from metrics.gallery import Gallery
 from metrics.pairs import SUFFIXES
@@ -27,6 +26,7 @@ from metrics.report import write_report
 from metrics.results import Results, published_grid
 from metrics.scoring import Options, count_frames, load_networks
 from metrics.tables import METRICS, TABLES, PublishedTable
+from models.devices import add_device
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -50,7 +50,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--clips", type=Path, metavar="FILE", help="score only these: a name a line, what follows it ignored"
     )
-    parser.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
+    add_device(parser)
     return parser.parse_args(arguments)
 
 
@@ -71,21 +71,6 @@ def chosen_metrics(names: list[str] | None, table: PublishedTable | None) -> tup
     return tuple(dict.fromkeys(metrics))
 
 
-def method_folders(arguments: list[str]) -> dict[str, Path]:
-    """Method -> folder from NAME=DIR or DIR, whose own name then names the method."""
-    folders = {}
-    for argument in arguments:
-        name, separator, folder = argument.partition("=")
-        if not separator or Path(argument).is_dir():
-            name, folder = Path(argument).resolve().name, argument
-        if not name or not folder:
-            raise InputError(f"--generated {argument} lacks a name or a folder; write NAME=DIR")
-        if name in folders:
-            raise InputError(f"--generated names {name} twice; write NAME=DIR with different names")
-        folders[name] = Path(folder)
-    return folders
-
-
 def listed_clips(path: Path | None) -> dict[str, set[str]] | None:
     """The lines of a file with a clip in each, and the names that the videos of each may have."""
     if path is None:
@@ -101,15 +86,6 @@ def listed_clips(path: Path | None) -> dict[str, set[str]] | None:
     if not clips:
         raise InputError(f"--clips {path} lists no clip; give a text file with a name a line")
     return clips
-
-
-def chosen_device(name: str | None) -> str:
-    try:
-        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"--device {name} cannot be used ({str(error).splitlines()[0]}); give cpu or cuda") from error
-    return str(device)
 
 
 def write_results(results: Results, gallery: Gallery, folder: Path) -> None:
@@ -165,8 +141,8 @@ def main(arguments: list[str] | None = None) -> None:
         raise InputError(f"--region {args.region} does not exist; give face or frame")
     if args.size < 32:
         raise InputError(f"--size {args.size} is too small for the metrics; give 32 or more")
-    options = Options(metrics, args.region, args.size, chosen_device(args.device))
-    folders = method_folders(args.generated)
+    options = Options(metrics, args.region, args.size, str(args.device))
+    folders = named_paths("--generated", args.generated)
     only = listed_clips(args.clips)
     output = output_folder(args.output) if args.output else None
 

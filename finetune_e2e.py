@@ -19,8 +19,8 @@ from torchvision.utils import make_grid
 from losses.face import FaceLosses, FaceObjective
 from losses.flow import flow_score
 from losses.heatmap import HeatmapLosses, freeze_unread, heatmap_terms
-from losses.reconstruction import LIPS
 from media.errors import InputError, command
+from media.heatmap import LIP_KEYPOINTS
 from metrics.crops import crop_scores
 from models.checkpoint import build_network, check_size, load_network
 from models.discriminator import DiscriminatorConfig
@@ -129,7 +129,7 @@ def validate(dubbing: Dubbing, batch: dict, weights: HeatmapLosses) -> tuple[dic
     values |= flow_score(alignments, targets)
     terms = heatmap_terms(heatmaps, landmarks, batch, weights)
     values |= {f"val/{name}": float(value) for name, value in terms.items()}
-    values["val/LipLMD"] = float((landmarks - batch["landmarks"])[..., LIPS, :].norm(dim=-1).mean())
+    values["val/LipLMD"] = float((landmarks - batch["landmarks"])[..., LIP_KEYPOINTS, :].norm(dim=-1).mean())
     heatmap = heatmaps[:8, dubbing.synthesized][:, 0].expand(-1, 3, -1, -1)
     columns = [batch["reference_images"][:8, 0], heatmap, mask_lower_half(true[:8, 0]), faces[:8, 0], true[:8, 0]]
     grid = make_grid(torch.stack(columns, dim=1).flatten(0, 1), nrow=len(columns))

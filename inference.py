@@ -12,12 +12,11 @@ import signal
 import sys
 from pathlib import Path
 
-import torch
-
 from dubbing import DubOptions, dub, load_speaker
 from dubbing.pairs import Pair, dub_pairs, read_pairs
 from media.errors import InputError, Parser, command
 from media.files import existing_file
+from models.devices import add_device
 
 DEMO = Path(__file__).resolve().parent / "checkpoints" / "demo"
 STOPS = (signal.SIGINT, signal.SIGTERM)
@@ -36,9 +35,7 @@ def parse() -> argparse.Namespace:
     many.add_argument("--list", type=Path, metavar="CSV", help="lines of video,audio,output; finished ones are skipped")
     networks = parser.add_argument_group("networks")
     networks.add_argument("--checkpoint", type=Path, default=DEMO, metavar="DIR", help="default: the bundled one")
-    networks.add_argument(
-        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: cuda if it is there"
-    )
+    add_device(networks)
     networks.add_argument("--batch-size", type=int, metavar="N", help="faces made at once; default 4, on cuda 32")
     networks.add_argument(
         "--audio-features", choices=("mel", "wav2vec2"), help="what the checkpoint hears; it knows, so this only checks"
@@ -80,7 +77,7 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def options_of(arguments: argparse.Namespace, device: torch.device) -> DubOptions:
+def options_of(arguments: argparse.Namespace) -> DubOptions:
     """Check what argparse does not, and gather the options."""
     if arguments.face not in ("largest", "left", "right", "all") and not arguments.face.isdecimal():
         raise InputError(f"--face {arguments.face} is none of largest, left, right, all or a number from 0 on")
@@ -90,7 +87,8 @@ def options_of(arguments: argparse.Namespace, device: torch.device) -> DubOption
         if len(parts) != 2 or not all(part.strip().isdecimal() for part in parts):
             raise InputError(f"--face-at {arguments.face_at} is not X,Y in pixels; give for example 320,180")
         at = int(parts[0]), int(parts[1])
-    batch_size = arguments.batch_size if arguments.batch_size is not None else 32 if device.type == "cuda" else 4
+    usual = 32 if arguments.device.type == "cuda" else 4
+    batch_size = arguments.batch_size if arguments.batch_size is not None else usual
     workers = arguments.workers if arguments.workers is not None else min(8, os.cpu_count() or 1)
     for name, value in (("--batch-size", batch_size), ("--workers", workers)):
         if value < 1:
@@ -110,12 +108,6 @@ def options_of(arguments: argparse.Namespace, device: torch.device) -> DubOption
         workers=workers,
         progress=not arguments.quiet,
     )
-
-
-def device_of(name: str) -> torch.device:
-    if name == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device cuda: PyTorch finds no CUDA device here; use --device cpu")
-    return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
 
 
 def check_audio(arguments: argparse.Namespace, heard: str) -> None:
@@ -151,10 +143,9 @@ def main() -> int:
     for number in STOPS:  # also where a shell script, which has started this with &, has SIGINT ignored
         signal.signal(number, interrupt)
     arguments = parse()
-    device = device_of(arguments.device)
-    options = options_of(arguments, device)
+    options = options_of(arguments)
     pairs = pairs_of(arguments)
-    speaker = load_speaker(arguments.checkpoint, device, arguments.precision, options.batch_size)
+    speaker = load_speaker(arguments.checkpoint, arguments.device, arguments.precision, options.batch_size)
     check_audio(arguments, speaker.audio)
     if arguments.list is not None:
         return dub_pairs(pairs, lambda pair: dub(pair.video, pair.audio, pair.output, speaker, options))

@@ -25,10 +25,9 @@ from torchvision.utils import make_grid
 from losses.face import FaceLosses, FaceObjective
 from losses.flow import flow_score
 from losses.g4g import G4GLosses, G4GObjective, freeze_unread
-from losses.reconstruction import LIPS
 from media.errors import InputError, command
 from media.face import FaceTracker, select131
-from media.heatmap import KEYPOINTS
+from media.heatmap import KEYPOINTS, LIP_KEYPOINTS
 from metrics.crops import crop_scores, with_upper_half
 from models.checkpoint import build_network, load_network
 from models.discriminator import DiscriminatorConfig
@@ -136,7 +135,7 @@ def _lips(tracker: FaceTracker, face: Tensor) -> np.ndarray | None:
     size, margin = 200, 50  # all of it below the size in whose parts the tracker would search again
     picture = cv2.resize(np.ascontiguousarray(picture), (size, size), interpolation=cv2.INTER_CUBIC)
     found = tracker.find(cv2.copyMakeBorder(picture, *[margin] * 4, cv2.BORDER_REPLICATE))
-    return (select131(found[0].landmarks)[KEYPOINTS][LIPS] - margin) / size if found else None
+    return (select131(found[0].landmarks)[KEYPOINTS][LIP_KEYPOINTS] - margin) / size if found else None
 
 
 def starting_point(config: FaceTraining | G4GTraining) -> FaceSynthesizer | G4GSynthesizer:

@@ -17,9 +17,8 @@ from torchvision.utils import make_grid
 
 from data_prep.clips import ClipDataset, mirrored_points
 from losses.heatmap import HeatmapLosses, freeze_unread, heatmap_terms
-from losses.reconstruction import LIPS
 from media.errors import InputError, command
-from media.heatmap import KEYPOINTS
+from media.heatmap import KEYPOINTS, LIP_KEYPOINTS
 from media.video import FPS
 from models.checkpoint import build_network, load_network
 from models.heatmap_predictor import HeatmapPredictor, HeatmapPredictorConfig
@@ -69,8 +68,8 @@ class HeatmapTraining:
     train: TrainConfig = field(default_factory=TrainConfig)
     warp: float = 0.0  # augmentation: turn, stretch and shift the heatmaps by up to this share of the crop
     reading: ReadingTraining = field(default_factory=ReadingTraining)
-    speech: SpeechTraining = field(default_factory=SpeechTraining)
-    start_from: str = ""  # checkpoint folder whose predictor the run begins with; empty: fresh weights
+    speech: SpeechTraining = field(default_factory=SpeechTraining)  # this and `reading`: of networks that draw
+    start_from: str = ""  # checkpoint folder whose predictor, and its form, the run begins with; empty: fresh weights
     output: str = MISSING
 
 
@@ -148,7 +147,7 @@ def validate(predictor: HeatmapPredictor, batch: dict, weights: HeatmapLosses) -
     heatmaps, landmarks = predictor(*(batch[name] for name in INPUTS))
     terms = heatmap_terms(heatmaps, landmarks, batch, weights)
     values = {f"val/{name}": float(value) for name, value in terms.items()}
-    lips = (landmarks - batch["landmarks"])[..., LIPS, :]
+    lips = (landmarks - batch["landmarks"])[..., LIP_KEYPOINTS, :]
     values["val/LipLMD"] = float(lips.norm(dim=-1).mean())
     middle = heatmaps.shape[1] // 2
     rows = [
@@ -166,11 +165,6 @@ def main() -> None:
     config = parse_config(HeatmapTraining, __doc__)
     accelerator = start(config)
 
-    shape = {"audio": config.model.audio, "window": config.model.frames, "references": config.model.references}
-    dataset, others = training_windows(config.data, shape, warp=config.warp)
-    validation = validation_batch(others, config.train.validation_windows)
-    validation = move(validation, accelerator.device)
-
     if config.start_from:
         predictor = load_network(config.start_from, "heatmap_predictor")
         config.model = predictor.config
@@ -178,6 +172,15 @@ def main() -> None:
         predictor = build_network("heatmap_predictor", config.model)
     check_batch(config.train.batch_size * min(config.model.frames, config.model.references), accelerator)
     drawn = predictor.speech is not None
+    if not drawn and (config.speech.data or config.reading.steps > 0):
+        raise InputError(
+            "speech.data and reading.steps are for a network that draws; set model.heatmaps=drawn, or neither"
+        )
+    shape = {"audio": config.model.audio, "window": config.model.frames, "references": config.model.references}
+    dataset, others = training_windows(config.data, shape, warp=config.warp)
+    validation = validation_batch(others, config.train.validation_windows)
+    validation = move(validation, accelerator.device)
+
     if drawn and not config.start_from and not holds_a_run(config.output):
         predictor.to(accelerator.device)
         if config.reading.steps > 0:

@@ -23,13 +23,13 @@ from omegaconf import MISSING
 from torch import Tensor, nn
 
 from data_prep.clips import Clip, clip_paths
-from data_prep.offsets import SHIFTS, find_offset, similarity_curves
+from data_prep.offsets import find_offset, similarity_curves
 from data_prep.sync import SyncDataset, window_starts
-from losses.reconstruction import LIPS
 from losses.sync import contrastive_loss, shifted_loss, sync_classification_loss
 from media.errors import InputError, command
+from media.heatmap import LIP_KEYPOINTS, LIP_POINTS
 from models.checkpoint import build_network
-from models.heatmap_predictor import LIP_POINTS
+from models.chung_syncnet import SHIFTS
 from models.layers import scaled
 from models.sync_expert import FRAMES, SyncExpert, SyncExpertConfig, lower_faces
 from pretraining import VisemeTraining, learn_visemes
@@ -96,7 +96,7 @@ class ExpertAndMotion(nn.Module):
         super().__init__()
         self.expert = expert
         width = scaled(512, expert.config.width)
-        self.head = nn.Linear(width, FRAMES * LIP_POINTS * 2) if reads_motion else None
+        self.head = nn.Linear(width, FRAMES * len(LIP_POINTS) * 2) if reads_motion else None
 
     def forward(self, mel: Tensor, lower_faces: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Embed sounds (B, 1 + N, 1, 80, 16), their own first, and faces (B, 15, 48, 96).
@@ -108,7 +108,7 @@ class ExpertAndMotion(nn.Module):
         sounds, face = self.expert(mel.flatten(0, 1), lower_faces)
         sounds = sounds.unflatten(0, mel.shape[:2])
         read = [] if self.head is None else [self.head(x * x.shape[1] ** 0.5) for x in (face, sounds[:, 0])]
-        return sounds, face, [_STEP * motion.unflatten(1, (FRAMES, LIP_POINTS, 2)) for motion in read]
+        return sounds, face, [_STEP * motion.unflatten(1, (FRAMES, len(LIP_POINTS), 2)) for motion in read]
 
 
 def sync_terms(network: Callable, batch: dict, config: SyncTraining) -> dict[str, Tensor]:
@@ -123,7 +123,7 @@ def sync_terms(network: Callable, batch: dict, config: SyncTraining) -> dict[str
     else:
         terms = {"contrastive": contrastive_loss(own, face, config.temperature, others)}
     for name, motion in zip(("face_motion", "sound_motion"), motions, strict=False):
-        terms[name] = config.motion * F.l1_loss(motion.float(), batch["motion"][..., LIPS, :])
+        terms[name] = config.motion * F.l1_loss(motion.float(), batch["motion"][..., LIP_KEYPOINTS, :])
     return terms
 
 

@@ -57,8 +57,8 @@ class DataConfig:
     workers: int = 2  # loader processes for each training process; 0 reads in the training process itself
     augment: bool = False  # flips and colour jitter, the same for a window and its references
     decoded: str | None = None  # folder for decoded copies of the faces, 48 kB each, that are read ten times as fast
-    max_offset: int | None = None  # leave out clips whose sound `data_prep.offsets` found off by more frames
-    correct_offsets: bool = False  # move each clip's sound by the offset that it found
+    max_offset: int | None = None  # leave out clips of `train` whose sound `data_prep.offsets` found off by more frames
+    correct_offsets: bool = False  # move the sound of each clip of `train` by the offset that it found
 
 
 @dataclass

@@ -25,6 +25,7 @@ from dubbing.speaker import FaceJob
 from media.audio import read_sound
 from media.errors import Parser, command
 from media.video import FPS, VideoWriter
+from models.devices import add_device
 
 ROOT = Path(__file__).resolve().parent.parent
 PORTRAIT, SPEECH = ROOT / "assets" / "portrait.mp4", ROOT / "assets" / "speech.wav"
@@ -93,7 +94,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=512)
     parser.add_argument("--height", type=int, default=512)
     parser.add_argument("--checkpoint", type=Path, default=ROOT / "checkpoints" / "demo", metavar="DIR")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    add_device(parser)
     parser.add_argument("--batch-size", type=int, default=DubOptions.batch_size)
     parser.add_argument("--workers", type=int, default=2, help="face trackers at once")
     parser.add_argument("--skip-networks", action="store_true", help="paste the source's own face")
@@ -102,8 +103,7 @@ def main() -> None:
     if arguments.skip_networks:
         speaker = SourcesOwnFaces()
     else:
-        device = torch.device(arguments.device)
-        speaker = load_speaker(arguments.checkpoint, device, batch_size=arguments.batch_size)
+        speaker = load_speaker(arguments.checkpoint, arguments.device, batch_size=arguments.batch_size)
     with tempfile.TemporaryDirectory() as folder:
         video, sound, output = (Path(folder) / name for name in ("source.mp4", "sound.wav", "dubbed.mp4"))
         make_video(video, arguments.width, arguments.height, arguments.seconds)

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import torch
 
 from benchmarks.dubbing import ROOT, make_sound
 from dubbing import DubOptions, dub, load_speaker
@@ -26,6 +25,7 @@ from media.errors import InputError, Parser, command
 from media.face import paste_weight
 from media.heatmap import LIP_POINTS
 from media.video import FPS, read_frames
+from models.devices import add_device
 
 REGIONS = ("cheeks", "contour", "rest")
 MOUTH = 0.12  # of the face's width, by which the mouth's region is wider than the lips on every side
@@ -83,9 +83,9 @@ def main() -> None:
     parser.add_argument("videos", nargs="+", type=Path, metavar="VIDEO", help="videos with sound")
     parser.add_argument("--seconds", type=float, default=4, help="how much of each is dubbed (default: 4)")
     parser.add_argument("--checkpoint", type=Path, default=ROOT / "checkpoints" / "demo", metavar="DIR")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    add_device(parser)
     arguments = parser.parse_args()
-    speaker = load_speaker(arguments.checkpoint, torch.device(arguments.device))
+    speaker = load_speaker(arguments.checkpoint, arguments.device)
 
     results: dict[str, dict[str, tuple[float, float]]] = {}
     with tempfile.TemporaryDirectory() as folder:

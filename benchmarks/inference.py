@@ -19,14 +19,14 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from media.audio import FEATURES
-from media.errors import InputError, Parser, command
-from media.files import existing_file
+from media.errors import Parser, command
 from media.heatmap import ORDER
+from models.checkpoint import network_config
+from models.devices import usable_device
 from models.face_synthesizer import FaceSynthesizer, FaceSynthesizerConfig, Gathered, References, TemporalPath
 from models.fast import accelerate_inference, autocast, forbid_tf32, graphed
 from models.heatmap_predictor import HeatmapPredictor, HeatmapPredictorConfig
@@ -234,13 +234,7 @@ def load_configs(path: str | None, width: float) -> tuple[HeatmapPredictorConfig
     if path is None:
         predictor = dataclasses.replace(HeatmapPredictorConfig.released(), width=width)
         return predictor, FaceSynthesizerConfig.released(width=width)
-    content = OmegaConf.load(existing_file(path, "config"))
-    configs = []
-    for name, schema in (("heatmap_predictor", HeatmapPredictorConfig), ("face_synthesizer", FaceSynthesizerConfig)):
-        if name not in content:
-            raise InputError(f"config {path} has no section {name}; give a checkpoint's config.yaml")
-        configs.append(OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), content[name])))
-    return tuple(configs)
+    return network_config(path, "heatmap_predictor"), network_config(path, "face_synthesizer")
 
 
 @torch.inference_mode()
@@ -299,7 +293,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--batch", type=int, default=4, help="frames of the second measurement")
     parser.add_argument("--threads", type=int, help="CPU threads; default: PyTorch's choice")
     parser.add_argument("--seconds", type=float, default=1.0, help="how long each form is run, three times over")
-    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: the CPU, and CUDA where there is one")
+    parser.add_argument("--device", type=usable_device, metavar="cpu|cuda", help="default: both, where CUDA is there")
     options = parser.parse_args(arguments)
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -307,14 +301,13 @@ def main(arguments: list[str] | None = None) -> None:
     predictor_config, synthesizer_config = load_configs(options.config, options.width)
     predictor = trained_like(HeatmapPredictor(predictor_config))
     synthesizer = trained_like(FaceSynthesizer(synthesizer_config))
-    devices = [options.device] if options.device else ["cpu"] + ["cuda"] * torch.cuda.is_available()
-    if "cuda" in devices and not torch.cuda.is_available():
-        raise InputError("--device cuda: PyTorch finds no CUDA device here; use cpu")
+    names = ["cpu"] + ["cuda"] * torch.cuda.is_available()
+    devices = [options.device] if options.device else [torch.device(name) for name in names]
     print(f"torch {torch.__version__}, {torch.get_num_threads()} CPU threads")
     print("device frames form             GFLOP/frame   ms/frame  frames/s   x plain      GiB  max. diff.")
     for device in devices:
         for frames in (1, options.batch):
-            for line in compare(predictor, synthesizer, frames, torch.device(device), options.seconds):
+            for line in compare(predictor, synthesizer, frames, device, options.seconds):
                 print(line, flush=True)
 
 

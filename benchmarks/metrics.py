@@ -26,6 +26,7 @@ from metrics.evaluation import Evaluation
 from metrics.render import Cell, Grid, to_text
 from metrics.scoring import Options, load_networks
 from metrics.tables import METRICS
+from models.devices import add_device
 
 PORTRAIT = Path(__file__).resolve().parent.parent / "assets" / "portrait.mp4"
 
@@ -64,15 +65,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--minutes", type=float, default=0.25, help="length of the videos (default 0.25)")
     parser.add_argument("--metrics", nargs="+", default=["psnr", "ssim", "liplmd"], help="default: psnr ssim liplmd")
     parser.add_argument("--region", choices=("face", "frame"), default="face", help="default: face")
-    parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+    add_device(parser)
     parser.add_argument("--threads", type=int, default=1, help="of PyTorch, beside the two readers (default 1)")
     args = parser.parse_args(arguments)
     for metric in args.metrics:
         if metric not in METRICS:
             raise InputError(f"--metrics {metric} does not exist; choose from {', '.join(METRICS)}")
     torch.set_num_threads(args.threads)
-    options = Options(tuple(args.metrics), args.region, device=args.device)
-    networks, absent = load_networks(options.metrics, args.device)
+    options = Options(tuple(args.metrics), args.region, device=str(args.device))
+    networks, absent = load_networks(options.metrics, options.device)
     if absent:
         raise InputError(next(iter(absent.values())))
     with tempfile.TemporaryDirectory() as name:

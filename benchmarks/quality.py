@@ -27,17 +27,16 @@ from torch import Tensor
 from tqdm import tqdm
 
 from data_prep.clips import Clip, clip_id, clip_paths
-from data_prep.offsets import SHIFTS, similarity_curves
-from losses.reconstruction import LIPS
+from data_prep.offsets import similarity_curves
 from media.audio import audio_windows
 from media.errors import InputError, Parser, command
 from media.face import CROP_SIZE, covering_references
-from media.heatmap import FULL_FACE, KEYPOINTS, POSE, draw_heatmaps
+from media.heatmap import FULL_FACE, KEYPOINTS, LIP_KEYPOINTS, POSE, draw_heatmaps
 from media.video import FPS
 from metrics.crops import crop_scores
 from models import FaceSynthesizer, G4GSynthesizer, HeatmapPredictor, is_g4g, load_checkpoint, load_network
 from models.checkpoint import load_any_sync_expert
-from models.chung_syncnet import ChungSyncNet
+from models.chung_syncnet import SHIFTS, ChungSyncNet
 from models.fast import accelerate_inference
 from models.sync_expert import SyncExpert
 
@@ -93,7 +92,7 @@ def read_points(network: HeatmapPredictor | FaceSynthesizer, heatmaps: Tensor, k
 
 def mouth_opening(keypoints: np.ndarray) -> np.ndarray:
     """How far (F, 57, 2) keypoints' lips are open, however the head is tilted, less its mean over a second; (F,)."""
-    lips = keypoints[:, LIPS]
+    lips = keypoints[:, LIP_KEYPOINTS]
     opening = np.linalg.svd(lips - lips.mean(axis=1, keepdims=True), compute_uv=False)[:, 1]
     return opening - uniform_filter1d(opening, FPS)
 
@@ -186,9 +185,9 @@ def score_clip(
     result = picture_scores(clip, chosen, forms, every)
 
     scored = np.setdiff1d(np.arange(len(clip)), chosen)
-    lips = torch.from_numpy(clip.landmarks[:, KEYPOINTS])[:, LIPS]
+    lips = torch.from_numpy(clip.landmarks[:, KEYPOINTS])[:, LIP_KEYPOINTS]
     still = lips[chosen[len(chosen) // 2]]
-    result[PREDICTED]["LipLMD"] = float((keypoints[:, LIPS] - lips)[scored].norm(dim=-1).mean())
+    result[PREDICTED]["LipLMD"] = float((keypoints[:, LIP_KEYPOINTS] - lips)[scored].norm(dim=-1).mean())
     result[COPIED]["LipLMD"] = float((still - lips)[scored].norm(dim=-1).mean())
     true = mouth_opening(clip.landmarks[:, KEYPOINTS])
     result[FOLLOWS] = {

@@ -31,6 +31,7 @@ from losses.face import FaceLosses, FaceObjective
 from media.errors import InputError, Parser, command
 from media.face import CROP_SIZE
 from media.video import read_frames
+from models.devices import add_device
 from models.discriminator import DiscriminatorConfig, PatchDiscriminator
 from models.face_synthesizer import Alignment, FaceSynthesizer, FaceSynthesizerConfig
 from models.modulation import SpadeNorm
@@ -122,9 +123,11 @@ class Speed:
     memory: float
 
 
-def measure(build: Callable[[FaceSynthesizer], nn.Module], config: FaceTraining, warmup: int, device: str) -> Speed:
+def measure(
+    build: Callable[[FaceSynthesizer], nn.Module], config: FaceTraining, warmup: int, device: torch.device
+) -> Speed:
     """Run `train_face.py`'s steps with `build(synthesizer)` as the network; the first `warmup` are not counted."""
-    accelerator = Accelerator(cpu=device == "cpu", mixed_precision=config.train.precision)
+    accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=config.train.precision)
     torch.backends.cudnn.benchmark = True  # as training.start does
     torch.manual_seed(0)
     synthesizer = build(FaceSynthesizer(config.model))
@@ -239,12 +242,10 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2, help="loader processes (default: 2)")
     parser.add_argument("--precision", choices=["no", "bf16"], default="no")
     parser.add_argument("--compile", action="store_true", help="also measure the step with train.compile=true")
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
+    add_device(parser)
     parser.add_argument("--sync-expert", default="", help="checkpoint folder of train_sync.py, for the sync loss")
     parser.add_argument("--clips", type=int, default=0, help="also read so many clip files of 75 frames, and PNGs")
     options = parser.parse_args()
-    if options.device == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device cuda: no CUDA device is here; use cpu")
     for name in ("windows", "frames", "steps", "warmup"):
         if getattr(options, name) < 1:
             raise InputError(f"--{name} {getattr(options, name)} must be 1 or more")
@@ -279,7 +280,7 @@ def main() -> None:
         print("forward | frames/s | x plain | waiting for data | peak memory")
         forms = {"plain": (PlainSynthesizer, config), "shared": (channels_last, config)}
         if options.compile:
-            check_compiler(torch.device(options.device))
+            check_compiler(options.device)
             train = dataclasses.replace(config.train, compile=True)
             forms["shared, compiled"] = channels_last, dataclasses.replace(config, train=train)
         results = {}

@@ -9,7 +9,6 @@ LSE-D and LSE-C count it; null where a clip has no five frames in a row. `data.m
 training what is off by more than a frame.
 """
 
-import hashlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -21,15 +20,14 @@ from tqdm import tqdm
 
 from data_prep.clips import Clip, clip_id, clip_paths
 from data_prep.manifest import Manifest
-from data_prep.sync import FRAMES, sync_mel, window_starts
+from data_prep.sync import sync_mel, window_starts
 from media.audio import mfcc
-from media.errors import InputError, Parser, command
+from media.errors import Parser, command
 from media.video import FPS
-from models.checkpoint import load_any_sync_expert
-from models.chung_syncnet import GREY, MARGIN, MFCC_A_FRAME, MFCC_A_WINDOW, SIZE, ChungSyncNet
-from models.sync_expert import SyncExpert, lower_faces
-
-SHIFTS = 15  # frames either way
+from models.checkpoint import digest, load_any_sync_expert
+from models.chung_syncnet import GREY, MARGIN, SHIFTS, SIZE, ChungSyncNet, mfcc_windows
+from models.devices import add_device
+from models.sync_expert import FRAMES, SyncExpert, lower_faces
 
 
 @torch.no_grad()
@@ -111,28 +109,11 @@ def framed(face: np.ndarray, box: np.ndarray) -> np.ndarray:
     )
 
 
-def mfcc_windows(features: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-    """Chung's sound of five frames from each of `numbers` on: MFCC (M, 13) -> (n, 1, 13, 20)."""
-    # Beyond either end the sound is silent.
-    steps = MFCC_A_FRAME * np.asarray(numbers)[:, None] + np.arange(MFCC_A_WINDOW)
-    there = (steps >= 0) & (steps < len(features))
-    silence = mfcc(np.zeros(400, np.float32))[0]
-    windows = np.where(there[..., None], features[steps.clip(0, len(features) - 1)], silence)
-    return np.ascontiguousarray(windows.transpose(0, 2, 1)[:, None], np.float32)
-
-
 def find_offset(curves: np.ndarray) -> tuple[int, float]:
     """(windows, 2 shifts + 1) similarities -> offset in frames, and the mean curve's maximum minus its median."""
     curve = curves.mean(axis=0)
     best = int(curve.argmax())
     return curves.shape[1] // 2 - best, float(curve[best] - np.median(curve))
-
-
-def digest(expert: str) -> str:
-    """What tells one expert's weights from another's, of a checkpoint folder or a file."""
-    path = Path(expert) / "sync_expert.safetensors" if Path(expert).is_dir() else Path(expert)
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 @command
@@ -142,10 +123,8 @@ def main() -> None:
     parser.add_argument(
         "--expert", required=True, help="checkpoint folder with sync_expert, lipsync_expert.pth or syncnet_v2.model"
     )
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
+    add_device(parser)
     options = parser.parse_args()
-    if options.device != "cpu" and not torch.cuda.is_available():
-        raise InputError(f"--device {options.device}: no CUDA device is here; use cpu")
     expert = load_any_sync_expert(options.expert).to(options.device)
     paths = clip_paths(options.clips)
     manifest = Manifest(options.clips)

@@ -13,9 +13,8 @@ from data_prep.manifest import Manifest
 from media.audio import audio_windows
 from media.errors import InputError
 from media.video import FPS
+from models.sync_expert import FRAMES
 from models.transport import mouth_motion
-
-FRAMES = 5
 
 
 class SyncDataset(Dataset):

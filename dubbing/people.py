@@ -11,9 +11,9 @@ from queue import SimpleQueue
 import cv2
 import numpy as np
 
-from dubbing.stages import Clock
 from media.errors import InputError
 from media.face import Face, FaceTracker, crop_face, overlap, select131, to_crop
+from media.stages import Clock
 
 MOST_FACES = 4  # looked for in a frame
 _CUT = 24.0  # mean grey levels between two frames' thumbnails from which they are two shots

@@ -9,9 +9,8 @@ G4G's eq. 15 takes `l1_loss` under three masks (losses/g4g.py).
 import torch
 from torch import Tensor
 
+from media.heatmap import LIP_KEYPOINTS
 from models.precision import exact, full_precision
-
-LIPS = slice(17, 57)  # of the 57 keypoints: 17 of the jaw, then 40 of the lips
 
 
 def l1_loss(faces: Tensor, true_faces: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -69,7 +68,7 @@ def mouth_weight(landmarks: Tensor, size: int, inside: float, outside: float = 1
     Returns:
         (B, T, 1, size, size), without a gradient.
     """
-    lips = full_precision(landmarks.detach())[..., LIPS, :]
+    lips = full_precision(landmarks.detach())[..., LIP_KEYPOINTS, :]
     low = lips.amin(dim=-2)[..., None, None] - margin  # (B, T, 2, 1, 1)
     high = lips.amax(dim=-2)[..., None, None] + margin
     centre = (torch.arange(size, device=lips.device, dtype=lips.dtype) + 0.5) / size

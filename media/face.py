@@ -243,12 +243,6 @@ def to_crop(landmarks: np.ndarray, box: np.ndarray) -> np.ndarray:
     return ((landmarks - box[:2]) / (box[2:] - box[:2])).astype(np.float32)
 
 
-def from_crop(landmarks: np.ndarray, box: np.ndarray) -> np.ndarray:
-    """The inverse of `to_crop`: landmarks (..., 2) in units of `box` to pixels of the frame. float32."""
-    box = np.asarray(box, np.float64)
-    return (landmarks * (box[2:] - box[:2]) + box[:2]).astype(np.float32)
-
-
 def paste_face(
     frame: np.ndarray, face: np.ndarray, box: np.ndarray, landmarks: np.ndarray, upper: float = 0.0
 ) -> np.ndarray:

@@ -63,3 +63,23 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
         raise InputError(f"{path} cannot be written ({reason}); free some space or choose another place") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def named_paths(option: str, arguments: list[str]) -> dict[str, Path]:
+    """Paths by their names, of arguments `NAME=PATH`, or `PATH` alone, which is named after its last part.
+
+    Raises:
+        InputError: a name or a path is empty, or two have the same name; `option` is named.
+    """
+    paths: dict[str, Path] = {}
+    for argument in arguments:
+        name, separator, path = argument.partition("=")
+        if not separator or Path(argument).exists():  # a path may hold an equals sign itself
+            whole = Path(argument).resolve()
+            name, path = whole.stem if whole.is_file() else whole.name, argument
+        if not name or not path:
+            raise InputError(f"{option} {argument} lacks a name or a path; write NAME=PATH")
+        if name in paths:
+            raise InputError(f"{option} names {name} twice; write NAME=PATH with different names")
+        paths[name] = Path(path)
+    return paths

@@ -37,6 +37,7 @@ def _positions(edges: Edges) -> np.ndarray:
 LIP_POINTS = _positions(LIPS)  # 40
 JAW_POINTS = _positions(JAW)  # 17: the lower oval's 15, and 361 and 132 where it meets the upper one
 KEYPOINTS = np.concatenate([JAW_POINTS, LIP_POINTS])  # 57: what the predictor's keypoint head gives
+LIP_KEYPOINTS = slice(len(JAW_POINTS), len(KEYPOINTS))  # the lips' places among these
 OVAL_POINTS = _positions(FACE_OVAL)
 
 _MIRRORED_IDS = (

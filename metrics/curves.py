@@ -14,8 +14,8 @@ import numpy as np
 from scipy.ndimage import uniform_filter1d
 
 from media.errors import InputError, Parser, command
-from media.files import replacing
-from metrics.plots import add_figure, legend_label, named_paths, plain_text
+from media.files import named_paths, replacing
+from metrics.plots import add_figure, legend_label, plain_text
 
 NEIGHBOURS = 15  # values of the moving mean
 
@@ -72,7 +72,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--scalars", nargs="+", default=["train/loss"], metavar="TAG", help="default: train/loss")
     add_figure(parser, "curves.png")
     options = parser.parse_args(arguments)
-    runs = named_paths(options.runs)
+    runs = named_paths("RUN", options.runs)
     draw(runs, options.scalars, options.output)
     print(f"{len(options.scalars)} curves of {len(runs)} runs drawn in {options.output}")
 

@@ -2,8 +2,6 @@
 
 import contextlib
 import itertools
-import queue
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +14,7 @@ from torch import Tensor
 from data_prep.layout import VIDEO_SUFFIXES, files_below
 from media.errors import InputError
 from media.face import Face, FaceTracker, crop_face
+from media.stages import background
 from media.video import read_frames
 
 SUFFIXES = VIDEO_SUFFIXES | {".gif"}
@@ -164,8 +163,8 @@ def read_pairs(
     """
     known_faces = [] if known_faces is None else known_faces
     with contextlib.ExitStack() as stack:
-        generated = stack.enter_context(_ahead(_with_faces(pair.generated, track_generated, [])))
-        reference = stack.enter_context(_ahead(_with_faces(pair.reference, track_reference, known_faces)))
+        generated = stack.enter_context(_ahead(pair.generated, track_generated, []))
+        reference = stack.enter_context(_ahead(pair.reference, track_reference, known_faces))
         for index, (made, true) in enumerate(itertools.zip_longest(generated, reference)):
             if made is None:
                 count.only_reference += 1
@@ -193,42 +192,6 @@ def _with_faces(path: Path, track: bool, known: list[Face | None]) -> Iterator[t
             yield frame, known[index] if track else None
 
 
-@contextlib.contextmanager
-def _ahead(items: Iterator) -> Iterator[Iterator]:
-    """Run `items` in a thread, a few items ahead of the reader; its exception is raised where they are read."""
-    waiting: queue.Queue = queue.Queue(_AHEAD)
-    stopped = threading.Event()
-    end = object()
-
-    def put(item) -> bool:
-        while not stopped.is_set():
-            try:
-                waiting.put(item, timeout=0.1)
-                return True
-            except queue.Full:
-                continue
-        return False
-
-    def work() -> None:
-        try:
-            with contextlib.closing(items):
-                for item in items:
-                    if not put(item):
-                        return
-            put(end)
-        except BaseException as error:  # whatever it is, it belongs to the reading thread
-            put(error)
-
-    def read() -> Iterator:
-        while (item := waiting.get()) is not end:
-            if isinstance(item, BaseException):
-                raise item
-            yield item
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    try:
-        yield read()
-    finally:
-        stopped.set()
-        thread.join()
+def _ahead(path: Path, track: bool, known: list[Face | None]) -> contextlib.closing:
+    """`_with_faces` in a thread of its own, a few frames ahead of the reader."""
+    return contextlib.closing(background(_with_faces(path, track, known), _AHEAD))

@@ -4,7 +4,7 @@ import argparse
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from media.errors import InputError, Parser
+from media.errors import Parser
 
 SUFFIXES = (".png", ".pdf", ".svg", ".jpg")
 
@@ -18,23 +18,6 @@ def add_figure(parser: Parser, default: str) -> None:
         return Path(text)
 
     parser.add_argument("--output", type=figure, default=Path(default), help=f"figure: {' '.join(SUFFIXES)}")
-
-
-def named_paths(arguments: list[str]) -> dict[str, Path]:
-    """Paths by their names, of arguments `NAME=PATH`, or `PATH` alone, which is named after its last part.
-
-    Raises:
-        InputError: two have the same name.
-    """
-    paths: dict[str, Path] = {}
-    for argument in arguments:
-        name, separator, path = argument.partition("=")
-        if not separator or Path(argument).exists():  # a path may hold an equals sign itself
-            name, path = Path(argument).stem if Path(argument).is_file() else Path(argument).name, argument
-        if name in paths:
-            raise InputError(f"{argument} and {paths[name]} are both named {name}; give NAME=PATH")
-        paths[name] = Path(path)
-    return paths
 
 
 def plain_text(**settings) -> AbstractContextManager:

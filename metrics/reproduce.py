@@ -13,7 +13,6 @@ OUTPUT holds list.csv (what is dubbed), clips.txt (the names), truth/ (links to 
 """
 
 import csv
-import hashlib
 import json
 import os
 import random
@@ -27,6 +26,7 @@ from data_prep.preprocess import LAYOUTS
 from media.errors import InputError, Parser, command
 from media.files import output_folder, replacing
 from metrics.tables import TABLES
+from models.checkpoint import digest
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = ROOT / "checkpoints" / "demo"
@@ -99,20 +99,6 @@ def prepare(clips: list[Source], output: Path) -> None:
                 place.symlink_to(clip.video.resolve())
             except OSError:  # a file system without links
                 shutil.copyfile(clip.video, place)
-
-
-def digest(checkpoint: Path) -> str:
-    """What tells a checkpoint's content from that of another one trained into the same folder."""
-    whole = hashlib.sha256()
-    for name in ("config.yaml", *sorted(path.name for path in checkpoint.glob("*.safetensors"))):
-        try:
-            with open(checkpoint / name, "rb") as file:
-                whole.update(f"{name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
-        except OSError as error:
-            raise InputError(
-                f"checkpoint {checkpoint}: {name} cannot be read ({error.strerror}); give a checkpoint folder"
-            ) from error
-    return whole.hexdigest()[:16]
 
 
 def keep_settings(settings: dict, output: Path) -> None:

@@ -21,8 +21,9 @@ from metrics.landmarks import lip_landmark_distance
 from metrics.motion import dynamic_motion_error, load_raft, optical_flow
 from metrics.pairs import Batch, FrameCount, FramePair, Pair, to_tensor
 from metrics.perceptual import load_lpips, lpips
-from metrics.sync import SyncEmbeddings, load_syncnet
+from metrics.sync import SyncEmbeddings
 from metrics.tables import METRICS
+from models.checkpoint import load_syncnet
 
 WEIGHTS = {"lpips": "lpips", "fid": "fid", "lse_d": "syncnet", "lse_c": "syncnet", "dme": "raft"}
 _LOAD = {"lpips": load_lpips, "fid": load_inception, "syncnet": load_syncnet, "raft": load_raft}

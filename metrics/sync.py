@@ -6,18 +6,23 @@ Sync Expert Is All You Need for Speech to Lip Generation In the Wild", 2020.
 
 from collections import deque
 from dataclasses import dataclass
-from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
 
-from media.errors import InputError
-from models.checkpoint import read_foreign
-from models.chung_syncnet import GREY, MARGIN, MFCC_A_FRAME, MFCC_A_WINDOW, SIZE, ChungSyncNet, released_state
+from models.chung_syncnet import (
+    FRAMES,
+    GREY,
+    MARGIN,
+    MFCC_A_FRAME,
+    MFCC_A_WINDOW,
+    SHIFTS,
+    SIZE,
+    ChungSyncNet,
+    mfcc_windows,
+)
 
-SHIFTS = 15  # frames either way
-FRAMES = 5  # of a window
 EPSILON = 1e-6  # added to each difference by torch's pairwise distance, with which the scores were published
 BATCH = 8  # windows embedded at once
 REACH = 6  # frames either way over which boxes are smoothed, as SyncNet's published pipeline does
@@ -36,23 +41,6 @@ class SyncScore:
     offset: int
     distance: float
     confidence: float
-
-
-def load_syncnet(weights: Path) -> ChungSyncNet:
-    """Chung's SyncNet in eval mode.
-
-    Args:
-        weights: the authors' `syncnet_v2.model` (`python -m checkpoints.fetch syncnet`).
-
-    Raises:
-        InputError: the file does not hold that network.
-    """
-    network = ChungSyncNet()
-    try:
-        network.load_state_dict(released_state(read_foreign(weights)))
-    except (ValueError, RuntimeError) as error:
-        raise InputError(f"{weights} is not SyncNet's syncnet_v2.model; fetch it again") from error
-    return network.eval().requires_grad_(False)
 
 
 def sync_score(lips: np.ndarray, sound: np.ndarray, shifts: int = SHIFTS) -> SyncScore:
@@ -104,25 +92,11 @@ def sync_crop(frame: np.ndarray, box: np.ndarray) -> np.ndarray:
     )
 
 
-def mfcc_windows(features: np.ndarray, frames: np.ndarray) -> np.ndarray:
-    """The 0.2 s of sound that belong to five frames from each of `frames`.
-
-    Args:
-        features: (M, 13) MFCC at 100 Hz.
-        frames: (K,) first frames of the windows, at 25 fps, each with 4 frame + 20 <= M.
-
-    Returns:
-        (K, 1, 13, 20) float32.
-    """
-    steps = MFCC_A_FRAME * np.asarray(frames, np.int64)[:, None] + np.arange(MFCC_A_WINDOW)
-    return np.ascontiguousarray(features[steps].transpose(0, 2, 1)[:, None], np.float32)
-
-
 class SyncEmbeddings:
     """The embeddings of a video's lips, from frames that come one after the other, and the scores with its sound.
 
     Args:
-        network: from `load_syncnet`.
+        network: in eval mode, on `device`.
     """
 
     def __init__(self, network: ChungSyncNet, device: str = "cpu"):

@@ -18,9 +18,9 @@ import numpy as np
 
 from media.errors import InputError, Parser, command
 from media.face import FaceTracker
-from media.files import replacing
+from media.files import named_paths, replacing
 from media.video import FPS, read_frames
-from metrics.plots import add_figure, legend_label, named_paths, plain_text
+from metrics.plots import add_figure, legend_label, plain_text
 from metrics.render import Cell, Grid, to_text
 
 CORNERS = {"right": 61, "left": 291}  # MediaPipe points; the person's right is on the left of the picture
@@ -229,7 +229,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--corner", choices=CORNERS, default="right", help="the person's right (default) or left")
     parser.add_argument("--start", type=float, nargs=2, metavar=("X", "Y"), help="the corner in the first frame, in px")
     args = parser.parse_args(arguments)
-    videos = named_paths(args.videos)
+    videos = named_paths("VIDEO", args.videos)
     trajectories = [trajectory(name, video, args.corner, args.start) for name, video in videos.items()]
     draw(trajectories, args.output)
     points = args.output.with_suffix(".csv")

@@ -4,6 +4,7 @@ A checkpoint folder holds `config.yaml`, whose sections named after a network ar
 `.safetensors` file a network.
 """
 
+import hashlib
 import os
 import pickle
 from pathlib import Path
@@ -79,20 +80,8 @@ def load_network(folder: str | os.PathLike, name: str) -> nn.Module:
         raise InputError(f"checkpoint {folder} is not a folder; give one with config.yaml and {name}.safetensors")
     if name != "g4g_synthesizer" and is_g4g(folder):
         raise InputError(f"checkpoint {folder} holds G4G's network, and no {name}; give one of STSA's")
-    config_file = existing_file(folder / "config.yaml", "checkpoint file")
+    config = network_config(folder / "config.yaml", name)
     weights = existing_file(folder / f"{name}.safetensors", "checkpoint file")
-    try:
-        sections = OmegaConf.load(config_file)
-    except Exception as error:  # the YAML library's own errors have many types and many lines
-        raise InputError(f"{config_file} is not YAML ({str(error).splitlines()[0]})") from error
-    if not OmegaConf.is_dict(sections) or name not in sections:
-        raise InputError(f"{config_file} has no section {name}; take the one saved with {weights.name}")
-    layers = [NETWORKS[name][1], _FIRST_FORMS.get(name, {}), sections[name]]
-    try:
-        config = OmegaConf.to_object(OmegaConf.merge(*map(OmegaConf.create, layers)))
-    except OmegaConfBaseException as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{config_file}: section {name} is of another version of the code ({reason})") from error
     network = build_network(name, config)
     try:
         state = load_file(weights)
@@ -100,6 +89,23 @@ def load_network(folder: str | os.PathLike, name: str) -> nn.Module:
         raise InputError(f"{weights} is not a complete safetensors file ({error}); copy it again") from error
     load_state(network, state, str(weights))
     return network.eval()
+
+
+def network_config(path: str | os.PathLike, name: str) -> Any:
+    """The config of the network `name` in a checkpoint's `config.yaml`; InputError where it is missing or wrong."""
+    path = existing_file(path, "checkpoint file")
+    try:
+        sections = OmegaConf.load(path)
+    except Exception as error:  # the YAML library's own errors have many types and many lines
+        raise InputError(f"{path} is not YAML ({str(error).splitlines()[0]})") from error
+    if not OmegaConf.is_dict(sections) or name not in sections:
+        raise InputError(f"{path} has no section {name}; take the config.yaml saved with {name}.safetensors")
+    layers = [NETWORKS[name][1], _FIRST_FORMS.get(name, {}), sections[name]]
+    try:
+        return OmegaConf.to_object(OmegaConf.merge(*map(OmegaConf.create, layers)))
+    except OmegaConfBaseException as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path}: section {name} is of another version of the code ({reason})") from error
 
 
 def load_checkpoint(folder: str | os.PathLike) -> tuple[HeatmapPredictor, FaceSynthesizer]:
@@ -128,6 +134,21 @@ def check_size(synthesizer: FaceSynthesizer, source: str) -> None:
             f"{source}: the synthesizer makes faces of {synthesizer.config.size} pixels, the predictor heatmaps of "
             f"{SIZE}; train one with model.size={SIZE}"
         )
+
+
+def digest(checkpoint: str | os.PathLike) -> str:
+    """What tells the content of a checkpoint, a folder or a single file, from that of another one in its place."""
+    path, whole = Path(checkpoint), hashlib.sha256()
+    files = [path / "config.yaml", *sorted(path.glob("*.safetensors"))] if path.is_dir() else [path]
+    for file in files:
+        try:
+            with open(file, "rb") as content:
+                whole.update(f"{file.name} {hashlib.file_digest(content, 'sha256').hexdigest()}\n".encode())
+        except OSError as error:
+            raise InputError(
+                f"checkpoint {path}: {file.name} cannot be read ({error.strerror}); give a checkpoint folder"
+            ) from error
+    return whole.hexdigest()[:16]
 
 
 def load_state(network: nn.Module, state: dict[str, Tensor], source: str) -> None:
@@ -183,9 +204,20 @@ def load_any_sync_expert(path: str | os.PathLike) -> SyncExpert | ChungSyncNet:
     if Path(path).is_dir():
         return load_network(path, "sync_expert")
     state = read_foreign(path)
-    if "netcnnaud.0.weight" in state:
-        return _released(ChungSyncNet(), chung_syncnet, state, path, "Chung's SyncNet")
-    return _released_expert(state, path)
+    return _syncnet(state, path) if "netcnnaud.0.weight" in state else _released_expert(state, path)
+
+
+def load_syncnet(path: str | os.PathLike) -> ChungSyncNet:
+    """The network of LSE-D and LSE-C, from the authors' `syncnet_v2.model`; in eval mode on the CPU.
+
+    Raises:
+        InputError: the file does not hold that network.
+    """
+    return _syncnet(read_foreign(path), path)
+
+
+def _syncnet(state: dict[str, Tensor], path: str | os.PathLike) -> ChungSyncNet:
+    return _released(ChungSyncNet(), chung_syncnet, state, path, "Chung's SyncNet")
 
 
 def _released_expert(state: dict[str, Tensor], path: str | os.PathLike) -> SyncExpert:

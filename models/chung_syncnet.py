@@ -1,14 +1,18 @@
 """SyncNet of LSE-D and LSE-C (Chung and Zisserman, "Out of time", 2016), whose `syncnet_v2.model` it loads."""
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from media.audio import mfcc
 from models.layers import renamed
 
 SIZE = 224  # px, a side of the face that it sees
 MARGIN = 0.4  # of half the face, left free on both sides and twice below, as its own pipeline crops
 GREY = 110  # its filling where the crop leaves the frame
 MFCC_A_FRAME, MFCC_A_WINDOW = 4, 20  # at 100 Hz, against 25 fps
+FRAMES = 5  # of a window
+SHIFTS = 15  # frames either way among which an offset is sought
 
 
 class ChungSyncNet(nn.Module):
@@ -71,3 +75,20 @@ def released_state(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
     with torch.device("meta"):
         names = ChungSyncNet().state_dict()
     return renamed(state_dict, zip(names, names, strict=True))
+
+
+def mfcc_windows(features: np.ndarray, frames: np.ndarray) -> np.ndarray:
+    """The 0.2 s of sound that belong to five frames from each of `frames` on; beyond either end it is silent.
+
+    Args:
+        features: (M, 13) MFCC at 100 Hz.
+        frames: (K,) first frames of the windows, at 25 fps; negative ones lie before the sound.
+
+    Returns:
+        (K, 1, 13, 20) float32.
+    """
+    steps = MFCC_A_FRAME * np.asarray(frames, np.int64)[:, None] + np.arange(MFCC_A_WINDOW)
+    there = (steps >= 0) & (steps < len(features))
+    silence = mfcc(np.zeros(400, np.float32))[0]
+    windows = np.where(there[..., None], features[steps.clip(0, len(features) - 1)], silence)
+    return np.ascontiguousarray(windows.transpose(0, 2, 1)[:, None], np.float32)

@@ -9,14 +9,13 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from media.heatmap import KEYPOINTS
+from media.heatmap import JAW_POINTS, KEYPOINTS, LIP_POINTS
 from models.drawing import CurveDrawing
 from models.layers import AUDIO_CHANNELS, ConvBlock, renamed, scaled
 from models.precision import full_precision, without_autocast
 from models.reader import PointReader
 from models.transport import ANCHORS, apply_affine, pose_beside
 
-JAW_POINTS, LIP_POINTS = 17, 40
 SPEECH_CONTEXT = 5  # frames of sound that a drawn network's speech branch listens to around each frame
 _LONGEST_WINDOW = 512
 # Points move by hundredths of the crop: in these units a usual learning rate is not all noise.
@@ -90,8 +89,8 @@ class HeatmapPredictor(nn.Module):
         self.drawing = None if decoded else CurveDrawing()
         self.turning = None if decoded else _TurnedHead()
         self.reader = None if decoded else PointReader()
-        self.lip_keypoints = _KeypointExtractor(LIP_POINTS, config.width, decoded)
-        self.jaw_keypoints = _KeypointExtractor(JAW_POINTS, config.width, decoded)
+        self.lip_keypoints = _KeypointExtractor(len(LIP_POINTS), config.width, decoded)
+        self.jaw_keypoints = _KeypointExtractor(len(JAW_POINTS), config.width, decoded)
         self.speech = None if decoded else _SpeechBranch(AUDIO_CHANNELS[config.audio], config.width)
         # Where the device is: an index that came from the host could not be part of a CUDA graph.
         self.register_buffer("upper_points", torch.tensor(ANCHORS), persistent=False)
@@ -331,7 +330,7 @@ class _SpeechBranch(nn.Module):
     def __init__(self, in_channels: int, width: float):
         super().__init__()
         self.encoder = _audio_encoder(in_channels, width)
-        self.linear = nn.Linear(SPEECH_CONTEXT * scaled(512, width), 2 * (JAW_POINTS + LIP_POINTS))
+        self.linear = nn.Linear(SPEECH_CONTEXT * scaled(512, width), 2 * len(KEYPOINTS))
         nn.init.normal_(self.linear.weight, std=1e-4)  # next to nothing at first
         nn.init.zeros_(self.linear.bias)
         self.requires_grad_(False)

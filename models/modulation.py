@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.precision import without_autocast
+
 Modulation = tuple[Tensor, Tensor]  # (gamma, beta), each (B, C, H, W) or (B, C, 1, 1)
 
 
@@ -72,7 +74,7 @@ class ModulatedBlock(nn.Module):
 def modulate(x: Tensor, modulation: Modulation) -> Tensor:
     """Instance norm of x (B N, C, H, W), then x (1 + gamma) + beta, with gamma and beta (B, C, ...) shared by N."""
     gamma, beta = (part[:, None].to(x.dtype) for part in modulation)
-    with torch.autocast(x.device.type, enabled=False):  # which would copy x to float32 and back to normalise it
+    with without_autocast(x):  # which would copy x to float32 and back to normalise it
         normalised = F.instance_norm(x).unflatten(0, (gamma.shape[0], -1))
         return torch.addcmul(beta, normalised, 1 + gamma).flatten(0, 1)
 
@@ -84,7 +86,7 @@ def folded_convolutions(x: Tensor, first: nn.Conv2d, second: nn.Conv2d) -> Tenso
     continued. An output in the first row therefore takes a kernel folded without `second`'s upper row of taps,
     and likewise for the other borders and corners: nine kernels, all made of the same nine products of taps.
     """
-    with torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x):
         kernels, biases = fold_kernels(first, second)
     return apply_folded(x, kernels, biases)
 

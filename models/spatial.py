@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.layers import ConvBlock
+from models.precision import without_autocast
 
 _MOST_SAMPLED = 32768  # images a call of grid_sample: cuDNN's refuses 65536
 
@@ -118,7 +119,7 @@ class AdaAT(nn.Module):
     def forward(self, blended: Tensor, code: Tensor) -> Tensor:
         """Move each channel of `blend`'s result (B, C, H, W) by [audio, alignment] (B, 2 code); zeros outside."""
         batch, channels, height, width = blended.shape
-        with torch.autocast(code.device.type, enabled=False):  # half precision would lose fractions of a pixel
+        with without_autocast(code):  # half precision would lose fractions of a pixel
             grid = self.grid(code.to(self.shared.weight.dtype), height, width)
         channels_apart = blended.reshape(batch * channels, 1, height, width).to(grid.dtype)
         pieces = zip(channels_apart.split(_MOST_SAMPLED), grid.split(_MOST_SAMPLED), strict=True)

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from models.layers import ConvBlock, renamed, scaled
 
-FRAMES = 5
+FRAMES = 5  # of a window
 
 # Encoders as rows of (channels, kernel, stride, padding, residual blocks that follow).
 _FACE_LAYERS = (

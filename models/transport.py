@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from media.heatmap import KEYPOINTS, ORDER
+from models.precision import without_autocast
 
 ANCHORS = [position for position in range(len(ORDER)) if position not in KEYPOINTS]  # the upper face
 _SOFTNESS = 0.02  # of the crop: landmarks are no surer than that
@@ -23,7 +24,7 @@ def fit_affine(source: Tensor, target: Tensor) -> Tensor:
     Returns:
         (..., 3, 2): two rows for the linear part, one for the shift. For `apply_affine`.
     """
-    with torch.autocast(source.device.type, enabled=False):
+    with without_autocast(source):
         homogeneous = _homogeneous(source.double())
         transposed = homogeneous.transpose(-1, -2)
         # A hint of ridge keeps points on a line, as an untrained reader may read them, from being a division by zero.
@@ -37,7 +38,7 @@ def fit_similarity(source: Tensor, target: Tensor) -> Tensor:
     Seen from the points of an upper face, a chin lies far outside: an affine map would carry it off by what little a
     turned head stretches them.
     """
-    with torch.autocast(source.device.type, enabled=False):
+    with without_autocast(source):
         source, target = source.float(), target.float()
         from_mean, to_mean = source.mean(dim=-2, keepdim=True), target.mean(dim=-2, keepdim=True)
         (x, y), (u, v) = (source - from_mean).unbind(-1), (target - to_mean).unbind(-1)
@@ -49,7 +50,7 @@ def fit_similarity(source: Tensor, target: Tensor) -> Tensor:
 
 def apply_affine(points: Tensor, affine: Tensor) -> Tensor:
     """Points (..., P, 2) carried by maps (..., 3, 2) of `fit_affine` or `fit_similarity`."""
-    with torch.autocast(points.device.type, enabled=False):
+    with without_autocast(points):
         return _homogeneous(points.float()) @ affine
 
 
@@ -94,7 +95,7 @@ def landmark_warp(points: Tensor, references: Tensor, size: int) -> Tensor:
     """
     points, references = points.float(), references.float()
     shape, count = references.shape[:2], references.shape[2]
-    with torch.autocast(points.device.type, enabled=False):
+    with without_autocast(points):
         targets = points[:, None].expand_as(references)
         affine = fit_affine(targets, references)
         left = references - apply_affine(targets, affine)  # (B, N, P, 2)

@@ -6,8 +6,8 @@ import pytest
 from torch.utils.tensorboard import SummaryWriter
 
 from media.errors import InputError
+from media.files import named_paths
 from metrics import curves
-from metrics.plots import named_paths
 
 
 def log(folder, values: dict[int, float], tag: str = "val/PSNR") -> None:
@@ -57,6 +57,6 @@ def test_what_cannot_be_drawn_is_said(tmp_path, capsys, arguments, complaint):
 def test_a_path_may_hold_an_equals_sign(tmp_path):
     odd = tmp_path / "width=1"
     odd.mkdir()
-    assert named_paths([str(odd), f"mine={odd}"]) == {"width=1": odd, "mine": odd}
+    assert named_paths("RUN", [str(odd), f"mine={odd}"]) == {"width=1": odd, "mine": odd}
     with pytest.raises(InputError, match="both named mine"):
-        named_paths(["mine=a", "mine=b"])
+        named_paths("RUN", ["mine=a", "mine=b"])

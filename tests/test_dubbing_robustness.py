@@ -15,10 +15,10 @@ from dubbing.motion import motion
 from dubbing.paste import match_colour
 from dubbing.people import Person, Scene, choose, observe, turned_away
 from dubbing.source import Source, source_index
-from dubbing.stages import Clock, background
 from media.audio import audio_windows
 from media.errors import InputError
 from media.face import Face, FaceTracker, face_box, select131
+from media.stages import Clock, background
 from media.video import read_frames
 from tests.conftest import ROOT
 from tests.faces import HEIGHT, WIDTH, empty, portrait, portraits, write_frames

@@ -164,7 +164,7 @@ def _bad_inputs(tmp_path, video, speech):
         "point without a face": ("--face-at", "0,0", "--face-at 0,0"),
         "batch of none": ("--batch-size", "0", "--batch-size 0"),
         "batch that is no number": ("--batch-size", "abc", "--batch-size: invalid int value: 'abc'"),
-        "device that is none": ("--device", "tpu", "--device: invalid choice: 'tpu'"),
+        "device that is none": ("--device", "tpu", "--device: 'tpu' cannot be used"),
         "option that is none": ("--bogus", "1", "--bogus"),
         "list beside a video": ("--list", text, "--list"),
     }, {"--video": video, "--audio": speech, "--output": out}

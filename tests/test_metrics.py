@@ -10,6 +10,7 @@ import torch
 import torchvision
 from scipy import ndimage
 
+from media.audio import mfcc
 from media.errors import InputError
 from media.face import Face
 from media.video import VideoWriter, read_frames
@@ -21,8 +22,9 @@ from metrics.motion import dynamic_motion_error, load_raft, optical_flow
 from metrics.pairs import Batch, FrameCount, FramePair, Pair, to_tensor
 from metrics.perceptual import load_lpips, lpips
 from metrics.scoring import ClipResult, ClipScorer, Options, clip_mean
-from metrics.sync import SyncEmbeddings, load_syncnet, mfcc_windows, sync_crop, sync_score
-from models.chung_syncnet import ChungSyncNet
+from metrics.sync import SyncEmbeddings, sync_crop, sync_score
+from models.checkpoint import load_syncnet
+from models.chung_syncnet import ChungSyncNet, mfcc_windows
 
 
 def picture(seed: int = 0, size: int = 64) -> np.ndarray:
@@ -246,6 +248,10 @@ def test_mfcc_windows_are_twenty_steps_from_four_a_frame():
     assert windows.shape == (2, 1, 13, 20)
     assert np.array_equal(windows[1, 0, :, 0], features[20])
     assert np.array_equal(windows[1, 0, 4], features[20:40, 4])
+    before = mfcc_windows(features, np.array([-2, 24]))
+    silence = mfcc(np.zeros(16000, np.float32))[:8].T
+    np.testing.assert_allclose(before[0, 0, :, :8], silence, atol=1e-4)  # beyond the ends it is silent
+    assert np.array_equal(before[0, 0, :, 8:], features[:12].T) and np.array_equal(before[1, 0, :, :4], features[96:].T)
 
 
 def saved(state: dict[str, torch.Tensor], path):

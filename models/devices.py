@@ -1,0 +1,25 @@
+"""Which device a command computes on."""
+
+import argparse
+
+import torch
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Give `parser` the option `--device`, whose value is a `torch.device` that can be used."""
+    parser.add_argument(
+        "--device", type=usable_device, default="auto", metavar="cpu|cuda", help="default: cuda where there is one"
+    )
+
+
+def usable_device(name: str) -> torch.device:
+    """The device `name`, for "auto" CUDA where it is there; argparse's error where it cannot be used."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = "PyTorch finds no CUDA device here" if name == "cuda" else str(error).splitlines()[0]
+        raise argparse.ArgumentTypeError(f"{name!r} cannot be used ({reason}); give cpu or cuda") from error
+    return device
