@@ -21,7 +21,7 @@ from losses.flow import flow_score
 from losses.heatmap import HeatmapLosses, freeze_unread, heatmap_terms
 from media.errors import InputError, command
 from media.heatmap import LIP_KEYPOINTS
-from metrics.crops import crop_scores
+from metrics.crops import LipDistance, crop_scores, with_upper_half
 from models.checkpoint import build_network, check_size, load_network
 from models.discriminator import DiscriminatorConfig
 from models.face_synthesizer import Alignment, FaceSynthesizer, mask_lower_half
@@ -118,7 +118,7 @@ class Dubbing(nn.Module):
 
 
 @torch.no_grad()
-def validate(dubbing: Dubbing, batch: dict, weights: HeatmapLosses) -> tuple[dict, dict]:
+def validate(dubbing: Dubbing, batch: dict, weights: HeatmapLosses, distance: LipDistance | None) -> tuple[dict, dict]:
     """Scalars on the fixed validation windows, and a picture grid of the windows' first synthesized frames."""
     faces, alignments, *rest = zip(*(dubbing(part) for part in parts(batch, 4)), strict=True)
     faces, points, heatmaps, landmarks = (torch.cat(part) for part in (faces, *rest))
@@ -129,7 +129,11 @@ def validate(dubbing: Dubbing, batch: dict, weights: HeatmapLosses) -> tuple[dic
     values |= flow_score(alignments, targets)
     terms = heatmap_terms(heatmaps, landmarks, batch, weights)
     values |= {f"val/{name}": float(value) for name, value in terms.items()}
-    values["val/LipLMD"] = float((landmarks - batch["landmarks"])[..., LIP_KEYPOINTS, :].norm(dim=-1).mean())
+    lips = (landmarks - batch["landmarks"])[..., LIP_KEYPOINTS, :]
+    values["val/keypoint_LipLMD"] = float(lips.norm(dim=-1).mean())
+    if distance is not None:
+        shown = distance(with_upper_half(faces, true).flatten(0, 1))
+        values |= {"val/LipLMD": shown} if shown is not None else {}
     heatmap = heatmaps[:8, dubbing.synthesized][:, 0].expand(-1, 3, -1, -1)
     columns = [batch["reference_images"][:8, 0], heatmap, mask_lower_half(true[:8, 0]), faces[:8, 0], true[:8, 0]]
     grid = make_grid(torch.stack(columns, dim=1).flatten(0, 1), nrow=len(columns))
@@ -200,17 +204,19 @@ def main() -> None:
         adversary = Adversary(judge, config.train, accelerator)
         networks["discriminator"], sections["discriminator"] = adversary.network, judge.config
     run = Run(config, accelerator, networks, sections, averaged=["heatmap_predictor", "face_synthesizer"])
+    true = validation["frames"][:, bare.synthesized]
+    distance = LipDistance(true) if accelerator.is_main_process else None
     first = run.resume()
 
     def score(step: int) -> dict:
         evaluated = (run.evaluated(name) for name in ("heatmap_predictor", "face_synthesizer"))
-        scores, pictures = validate(Dubbing(*evaluated, config.frames), validation, config.heatmap_losses)
+        scores, pictures = validate(Dubbing(*evaluated, config.frames), validation, config.heatmap_losses, distance)
         run.validated(step, scores, scores["val/PSNR"], pictures)
         return scores
 
     if first == 0:  # where it starts from; what never gets better than that stays as it was
         before = score(0)
-        values = (f"{name} {before[f'val/{name}']:.4g}" for name in ("PSNR", "SSIM", "LipLMD"))
+        values = (f"{name} {before[f'val/{name}']:.4g}" for name in ("PSNR", "SSIM", "keypoint_LipLMD"))
         accelerator.print(f"before fine-tuning: {', '.join(values)}")
 
     dub = compiled(dubbing, config.train)

@@ -12,11 +12,8 @@ MediaPipe is installed LipLMD of the lips that it finds in them; the weights of 
 
 import dataclasses
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import cv2
-import numpy as np
 import torch
 from omegaconf import MISSING
 from torch import Tensor, nn
@@ -26,9 +23,7 @@ from losses.face import FaceLosses, FaceObjective
 from losses.flow import flow_score
 from losses.g4g import G4GLosses, G4GObjective, freeze_unread
 from media.errors import InputError, command
-from media.face import FaceTracker, select131
-from media.heatmap import KEYPOINTS, LIP_KEYPOINTS
-from metrics.crops import crop_scores, with_upper_half
+from metrics.crops import LipDistance, crop_scores, with_upper_half
 from models.checkpoint import build_network, load_network
 from models.discriminator import DiscriminatorConfig
 from models.face_synthesizer import FaceSynthesizer, FaceSynthesizerConfig, mask_lower_half
@@ -94,48 +89,6 @@ class G4GTraining(SynthesizerTraining):
 
 
 SCHEMAS = {"face_synthesizer": FaceTraining, "g4g_synthesizer": G4GTraining}
-
-
-class LipDistance:
-    """LipLMD of generated face crops: MediaPipe's lips in them against those in the true crops, in units of the crop.
-
-    Both are found alike, in crops enlarged and set apart from the edge, so that what MediaPipe errs by on small
-    pictures is in both. Where it is not installed, or finds no true face, that is said once.
-
-    Args:
-        true: the fixed validation frames (B, T, 3, H, W) in [0, 1].
-    """
-
-    def __init__(self, true: Tensor, say: Callable[[str], None] = print):
-        self.true, self.say = true.flatten(0, 1), say
-        self.lips: list[np.ndarray | None] | None = None
-
-    def __call__(self, faces: Tensor) -> float | None:
-        """The mean over the crops `faces` (M, 3, H, W) in which both are found; None where there is none."""
-        try:
-            with FaceTracker() as tracker:
-                if self.lips is None:
-                    self.lips = [_lips(tracker, face) for face in self.true]
-                    if not any(lips is not None for lips in self.lips):
-                        self.say("val/LipLMD is left out: MediaPipe finds no face in the validation crops")
-                known = [(face, lips) for face, lips in zip(faces, self.lips, strict=True) if lips is not None]
-                pairs = [(_lips(tracker, face), lips) for face, lips in known]
-        except ImportError:
-            if self.lips is None:
-                self.say("val/LipLMD is left out: MediaPipe is not installed (pip install mediapipe==0.10.21)")
-                self.lips = []
-            return None
-        distances = [np.linalg.norm(found - lips, axis=1).mean() for found, lips in pairs if found is not None]
-        return float(np.mean(distances)) if distances else None
-
-
-def _lips(tracker: FaceTracker, face: Tensor) -> np.ndarray | None:
-    """The 40 lip points of a crop (3, H, W) in [0, 1], in its units; None where no face is found."""
-    picture = (face.detach().float().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
-    size, margin = 200, 50  # all of it below the size in whose parts the tracker would search again
-    picture = cv2.resize(np.ascontiguousarray(picture), (size, size), interpolation=cv2.INTER_CUBIC)
-    found = tracker.find(cv2.copyMakeBorder(picture, *[margin] * 4, cv2.BORDER_REPLICATE))
-    return (select131(found[0].landmarks)[KEYPOINTS][LIP_KEYPOINTS] - margin) / size if found else None
 
 
 def starting_point(config: FaceTraining | G4GTraining) -> FaceSynthesizer | G4GSynthesizer:

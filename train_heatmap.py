@@ -148,7 +148,7 @@ def validate(predictor: HeatmapPredictor, batch: dict, weights: HeatmapLosses) -
     terms = heatmap_terms(heatmaps, landmarks, batch, weights)
     values = {f"val/{name}": float(value) for name, value in terms.items()}
     lips = (landmarks - batch["landmarks"])[..., LIP_KEYPOINTS, :]
-    values["val/LipLMD"] = float(lips.norm(dim=-1).mean())
+    values["val/keypoint_LipLMD"] = float(lips.norm(dim=-1).mean())
     middle = heatmaps.shape[1] // 2
     rows = [
         torch.stack([reference[0], pose[middle], predicted[middle], true[middle]])
@@ -216,7 +216,7 @@ def main() -> None:
         )
         if run.due(step):
             values, pictures = validate(run.evaluated("heatmap_predictor"), validation, config.losses)
-            run.validated(step, values, -values["val/LipLMD"], pictures)
+            run.validated(step, values, -values["val/keypoint_LipLMD"], pictures)
 
     run.finish(f"trained the heatmap predictor for {run.step} steps, best LipLMD {-(run.best or 0):.4f}")
 

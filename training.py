@@ -200,7 +200,7 @@ def start(config: Any) -> Accelerator:
             accelerator.print("not compiled: batch norm over several GPUs cannot be, only with train.freeze_batch_norm")
     if accelerator.num_processes == 1 and "ACCELERATE_DYNAMO_BACKEND" in os.environ and "MASTER_PORT" in os.environ:
         # Without a GPU, `accelerate launch --num_processes 2` says nothing and starts one.
-        print("accelerate has started one process; for several without a GPU, launch with --multi_gpu too")
+        print("accelerate has started one process; several without a GPU: --config_file configs/accelerate_cpu.yaml")
     if train.batch_size % accelerator.num_processes:
         raise InputError(
             f"train.batch_size={train.batch_size} cannot be shared by {accelerator.num_processes} processes; "

@@ -5,16 +5,18 @@
 Every face of every clip but the references themselves: the lower half generated, the upper half as given, five
 references from the clip, chosen as dubbing chooses them; by STSA's networks once with the true heatmaps and once with
 those predicted from the clip's own sound, by G4G's from that sound and from the same played backward. Printed a clip
-and as the mean over clips: PSNR and SSIM of the 128x128 crops, and LipLMD of the predicted keypoints in units of the
-face box, beside two yardsticks: the lower half of the reference of median lip opening copied into each frame, and a
-mouth that keeps that reference's lips. Then whether the mouth follows what is said: how its opening correlates with the
-true one, without what changes slower than in a second, for the clip's own sound and for that sound played backward,
-where what is left comes from the pose. With --heatmaps-alone, networks that work with landmarks are given none and read
-them off the heatmaps. With --expert, a lip-sync expert judges the faces themselves: how much more alike they are to the
-clip's sound than to the same sound up to 15 frames earlier or later; the true faces, those dubbed with that sound, and
-those dubbed with it played backward.
+and as the mean over clips: PSNR and SSIM of the 128x128 crops, and LipLMD in units of the face box, once of the lips
+that MediaPipe finds in the faces and once of the predicted keypoints; beside two yardsticks: the lower half of the
+reference of median lip opening copied into each frame, and a mouth that keeps that reference's lips. Then whether the
+mouth follows what is said: how its opening correlates with the true one, without what changes slower than in a second,
+for the clip's own sound and for that sound played backward, where what is left comes from the pose. With
+--heatmaps-alone, networks that work with landmarks are given none and read them off the heatmaps. With --expert, a
+lip-sync expert judges the faces themselves: how much more alike they are to a sound than to the same sound up to 15
+frames earlier or later; to the clip's, the true faces, those dubbed with it, and those dubbed with it played backward;
+to the next clip's, those dubbed with that.
 """
 
+import math
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -32,8 +34,9 @@ from media.audio import audio_windows
 from media.errors import InputError, Parser, command
 from media.face import CROP_SIZE, covering_references
 from media.heatmap import FULL_FACE, KEYPOINTS, LIP_KEYPOINTS, POSE, draw_heatmaps
+from media.pictures import to_pictures, to_tensor
 from media.video import FPS
-from metrics.crops import crop_scores
+from metrics.crops import LipDistance, crop_scores, with_upper_half
 from models import FaceSynthesizer, G4GSynthesizer, HeatmapPredictor, is_g4g, load_checkpoint, load_network
 from models.checkpoint import load_any_sync_expert
 from models.chung_syncnet import SHIFTS, ChungSyncNet
@@ -51,7 +54,7 @@ Form = Callable[[Tensor, Tensor], Tensor]
 
 def pictures(clip: Clip, positions: np.ndarray) -> Tensor:
     """Faces of a clip, (F, 3, 128, 128) RGB in [0, 1]."""
-    return torch.from_numpy(clip.faces(positions)).permute(0, 3, 1, 2).float() / 255
+    return to_tensor(clip.faces(positions))
 
 
 def predict(
@@ -97,44 +100,50 @@ def mouth_opening(keypoints: np.ndarray) -> np.ndarray:
     return opening - uniform_filter1d(opening, FPS)
 
 
-def in_sync(expert: SyncExpert | ChungSyncNet, clip: Clip, faces: np.ndarray | None = None) -> float:
+def in_sync(
+    expert: SyncExpert | ChungSyncNet, clip: Clip, faces: np.ndarray | None = None, voice: Clip | None = None
+) -> float:
     """How much nearer a clip's faces, or others (F, H, W, 3) uint8 in their place, are to their sound than to others.
 
-    The mean similarity with the sound of the same time, less the median one over `SHIFTS` frames either way.
+    The mean similarity with the sound of the same time, less the median one over `SHIFTS` frames either way. The sound
+    is the clip's own, or that of `voice`.
     """
-    curves = similarity_curves(expert, clip, shown=None if faces is None else lambda positions: faces[positions])
-    curve = curves.mean(axis=0)
+    shown = None if faces is None else lambda positions: faces[positions]
+    curve = similarity_curves(expert, clip, shown=shown, voice=voice).mean(axis=0)
     return float(curve[SHIFTS] - np.median(curve))
 
 
 def picture_scores(clip: Clip, chosen: np.ndarray, forms: dict[str, Form], every: int) -> dict[str, dict[str, float]]:
-    """PSNR and SSIM of each of `forms`, means over every so manieth of the clip's faces but those `chosen`."""
-    scores = {name: [] for name in forms}
-    for positions in torch.from_numpy(np.setdiff1d(np.arange(len(clip)), chosen)[::every]).split(BATCH):
-        true = pictures(clip, positions.numpy())
-        for name, draw in forms.items():
-            scores[name].append(crop_scores(draw(positions, true), true))
-    return {
-        name: {metric: float(torch.cat([part[metric] for part in parts]).mean()) for metric in ("PSNR", "SSIM")}
-        for name, parts in scores.items()
-    }
+    """PSNR, SSIM and LipLMD of each of `forms`, means over every so manieth of the clip's faces but those `chosen`."""
+    positions = torch.from_numpy(np.setdiff1d(np.arange(len(clip)), chosen)[::every])
+    true = pictures(clip, positions.numpy())
+    distance, scores = LipDistance(true, tqdm.write), {}
+    for name, draw in forms.items():
+        faces = torch.cat([draw(*part) for part in zip(positions.split(BATCH), true.split(BATCH), strict=True)])
+        scores[name] = {metric: float(values.mean()) for metric, values in crop_scores(faces, true).items()}
+        lips = distance(with_upper_half(faces, true))
+        scores[name]["LipLMD"] = math.nan if lips is None else lips
+    return scores
 
 
-def judgement(expert: SyncExpert | ChungSyncNet, clip: Clip, own: Form, backward: Form) -> dict[str, float]:
-    """`in_sync` of the true faces, and of all faces dubbed with the clip's sound and with that played backward."""
+def judgement(
+    expert: SyncExpert | ChungSyncNet, clip: Clip, voice: Clip, own: Form, backward: Form, foreign: Form
+) -> dict[str, float]:
+    """`in_sync` of the true faces, and of all faces dubbed: with the clip's sound, with that played backward, and with
+    the sound of `voice`, which then is the one that they are held against.
+    """
     result = {"true": in_sync(expert, clip)}
-    for name, draw in (("own", own), ("backward", backward)):
+    for name, draw, heard in (("own", own, clip), ("backward", backward, clip), ("foreign", foreign, voice)):
         drawn = [draw(part, pictures(clip, part.numpy())) for part in torch.arange(len(clip)).split(BATCH)]
-        faces = (torch.cat(drawn).clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
-        result[name] = in_sync(expert, clip, faces)
+        result[name] = in_sync(expert, clip, to_pictures(torch.cat(drawn)), heard)
     return result
 
 
-def sounds(clip: Clip, kind: str) -> tuple[Tensor, Tensor]:
-    """The windows of sound (F, C, W) of the clip's faces, and those of its sound played backward."""
+def sounds(clip: Clip, voice: Clip, kind: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Windows of sound (F, C, W) for the clip's faces: of its own, of that played backward, of the sound of `voice`."""
     features = clip.audio(kind)
-    own, backward = (audio_windows(heard, kind, clip.frames) for heard in (features, features[::-1]))
-    return torch.from_numpy(own), torch.from_numpy(backward)
+    heard = (features, features[::-1], voice.audio(kind))
+    return tuple(torch.from_numpy(audio_windows(sound, kind, clip.frames)) for sound in heard)
 
 
 def copying(clip: Clip, chosen: np.ndarray) -> Form:
@@ -145,6 +154,7 @@ def copying(clip: Clip, chosen: np.ndarray) -> Form:
 
 def score_clip(
     clip: Clip,
+    voice: Clip,
     predictor: HeatmapPredictor,
     synthesizer: FaceSynthesizer,
     every: int = 1,
@@ -154,9 +164,10 @@ def score_clip(
     """PSNR, SSIM and LipLMD of STSA's rows on one clip, means over its faces but the references; and `FOLLOWS`.
 
     Of the pictures, only every so manieth is drawn. `synthesizer` is one of `accelerate_inference`. With `expert`, also
-    `JUDGED`, for which all are drawn. With `heatmaps_alone`, neither network is given points.
+    `JUDGED`, for which all are drawn, also with the sound of `voice`. With `heatmaps_alone`, neither network is given
+    points.
     """
-    own, backward = sounds(clip, predictor.config.audio)
+    own, backward, foreign = sounds(clip, voice, predictor.config.audio)
     full, pose = (torch.from_numpy(draw_heatmaps(clip.landmarks, edges)) for edges in (FULL_FACE, POSE))
     chosen = covering_references(clip.landmarks, synthesizer.config.references)
     reference_heatmaps = full[chosen]
@@ -175,11 +186,14 @@ def score_clip(
 
         return draw
 
-    def guided(predicted: Tensor, keypoints: Tensor, sound: Tensor) -> Form:
+    def guided(heatmaps: Tensor, keypoints: Tensor, sound: Tensor) -> Form:
         placed = predictor.whole_faces(upper, keypoints)
-        return drawing(predicted, read_points(synthesizer, predicted, placed) if heatmaps_alone else placed, sound)
+        return drawing(heatmaps, read_points(synthesizer, heatmaps, placed) if heatmaps_alone else placed, sound)
 
-    heard, misheard = (predict(predictor, sound, pose, upper, known) for sound in (own, backward))
+    def predicted(sound: Tensor) -> tuple[Tensor, Tensor]:
+        return predict(predictor, sound, pose, upper, known)
+
+    heard, misheard = predicted(own), predicted(backward)
     dubbed, keypoints = guided(*heard, own), heard[1]
     forms = {TRUE: drawing(full, whole, own), PREDICTED: dubbed, COPIED: copying(clip, chosen)}
     result = picture_scores(clip, chosen, forms, every)
@@ -187,22 +201,27 @@ def score_clip(
     scored = np.setdiff1d(np.arange(len(clip)), chosen)
     lips = torch.from_numpy(clip.landmarks[:, KEYPOINTS])[:, LIP_KEYPOINTS]
     still = lips[chosen[len(chosen) // 2]]
-    result[PREDICTED]["LipLMD"] = float((keypoints[:, LIP_KEYPOINTS] - lips)[scored].norm(dim=-1).mean())
-    result[COPIED]["LipLMD"] = float((still - lips)[scored].norm(dim=-1).mean())
+    result[PREDICTED]["keypoints"] = float((keypoints[:, LIP_KEYPOINTS] - lips)[scored].norm(dim=-1).mean())
+    result[COPIED]["keypoints"] = float((still - lips)[scored].norm(dim=-1).mean())
     true = mouth_opening(clip.landmarks[:, KEYPOINTS])
     result[FOLLOWS] = {
         name: float(np.corrcoef(mouth_opening(mouths.numpy()), true)[0, 1])
         for name, mouths in (("own", keypoints), ("backward", misheard[1]))
     }
     if expert is not None:
-        result[JUDGED] = judgement(expert, clip, dubbed, guided(*misheard, backward))
+        forms = dubbed, guided(*misheard, backward), guided(*predicted(foreign), foreign)
+        result[JUDGED] = judgement(expert, clip, voice, *forms)
     return result
 
 
 def score_g4g_clip(
-    clip: Clip, synthesizer: G4GSynthesizer, every: int = 1, expert: SyncExpert | ChungSyncNet | None = None
+    clip: Clip,
+    voice: Clip,
+    synthesizer: G4GSynthesizer,
+    every: int = 1,
+    expert: SyncExpert | ChungSyncNet | None = None,
 ) -> dict[str, dict[str, float]]:
-    """As `score_clip`, of G4G: PSNR and SSIM of its rows, and `JUDGED`."""
+    """As `score_clip`, of G4G: PSNR, SSIM and LipLMD of its rows, and `JUDGED`."""
     chosen = covering_references(clip.landmarks, synthesizer.config.references)
     shown = pictures(clip, chosen), torch.from_numpy(draw_heatmaps(clip.landmarks[chosen], FULL_FACE))
     references = synthesizer.encode_references(*(x[None] for x in shown))
@@ -210,11 +229,11 @@ def score_g4g_clip(
     def drawing(sound: Tensor) -> Form:
         return lambda positions, frames: synthesizer.render(frames[None], None, references, sound[positions][None])[0]
 
-    own, backward = map(drawing, sounds(clip, synthesizer.config.audio))
+    own, backward, foreign = map(drawing, sounds(clip, voice, synthesizer.config.audio))
     forms = {HEARD: own, MISHEARD: backward, COPIED: copying(clip, chosen)}
     result = picture_scores(clip, chosen, forms, every)
     if expert is not None:
-        result[JUDGED] = judgement(expert, clip, own, backward)
+        result[JUDGED] = judgement(expert, clip, voice, own, backward, foreign)
     return result
 
 
@@ -250,33 +269,36 @@ def main() -> None:
             expert=expert,
             heatmaps_alone=arguments.heatmaps_alone,
         )
-    paths = clip_paths(arguments.clips)
+    clips = [Clip(path, clip_id(path, arguments.clips)) for path in clip_paths(arguments.clips)]
     scores = {}
-    for path in tqdm(paths, unit="clip"):
-        clip = Clip(path, clip_id(path, arguments.clips))
-        scores[clip.id] = score(clip)
+    for clip, voice in tqdm(list(zip(clips, clips[1:] + clips[:1], strict=True)), unit="clip"):
+        scores[clip.id] = score(clip, voice)
 
     scores[f"mean of {len(scores)} clips"] = means = {
         row: {metric: float(np.mean([clip[row][metric] for clip in scores.values()])) for metric in values}
         for row, values in next(iter(scores.values())).items()
     }
-    print("| clip | lower half | PSNR (dB) | SSIM | LipLMD |\n| --- | --- | --- | --- | --- |")
+    print("| clip | lower half | PSNR (dB) | SSIM | LipLMD | LipLMD of the keypoints |")
+    print("| --- | --- | --- | --- | --- | --- |")
     for clip, rows in scores.items():
         for row, values in rows.items():
             if "PSNR" in values:
-                distance = f"{values['LipLMD']:.4f}" if "LipLMD" in values else "-"
-                print(f"| {clip} | {row} | {values['PSNR']:.2f} | {values['SSIM']:.4f} | {distance} |")
+                lips = [values.get(name, math.nan) for name in ("LipLMD", "keypoints")]
+                lips = " | ".join("-" if math.isnan(value) else f"{value:.4f}" for value in lips)
+                print(f"| {clip} | {row} | {values['PSNR']:.2f} | {values['SSIM']:.4f} | {lips} |")
     if FOLLOWS in means:
         print("\n| clip | opening's correlation, own sound | played backward |\n| --- | --- | --- |")
         for clip, rows in scores.items():
             print(f"| {clip} | {rows[FOLLOWS]['own']:.2f} | {rows[FOLLOWS]['backward']:.2f} |")
     if expert is not None:
-        print("\n| clip | in sync: true faces | dubbed | dubbed with the sound backward |\n| --- | --- | --- | --- |")
+        columns = {"true": "in sync: true faces", "own": "dubbed", "backward": "dubbed with the sound backward"}
+        if len(clips) > 1:
+            columns["foreign"] = "dubbed with the next clip's sound"
+        print(f"\n| clip | {' | '.join(columns.values())} |\n|{' --- |' * (1 + len(columns))}")
         for clip, rows in scores.items():
-            values = " | ".join(f"{rows[JUDGED][name]:.4f}" for name in ("true", "own", "backward"))
-            print(f"| {clip} | {values} |")
+            print(f"| {clip} | {' | '.join(f'{rows[JUDGED][name]:.4f}' for name in columns)} |")
     row = HEARD if HEARD in means else PREDICTED
-    print(f"{len(paths)} clips, {row}: PSNR {means[row]['PSNR']:.2f} dB, SSIM {means[row]['SSIM']:.4f}")
+    print(f"{len(clips)} clips, {row}: PSNR {means[row]['PSNR']:.2f} dB, SSIM {means[row]['SSIM']:.4f}")
 
 
 if __name__ == "__main__":

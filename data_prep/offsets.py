@@ -6,7 +6,9 @@ CLIPS is a folder of clip files; --expert is a checkpoint folder of train_sync.p
 Chung's `syncnet_v2.model`.
 The offset is the number of frames by which the sound has to be moved later to fit (negative: it comes too late), as
 LSE-D and LSE-C count it; null where a clip has no five frames in a row. `data.max_offset=1` then leaves out of a
-training what is off by more than a frame.
+training what is off by more than a frame, `data.correct_offsets=true` moves it into step. An expert that has not
+learned finds offsets too: with --proven-on, a folder of clips in step that it was not trained on, nothing is written
+unless it finds most of them within a frame.
 """
 
 import sys
@@ -22,7 +24,7 @@ from data_prep.clips import Clip, clip_id, clip_paths
 from data_prep.manifest import Manifest
 from data_prep.sync import sync_mel, window_starts
 from media.audio import mfcc
-from media.errors import Parser, command
+from media.errors import InputError, Parser, command
 from media.video import FPS
 from models.checkpoint import digest, load_any_sync_expert
 from models.chung_syncnet import GREY, MARGIN, SHIFTS, SIZE, ChungSyncNet, mfcc_windows
@@ -37,24 +39,27 @@ def similarity_curves(
     shifts: int = SHIFTS,
     batch: int = 64,
     shown: Callable[[range], np.ndarray] | None = None,
+    voice: Clip | None = None,
 ) -> np.ndarray:
     """How near each window of five faces is to its sound moved by -shifts .. shifts frames.
 
     Args:
         expert: in eval mode; the work is done on its device.
         shown: gives other faces (n, H, W, 3) uint8 in the place of some of the clip's, such as dubbed ones.
+        voice: another clip, whose sound is heard in the place of the clip's own.
 
     Returns:
         (windows, 2 shifts + 1) float32, cosine similarity, of Chung's network the negative Euclidean distance: column
         k is the sound that comes k - shifts frames after the faces. Windows whose shifted sounds do not all lie within
-        the clip's sound are left out, unless that leaves none: silence then stands for what is missing.
+        the sound are left out, unless that leaves none: silence then stands for what is missing.
     """
     device = next(expert.parameters()).device
+    voice = voice or clip
     starts = window_starts(clip)
     if not len(starts):
         return np.zeros((0, 2 * shifts + 1), np.float32)
     numbers = clip.frames[starts].astype(np.int64)
-    last = int(clip.seconds * FPS) - FRAMES
+    last = int(voice.seconds * FPS) - FRAMES
     whole = (numbers >= shifts) & (numbers + shifts <= last)
     if whole.any():
         starts, numbers = starts[whole], numbers[whole]
@@ -64,9 +69,9 @@ def similarity_curves(
     chung = isinstance(expert, ChungSyncNet)
     if chung:
         batch = min(batch, 8)  # its faces are seven times as large
-        sound = mfcc(clip.wav)
+        sound = mfcc(voice.wav)
     else:
-        sound = clip.audio("mel")
+        sound = voice.audio("mel")
     sounds = []
     for i in range(0, len(heard), batch):
         part = heard[i : i + batch]
@@ -116,6 +121,24 @@ def find_offset(curves: np.ndarray) -> tuple[int, float]:
     return curves.shape[1] // 2 - best, float(curve[best] - np.median(curve))
 
 
+def clip_offset(expert: SyncExpert | ChungSyncNet, clip: Clip) -> tuple[int | None, float]:
+    """`find_offset` of a clip; None where it has no five frames in a row."""
+    curves = similarity_curves(expert, clip)
+    return find_offset(curves) if len(curves) else (None, 0.0)
+
+
+def check_expert(expert: SyncExpert | ChungSyncNet, folder: Path) -> None:
+    """InputError unless the expert finds more than half of the clips of `folder`, which are in step, within a frame."""
+    paths = clip_paths(folder)
+    offsets = [clip_offset(expert, Clip(path))[0] for path in tqdm(paths, unit="clip", desc="proof")]
+    found = sum(offset is not None and abs(offset) <= 1 for offset in offsets)
+    if 2 * found <= len(offsets):
+        raise InputError(
+            f"the expert finds {found} of the {len(offsets)} clips of {folder} within a frame: no offset of it can be "
+            f"trusted; train it longer, with speech.data, or on more people"
+        )
+
+
 @command
 def main() -> None:
     parser = Parser(__doc__)
@@ -123,9 +146,12 @@ def main() -> None:
     parser.add_argument(
         "--expert", required=True, help="checkpoint folder with sync_expert, lipsync_expert.pth or syncnet_v2.model"
     )
+    parser.add_argument("--proven-on", type=Path, metavar="CLIPS", help="clips in step, which it must find so")
     add_device(parser)
     options = parser.parse_args()
     expert = load_any_sync_expert(options.expert).to(options.device)
+    if options.proven_on is not None:
+        check_expert(expert, options.proven_on)
     paths = clip_paths(options.clips)
     manifest = Manifest(options.clips)
     known = manifest.read()
@@ -137,8 +163,7 @@ def main() -> None:
         name = clip_id(path, options.clips)
         line = known.get(name, {"id": name, "outcome": "ok"})
         if line.get("offset_expert") != judge:  # where an earlier run was interrupted, others are done
-            curves = similarity_curves(expert, Clip(path, name))
-            offset, confidence = find_offset(curves) if len(curves) else (None, 0.0)
+            offset, confidence = clip_offset(expert, Clip(path, name))
             line |= {"offset": offset, "offset_confidence": round(confidence, 4), "offset_expert": judge}
             manifest.add([line])
         unknown += line["offset"] is None

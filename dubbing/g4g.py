@@ -8,6 +8,7 @@ from torch import Tensor
 
 from dubbing.speaker import FaceJob, Speaker
 from media.heatmap import FULL_FACE
+from media.pictures import to_pictures, to_tensor
 from models import G4GSynthesizer
 from models.fast import autocast
 from models.g4g import G4GReferences
@@ -37,7 +38,7 @@ class G4GSpeaker(Speaker):
     def encode(self, images: np.ndarray, landmarks: np.ndarray) -> PersonReferences:
         """See `Speaker`."""
         heatmaps = self._heatmaps(landmarks, FULL_FACE)[None]
-        encoded = self.synthesizer.encode_references(self._images(images)[None], heatmaps)
+        encoded = self.synthesizer.encode_references(to_tensor(images, self.device)[None], heatmaps)
         return PersonReferences(encoded, heatmaps.amax(dim=(0, 1, 2)).cpu().numpy())
 
     @torch.inference_mode()
@@ -46,9 +47,9 @@ class G4GSpeaker(Speaker):
     ) -> tuple[np.ndarray, np.ndarray]:
         """See `Speaker`; the heatmaps are the references', the same for each face."""
         sound = self._sound(features, np.array([job.sound[0] for job in jobs]))
-        batch = self._padded(sound, self._images(np.stack([job.crop for job in jobs])))
+        batch = self._padded(sound, to_tensor(np.stack([job.crop for job in jobs]), self.device))
         faces = self._run(self._dub, *batch, *references.images)[: len(jobs)]
-        return self._pictures(faces), np.broadcast_to(references.heatmap, (len(jobs), *references.heatmap.shape))
+        return to_pictures(faces), np.broadcast_to(references.heatmap, (len(jobs), *references.heatmap.shape))
 
     def _dub(self, sound: Tensor, crops: Tensor, *references: Tensor) -> Tensor:
         """Faces (B, 3, S, S) of one person's frames."""

@@ -111,12 +111,3 @@ class Speaker(ABC):
 
     def _points(self, landmarks: np.ndarray) -> Tensor:
         return torch.from_numpy(np.asarray(landmarks, dtype=np.float32)).to(self.device)
-
-    def _images(self, crops: np.ndarray) -> Tensor:
-        """(B, S, S, 3) uint8 -> (B, 3, S, S) in [0, 1]."""
-        return torch.from_numpy(crops).to(self.device).permute(0, 3, 1, 2).float() / 255
-
-    @staticmethod
-    def _pictures(faces: Tensor) -> np.ndarray:
-        """(B, 3, S, S) in [0, 1] -> (B, S, S, 3) uint8."""
-        return (faces.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()

@@ -9,6 +9,7 @@ from torch import Tensor
 from dubbing.speaker import FaceJob, Speaker
 from media.errors import InputError
 from media.heatmap import FULL_FACE, POSE
+from media.pictures import to_pictures, to_tensor
 from models import FaceSynthesizer, HeatmapPredictor
 from models.face_synthesizer import References
 from models.fast import autocast, padded
@@ -66,7 +67,7 @@ class StsaSpeaker(Speaker):
         return PersonReferences(
             self.predictor.encode_references(heatmaps),
             points,
-            self.synthesizer.encode_references(self._images(images)[None], heatmaps, points),
+            self.synthesizer.encode_references(to_tensor(images, self.device)[None], heatmaps, points),
         )
 
     @torch.inference_mode()
@@ -79,11 +80,11 @@ class StsaSpeaker(Speaker):
         landmarks = np.stack([job.pose[centre] for job in jobs])
         poses, points = self._heatmaps(landmarks, POSE), self._points(landmarks)
         sound = self._sound(features, np.array([job.sound[centre] for job in jobs]))
-        crops = self._images(np.stack([job.crop for job in jobs]))
+        crops = to_tensor(np.stack([job.crop for job in jobs]), self.device)
         batch = self._padded(embeddings, poses, points, sound, crops)
         self._form = references
         faces, heatmaps = self._run(self._dub, *batch, *references.tensors())
-        return self._pictures(faces[:count]), heatmaps[:count, 0].cpu().numpy()
+        return to_pictures(faces[:count]), heatmaps[:count, 0].cpu().numpy()
 
     def _dub(
         self, embeddings: Tensor, poses: Tensor, points: Tensor, sound: Tensor, crops: Tensor, *references: Tensor

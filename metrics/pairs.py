@@ -8,12 +8,12 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from data_prep.layout import VIDEO_SUFFIXES, files_below
 from media.errors import InputError
 from media.face import Face, FaceTracker, crop_face
+from media.pictures import to_tensor
 from media.stages import background
 from media.video import read_frames
 
@@ -83,11 +83,6 @@ class Batch:
     def reference(self) -> Tensor:
         """(B, 3, H, W) in [0, 1] of the compared pairs."""
         return self._images("reference")
-
-
-def to_tensor(images: np.ndarray, device: str = "cpu") -> Tensor:
-    """(..., H, W, 3) uint8 to (..., 3, H, W) float32 in [0, 1]."""
-    return torch.from_numpy(images).to(device).movedim(-1, -3).float() / 255
 
 
 def find_videos(folder: Path, what: str) -> dict[str, Path]:

@@ -14,12 +14,13 @@ from media.audio import mfcc, read_audio
 from media.errors import InputError
 from media.face import select131
 from media.heatmap import LIP_POINTS
+from media.pictures import to_tensor
 from media.video import probe
 from metrics.fid import FeatureStatistics, inception_features, load_inception
 from metrics.image import mse, psnr, ssim
 from metrics.landmarks import lip_landmark_distance
 from metrics.motion import dynamic_motion_error, load_raft, optical_flow
-from metrics.pairs import Batch, FrameCount, FramePair, Pair, to_tensor
+from metrics.pairs import Batch, FrameCount, FramePair, Pair
 from metrics.perceptual import load_lpips, lpips
 from metrics.sync import SyncEmbeddings
 from metrics.tables import METRICS

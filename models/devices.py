@@ -20,6 +20,6 @@ def usable_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = "PyTorch finds no CUDA device here" if name == "cuda" else str(error).splitlines()[0]
-        raise argparse.ArgumentTypeError(f"{name!r} cannot be used ({reason}); give cpu or cuda") from error
+        reason = ": PyTorch finds no CUDA device here" if name == "cuda" else ""
+        raise argparse.ArgumentTypeError(f"{name!r} cannot be used{reason}; give cpu or cuda") from error
     return device

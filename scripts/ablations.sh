@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # The rows of Table III at a size for small machines, two seeds each: bash scripts/ablations.sh TRAIN_CLIPS VAL_CLIPS [steps]
 # Trains each row (runs that were stopped go on) beside the bundled predictor, with the expert in EXPERT (default: one that
-# is trained first), then prints every row's scores on VAL_CLIPS. VGG-19 and Wav2Vec 2.0 are replaced by pixel losses and
-# log-mel, so the numbers compare with each other alone. WIDTH (default 0.25) is the synthesizer's, EVERY (default 1) how
-# many faces of VAL_CLIPS are scored: each, each second, ...; SEEDS (default "0 1") can be shared out to several machines.
+# is trained first, on the file SPEECH of data_prep.synthetic_speech too), then prints every row's scores on VAL_CLIPS.
+# VGG-19 and Wav2Vec 2.0 are replaced by pixel losses and log-mel, so the numbers compare with each other alone. WIDTH
+# (default 0.25) is the synthesizer's, EVERY (default 1) how many faces of VAL_CLIPS are scored: each, each second, ...;
+# SEEDS (default "0 1") can be shared out to several machines.
 set -eu
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 [ $# -ge 2 ] || { echo "usage: bash scripts/ablations.sh TRAIN_CLIPS VAL_CLIPS [steps]" >&2; exit 2; }
@@ -11,6 +12,8 @@ python=${PYTHON:-.venv/bin/python}
 steps=${3:-4000}
 runs=${RUNS:-runs/ablations_small}
 expert=${EXPERT:-$runs/sync/best}
+# Without synthetic speech an expert of few people is none, and L_sync, the row without it and the others say nothing.
+[ -n "${EXPERT:-}${SPEECH:-}" ] || { echo "error: neither EXPERT nor SPEECH is set; give one of the two" >&2; exit 2; }
 data=(data.train="$1" data.val="$2" data.workers=2 data.augment=true)
 loop=(train.steps="$steps" train.precision=no train.learning_rate=2e-3 train.schedule=cosine train.warmup=20
     train.clip_gradients=5 train.ema=0.98 train.log_every=10 train.validate_every=500 train.save_every=100)
@@ -18,7 +21,8 @@ face=(frames=5 losses.perceptual=0 losses.l1=1 losses.gradient=1 losses.mouth=2 
     discriminator.width=0.25 sync_expert="$expert")
 rows="without_cil without_sync without_spatial without_temporal without_finetuning"
 
-[ -n "${EXPERT:-}" ] || "$python" train_sync.py --config configs/demo_sync.yaml "${data[@]}" output="$runs/sync"
+[ -n "${EXPERT:-}" ] ||
+    "$python" train_sync.py --config configs/demo_sync.yaml "${data[@]}" speech.data="$SPEECH" output="$runs/sync"
 for seed in ${SEEDS:-0 1}; do
     for row in $rows; do
         "$python" train_face.py --config "configs/ablations/$row.yaml" "${data[@]}" "${loop[@]}" "${face[@]}" \
@@ -30,14 +34,14 @@ for seed in ${SEEDS:-0 1}; do
         heatmap_losses.landmarks=0.02 heatmap_losses.temporal=0.02 \
         train.learning_rate=3e-4 train.steps=$((steps / 4)) train.seed=$seed output="$runs/with_finetuning-$seed"
 done
-echo "| row | seed | PSNR | SSIM | LipLMD | with |"
-echo "| --- | --- | --- | --- | --- | --- |"
+echo "| row | seed | PSNR | SSIM | LipLMD | of the keypoints | with |"
+echo "| --- | --- | --- | --- | --- | --- | --- |"
 for row in $rows with_finetuning; do
     for seed in ${SEEDS:-0 1}; do
         checkpoint="$runs/$row-$seed/both"
         [ "$row" != with_finetuning ] || checkpoint="$runs/$row-$seed/best"
         "$python" -m benchmarks.quality --checkpoint "$checkpoint" --clips "$2" --every "${EVERY:-1}" 2>/dev/null |
             awk -F ' *[|] *' -v row="$row" -v seed="$seed" \
-                '$2 ~ /^mean of/ && $3 ~ /heatmaps$/ {print "| " row " | " seed " | " $4 " | " $5 " | " $6 " | " $3 " |"}'
+                '$2 ~ /^mean of/ && $3 ~ /heatmaps$/ {print "| " row " | " seed " | " $4 " | " $5 " | " $6 " | " $7 " | " $3 " |"}'
     done
 done

@@ -16,10 +16,11 @@ set -e
 # Needs the speech synthesizers flite and eSpeak NG (Debian: apt-get install flite espeak-ng).
 speech="$output/speech.safetensors"
 [ -f "$speech" ] || "$python" -m data_prep.synthetic_speech "$speech" --minutes 180
-# The expert finds clips whose sound comes early or late, which are then read in step, and judges the result.
+# The expert finds clips whose sound comes early or late, which are then read in step if it has learned to; and it judges.
 "$python" train_sync.py --config configs/demo_sync.yaml "${clips[@]}" speech.data="$speech" output="$output/sync"
-"$python" -m data_prep.offsets "$output/clips/train" --expert "$output/sync/best"
-clips+=(data.correct_offsets=true)
+if "$python" -m data_prep.offsets "$output/clips/train" --expert "$output/sync/best" --proven-on "$output/clips/val"; then
+    clips+=(data.correct_offsets=true)
+fi
 "$python" train_heatmap.py --config configs/demo_heatmap.yaml "${clips[@]}" speech.data="$speech" \
     output="$output/heatmap"
 "$python" train_face.py --config configs/demo_face.yaml "${clips[@]}" output="$output/face"

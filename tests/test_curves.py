@@ -44,7 +44,7 @@ def test_each_run_is_drawn_in_each_panel(tmp_path):
         (["{run}", "--scalars", "val/SSIM"], "has no scalar val/SSIM; it has val/PSNR"),
         (["{run}/absent"], "holds no TensorBoard curves"),
         (["{run}", "--output", "curves.txt"], "must end in one of"),
-        (["x={run}", "x={run}"], "both named x"),
+        (["x={run}", "x={run}"], "names x twice"),
     ],
 )
 def test_what_cannot_be_drawn_is_said(tmp_path, capsys, arguments, complaint):
@@ -58,5 +58,5 @@ def test_a_path_may_hold_an_equals_sign(tmp_path):
     odd = tmp_path / "width=1"
     odd.mkdir()
     assert named_paths("RUN", [str(odd), f"mine={odd}"]) == {"width=1": odd, "mine": odd}
-    with pytest.raises(InputError, match="both named mine"):
+    with pytest.raises(InputError, match="RUN names mine twice"):
         named_paths("RUN", ["mine=a", "mine=b"])

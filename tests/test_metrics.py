@@ -13,13 +13,14 @@ from scipy import ndimage
 from media.audio import mfcc
 from media.errors import InputError
 from media.face import Face
+from media.pictures import to_tensor
 from media.video import VideoWriter, read_frames
 from metrics import motion, sync
 from metrics.fid import FeatureStatistics, fid, frechet_distance, inception_features, load_inception
 from metrics.image import mse, psnr, ssim
 from metrics.landmarks import lip_landmark_distance
 from metrics.motion import dynamic_motion_error, load_raft, optical_flow
-from metrics.pairs import Batch, FrameCount, FramePair, Pair, to_tensor
+from metrics.pairs import Batch, FrameCount, FramePair, Pair
 from metrics.perceptual import load_lpips, lpips
 from metrics.scoring import ClipResult, ClipScorer, Options, clip_mean
 from metrics.sync import SyncEmbeddings, sync_crop, sync_score

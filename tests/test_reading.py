@@ -137,7 +137,7 @@ def test_quality_of_heatmaps_alone_is_that_of_networks_that_are_given_no_points(
     form = FaceSynthesizerConfig(width=0.03, copy_references=True, landmark_flow=True)
     synthesizer = FaceSynthesizer(form).eval()
     clip = Clip(write_clips(tmp_path, count=1) / "clip_0.safetensors")
-    scores = quality.score_clip(clip, predictor, accelerate_inference(synthesizer), heatmaps_alone=True)
+    scores = quality.score_clip(clip, clip, predictor, accelerate_inference(synthesizer), heatmaps_alone=True)
 
     chosen = covering_references(clip.landmarks)
     shown = np.setdiff1d(np.arange(len(clip)), chosen)
@@ -152,6 +152,6 @@ def test_quality_of_heatmaps_alone_is_that_of_networks_that_are_given_no_points(
         drawn = synthesizer(faces, guidance, *references, audio)[0]
         scored = crop_scores(drawn[shown], faces[0][shown])["PSNR"].mean()
         assert scores[row]["PSNR"] == pytest.approx(float(scored), abs=1e-3)
-    given = quality.score_clip(clip, predictor, accelerate_inference(synthesizer))
+    given = quality.score_clip(clip, clip, predictor, accelerate_inference(synthesizer))
     for row in ("true heatmaps", "predicted heatmaps"):
         assert abs(given[row]["PSNR"] - scores[row]["PSNR"]) > 0.01

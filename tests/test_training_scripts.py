@@ -19,7 +19,7 @@ from benchmarks.inference import trained_like
 from benchmarks.training import PlainSynthesizer
 from data_prep.clips import Clip, ClipDataset
 from data_prep.manifest import Manifest
-from data_prep.offsets import find_offset, framed, similarity_curves
+from data_prep.offsets import check_expert, find_offset, framed, similarity_curves
 from data_prep.sync import SyncDataset
 from finetune_e2e import Dubbing, Finetuning, first_synthesized
 from losses.face import FaceLosses, FaceObjective
@@ -28,13 +28,14 @@ from media.audio import mfcc
 from media.errors import InputError
 from media.face import FaceTracker, crop_face
 from media.video import read_frames
+from metrics.crops import LipDistance
 from models.checkpoint import load_any_sync_expert, load_checkpoint, load_network, save_checkpoint
 from models.chung_syncnet import ChungSyncNet
 from models.face_synthesizer import Alignment, FaceSynthesizer, FaceSynthesizerConfig
 from models.heatmap_predictor import HeatmapPredictor, HeatmapPredictorConfig
 from models.sync_expert import SyncExpert, SyncExpertConfig
 from models.transport import mouth_motion
-from train_face import FaceTraining, LipDistance
+from train_face import FaceTraining
 from train_heatmap import HeatmapTraining
 from train_sync import SyncTraining
 from training import read_config, validation_batch
@@ -276,7 +277,7 @@ def test_without_mediapipe_the_lips_are_left_out_and_that_is_said_once(monkeypat
     def absent():
         raise ImportError("mediapipe")
 
-    monkeypatch.setattr("train_face.FaceTracker", absent)
+    monkeypatch.setattr("metrics.crops.FaceTracker", absent)
     faces = torch.zeros(1, 3, 128, 128)
     distance = LipDistance(faces[None])
     assert distance(faces) is None and distance(faces) is None
@@ -431,6 +432,25 @@ def test_the_offset_of_a_clip_is_found_with_its_sign(tmp_path):
     tensors["audio_mel"] = np.roll(tensors["audio_mel"], 13, axis=0)  # four frames too late
     save_file(tensors, path)
     assert find_offset(similarity_curves(LoudMouth(), Clip(path), shifts=6))[0] == base - 4
+
+
+def test_an_expert_counts_only_where_it_finds_clips_that_are_in_step(tmp_path):
+    folder = write_clips(tmp_path, count=3, frames=60)
+    check_expert(LoudMouth(), folder)
+    for path in sorted(folder.glob("*.safetensors"))[:2]:
+        tensors = load_file(path)
+        tensors["audio_mel"] = np.roll(tensors["audio_mel"], 20, axis=0)
+        save_file(tensors, path)
+    with pytest.raises(InputError, match=r"the expert finds 1 of the 3 clips of .* within a frame"):
+        check_expert(LoudMouth(), folder)
+
+
+def test_faces_are_compared_with_another_clips_sound(tmp_path):
+    clip, voice = (Clip(path) for path in sorted(write_clips(tmp_path, frames=60).glob("*.safetensors")))
+    foreign = similarity_curves(LoudMouth(), clip, shifts=6, voice=voice)
+    dubbed = similarity_curves(LoudMouth(), clip, shifts=6, shown=lambda positions: voice.faces(positions), voice=voice)
+    np.testing.assert_array_equal(dubbed, similarity_curves(LoudMouth(), voice, shifts=6))
+    assert foreign.mean(axis=0)[6] < dubbed.mean(axis=0)[6] - 0.1
 
 
 def test_offsets_go_into_the_manifest_and_leave_clips_out(tmp_path):
