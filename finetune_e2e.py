@@ -29,17 +29,14 @@ from models.heatmap_predictor import HeatmapPredictor
 from training import (
     Adversary,
     DataConfig,
-    Run,
+    Learner,
     TrainConfig,
-    backward,
     check_batch,
     check_judged,
     compiled,
     move,
-    optimizer,
     parse_config,
     parts,
-    scheduler,
     start,
     synchronised,
     train_mode,
@@ -47,6 +44,7 @@ from training import (
     training_windows,
     validation_batch,
 )
+from training_run import Run
 
 
 @dataclass
@@ -172,9 +170,9 @@ def main() -> None:
     if predictor.reader is not None and synthesizer.reader is not None:  # which need not learn the same again
         synthesizer.reader.load_state_dict(predictor.reader.state_dict())
     accelerator = start(config)
-    check_batch(config.train.batch_size * config.frames, accelerator)
+    check_batch(config.frames, config.train, accelerator)
     if config.train_predictor:
-        check_batch(config.train.batch_size * predictor.config.references, accelerator)
+        check_batch(predictor.config.references, config.train, accelerator)
     weights = config.losses
 
     objective = FaceObjective(weights, synthesizer.config, config.frames, config.sync_expert, accelerator.print)
@@ -193,9 +191,8 @@ def main() -> None:
     sections = {"heatmap_predictor": predictor.config, "face_synthesizer": synthesizer.config, "training": config}
     dubbing = Dubbing(predictor, synthesizer, config.frames, config.true_heatmaps)
     dubbing = synchronised(dubbing, accelerator, config.train).to(memory_format=torch.channels_last)
-    adam = optimizer(dubbing.parameters(), config.train)
-    dubbing, adam, schedule = accelerator.prepare(dubbing, adam, scheduler(adam, config.train))
-    bare = accelerator.unwrap_model(dubbing)
+    learner = Learner(dubbing, config.train, accelerator)
+    bare = accelerator.unwrap_model(learner.network)
     networks = {"heatmap_predictor": bare.predictor, "face_synthesizer": bare.synthesizer}
     adversary = None
     if objective.adversarial:
@@ -219,26 +216,23 @@ def main() -> None:
         values = (f"{name} {before[f'val/{name}']:.4g}" for name in ("PSNR", "SSIM", "keypoint_LipLMD"))
         accelerator.print(f"before fine-tuning: {', '.join(values)}")
 
-    dub = compiled(dubbing, config.train)
+    dub = compiled(learner.network, config.train)
+
+    def compute(part: dict) -> tuple[dict[str, Tensor], tuple[Tensor, Tensor]]:
+        with accelerator.autocast():
+            faces, alignment, points, heatmaps, landmarks = dub(part)
+            targets = bare.targets(part, points)
+            terms = objective(faces, targets, run.networks.get("discriminator"), alignment)
+            terms |= heatmap_terms(heatmaps, landmarks, part, config.heatmap_losses)
+        return terms, (targets["frames"], faces.detach())
+
     for step, batch in run.progress(training_batches(dataset, config, accelerator, first)):
-        train_mode(dubbing, config.train)
+        train_mode(learner.network, config.train)
         if not config.train_predictor:
             bare.predictor.eval()
-        with accelerator.autocast():
-            faces, alignment, points, heatmaps, landmarks = dub(batch)
-            targets = bare.targets(batch, points)
-            terms = objective(faces, targets, run.networks.get("discriminator"), alignment)
-            terms |= heatmap_terms(heatmaps, landmarks, batch, config.heatmap_losses)
-        loss = sum(terms.values())
-        norm = backward(accelerator, loss, dubbing, config.train, terms, batch, step)
-        adam.step()
-        schedule.step()
-        adam.zero_grad()
-        values = {"train/loss": loss} | {f"train/{name}": value for name, value in terms.items()}
-        values |= {"train/gradient_norm": norm, "train/learning_rate": schedule.get_last_lr()[0]}
-
+        values, pictures = learner.step(batch, step, compute)
         if adversary is not None:
-            values |= adversary.step(targets["frames"], faces, batch, step)
+            values |= adversary.judge(*map(torch.cat, zip(*pictures, strict=True)), batch, step)
         run.log(step, values)
         if run.due(step):
             score(step)

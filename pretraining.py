@@ -20,13 +20,13 @@ from tqdm import tqdm
 
 from data_prep.clips import ClipDataset
 from data_prep.drawn_faces import DrawnFaces
-from data_prep.synthetic_speech import VISEMES, SpeechWindows
+from data_prep.speech_windows import VISEMES, SpeechWindows
 from media.audio import FEATURES
 from media.errors import InputError
 from media.files import replacing
 from models.reader import PointReader
 from models.transport import ANCHORS
-from training import writing
+from training_run import writing
 
 _SAVE_EVERY = 200
 

@@ -15,6 +15,7 @@ import sys
 from dataclasses import dataclass, field
 
 import torch
+from accelerate import Accelerator
 from omegaconf import MISSING
 from torch import Tensor, nn
 from torchvision.utils import make_grid
@@ -32,25 +33,23 @@ from pretraining import ReadingTraining, learn_reading
 from training import (
     Adversary,
     DataConfig,
-    Run,
+    Learner,
     TrainConfig,
-    backward,
     check_batch,
     check_judged,
     compiled,
-    holds_a_run,
     move,
-    optimizer,
     parse_config,
     parts,
-    scheduler,
     start,
     synchronised,
     train_mode,
     training_batches,
     training_windows,
     validation_batch,
+    windows_at_once,
 )
+from training_run import Run, holds_a_run
 
 INPUTS = ("frames", "heatmaps", "reference_images", "reference_heatmaps", "audio", "points", "reference_points")
 
@@ -115,12 +114,12 @@ def moved_by_sound(synthesizer: nn.Module, batch: dict, faces: Tensor) -> float:
     return float((moved - faces)[..., half:, :].abs().mean())
 
 
-def check_contrast(config: G4GTraining, processes: int) -> None:
-    """InputError where a process would have one window, with no other to tell it from."""
-    if config.losses.contrastive > 0 and config.train.batch_size // processes < 2:
+def check_contrast(config: G4GTraining, accelerator: Accelerator) -> None:
+    """InputError where a process would have one window at once, with no other to tell it from."""
+    if config.losses.contrastive > 0 and windows_at_once(config.train, accelerator) < 2:
         raise InputError(
-            f"train.batch_size={config.train.batch_size} leaves a process of {processes} one window, the contrastive "
-            f"loss needs two or more; raise it, or set losses.contrastive=0"
+            "a process sees one window at once, the contrastive loss needs two or more; raise train.batch_size or "
+            "train.micro_batch, or set losses.contrastive=0"
         )
 
 
@@ -150,10 +149,10 @@ def validate(synthesizer: nn.Module, batch: dict, distance: LipDistance | None) 
 def main() -> None:
     config = parse_config(SCHEMAS, __doc__)
     accelerator = start(config)
-    check_batch(config.train.batch_size * config.frames, accelerator)
+    check_batch(config.frames, config.train, accelerator)
     synthesizer = starting_point(config)
     if isinstance(config, G4GTraining):
-        check_contrast(config, accelerator.num_processes)
+        check_contrast(config, accelerator)
         freeze_unread(synthesizer, config.losses)
 
     kind = FaceObjective if isinstance(config, FaceTraining) else G4GObjective
@@ -173,9 +172,8 @@ def main() -> None:
         reader = synthesizer.reader.to(accelerator.device)
         learn_reading(reader, dataset, config.reading, config.train.seed, config.output)
     synthesizer = synchronised(synthesizer, accelerator, config.train).to(memory_format=torch.channels_last)
-    adam = optimizer(synthesizer.parameters(), config.train)
-    synthesizer, adam, schedule = accelerator.prepare(synthesizer, adam, scheduler(adam, config.train))
-    networks, sections = {config.network: synthesizer}, {config.network: config.model, "training": config}
+    learner = Learner(synthesizer, config.train, accelerator)
+    networks, sections = {config.network: learner.network}, {config.network: config.model, "training": config}
     adversary = None
     if objective.adversarial:
         adversary = Adversary(build_network("discriminator", config.discriminator), config.train, accelerator)
@@ -184,22 +182,18 @@ def main() -> None:
     distance = LipDistance(validation["frames"]) if accelerator.is_main_process else None
     first = run.resume()
 
-    synthesize = compiled(synthesizer, config.train)
-    for step, batch in run.progress(training_batches(dataset, config, accelerator, first)):
-        train_mode(synthesizer, config.train)
-        with accelerator.autocast():
-            faces, alignment = synthesize(*(batch[name] for name in INPUTS), alignment=True)
-            terms = objective(faces, batch, run.networks.get("discriminator"), alignment)
-        loss = sum(terms.values())
-        norm = backward(accelerator, loss, synthesizer, config.train, terms, batch, step)
-        adam.step()
-        schedule.step()
-        adam.zero_grad()
-        values = {"train/loss": loss} | {f"train/{name}": value for name, value in terms.items()}
-        values |= {"train/gradient_norm": norm, "train/learning_rate": schedule.get_last_lr()[0]}
+    synthesize = compiled(learner.network, config.train)
 
+    def compute(part: dict) -> tuple[dict[str, Tensor], Tensor]:
+        with accelerator.autocast():
+            faces, alignment = synthesize(*(part[name] for name in INPUTS), alignment=True)
+            return objective(faces, part, run.networks.get("discriminator"), alignment), faces.detach()
+
+    for step, batch in run.progress(training_batches(dataset, config, accelerator, first)):
+        train_mode(learner.network, config.train)
+        values, faces = learner.step(batch, step, compute)
         if adversary is not None:
-            values |= adversary.step(batch["frames"], faces, batch, step)
+            values |= adversary.judge(batch["frames"], torch.cat(faces), batch, step)
         run.log(step, values)
         if run.due(step):
             scores, pictures = validate(run.evaluated(config.network), validation, distance)

@@ -13,29 +13,26 @@ import numpy as np
 import torch
 from omegaconf import MISSING
 from scipy.ndimage import uniform_filter1d
+from torch import Tensor
 from torchvision.utils import make_grid
 
 from data_prep.clips import ClipDataset, mirrored_points
 from losses.heatmap import HeatmapLosses, freeze_unread, heatmap_terms
 from media.errors import InputError, command
 from media.heatmap import KEYPOINTS, LIP_KEYPOINTS
-from media.video import FPS
+from media.timeline import FPS
 from models.checkpoint import build_network, load_network
 from models.heatmap_predictor import HeatmapPredictor, HeatmapPredictorConfig
 from models.transport import ANCHORS, apply_affine, mouth_motion, pose_beside
 from pretraining import ReadingTraining, VisemeTraining, learn_reading, learn_visemes
 from training import (
     DataConfig,
-    Run,
+    Learner,
     TrainConfig,
-    backward,
     check_batch,
     compiled,
-    holds_a_run,
     move,
-    optimizer,
     parse_config,
-    scheduler,
     start,
     synchronised,
     train_mode,
@@ -43,6 +40,7 @@ from training import (
     training_windows,
     validation_batch,
 )
+from training_run import Run, holds_a_run
 
 INPUTS = ("audio", "pose_heatmaps", "reference_heatmaps", "points", "reference_points")
 TURNS = 2  # directions in which a head turns
@@ -170,7 +168,7 @@ def main() -> None:
         config.model = predictor.config
     else:
         predictor = build_network("heatmap_predictor", config.model)
-    check_batch(config.train.batch_size * min(config.model.frames, config.model.references), accelerator)
+    check_batch(min(config.model.frames, config.model.references), config.train, accelerator)
     drawn = predictor.speech is not None
     if not drawn and (config.speech.data or config.reading.steps > 0):
         raise InputError(
@@ -189,31 +187,22 @@ def main() -> None:
         explained = learn_speech(predictor, dataset, config)
         accelerator.print(f"speech explains {100 * explained:.1f} % of the mouth's motion in the training clips")
     freeze_unread(predictor, config.losses)
-    predictor = synchronised(predictor, accelerator, config.train)
-    adam = optimizer(predictor.parameters(), config.train)
-    predictor, adam, schedule = accelerator.prepare(predictor, adam, scheduler(adam, config.train))
+    learner = Learner(synchronised(predictor, accelerator, config.train), config.train, accelerator)
     sections = {"heatmap_predictor": config.model, "training": config}
-    run = Run(config, accelerator, {"heatmap_predictor": predictor}, sections, averaged=["heatmap_predictor"])
+    run = Run(config, accelerator, {"heatmap_predictor": learner.network}, sections, averaged=["heatmap_predictor"])
     first = run.resume()
 
-    predict = compiled(predictor, config.train)
-    for step, batch in run.progress(training_batches(dataset, config, accelerator, first)):
-        train_mode(predictor, config.train)
-        with accelerator.autocast():
-            heatmaps, landmarks = predict(*(batch[name] for name in INPUTS), draw=config.losses.heatmap > 0)
-        terms = heatmap_terms(heatmaps, landmarks, batch, config.losses)
-        loss = sum(terms.values())
-        norm = backward(accelerator, loss, predictor, config.train, terms, batch, step)
-        adam.step()
-        schedule.step()
-        adam.zero_grad()
+    predict = compiled(learner.network, config.train)
 
-        run.log(
-            step,
-            {"train/loss": loss}
-            | {f"train/{name}": value for name, value in terms.items()}
-            | {"train/gradient_norm": norm, "train/learning_rate": schedule.get_last_lr()[0]},
-        )
+    def compute(part: dict) -> tuple[dict[str, Tensor], None]:
+        with accelerator.autocast():
+            heatmaps, landmarks = predict(*(part[name] for name in INPUTS), draw=config.losses.heatmap > 0)
+        return heatmap_terms(heatmaps, landmarks, part, config.losses), None
+
+    for step, batch in run.progress(training_batches(dataset, config, accelerator, first)):
+        train_mode(learner.network, config.train)
+        values, _ = learner.step(batch, step, compute)
+        run.log(step, values)
         if run.due(step):
             values, pictures = validate(run.evaluated("heatmap_predictor"), validation, config.losses)
             run.validated(step, values, -values["val/keypoint_LipLMD"], pictures)

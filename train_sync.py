@@ -35,20 +35,17 @@ from models.sync_expert import FRAMES, SyncExpert, SyncExpertConfig, lower_faces
 from pretraining import VisemeTraining, learn_visemes
 from training import (
     DataConfig,
-    Run,
+    Learner,
     TrainConfig,
-    backward,
     check_batch,
     compiled,
-    holds_a_run,
-    optimizer,
     parse_config,
-    scheduler,
     start,
     synchronised,
     train_mode,
     training_batches,
 )
+from training_run import Run, holds_a_run
 
 _STEP = 0.02  # the head's outputs count in these steps, about how far a mouth moves, in units of the crop
 
@@ -137,7 +134,7 @@ def main() -> None:
     if config.data.holdout:
         raise InputError(f"data.holdout={config.data.holdout}: the expert is validated on whole clips; set it to 0")
     accelerator = start(config)
-    check_batch(config.train.batch_size, accelerator)
+    check_batch(1, config.train, accelerator)
 
     data = config.data
     dataset = SyncDataset(
@@ -169,27 +166,23 @@ def main() -> None:
     frozen = expert.audio_encoder[:-2] if config.speech.data and config.freeze_speech else nn.Sequential()
     frozen.requires_grad_(False)
     network = synchronised(ExpertAndMotion(expert, reads_motion=config.motion > 0), accelerator, config.train)
-    adam = optimizer(network.parameters(), config.train)
-    network, adam, schedule = accelerator.prepare(network, adam, scheduler(adam, config.train))
-    expert = accelerator.unwrap_model(network).expert
+    learner = Learner(network, config.train, accelerator)
+    expert = accelerator.unwrap_model(learner.network).expert
     sections = {"sync_expert": config.model, "training": config}
     run = Run(config, accelerator, {"sync_expert": expert}, sections, averaged=["sync_expert"])
     first = run.resume()
 
-    embed = compiled(network, config.train)
-    for step, batch in run.progress(training_batches(dataset, config, accelerator, first)):
-        train_mode(network, config.train)
-        frozen.eval()
-        with accelerator.autocast():
-            terms = sync_terms(embed, batch, config)
-        loss = sum(terms.values())
-        norm = backward(accelerator, loss, network, config.train, terms, batch, step)
-        adam.step()
-        schedule.step()
-        adam.zero_grad()
+    embed = compiled(learner.network, config.train)
 
-        values = {"train/loss": loss} | {f"train/{name}": value for name, value in terms.items()}
-        run.log(step, values | {"train/gradient_norm": norm, "train/learning_rate": schedule.get_last_lr()[0]})
+    def compute(part: dict) -> tuple[dict[str, Tensor], None]:
+        with accelerator.autocast():
+            return sync_terms(embed, part, config), None
+
+    for step, batch in run.progress(training_batches(dataset, config, accelerator, first)):
+        train_mode(learner.network, config.train)
+        frozen.eval()
+        values, _ = learner.step(batch, step, compute)
+        run.log(step, values)
         if run.due(step):
             scores = validate(run.evaluated("sync_expert"), clips)
             run.validated(step, scores, scores["val/window_within_1"], {})

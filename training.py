@@ -1,12 +1,4 @@
-"""What the training scripts share: configs, the order of samples, checkpoints that resume exactly, and logging.
-
-A run lives in the folder `output` of its config:
-
-    output/config.yaml, NETWORK.safetensors   the newest weights, a checkpoint folder like any other
-    output/best/                              the same for the best validation score so far
-    output/state/step-00001000/               everything a resumed run needs; the newest `train.keep` are kept
-    output/pretraining/                       what parts of a network have learned before the run (pretraining.py)
-    output/tensorboard/                       curves and picture grids
+"""What the training scripts share: configs, the order of samples, and the step that changes a network.
 
 Which samples a step sees (`StepSampler`) and the random numbers it draws (`Run.progress`) are functions of the seed and
 the step alone, so a resumed run needs no loader state, and every number of processes or workers sees the same global
@@ -16,11 +8,9 @@ batches.
 import contextlib
 import math
 import os
-import re
 import shlex
 import shutil
 import sysconfig
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,20 +21,16 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset, Sampler
-from tqdm import tqdm
 from yaml import YAMLError
 
 from data_prep.clips import ClipDataset
 from losses.adversarial import discriminator_loss
 from media.errors import InputError, Parser
-from media.files import check_output_folder, existing_file, output_folder
-from models.checkpoint import save_checkpoint
+from media.files import check_output_folder, existing_file
 from models.discriminator import DiscriminatorConfig
+from training_run import holds_a_run
 
 
 @dataclass
@@ -79,6 +65,9 @@ class TrainConfig:
     precision: str = "no"  # "no", "bf16" or "fp16"; fp16 is for CUDA, bf16 also for CPUs that have AMX
     compile: bool = False  # the step through torch.compile; on several GPUs with freeze_batch_norm alone
     freeze_batch_norm: bool = False  # running statistics stay as they are, also in training
+    # Windows that a process has in memory at once; 0: its whole share of a step. The gradients of a step's parts are
+    # summed; batch norm, contrastive losses and mutual information know the windows of a part alone.
+    micro_batch: int = 0
     log_every: int = 10
     validate_every: int = 1000
     validation_windows: int = 16  # fixed windows of `data.val`, spread over its clips
@@ -87,9 +76,6 @@ class TrainConfig:
 
 
 Config = TypeVar("Config")
-
-# RuntimeErrors that tell of neither a file nor a config.
-_DEVICE_ERRORS = (torch.OutOfMemoryError, torch.AcceleratorError, torch.distributed.DistBackendError)
 
 
 def parse_config(schema: type[Config] | dict[str, type[Config]], description: str) -> Config:
@@ -178,6 +164,8 @@ def start(config: Any) -> Accelerator:
         raise InputError(f"train.ema={train.ema} must be 0 or more and less than 1")
     if len(train.betas) != 2 or not all(0 <= beta < 1 for beta in train.betas):
         raise InputError(f"train.betas={train.betas} must be two numbers, 0 or more and less than 1")
+    if not 0 <= train.seed < 2**31:
+        raise InputError(f"train.seed={train.seed} must be 0 or more and less than 2147483648")
     if config.data.workers < 0:
         raise InputError(f"data.workers={config.data.workers} must not be negative")
     output = Path(config.output)
@@ -205,6 +193,11 @@ def start(config: Any) -> Accelerator:
         raise InputError(
             f"train.batch_size={train.batch_size} cannot be shared by {accelerator.num_processes} processes; "
             f"make it a multiple"
+        )
+    share = train.batch_size // accelerator.num_processes
+    if train.micro_batch < 0 or (train.micro_batch and share % train.micro_batch):
+        raise InputError(
+            f"train.micro_batch={train.micro_batch} does not divide a process's {share} windows; use a divisor, or 0"
         )
     set_seed(train.seed, device_specific=accelerator.num_processes > 1)
     torch.backends.cudnn.benchmark = True
@@ -235,12 +228,18 @@ def check_judged(judge: DiscriminatorConfig, frames: int) -> None:
         )
 
 
-def check_batch(frames: int, accelerator: Accelerator) -> None:
-    """InputError where a process would get one frame of the `frames` of a step: batch norm needs two or more."""
-    if frames // accelerator.num_processes < 2:
+def windows_at_once(train: TrainConfig, accelerator: Accelerator) -> int:
+    """How many windows a process computes together."""
+    return train.micro_batch or train.batch_size // accelerator.num_processes
+
+
+def check_batch(frames: int, train: TrainConfig, accelerator: Accelerator) -> None:
+    """InputError where a process would see one frame at once, in windows of `frames`: batch norm needs two or more."""
+    windows = windows_at_once(train, accelerator)
+    if windows * frames < 2:
         raise InputError(
-            f"a step has {frames} frames for {accelerator.num_processes} processes, batch norm needs two or more for "
-            f"each; raise train.batch_size"
+            f"a process sees {windows * frames} frame at once, batch norm needs two or more; raise train.batch_size or "
+            f"train.micro_batch"
         )
 
 
@@ -346,20 +345,6 @@ def scheduler(optimizer: torch.optim.Optimizer, train: TrainConfig) -> torch.opt
     return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 
 
-def moving_average(decay: float) -> Callable[[list[Tensor], list[Tensor], Any], None]:
-    """`AveragedModel`'s exponential moving average; whole numbers (indices, counts) are copied as they are."""
-    average = get_ema_multi_avg_fn(decay)
-
-    def update(averages: list[Tensor], current: list[Tensor], count: Any) -> None:  # tensors of one type
-        if averages[0].is_floating_point():
-            average(averages, current, count)
-        else:
-            for old, new in zip(averages, current, strict=True):
-                old.copy_(new)
-
-    return update
-
-
 def compiled(network: nn.Module, train: TrainConfig) -> Callable:
     """What the training step calls: `network`, with `train.compile` through torch.compile.
 
@@ -380,30 +365,6 @@ def train_mode(network: nn.Module, train: TrainConfig) -> None:
                 module.eval()
 
 
-def backward(
-    accelerator: Accelerator, loss: Tensor, network: nn.Module, train: TrainConfig, terms: dict, batch: dict, step: int
-) -> Tensor:
-    """Check that every loss term is finite, backpropagate, clip, and return the gradient's norm.
-
-    A NaN or Inf, also one in the gradient, ends the run before the weights change, with an `InputError` that names the
-    step, the term and the clips of the batch; the states saved before stay. So does a loss without a term.
-    """
-    if not terms:
-        raise InputError("no loss term has a weight, and nothing would be learned; set one of losses.*")
-    _check_finite({**terms, "total": loss}, "loss term", batch, step)
-    accelerator.backward(loss)
-    limit = train.clip_gradients if train.clip_gradients > 0 else math.inf
-    norm = accelerator.clip_grad_norm_(network.parameters(), limit)
-    if train.precision != "fp16":
-        _check_finite({"norm": norm}, "gradient's", batch, step)
-    elif accelerator.scaler.get_scale() < 1:  # it skips such a step and lowers its scale, of all networks
-        raise InputError(
-            f"step {step}: gradients of float16 overflow at every scale; the last good state is kept, use "
-            f"train.precision=bf16 or lower train.learning_rate"
-        )
-    return norm
-
-
 def _check_finite(values: dict[str, Tensor], what: str, batch: dict, step: int) -> None:
     stacked = torch.stack([value.detach().float() for value in values.values()])
     if bool(stacked.isfinite().all()):  # one wait for the device instead of one a term
@@ -415,246 +376,92 @@ def _check_finite(values: dict[str, Tensor], what: str, batch: dict, step: int) 
     )
 
 
-class Adversary:
-    """The patch discriminator `network` beside a generator, with its own optimizer and step (LSGAN)."""
-
-    def __init__(self, network: nn.Module, train: TrainConfig, accelerator: Accelerator):
-        self.train, self.accelerator = train, accelerator
-        self.optimizer = optimizer(network.parameters(), train, betas=(0.5, 0.999))
-        self.network, self.optimizer, self.schedule = accelerator.prepare(
-            network, self.optimizer, scheduler(self.optimizer, train)
-        )
-
-    def step(self, true: Tensor, generated: Tensor, batch: dict, step: int) -> dict[str, Tensor]:
-        """Teach the discriminator to tell `true` from `generated`, each (B, T, 3, H, W); return what to log of it."""
-        with self.accelerator.autocast():
-            features = self.network(torch.cat([true, generated.detach()]))
-            real, fake = ([[f.chunk(2)[i] for f in scale] for scale in features] for i in (0, 1))
-            loss = discriminator_loss(real, fake)
-        norm = backward(self.accelerator, loss, self.network, self.train, {"discriminator": loss}, batch, step)
-        self.optimizer.step()
-        self.schedule.step()
-        self.optimizer.zero_grad()
-        return {
-            "train/discriminator": loss,
-            "train/discriminator_gradient_norm": norm,
-            "train/discriminator_learning_rate": self.schedule.get_last_lr()[0],
-        }
-
-
-class Run:
-    """The files of one training run: states to resume from, checkpoints to use, the best so far, TensorBoard's curves.
-
-    Made when the data and the networks are there, so that what is wrong with them leaves no folder behind.
+class Learner:
+    """A network with its optimizer and schedule, made ready for the devices, and the step that changes it.
 
     Args:
-        networks: the prepared networks by their checkpoint names ("heatmap_predictor", ...).
-        sections: what `config.yaml` says of each network, by the same names, and anything else worth keeping.
-        averaged: the networks that have an exponential moving average (`train.ema`), whose weights are the ones saved.
+        betas: of Adam, where they are not `train.betas`.
     """
 
     def __init__(
-        self,
-        config: Any,
-        accelerator: Accelerator,
-        networks: dict[str, nn.Module],
-        sections: dict,
-        averaged: Sequence[str],
+        self, network: nn.Module, train: TrainConfig, accelerator: Accelerator, betas: Sequence[float] | None = None
     ):
-        self.train, self.output = config.train, output_folder(config.output)
-        self.accelerator, self.sections = accelerator, sections
-        # What a killed run logged after its last state is logged again: `purge_step` hides the first time.
-        done = max((step for step, _ in _states(self.output)), default=0)
-        accelerator.init_trackers("tensorboard", init_kwargs={"tensorboard": {"purge_step": done + 1}})
-        self.networks = {name: accelerator.unwrap_model(network) for name, network in networks.items()}
-        self.step, self.best = 0, None
-        self._trained = nn.ModuleDict({name: self.networks[name] for name in averaged})
-        self.ema = None
-        if self.train.ema > 0:
-            self.ema = AveragedModel(self._trained, multi_avg_fn=moving_average(self.train.ema), use_buffers=True)
-        self._log_time, self._log_step, self._waited = time.perf_counter(), 0, 0.0
+        self.train, self.accelerator = train, accelerator
+        adam = optimizer(network.parameters(), train, betas)
+        self.network, self.optimizer, self.schedule = accelerator.prepare(network, adam, scheduler(adam, train))
 
-        # States hold the bare networks, so that a run can go on with another number of processes.
-        def bare(models: list[nn.Module]) -> list[nn.Module]:
-            return [accelerator.unwrap_model(model) for model in models]
+    def step(
+        self, batch: dict, step: int, compute: Callable[[dict], tuple[dict[str, Tensor], Any]]
+    ) -> tuple[dict[str, Tensor | float], list[Any]]:
+        """Change the network once, by the gradient of a batch's loss.
 
-        def saving(models: list[nn.Module], weights: list[dict], folder: str) -> None:
-            weights[:] = [model.state_dict() for model in bare(models)]
+        A NaN or Inf in a loss term or in the gradient ends the run before the weights change, with an `InputError` that
+        names the step, the term and the clips; the states saved before stay. So does a loss without a term.
 
-        def loading(models: list[nn.Module], folder: str) -> None:
-            models[:] = bare(models)
+        Args:
+            batch: a process's share of the step, whose "clip" lists a clip id a window.
+            step: the number of this step, for the message.
+            compute: takes windows of the batch, all of them or `train.micro_batch` at a time, and gives their loss
+                terms by name, and anything else, without a gradient.
 
-        accelerator.register_save_state_pre_hook(saving)
-        accelerator.register_load_state_pre_hook(loading)
+        Returns:
+            What to log (the loss, its terms, the gradient's norm and the learning rate), and what else `compute` gave.
+        """
+        windows = len(batch["clip"])
+        pieces = list(parts(batch, self.train.micro_batch or windows))
+        values, others = {}, []
+        for place, piece in enumerate(pieces):
+            terms, other = compute(piece)
+            if not terms:
+                raise InputError("no loss term has a weight, and nothing would be learned; set one of losses.*")
+            loss, share = sum(terms.values()), len(piece["clip"]) / windows
+            _check_finite(terms | {"total": loss}, "loss term", piece, step)
+            last = place + 1 == len(pieces)  # only then the processes have to exchange gradients
+            with contextlib.nullcontext() if last else self.accelerator.no_sync(self.network):
+                self.accelerator.backward(loss * share)
+            for name, value in ({"loss": loss} | terms).items():
+                values[name] = values.get(name, 0) + share * value.detach()
+            others.append(other)
+        values["gradient_norm"] = self._norm(batch, step)
+        values["learning_rate"] = self.schedule.get_last_lr()[0]
+        self.optimizer.step()
+        self.schedule.step()
+        self.optimizer.zero_grad()
+        return {f"train/{name}": value for name, value in values.items()}, others
 
-    def resume(self) -> int:
-        """Load the newest state and return the number of steps it has done; 0 where there is none."""
-        if self.accelerator.is_main_process:
-            _clean(self.output)
-        states = list(_states(self.output))
-        newest = torch.tensor([states[-1][0] if states else 0], device=self.accelerator.device)
-        found = self.accelerator.gather(newest).tolist()
-        if len(set(found)) > 1:
+    def _norm(self, batch: dict, step: int) -> Tensor:
+        """Clip the gradient to `train.clip_gradients`; its norm before that."""
+        limit = self.train.clip_gradients if self.train.clip_gradients > 0 else math.inf
+        norm = self.accelerator.clip_grad_norm_(self.network.parameters(), limit)
+        if self.train.precision != "fp16":
+            _check_finite({"norm": norm}, "gradient's", batch, step)
+        elif self.accelerator.scaler.get_scale() < 1:  # it skips such a step and lowers its scale, of all networks
             raise InputError(
-                f"{self.output} holds states up to step {min(found)} for one process and to {max(found)} for another; "
-                f"make it a folder that all machines share"
+                f"step {step}: gradients of float16 overflow at every scale; the last good state is kept, use "
+                f"train.precision=bf16 or lower train.learning_rate"
             )
-        if states:
-            self.step, folder = states[-1]
-            try:
-                # On several GPUs, Adam's counts would otherwise lie there and be waited for at every step.
-                self.accelerator.load_state(str(folder), map_location="cpu")
-                if self.ema is not None:
-                    self.ema.load_state_dict(load_file(folder / "ema.safetensors"))
-                self.best = OmegaConf.load(folder / "run.yaml").best
-            except _DEVICE_ERRORS:
-                raise
-            except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
-                raise InputError(
-                    f"{folder} is not a state of this config's networks ({str(error).splitlines()[0]}); "
-                    f"go on with the config it was made with, or choose another output"
-                ) from error
-            self.accelerator.print(f"resuming at step {self.step} from {folder}")
-            if self.accelerator.is_main_process:  # a kill between the state and the weights has left older ones there
-                with writing(self.output):
-                    self._save_weights(self.output)
-        self._log_step = self.step
-        return self.step
-
-    def progress(self, batches: Iterator[dict]) -> Iterator[tuple[int, dict]]:
-        """Yield (step, batch) behind a progress bar; `step` counts from 1 and is the number done after this one.
-
-        Each step starts from its own seed, so what came before it (validations, a restart) changes none of its numbers.
-        """
-        main, process = self.accelerator.is_main_process, self.accelerator.process_index
-        with tqdm(total=self.train.steps, initial=self.step, unit="step", disable=not main) as self.bar:
-            asked = time.perf_counter()
-            for batch in batches:
-                self._waited += time.perf_counter() - asked
-                torch.manual_seed(((self.train.seed * 1_000_003 + self.step) * 65_536 + process) % 2**63)
-                yield self.step + 1, batch
-                self.step += 1
-                if self.ema is not None:
-                    self.ema.update_parameters(self._trained)
-                self.bar.update()
-                if self.step % self.train.save_every == 0 or self.step == self.train.steps:
-                    self.save()
-                asked = time.perf_counter()
-
-    def log(self, step: int, values: dict[str, Tensor | float]) -> None:
-        """Every `train.log_every` steps, write scalars (means over the processes) and show the first in the bar.
-
-        The samples a second and the share of time spent waiting for data since the last call join them.
-        """
-        if step % self.train.log_every and step != 1:
-            return
-        scalars = [torch.as_tensor(value).detach().float().to(self.accelerator.device) for value in values.values()]
-        means = self.accelerator.reduce(torch.stack(scalars), reduction="mean").tolist()
-        values = dict(zip(values, means, strict=True))
-        now = time.perf_counter()
-        if step > self._log_step:
-            seconds = now - self._log_time
-            values["train/samples_per_second"] = (step - self._log_step) * self.train.batch_size / seconds
-            values["train/waiting_for_data"] = self._waited / seconds
-        self._log_time, self._log_step, self._waited = now, step, 0.0
-        self.accelerator.log(values, step=step)
-        name, value = next(iter(values.items()))
-        self.bar.set_postfix({name.split("/")[-1]: f"{value:.4f}"})
-
-    def due(self, step: int) -> bool:
-        """Whether step `step` ends with a validation."""
-        return step % self.train.validate_every == 0 or step == self.train.steps
-
-    def evaluated(self, name: str) -> nn.Module:
-        """The network to validate, in eval mode: the moving average where there is one."""
-        return self._best_of(name).eval()
-
-    def _best_of(self, name: str) -> nn.Module:
-        averaged = self.ema is not None and name in self.ema.module
-        return self.ema.module[name] if averaged else self.networks[name]
-
-    def validated(self, step: int, values: dict[str, float], score: float, pictures: dict[str, Tensor]) -> None:
-        """Log validation scalars and picture grids ((3, H, W) in [0, 1]); keep the weights if `score` is the best.
-
-        A larger score is better.
-        """
-        self.accelerator.log(values, step=step)
-        best = math.isfinite(score) and (self.best is None or score > self.best)
-        self.best = score if best else self.best
-        if self.accelerator.is_main_process:
-            writer = self.accelerator.get_tracker("tensorboard").writer
-            for name, picture in pictures.items():
-                writer.add_image(name, picture.clamp(0, 1), step)
-            if best:
-                with writing(self.output / "best"):
-                    self._save_weights(self.output / "best")
-        self._log_time, self._log_step, self._waited = time.perf_counter(), step, 0.0
-
-    def save(self) -> None:
-        """Write the state under a temporary name, rename it, drop the oldest, and write the newest weights."""
-        folder = self.output / "state" / f"step-{self.step:08d}"
-        temporary = folder.with_name(f"{folder.name}.partial")
-        main = self.accelerator.is_main_process
-        if main:
-            shutil.rmtree(temporary, ignore_errors=True)
-        self.accelerator.wait_for_everyone()
-        with writing(folder, temporary):
-            self.accelerator.save_state(str(temporary))
-            if main:
-                if self.ema is not None:
-                    state = {name: value.contiguous() for name, value in self.ema.state_dict().items()}
-                    save_file(state, temporary / "ema.safetensors")
-                OmegaConf.save({"step": self.step, "best": self.best}, temporary / "run.yaml")
-            self.accelerator.wait_for_everyone()
-            if main:
-                shutil.rmtree(folder, ignore_errors=True)
-                temporary.rename(folder)
-                for _, old in list(_states(self.output))[: -self.train.keep]:
-                    shutil.rmtree(old)
-                self._save_weights(self.output)
-
-    def _save_weights(self, folder: Path) -> None:
-        save_checkpoint(folder, {name: self._best_of(name) for name in self.networks}, self.sections)
-
-    def finish(self, summary: str) -> None:
-        """Close the trackers and print the one-line summary."""
-        self.accelerator.end_training()
-        self.accelerator.print(f"{summary}; weights in {self.output}")
+        return norm
 
 
-@contextlib.contextmanager
-def writing(folder: Path, temporary: Path | None = None) -> Iterator[None]:
-    """Turn what the libraries raise on a full disk into an InputError, and free the place taken so far."""
-    try:
-        yield
-    except _DEVICE_ERRORS:
-        raise
-    except (OSError, RuntimeError, SafetensorError) as error:  # PyTorch's is a RuntimeError
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
-        raise InputError(
-            f"{folder} cannot be written ({str(error).splitlines()[0]}); the last good state is kept, "
-            f"free some space and start again"
-        ) from error
+class Adversary(Learner):
+    """The patch discriminator beside a generator (LSGAN)."""
 
+    def __init__(self, network: nn.Module, train: TrainConfig, accelerator: Accelerator):
+        super().__init__(network, train, accelerator, betas=(0.5, 0.999))
 
-def _clean(output: Path) -> None:
-    """Remove what a killed run left half written."""
-    for leftover in output.glob("state/*.partial"):
-        shutil.rmtree(leftover)
-    for folder in (output, output / "best", output / "pretraining"):
-        for leftover in folder.glob(".*.partial.*"):
-            leftover.unlink()
+    def judge(self, true: Tensor, generated: Tensor, batch: dict, step: int) -> dict[str, Tensor | float]:
+        """Teach the discriminator to tell `true` from `generated`, each (B, T, 3, H, W); return what to log of it."""
 
+        def compute(part: dict) -> tuple[dict[str, Tensor], None]:
+            with self.accelerator.autocast():
+                features = self.network(torch.cat([part["true"], part["generated"]]))
+                real, fake = ([[f.chunk(2)[i] for f in scale] for scale in features] for i in (0, 1))
+                return {"discriminator": discriminator_loss(real, fake)}, None
 
-def holds_a_run(output: str | Path) -> bool:
-    """Whether a run in the folder `output` has got as far as its first state, from which it goes on."""
-    return any(_states(Path(output)))
-
-
-def _states(output: Path) -> Iterator[tuple[int, Path]]:
-    """(step, folder) of the complete states of a run, oldest first."""
-    for folder in sorted((output / "state").glob("step-*")):
-        match = re.fullmatch(r"step-(\d{8})", folder.name)
-        if match:
-            yield int(match[1]), folder
+        judged = {"clip": batch["clip"], "true": true, "generated": generated.detach()}
+        values, _ = self.step(judged, step, compute)
+        return {
+            "train/discriminator": values["train/discriminator"],
+            "train/discriminator_gradient_norm": values["train/gradient_norm"],
+            "train/discriminator_learning_rate": values["train/learning_rate"],
+        }

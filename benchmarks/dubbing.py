@@ -22,9 +22,10 @@ import torch
 from dubbing import Clock, DubOptions, Speaker, dub, load_speaker
 from dubbing.source import Source
 from dubbing.speaker import FaceJob
-from media.audio import read_sound
 from media.errors import Parser, command
-from media.video import FPS, VideoWriter
+from media.sound import read_sound
+from media.timeline import FPS
+from media.video import VideoWriter
 from models.devices import add_device
 
 ROOT = Path(__file__).resolve().parent.parent

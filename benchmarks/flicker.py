@@ -20,11 +20,13 @@ from benchmarks.dubbing import ROOT, make_sound
 from dubbing import DubOptions, dub, load_speaker
 from dubbing.paste import UPPER
 from dubbing.people import Scene, choose, observe
-from media.audio import SAMPLE_RATE, read_audio
+from media.audio import SAMPLE_RATE
 from media.errors import InputError, Parser, command
 from media.face import paste_weight
 from media.heatmap import LIP_POINTS
-from media.video import FPS, read_frames
+from media.sound import read_audio
+from media.timeline import FPS
+from media.video import read_frames
 from models.devices import add_device
 
 REGIONS = ("cheeks", "contour", "rest")

@@ -21,7 +21,8 @@ import torch
 from torch import nn
 
 from media.errors import InputError, Parser, command
-from media.video import FPS, VideoWriter, read_frames
+from media.timeline import FPS
+from media.video import VideoWriter, read_frames
 from metrics.evaluation import Evaluation
 from metrics.render import Cell, Grid, to_text
 from metrics.scoring import Options, load_networks

@@ -35,7 +35,7 @@ from media.errors import InputError, Parser, command
 from media.face import CROP_SIZE, covering_references
 from media.heatmap import FULL_FACE, KEYPOINTS, LIP_KEYPOINTS, POSE, draw_heatmaps
 from media.pictures import to_pictures, to_tensor
-from media.video import FPS
+from media.timeline import FPS
 from metrics.crops import LipDistance, crop_scores, with_upper_half
 from models import FaceSynthesizer, G4GSynthesizer, HeatmapPredictor, is_g4g, load_checkpoint, load_network
 from models.checkpoint import load_any_sync_expert

@@ -30,13 +30,12 @@ from data_prep.clips import Clip, ClipData, ClipDataset, encode_face, write_clip
 from losses.face import FaceLosses, FaceObjective
 from media.errors import InputError, Parser, command
 from media.face import CROP_SIZE
-from media.video import read_frames
 from models.devices import add_device
 from models.discriminator import DiscriminatorConfig, PatchDiscriminator
 from models.face_synthesizer import Alignment, FaceSynthesizer, FaceSynthesizerConfig
 from models.modulation import SpadeNorm
 from train_face import INPUTS, FaceTraining
-from training import Adversary, DataConfig, TrainConfig, backward, check_compiler, compiled, optimizer, training_batches
+from training import Adversary, DataConfig, Learner, TrainConfig, check_compiler, compiled, training_batches
 
 PORTRAIT = Path(__file__).resolve().parent.parent / "assets" / "portrait.mp4"
 
@@ -130,26 +129,24 @@ def measure(
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=config.train.precision)
     torch.backends.cudnn.benchmark = True  # as training.start does
     torch.manual_seed(0)
-    synthesizer = build(FaceSynthesizer(config.model))
-    adam = optimizer(synthesizer.parameters(), config.train)
-    synthesizer, adam = accelerator.prepare(synthesizer, adam)
+    learner = Learner(build(FaceSynthesizer(config.model)), config.train, accelerator)
     objective = FaceObjective(config.losses, config.model, config.frames, config.sync_expert).to(accelerator.device)
     adversary = Adversary(PatchDiscriminator(config.discriminator), config.train, accelerator)
     discriminator = accelerator.unwrap_model(adversary.network)
     dataset = ClipDataset(config.data.train, config.model.audio, config.frames, config.model.references)
-    synthesize = compiled(synthesizer, config.train)
+    synthesize = compiled(learner.network, config.train)
+
+    def compute(part: dict) -> tuple[dict[str, Tensor], Tensor]:
+        with accelerator.autocast():
+            faces, alignment = synthesize(*(part[name] for name in INPUTS), alignment=True)
+            return objective(faces, part, discriminator, alignment), faces.detach()
 
     began, waited = 0.0, 0.0
     asked = time.perf_counter()
     for step, batch in enumerate(training_batches(dataset, config, accelerator, 0)):
         waited += time.perf_counter() - asked
-        with accelerator.autocast():
-            faces, alignment = synthesize(*(batch[name] for name in INPUTS), alignment=True)
-            terms = objective(faces, batch, discriminator, alignment)
-        backward(accelerator, sum(terms.values()), synthesizer, config.train, terms, batch, step)
-        adam.step()
-        adam.zero_grad()
-        adversary.step(batch["frames"], faces, batch, step)
+        _, faces = learner.step(batch, step, compute)
+        adversary.judge(batch["frames"], torch.cat(faces), batch, step)
         synchronize(accelerator.device)
         asked = time.perf_counter()
         if step + 1 == warmup:
@@ -189,6 +186,8 @@ def peak_memory(device: torch.device) -> float:
 
 def draw_portraits(folder: Path, count: int, frames: int) -> None:
     """Write clip files of the bundled portrait, whose pictures are as hard to pack as any face's."""
+    from media.video import read_frames  # PyAV's, which a machine that only trains need not have
+
     source = np.stack(list(read_frames(PORTRAIT)))
     faces = [encode_face(cv2.resize(frame, (CROP_SIZE, CROP_SIZE), interpolation=cv2.INTER_AREA)) for frame in source]
     sound = np.zeros(frames * 640, np.float32)

@@ -21,7 +21,7 @@ from media.errors import InputError
 from media.face import CROP_SIZE
 from media.files import replacing
 from media.heatmap import FULL_FACE, KEYPOINTS, MIRROR, ORDER, POSE, draw_heatmaps
-from media.video import FPS
+from media.timeline import FPS
 
 SUFFIX = ".safetensors"
 JPEG = [

@@ -25,7 +25,7 @@ from data_prep.manifest import Manifest
 from data_prep.sync import sync_mel, window_starts
 from media.audio import mfcc
 from media.errors import InputError, Parser, command
-from media.video import FPS
+from media.timeline import FPS
 from models.checkpoint import digest, load_any_sync_expert
 from models.chung_syncnet import GREY, MARGIN, SHIFTS, SIZE, ChungSyncNet, mfcc_windows
 from models.devices import add_device

@@ -21,11 +21,13 @@ from data_prep.clips import SUFFIX, Clip, ClipData, encode_face, write_clip
 from data_prep.layout import Source
 from data_prep.manifest import Manifest
 from data_prep.workers import CRASHED, spread
-from media.audio import SAMPLE_RATE, mel_spectrogram, read_audio, wav2vec2_features
+from media.audio import SAMPLE_RATE, mel_spectrogram, wav2vec2_features
 from media.errors import InputError, Parser, command
 from media.face import FaceTracker, crop_face, select131, to_crop
 from media.files import output_folder
-from media.video import FPS, read_frames
+from media.sound import read_audio
+from media.timeline import FPS
+from media.video import read_frames
 
 LAYOUTS = {"folder": folder.sources, "lrs2": lrs2.sources, "cmlr": cmlr.sources, "hdtf": hdtf.sources}
 MINIMUM = FPS  # frames with a face: one second

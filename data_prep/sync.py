@@ -12,7 +12,7 @@ from data_prep.clips import Clip, clip_id, clip_paths, mirrored
 from data_prep.manifest import Manifest
 from media.audio import audio_windows
 from media.errors import InputError
-from media.video import FPS
+from media.timeline import FPS
 from models.sync_expert import FRAMES
 from models.transport import mouth_motion
 

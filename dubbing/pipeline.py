@@ -20,12 +20,14 @@ from dubbing.people import Person, Scene, choose, observe, recognise
 from dubbing.pictures import grey, panel, panel_size
 from dubbing.source import Source
 from dubbing.speaker import FaceJob, Speaker
-from media.audio import SAMPLE_RATE, mel_spectrogram, read_audio, wav2vec2_features
+from media.audio import SAMPLE_RATE, mel_spectrogram, wav2vec2_features
 from media.errors import InputError
 from media.face import choose_references, covering_references, crop_face, lip_opening, to_crop
 from media.files import check_output_folder, existing_file
+from media.sound import read_audio
 from media.stages import Clock, background
-from media.video import FPS, VideoInfo, VideoWriter, check_suffix, probe, watchable
+from media.timeline import FPS
+from media.video import VideoInfo, VideoWriter, check_suffix, probe, watchable
 
 SCANNED = 60  # seconds of the source, at least, in which references are looked for
 _QUEUED = 48 * 2**20  # bytes of frames that wait between two stages

@@ -28,9 +28,10 @@ from media.container import (
     video_stream,
 )
 from media.errors import InputError
-from media.video_writer import BT601, FPS, Colour, VideoWriter, check_suffix
+from media.timeline import FPS
+from media.video_writer import BT601, Colour, VideoWriter, check_suffix
 
-__all__ = ["FPS", "Colour", "VideoInfo", "VideoWriter", "check_suffix", "probe", "read_frames", "watchable"]
+__all__ = ["Colour", "VideoInfo", "VideoWriter", "check_suffix", "probe", "read_frames", "watchable"]
 
 RGB_SPACE = 0  # the H.273 matrix of images
 # swscale's default takes a level off the brightness; these flags do not.

@@ -10,7 +10,8 @@ import numpy as np
 from media.errors import InputError
 from media.face import Face, crop_face, select131, to_crop
 from media.heatmap import draw_heatmap
-from media.video import FPS, VideoWriter, probe
+from media.timeline import FPS
+from media.video import VideoWriter, probe
 from metrics.pairs import Batch, FramePair, Pair
 from metrics.scoring import ClipResult
 from metrics.tables import METRICS

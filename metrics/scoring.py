@@ -10,11 +10,12 @@ import torch
 from torch import nn
 
 from checkpoints import fetch
-from media.audio import mfcc, read_audio
+from media.audio import mfcc
 from media.errors import InputError
 from media.face import select131
 from media.heatmap import LIP_POINTS
 from media.pictures import to_tensor
+from media.sound import read_audio
 from media.video import probe
 from metrics.fid import FeatureStatistics, inception_features, load_inception
 from metrics.image import mse, psnr, ssim

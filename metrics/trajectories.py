@@ -19,7 +19,8 @@ import numpy as np
 from media.errors import InputError, Parser, command
 from media.face import FaceTracker
 from media.files import named_paths, replacing
-from media.video import FPS, read_frames
+from media.timeline import FPS
+from media.video import read_frames
 from metrics.plots import add_figure, legend_label, plain_text
 from metrics.render import Cell, Grid, to_text
 

@@ -13,7 +13,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from media.video import FPS, VideoWriter
+from media.timeline import FPS
+from media.video import VideoWriter
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 SENTENCE = (

@@ -11,7 +11,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from media.video import FPS, read_frames
+from media.timeline import FPS
+from media.video import read_frames
 
 ROOT = Path(__file__).resolve().parent.parent
 ROWS, PANEL = 3, 224  # of the strip: rows, and a panel's side in pixels

@@ -10,6 +10,7 @@ from media_files import beat_sound, beats_heard, write_sound, write_video
 
 from media import audio
 from media.errors import InputError
+from media.sound import read_audio, read_sound
 from media.video import VideoWriter
 
 SOUNDS = {
@@ -45,7 +46,7 @@ def wav() -> np.ndarray:
 @pytest.mark.parametrize("name", SOUNDS)
 def test_sound_of_any_kind_becomes_16_khz_mono_in_time(name, tmp_path):
     codec, rate, layout = SOUNDS[name]
-    sound = audio.read_audio(write_sound(tmp_path / name, codec, rate, layout, 1.2))
+    sound = read_audio(write_sound(tmp_path / name, codec, rate, layout, 1.2))
     assert sound.dtype == np.float32 and sound.ndim == 1
     assert abs(len(sound) / 16000 - 1.2) < 0.05
     # Raw ADTS has no place to say that the encoder's first 1024 samples are not part of the sound.
@@ -57,25 +58,25 @@ def test_sound_of_any_kind_becomes_16_khz_mono_in_time(name, tmp_path):
 
 def test_channels_are_mixed_without_clipping(tmp_path):
     loud = np.full((2, 16000), 0.9, np.float32) * np.sin(np.arange(16000, dtype=np.float32) / 5)
-    sound = audio.read_audio(write_sound(tmp_path / "a.wav", "pcm_f32le", 16000, "stereo", sound=loud))
+    sound = read_audio(write_sound(tmp_path / "a.wav", "pcm_f32le", 16000, "stereo", sound=loud))
     np.testing.assert_allclose(sound, loud[0], atol=1e-6)
 
 
 @pytest.mark.parametrize("layout", ["quad", "5.1(side)", "7.1"])
 def test_surround_layouts_are_read(layout, tmp_path):
-    sound = audio.read_audio(write_sound(tmp_path / "a.wav", "pcm_s16le", 48000, layout, 1.0))
+    sound = read_audio(write_sound(tmp_path / "a.wav", "pcm_s16le", 48000, layout, 1.0))
     assert len(sound) == 16000 and 0.45 < np.abs(sound).max() < 0.55
 
 
 def test_samples_that_are_no_numbers_become_silence(tmp_path):
     broken = np.full((1, 1600), np.nan, np.float32)
-    assert not audio.read_audio(write_sound(tmp_path / "a.wav", "pcm_f32le", 16000, sound=broken)).any()
+    assert not read_audio(write_sound(tmp_path / "a.wav", "pcm_f32le", 16000, sound=broken)).any()
 
 
 @pytest.mark.parametrize("start", [Fraction(0), Fraction(7, 10)])
 def test_sound_of_a_video_is_counted_from_the_videos_first_instant(start, tmp_path):
     path = write_video(tmp_path / "a.mkv", pictures=50, beats=(start, Fraction(1)))
-    heard = beats_heard(audio.read_audio(path))
+    heard = beats_heard(read_audio(path))
     np.testing.assert_allclose(heard, float(start) + np.array([0, 0.5]), atol=0.004)
 
 
@@ -89,13 +90,13 @@ def test_a_hole_in_the_sound_is_filled_with_silence(tmp_path):
             frame.sample_rate, frame.pts, frame.time_base = 16000, start, Fraction(1, 16000)
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
-    sound = audio.read_audio(path)
+    sound = read_audio(path)
     np.testing.assert_allclose(beats_heard(sound), [0, 3], atol=0.004)
 
 
 def test_long_sound_streams_in_small_blocks(tmp_path):
     path = write_sound(tmp_path / "a.flac", "flac", 16000, seconds=60)
-    blocks = list(audio.read_sound(path, 48000, "stereo"))
+    blocks = list(read_sound(path, 48000, "stereo"))
     assert max(block.shape[1] for block in blocks) <= 48000
     assert sum(block.shape[1] for block in blocks) == 60 * 48000
     assert all(block.shape[0] == 2 for block in blocks)
@@ -107,21 +108,21 @@ def test_what_fills_up_the_last_aac_frame_is_no_sound(rate, seconds, tmp_path):
     samples = round(rate * seconds)
     tone = 0.3 * np.sin(np.arange(samples, dtype=np.float32) * 2 * np.pi * 300 / rate)[None]
     path = write_sound(tmp_path / "a.m4a", "aac", rate, sound=tone)
-    sound = audio.read_audio(path)
+    sound = read_audio(path)
     assert abs(len(sound) / 16000 - seconds) < 0.0005
     assert np.abs(sound[-160:]).max() > 0.2  # the tone to its end
     with VideoWriter(tmp_path / "a.mp4", 32, 32, sound=path) as video:
         for _ in range(round(25 * seconds)):
             video.write(np.zeros((32, 32, 3), np.uint8))
-    assert abs(len(audio.read_audio(tmp_path / "a.mp4")) / 16000 - seconds) < 0.0005
+    assert abs(len(read_audio(tmp_path / "a.mp4")) / 16000 - seconds) < 0.0005
 
 
 def test_sound_far_beyond_the_declared_end_is_kept(tmp_path, monkeypatch):
     path = write_sound(tmp_path / "a.m4a", "aac", 16000, seconds=1.0)
     monkeypatch.setattr(audio, "declared_end", lambda container, stream: Fraction(1, 2))
-    assert len(audio.read_audio(path)) == 16384
+    assert len(read_audio(path)) == 16384
     monkeypatch.setattr(audio, "declared_end", lambda container, stream: Fraction(15, 16))
-    assert len(audio.read_audio(path)) == 15000
+    assert len(read_audio(path)) == 15000
 
 
 def bad_sounds(folder):
@@ -141,7 +142,7 @@ def bad_sounds(folder):
 def test_a_bad_sound_is_one_line_that_names_it_and_the_remedy(tmp_path, capfd):
     for path in bad_sounds(tmp_path):
         with pytest.raises(InputError) as error:
-            audio.read_audio(path)
+            read_audio(path)
         message = str(error.value)
         assert str(path) in message and ";" in message and "\n" not in message, message
     assert capfd.readouterr() == ("", "")
@@ -157,7 +158,7 @@ def test_damaged_sound_is_read_or_refused_without_a_crash(name, tmp_path):
         data[random.integers(0, len(data), 20)] ^= (1 << random.integers(0, 8, 20)).astype(np.uint8)
         (tmp_path / name).write_bytes(data[: random.integers(1, len(data))].tobytes())
         try:
-            sound = audio.read_audio(tmp_path / name)
+            sound = read_audio(tmp_path / name)
             assert np.isfinite(sound).all() and len(sound) < 20 * 60 * 16000
         except InputError:
             pass

@@ -10,8 +10,8 @@ import pytest
 
 from benchmarks.dubbing import SourcesOwnFaces
 from dubbing import DubOptions, dub
-from media.audio import read_audio
 from media.face import FaceTracker, choose_references, covering_references, lip_opening, select131, to_crop
+from media.sound import read_audio
 from media.video import probe, read_frames
 from tests.faces import HEIGHT, WIDTH, portrait, portraits
 from tests.media_files import write_sound, write_video

@@ -10,9 +10,10 @@ from scipy.ndimage import uniform_filter1d
 from training_runs import write_clips
 
 import pretraining
-from data_prep import synthetic_speech
+from data_prep import speech_windows, synthetic_speech
 from data_prep.clips import ClipDataset
-from data_prep.synthetic_speech import VISEMES, SpeechWindows, Utterance, labels, viseme
+from data_prep.speech_windows import VISEMES, SpeechWindows
+from data_prep.synthetic_speech import Utterance, labels, viseme
 from media.audio import mel_spectrogram
 from media.errors import InputError
 from media.heatmap import KEYPOINTS
@@ -67,7 +68,7 @@ def write_noises(path, seconds: float = 20) -> None:
 
 
 def test_the_encoder_learns_to_tell_sounds_apart(tmp_path, monkeypatch):
-    monkeypatch.setattr(synthetic_speech, "disguised", lambda mel, generator: mel)  # in few steps, of one voice
+    monkeypatch.setattr(speech_windows, "disguised", lambda mel, generator: mel)  # in few steps, of one voice
     write_noises(tmp_path / "noises.safetensors")
     torch.manual_seed(0)
     predictor = HeatmapPredictor(HeatmapPredictorConfig(width=0.125, layers=1, heatmaps="drawn"))
@@ -95,7 +96,7 @@ def test_a_lesson_that_was_killed_ends_with_the_same_weights(tmp_path, monkeypat
                 raise KeyboardInterrupt
             return mel + 0.1 * torch.randn(mel.shape, generator=generator)
 
-        monkeypatch.setattr(synthetic_speech, "disguised", disguised)
+        monkeypatch.setattr(speech_windows, "disguised", disguised)
         drawn.clear()
         torch.manual_seed(0)
         branch = HeatmapPredictor(HeatmapPredictorConfig(width=0.06, layers=1, heatmaps="drawn")).speech

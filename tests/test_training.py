@@ -1,16 +1,67 @@
 """The parts that the training scripts share: configs, the order of samples, schedules."""
 
+import itertools
+import subprocess
+import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 from omegaconf import MISSING
 from omegaconf.errors import OmegaConfBaseException
 from torch.optim.swa_utils import AveragedModel
 
 from media.errors import InputError
 from models.drawing import CurveDrawing
-from training import StepSampler, TrainConfig, moving_average, optimizer, read_config, scheduler, train_mode
+from training import Learner, StepSampler, TrainConfig, optimizer, read_config, scheduler, train_mode
+from training_run import moving_average
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+BLOCKED = ("av", "librosa", "lpips", "mediapipe", "pytorch_fid", "python_speech_features")
+IMPORT = """
+import importlib, sys
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {blocked}:
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Blocked())
+for script in ("train_heatmap", "train_face", "train_sync", "finetune_e2e", "benchmarks.training"):
+    importlib.import_module(script)
+"""
+
+
+def test_the_gradient_of_a_step_is_the_sum_of_its_parts():
+    accelerator = Accelerator(cpu=True)
+    batch = {"clip": list("abcdef"), "x": torch.randn(6, 3)}
+    learned = {}
+    for size in (0, 2, 3):
+        torch.manual_seed(0)
+        seen = []
+        learner = Learner(torch.nn.Linear(3, 2), TrainConfig(steps=5, batch_size=6, micro_batch=size), accelerator)
+
+        def compute(part: dict, learner: Learner = learner, seen: list = seen) -> tuple[dict, int]:
+            seen.append(part["clip"])
+            y = learner.network(part["x"])
+            return {"square": y.square().mean(), "size": 0.1 * y.abs().mean()}, len(part["x"])
+
+        values, others = learner.step(batch, 1, compute)
+        assert [*itertools.chain(*seen)] == batch["clip"] and others == [size or 6] * (6 // (size or 6))
+        names = ("loss", "square", "size", "gradient_norm", "learning_rate")
+        assert values.keys() == {f"train/{name}" for name in names}
+        learned[size] = torch.cat([parameter.detach().flatten() for parameter in learner.network.parameters()])
+        learned[size] = torch.cat([learned[size], torch.stack([values["train/loss"], values["train/gradient_norm"]])])
+    torch.testing.assert_close(learned[2], learned[0])
+    torch.testing.assert_close(learned[3], learned[0])
+
+
+def test_training_needs_no_package_that_reads_videos_or_scores_them():
+    command = [sys.executable, "-c", IMPORT.format(blocked=BLOCKED)]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
 
 
 @dataclass

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from media_files import SIDE, beats_heard, number_of, numbered, write_sound, write_video
 
-from media.audio import read_audio
 from media.errors import InputError
+from media.sound import read_audio
 from media.video import Colour, VideoWriter, probe, read_frames
 
 KINDS = {

@@ -1,0 +1,168 @@
+"""Sound files and the sound of videos, read."""
+
+import os
+from collections.abc import Iterator
+from fractions import Fraction
+
+import av
+import numpy as np
+
+from media.audio import SAMPLE_RATE
+from media.container import (
+    REMEDY,
+    UNREADABLE,
+    audio_stream,
+    believable,
+    declared_end,
+    decoded,
+    open_media,
+    reason,
+    time_zero,
+)
+from media.errors import InputError
+
+# How loud a channel is in the mono mix (ITU-R BS.775), before the weights are brought to a sum of 1 so that nothing
+# clips: FFmpeg's own mix of float samples does not do that.
+MONO_MIX = {"FC": 1.0, "FL": 0.5**0.5, "FR": 0.5**0.5, "LFE": 0.0, "LFE2": 0.0}
+SURROUND = 0.5  # every other channel
+
+# An MP4 file says where its sound ends, within the last frame of AAC; the decoder gives frames whole, of 2048 samples
+# at most. What lies further beyond is sound that the file has wrongly not counted.
+PADDING = 2048
+
+# Sound that is this many seconds from where its timestamps say is moved there: less is the clock's own unsteadiness
+# in many files, more is heard, and it adds up.
+DRIFT = Fraction(1, 25)
+
+
+def sound_format(path: str | os.PathLike) -> tuple[int, int]:
+    """The sample rate in Hz and the number of channels of a sound file or a video's sound track.
+
+    Raises:
+        InputError: The file cannot be read or has no sound track.
+    """
+    with open_media(path, "sound") as container:
+        context = _sound_track(container, path).codec_context
+        return context.sample_rate or 48000, max(1, context.channels)
+
+
+def read_sound(path: str | os.PathLike, rate: int, layout: str) -> Iterator[np.ndarray]:
+    """Stream a sound file or a video's sound track as (channels, samples) float32 blocks in [-1, 1].
+
+    Sample n belongs to the time n/rate on the timeline of `media.video.read_frames`: a track that starts later than
+    the picture is preceded by silence, one with a hole has silence there.
+
+    Args:
+        path: Any file that PyAV decodes.
+        rate: Samples a second to resample to.
+        layout: FFmpeg's name of the channel layout to mix to ("mono", "stereo", "5.1", ...).
+
+    Raises:
+        InputError: The file cannot be read, or has no sound or no samples.
+    """
+    with open_media(path, "sound") as container:
+        stream = _sound_track(container, path)
+        samples = 0
+        try:
+            for block in _unpadded(container, stream, rate, _in_step(container, stream, rate, layout)):
+                samples += block.shape[1]
+                yield np.clip(np.nan_to_num(block), -1, 1)
+        except UNREADABLE as error:
+            raise InputError(f"sound {path} cannot be decoded ({reason(error)}); {REMEDY}") from error
+        if not samples:
+            raise InputError(f"sound {path} has no samples; {REMEDY}")
+
+
+def read_audio(path: str | os.PathLike) -> np.ndarray:
+    """Read a sound file or a video's sound track as (samples,) float32 in [-1, 1], 16 kHz mono.
+
+    Sample 0 is heard with frame 0 of `media.video.read_frames`.
+
+    Raises:
+        InputError: The file cannot be read, or has no sound or no samples.
+    """
+    return np.concatenate([block[0] for block in read_sound(path, SAMPLE_RATE, "mono")])
+
+
+def _sound_track(container: av.container.InputContainer, path: str | os.PathLike) -> av.audio.stream.AudioStream:
+    stream = audio_stream(container)
+    if stream is None:
+        raise InputError(f"sound {path} has no sound that can be decoded; give a sound file or a video with sound")
+    return stream
+
+
+def _unpadded(
+    container: av.container.InputContainer, stream: av.audio.stream.AudioStream, rate: int, blocks: Iterator[np.ndarray]
+) -> Iterator[np.ndarray]:
+    """Leave out the samples with which the encoder has filled up its last frame; other formats' decoders do so."""
+    end = declared_end(container, stream) if stream.duration and "mp4" in container.format.name else None
+    if not end or end < 0:
+        yield from blocks
+        return
+    last = round(end * rate)
+    furthest = last + PADDING * rate // (stream.codec_context.sample_rate or rate)
+    position, held = 0, []
+    for block in blocks:
+        inside = max(0, last - position)
+        position += block.shape[1]
+        if position > furthest:
+            yield from held
+            yield block
+            held = []
+            continue
+        if inside:
+            yield block[:, :inside]
+        if inside < block.shape[1]:
+            held.append(block[:, inside:])
+
+
+def _in_step(
+    container: av.container.InputContainer, stream: av.audio.stream.AudioStream, rate: int, layout: str
+) -> Iterator[np.ndarray]:
+    """Decode, mix and resample a sound track, with silence put in or samples left out where its timestamps ask."""
+    zero, declared = time_zero(container), declared_end(container, stream)
+    silence = np.zeros((av.AudioLayout(layout).nb_channels, rate), np.float32)
+    resampler = form = None
+    surplus = 0  # samples yet to be left out
+
+    def resampled(frame: av.AudioFrame | None) -> Iterator[np.ndarray]:
+        nonlocal surplus
+        for block in resampler.resample(frame) if resampler else ():
+            if block.samples > surplus:
+                # Packed samples, as PyAV reads beyond the eighth plane of planar ones.
+                samples = block.to_ndarray().reshape(block.samples, -1).T[:, surplus:]
+                yield _mono(samples, block.layout) if layout == "mono" else samples
+            surplus = max(0, surplus - block.samples)
+
+    end, shift, tolerance = Fraction(0), Fraction(0), 0  # the first frame is put exactly where it belongs
+    for frame in decoded(container, stream):
+        if form != (frame.sample_rate, frame.layout.name, frame.format.name):
+            yield from resampled(None)  # the track may change its form on the way
+            form = (frame.sample_rate, frame.layout.name, frame.format.name)
+            resampler = av.AudioResampler("flt", None if layout == "mono" else layout, rate)
+        if frame.pts is not None and frame.time_base:
+            start = frame.pts * frame.time_base - zero + shift
+            if not believable(start, end, declared):
+                shift += end - start
+                start = end
+            if abs(start - end) > tolerance:
+                missing = round((start - end) * rate)
+                surplus += max(0, -missing)
+                for first in range(0, missing, rate):
+                    yield silence[:, : missing - first]
+                end = start
+        tolerance = DRIFT
+        end += Fraction(frame.samples, frame.sample_rate)
+        frame.pts = None  # the resampler is only to count samples
+        yield from resampled(frame)
+    yield from resampled(None)
+
+
+def _mono(samples: np.ndarray, layout: av.AudioLayout) -> np.ndarray:
+    """(channels, samples) -> (1, samples)"""
+    weights = np.array(
+        [MONO_MIX.get(channel.name, SURROUND) for channel in layout.channels][: len(samples)], np.float32
+    )
+    if len(weights) != len(samples) or not weights.any():
+        weights = np.ones(len(samples), np.float32)
+    return (weights / weights.sum())[None] @ samples

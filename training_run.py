@@ -1,0 +1,267 @@
+"""The files of a training run, from which it goes on exactly, and what can be watched of it.
+
+A run lives in the folder `output` of its config:
+
+    output/config.yaml, NETWORK.safetensors   the newest weights, a checkpoint folder like any other
+    output/best/                              the same for the best validation score so far
+    output/state/step-00001000/               everything a resumed run needs; the newest `train.keep` are kept
+    output/pretraining/                       what parts of a network have learned before the run (pretraining.py)
+    output/tensorboard/                       curves and picture grids
+"""
+
+import contextlib
+import math
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from omegaconf import OmegaConf
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from tqdm import tqdm
+
+from media.errors import InputError
+from media.files import output_folder
+from models.checkpoint import save_checkpoint
+
+# RuntimeErrors that tell of neither a file nor a config.
+_DEVICE_ERRORS = (torch.OutOfMemoryError, torch.AcceleratorError, torch.distributed.DistBackendError)
+
+
+class Run:
+    """The files of one training run: states to resume from, checkpoints to use, the best so far, TensorBoard's curves.
+
+    Made when the data and the networks are there, so that what is wrong with them leaves no folder behind.
+
+    Args:
+        networks: the prepared networks by their checkpoint names ("heatmap_predictor", ...).
+        sections: what `config.yaml` says of each network, by the same names, and anything else worth keeping.
+        averaged: the networks that have an exponential moving average (`train.ema`), whose weights are the ones saved.
+    """
+
+    def __init__(
+        self,
+        config: Any,
+        accelerator: Accelerator,
+        networks: dict[str, nn.Module],
+        sections: dict,
+        averaged: Sequence[str],
+    ):
+        self.train, self.output = config.train, output_folder(config.output)
+        self.accelerator, self.sections = accelerator, sections
+        # What a killed run logged after its last state is logged again: `purge_step` hides the first time.
+        done = max((step for step, _ in _states(self.output)), default=0)
+        accelerator.init_trackers("tensorboard", init_kwargs={"tensorboard": {"purge_step": done + 1}})
+        self.networks = {name: accelerator.unwrap_model(network) for name, network in networks.items()}
+        self.step, self.best = 0, None
+        self._trained = nn.ModuleDict({name: self.networks[name] for name in averaged})
+        self.ema = None
+        if self.train.ema > 0:
+            self.ema = AveragedModel(self._trained, multi_avg_fn=moving_average(self.train.ema), use_buffers=True)
+        self._log_time, self._log_step, self._waited = time.perf_counter(), 0, 0.0
+
+        # States hold the bare networks, so that a run can go on with another number of processes.
+        def bare(models: list[nn.Module]) -> list[nn.Module]:
+            return [accelerator.unwrap_model(model) for model in models]
+
+        def saving(models: list[nn.Module], weights: list[dict], folder: str) -> None:
+            weights[:] = [model.state_dict() for model in bare(models)]
+
+        def loading(models: list[nn.Module], folder: str) -> None:
+            models[:] = bare(models)
+
+        accelerator.register_save_state_pre_hook(saving)
+        accelerator.register_load_state_pre_hook(loading)
+
+    def resume(self) -> int:
+        """Load the newest state and return the number of steps it has done; 0 where there is none."""
+        if self.accelerator.is_main_process:
+            _clean(self.output)
+        states = list(_states(self.output))
+        newest = torch.tensor([states[-1][0] if states else 0], device=self.accelerator.device)
+        found = self.accelerator.gather(newest).tolist()
+        if len(set(found)) > 1:
+            raise InputError(
+                f"{self.output} holds states up to step {min(found)} for one process and to {max(found)} for another; "
+                f"make it a folder that all machines share"
+            )
+        if states:
+            self.step, folder = states[-1]
+            try:
+                # On several GPUs, Adam's counts would otherwise lie there and be waited for at every step.
+                self.accelerator.load_state(str(folder), map_location="cpu")
+                if self.ema is not None:
+                    self.ema.load_state_dict(load_file(folder / "ema.safetensors"))
+                self.best = OmegaConf.load(folder / "run.yaml").best
+            except _DEVICE_ERRORS:
+                raise
+            except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
+                raise InputError(
+                    f"{folder} is not a state of this config's networks ({str(error).splitlines()[0]}); "
+                    f"go on with the config it was made with, or choose another output"
+                ) from error
+            self.accelerator.print(f"resuming at step {self.step} from {folder}")
+            if self.accelerator.is_main_process:  # a kill between the state and the weights has left older ones there
+                with writing(self.output):
+                    self._save_weights(self.output)
+        self._log_step = self.step
+        return self.step
+
+    def progress(self, batches: Iterator[dict]) -> Iterator[tuple[int, dict]]:
+        """Yield (step, batch) behind a progress bar; `step` counts from 1 and is the number done after this one.
+
+        Each step starts from its own seed, so what came before it (validations, a restart) changes none of its numbers.
+        """
+        main, process = self.accelerator.is_main_process, self.accelerator.process_index
+        with tqdm(total=self.train.steps, initial=self.step, unit="step", disable=not main) as self.bar:
+            asked = time.perf_counter()
+            for batch in batches:
+                self._waited += time.perf_counter() - asked
+                torch.manual_seed(((self.train.seed * 1_000_003 + self.step) * 65_536 + process) % 2**63)
+                yield self.step + 1, batch
+                self.step += 1
+                if self.ema is not None:
+                    self.ema.update_parameters(self._trained)
+                self.bar.update()
+                if self.step % self.train.save_every == 0 or self.step == self.train.steps:
+                    self.save()
+                asked = time.perf_counter()
+
+    def log(self, step: int, values: dict[str, Tensor | float]) -> None:
+        """Every `train.log_every` steps, write scalars (means over the processes) and show the first in the bar.
+
+        The samples a second and the share of time spent waiting for data since the last call join them.
+        """
+        if step % self.train.log_every and step != 1:
+            return
+        scalars = [torch.as_tensor(value).detach().float().to(self.accelerator.device) for value in values.values()]
+        means = self.accelerator.reduce(torch.stack(scalars), reduction="mean").tolist()
+        values = dict(zip(values, means, strict=True))
+        now = time.perf_counter()
+        if step > self._log_step:
+            seconds = now - self._log_time
+            values["train/samples_per_second"] = (step - self._log_step) * self.train.batch_size / seconds
+            values["train/waiting_for_data"] = self._waited / seconds
+        self._log_time, self._log_step, self._waited = now, step, 0.0
+        self.accelerator.log(values, step=step)
+        name, value = next(iter(values.items()))
+        self.bar.set_postfix({name.split("/")[-1]: f"{value:.4f}"})
+
+    def due(self, step: int) -> bool:
+        """Whether step `step` ends with a validation."""
+        return step % self.train.validate_every == 0 or step == self.train.steps
+
+    def evaluated(self, name: str) -> nn.Module:
+        """The network to validate, in eval mode: the moving average where there is one."""
+        return self._best_of(name).eval()
+
+    def _best_of(self, name: str) -> nn.Module:
+        averaged = self.ema is not None and name in self.ema.module
+        return self.ema.module[name] if averaged else self.networks[name]
+
+    def validated(self, step: int, values: dict[str, float], score: float, pictures: dict[str, Tensor]) -> None:
+        """Log validation scalars and picture grids ((3, H, W) in [0, 1]); keep the weights if `score` is the best.
+
+        A larger score is better.
+        """
+        self.accelerator.log(values, step=step)
+        best = math.isfinite(score) and (self.best is None or score > self.best)
+        self.best = score if best else self.best
+        if self.accelerator.is_main_process:
+            writer = self.accelerator.get_tracker("tensorboard").writer
+            for name, picture in pictures.items():
+                writer.add_image(name, picture.clamp(0, 1), step)
+            if best:
+                with writing(self.output / "best"):
+                    self._save_weights(self.output / "best")
+        self._log_time, self._log_step, self._waited = time.perf_counter(), step, 0.0
+
+    def save(self) -> None:
+        """Write the state under a temporary name, rename it, drop the oldest, and write the newest weights."""
+        folder = self.output / "state" / f"step-{self.step:08d}"
+        temporary = folder.with_name(f"{folder.name}.partial")
+        main = self.accelerator.is_main_process
+        if main:
+            shutil.rmtree(temporary, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        with writing(folder, temporary):
+            self.accelerator.save_state(str(temporary))
+            if main:
+                if self.ema is not None:
+                    state = {name: value.contiguous() for name, value in self.ema.state_dict().items()}
+                    save_file(state, temporary / "ema.safetensors")
+                OmegaConf.save({"step": self.step, "best": self.best}, temporary / "run.yaml")
+            self.accelerator.wait_for_everyone()
+            if main:
+                shutil.rmtree(folder, ignore_errors=True)
+                temporary.rename(folder)
+                for _, old in list(_states(self.output))[: -self.train.keep]:
+                    shutil.rmtree(old)
+                self._save_weights(self.output)
+
+    def _save_weights(self, folder: Path) -> None:
+        save_checkpoint(folder, {name: self._best_of(name) for name in self.networks}, self.sections)
+
+    def finish(self, summary: str) -> None:
+        """Close the trackers and print the one-line summary."""
+        self.accelerator.end_training()
+        self.accelerator.print(f"{summary}; weights in {self.output}")
+
+
+@contextlib.contextmanager
+def writing(folder: Path, temporary: Path | None = None) -> Iterator[None]:
+    """Turn what the libraries raise on a full disk into an InputError, and free the place taken so far."""
+    try:
+        yield
+    except _DEVICE_ERRORS:
+        raise
+    except (OSError, RuntimeError, SafetensorError) as error:  # PyTorch's is a RuntimeError
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+        raise InputError(
+            f"{folder} cannot be written ({str(error).splitlines()[0]}); the last good state is kept, "
+            f"free some space and start again"
+        ) from error
+
+
+def _clean(output: Path) -> None:
+    """Remove what a killed run left half written."""
+    for leftover in output.glob("state/*.partial"):
+        shutil.rmtree(leftover)
+    for folder in (output, output / "best", output / "pretraining"):
+        for leftover in folder.glob(".*.partial.*"):
+            leftover.unlink()
+
+
+def holds_a_run(output: str | Path) -> bool:
+    """Whether a run in the folder `output` has got as far as its first state, from which it goes on."""
+    return any(_states(Path(output)))
+
+
+def _states(output: Path) -> Iterator[tuple[int, Path]]:
+    """(step, folder) of the complete states of a run, oldest first."""
+    for folder in sorted((output / "state").glob("step-*")):
+        match = re.fullmatch(r"step-(\d{8})", folder.name)
+        if match:
+            yield int(match[1]), folder
+
+
+def moving_average(decay: float) -> Callable[[list[Tensor], list[Tensor], Any], None]:
+    """`AveragedModel`'s exponential moving average; whole numbers (indices, counts) are copied as they are."""
+    average = get_ema_multi_avg_fn(decay)
+
+    def update(averages: list[Tensor], current: list[Tensor], count: Any) -> None:  # tensors of one type
+        if averages[0].is_floating_point():
+            average(averages, current, count)
+        else:
+            for old, new in zip(averages, current, strict=True):
+                old.copy_(new)
+
+    return update
