@@ -27,6 +27,7 @@ from metrics.results import Results, published_grid
 from metrics.scoring import Options, count_frames, load_networks
 from metrics.tables import METRICS, TABLES, PublishedTable
 from models.devices import add_device
+from models.fast import forbid_tf32
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -146,6 +147,7 @@ def main(arguments: list[str] | None = None) -> None:
     only = listed_clips(args.clips)
     output = output_folder(args.output) if args.output else None
 
+    forbid_tf32()  # scores are compared digit by digit
     networks, footnotes = load_networks(metrics, options.device)
     gallery = Gallery() if output else None
     evaluation = Evaluation(folders, args.reference, options, networks, only, gallery)

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from accelerate import PartialState
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -139,11 +140,14 @@ def learn(
         raise InputError(f"{what}: {config.steps} steps of {config.batch_size} teach nothing; use 1 or more of both")
     parameters = list(network.parameters())
     adam = torch.optim.AdamW(parameters, config.learning_rate, weight_decay=0.02)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(adam, config.learning_rate, total_steps=config.steps, pct_start=0.05)
+    # Not 0.05, of which 20 steps are one: its rise would take no step, and the scheduler divides by what it takes.
+    rise = 0.0501
+    schedule = torch.optim.lr_scheduler.OneCycleLR(adam, config.learning_rate, total_steps=config.steps, pct_start=rise)
     path = Path(output) / "pretraining" / f"{what}.pt"
     settings = dataclasses.asdict(config) | {"seed": seed}
     done = _resume(path, settings, network, adam, schedule)
-    with tqdm(total=config.steps, initial=done, desc=what, unit="step") as bar:
+    main = PartialState().is_main_process  # the others learn the same, and get its weights when the run begins
+    with tqdm(total=config.steps, initial=done, desc=what, unit="step", disable=not main) as bar:
         for step in range(done, config.steps):
             value = loss(step)
             adam.zero_grad()
@@ -154,7 +158,7 @@ def learn(
             if step % 20 == 0:
                 bar.set_postfix(loss=f"{float(value.detach()):.4f}")
             bar.update()
-            if (step + 1) % _SAVE_EVERY == 0 or step + 1 == config.steps:
+            if main and ((step + 1) % _SAVE_EVERY == 0 or step + 1 == config.steps):
                 parts = {"network": network, "adam": adam, "schedule": schedule}
                 state = {name: part.state_dict() for name, part in parts.items()}
                 with writing(path.parent), replacing(path) as temporary:

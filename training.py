@@ -290,8 +290,11 @@ def training_batches(dataset: Dataset, config: Any, accelerator: Accelerator, fi
         pin_memory=accelerator.device.type == "cuda",
         persistent_workers=False,
     )
-    for batch in loader:
-        yield move(batch, accelerator.device)
+    try:
+        for batch in loader:
+            yield move(batch, accelerator.device)
+    except InputError as error:  # of a loader's worker the last line, below its traceback, says what is wrong
+        raise InputError(str(error).splitlines()[-1].rpartition("InputError: ")[2]) from error
 
 
 def move(batch: dict, device: torch.device) -> dict:

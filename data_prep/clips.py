@@ -397,6 +397,7 @@ class ClipDataset(Dataset):
         """Yield each clip's points (F, 131, 2), less what `holdout` keeps apart."""
         for clip in self.clips:
             yield clip.landmarks[: self._apart(clip)]
+            clip.__dict__.pop("landmarks", None)  # of thousands of clips they would fill the memory
 
     def sounds(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield each clip's windows of sound (F, C, W) and `points` (F, 131, 2), without its pictures."""

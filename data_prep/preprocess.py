@@ -76,6 +76,8 @@ def process(source: Source, output: Path, kinds: list[str]) -> dict:
     cv2.setNumThreads(0)  # the workers are as many as the cores
     try:
         data = read_source(source, kinds)
+    except ModuleNotFoundError:  # no file's fault
+        raise
     except Exception as error:  # whatever a foreign file provokes, the other files go on
         reason = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
         return failure(source, reason)

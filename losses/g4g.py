@@ -97,7 +97,8 @@ class G4GObjective(nn.Module):
         if weights.contrastive > 0 and not network.alignment and not sync_expert:
             raise InputError(
                 "without model.alignment the contrastive loss needs an expert; give sync_expert=FOLDER "
-                "(train_sync.py) or =lipsync_expert.pth, or set losses.contrastive=0"
+                "(train_sync.py) or =lipsync_expert.pth (python -m checkpoints.fetch sync_expert), or set "
+                "losses.contrastive=0"
             )
         self.weights, self.perceptual, self.expert = weights, None, None
         self.adversarial = weights.gan > 0  # whether it asks a discriminator

@@ -100,8 +100,8 @@ def frozen_expert(path: str | os.PathLike, frames: int) -> SyncExpert:
         raise InputError(f"a sync expert judges windows of five frames; set frames=5, not {frames}, or take it out")
     if not path:
         raise InputError(
-            "the sync loss needs an expert; give sync_expert=FOLDER (train_sync.py) or =lipsync_expert.pth, or set its "
-            "weight to 0"
+            "the sync loss needs an expert; give sync_expert=FOLDER (train_sync.py) or =lipsync_expert.pth "
+            "(python -m checkpoints.fetch sync_expert), or set its weight to 0"
         )
     return load_sync_expert(path).requires_grad_(False)
 

@@ -26,8 +26,9 @@ class Parser(argparse.ArgumentParser):
 def command(main: Callable[..., int | None]) -> Callable[..., int]:
     """Turn an `InputError` or a config error raised below `main` into one line on stderr and the exit code 2.
 
-    Every script's entry point wears this decorator and is started as `sys.exit(main())`. Other exceptions are
-    defects of the program and keep their traceback; Ctrl-C exits with 130 like any interrupted Unix command.
+    So with a package that is not installed, and a GPU whose memory is full. Every script's entry point wears this
+    decorator and is started as `sys.exit(main())`. Other exceptions are defects of the program and keep their
+    traceback; Ctrl-C exits with 130 like any interrupted Unix command.
     """
 
     @functools.wraps(main)
@@ -37,6 +38,18 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
         except (InputError, OmegaConfBaseException) as error:
             lines = [line.strip() for line in str(error).splitlines() if line.strip()]
             print(f"error: {'; '.join(lines)}", file=sys.stderr)
+            return 2
+        except ModuleNotFoundError as error:
+            print(f"error: {error}; install what is missing (pip install -r requirements.txt)", file=sys.stderr)
+            return 2
+        except RuntimeError as error:
+            if type(error).__name__ != "OutOfMemoryError":  # PyTorch's, which not every command imports
+                raise
+            print(
+                "error: the GPU's memory is full; lower train.micro_batch or train.batch_size of a training, "
+                "--batch-size of a dub, --size of a comparison",
+                file=sys.stderr,
+            )
             return 2
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)

@@ -299,9 +299,14 @@ class ClipScorer:
         if source is None:
             result.notes.append("neither video has sound: no LSE")
             return
+        try:
+            sound = read_audio(source)
+        except InputError as error:  # the pictures were compared without it
+            result.notes.append(f"no LSE: {error}")
+            return
         if source == pair.reference:
             result.notes.append("the generated video has no sound: LSE with the reference's")
-        score = self._sync.score(mfcc(read_audio(source)))
+        score = self._sync.score(mfcc(sound))
         if score is None:
             result.notes.append("less than 0.2 s of picture and sound: no LSE")
             return

@@ -19,6 +19,8 @@ def usable_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.zeros(1, device=device)
+        if device.type == "cuda" and device.index is not None:  # CUDA graphs are recorded on the current one
+            torch.cuda.set_device(device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = ": PyTorch finds no CUDA device here" if name == "cuda" else ""
         raise argparse.ArgumentTypeError(f"{name!r} cannot be used{reason}; give cpu or cuda") from error

@@ -4,6 +4,9 @@ import importlib
 import sys
 
 import pytest
+import torch
+
+from media.errors import InputError, command
 
 TRAINING = ["train_heatmap", "train_face", "train_sync", "finetune_e2e"]
 CASES = {
@@ -32,3 +35,30 @@ def test_a_wrong_argument_is_one_line_that_names_it(module, monkeypatch, capsys,
         assert out == "" and err.startswith("error: ") and err.count("\n") == 1, (arguments, err)
         assert named in err and f"see {module}.py --help" in err, (arguments, err)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate\n20 GiB"), "the GPU's memory is full; lower"),
+        (ModuleNotFoundError("No module named 'mediapipe'"), "No module named 'mediapipe'; install what is missing"),
+        (InputError("clip a\nis  empty"), "clip a; is  empty"),
+    ],
+)
+def test_what_a_user_can_mend_is_one_line(error, words, capsys):
+    @command
+    def main() -> None:
+        raise error
+
+    assert main() == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"error: {words}") and err.count("\n") == 1
+
+
+def test_a_defect_keeps_its_traceback():
+    @command
+    def main() -> None:
+        raise RuntimeError("shapes do not match")
+
+    with pytest.raises(RuntimeError, match="shapes"):
+        main()

@@ -143,6 +143,25 @@ def test_all_nine_metrics_for_two_methods(truth, tmp_path, capsys, made_weights)
     assert "Blurred, one: 5 frames compared; the generated video has no sound: LSE with the reference's" in out
 
 
+def test_sound_that_cannot_be_read_costs_the_scores_of_lip_sync_alone(tmp_path, capsys, made_weights, monkeypatch):
+    def unreadable(path):
+        raise InputError(f"sound {path.name} has no samples; give another")
+
+    monkeypatch.setattr(scoring, "read_audio", unreadable)
+    sound = write_video(tmp_path / "sound.mp4", beats=(0, 1))
+    with VideoWriter(tmp_path / "true" / "one.mp4", 240, 224, sound=sound, duration=0.28) as writer:
+        for frame in portraits(7):
+            writer.write(frame)
+    code, out, _ = run(
+        "--generated", f"Copy={tmp_path / 'true'}", "--reference", tmp_path / "true", "--metrics", "ssim", "lse-d",
+        "--output", tmp_path / "out", capsys=capsys,
+    )  # fmt: skip
+    assert code == 0, out
+    (clip,) = results(tmp_path / "out")["methods"][0]["clips"]
+    assert clip["values"]["ssim"] == 1 and clip["values"]["lse_d"] is None
+    assert clip["notes"] == ["no LSE: sound one.mp4 has no samples; give another"]
+
+
 def test_what_is_left_out_is_listed_with_its_reason(truth, tmp_path, capsys):
     made, true, out = tmp_path / "made", tmp_path / "true", tmp_path / "out"
     frames = portraits(6)

@@ -258,6 +258,18 @@ def test_what_cannot_be_used_is_one_line(script, setting, words, clips, tmp_path
     assert sorted(tmp_path.iterdir()) == [log]
 
 
+def test_a_loaders_worker_that_meets_a_bad_clip_is_one_line_too(tmp_path):
+    folder = write_clips(tmp_path / "clips")
+    for path in folder.glob("*.safetensors"):
+        tensors = load_file(path)
+        tensors["faces"][:] = 0
+        save_file(tensors, path)
+    log, good = tmp_path / "log", write_clips(tmp_path / "good")
+    command = arguments("train_face", folder, tmp_path / "run", *STEPS, "data.workers=1", f"data.val={good}")
+    assert run("train_face", command, RUN_LOG=str(log)) == 2
+    assert "holds something that is not a JPEG" in last_error(log)
+
+
 def test_lips_are_compared_where_mediapipe_finds_them(capsys):
     pytest.importorskip("mediapipe")
     with FaceTracker() as tracker:
