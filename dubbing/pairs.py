@@ -58,7 +58,7 @@ def dub_pairs(pairs: list[Pair], dub: Callable[[Pair], Summary]) -> int:
     Outputs appear under their names only when they are complete, so one that is there is done.
 
     Returns:
-        The exit code: 1 if any pair failed.
+        The exit code: 2 if any pair failed.
     """
     done = skipped = 0
     for pair in pairs:
@@ -74,4 +74,4 @@ def dub_pairs(pairs: list[Pair], dub: Callable[[Pair], Summary]) -> int:
             print(f"error: {pair.output}: {kind}{message}", file=sys.stderr)
     failed = len(pairs) - done - skipped
     print(f"{done} dubbed, {skipped} were there already, {failed} failed")
-    return 1 if failed else 0
+    return 2 if failed else 0

@@ -172,7 +172,7 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"{TABLES[args.table].title}: dubbing {len(clips)} clips of {args.input}")
     how = ("--checkpoint", args.checkpoint, "--reference-choice", args.reference_choice)
     code = step("inference.py", "--list", output / "list.csv", *how)
-    if code not in (0, 1):  # 1: some failed, which evaluate.py lists
+    if code not in (0, 2) or not any((output / "dubbed").rglob("*.mp4")):  # what failed of many, evaluate.py lists
         return code
     metrics = ["--metrics", *args.metrics] if args.metrics else []
     return step(

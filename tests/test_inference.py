@@ -186,7 +186,7 @@ def test_a_list_goes_on_after_a_failed_pair_and_skips_what_is_finished(dub, vide
     pairs = tmp_path / "pairs.csv"
     pairs.write_text(f"video,audio,output\n{tmp_path / 'nothing.mp4'},{speech},{first}\n{video},{speech},{second}\n")
     code, out, err = dub("--list", pairs)
-    assert code == 1 and "nothing.mp4" in err and err.count("\n") == 1
+    assert code == 2 and "nothing.mp4" in err and err.count("\n") == 1
     assert out.endswith("1 dubbed, 0 were there already, 1 failed\n")
     assert second.exists() and not first.exists()
 
