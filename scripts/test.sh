@@ -4,4 +4,4 @@ set -u
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 
 "$python" -m ruff check . && "$python" -m ruff format --check . || exit 1
-exec "$python" -m pytest "$@"
+exec "$python" -m pytest -n 2 --dist loadfile "$@"

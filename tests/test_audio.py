@@ -119,9 +119,9 @@ def test_what_fills_up_the_last_aac_frame_is_no_sound(rate, seconds, tmp_path):
 
 def test_sound_far_beyond_the_declared_end_is_kept(tmp_path, monkeypatch):
     path = write_sound(tmp_path / "a.m4a", "aac", 16000, seconds=1.0)
-    monkeypatch.setattr(audio, "declared_end", lambda container, stream: Fraction(1, 2))
+    monkeypatch.setattr("media.sound.declared_end", lambda container, stream: Fraction(1, 2))
     assert len(read_audio(path)) == 16384
-    monkeypatch.setattr(audio, "declared_end", lambda container, stream: Fraction(15, 16))
+    monkeypatch.setattr("media.sound.declared_end", lambda container, stream: Fraction(15, 16))
     assert len(read_audio(path)) == 15000
 
 

@@ -192,7 +192,7 @@ def test_a_list_goes_on_after_a_failed_pair_and_skips_what_is_finished(dub, vide
 
     before = second.stat().st_mtime_ns
     code, out, _ = dub("--list", pairs)
-    assert code == 1 and "0 dubbed, 1 were there already, 1 failed" in out
+    assert code == 2 and "0 dubbed, 1 were there already, 1 failed" in out
     assert second.stat().st_mtime_ns == before
 
     pairs.write_text(f"{video},{speech}\n")
