@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # Train the bundled checkpoint again: bash scripts/train_demo.sh TRAIN_VIDEOS VAL_VIDEOS [OUTPUT=runs/demo]
-# Every step goes on where it was when the command is started again. Some four hours on two CPU cores.
+# Every step goes on where it was when the command is started again. Two to two and a half hours on two CPU cores, for four
+# minutes of video.
 set -u
 if [ $# -lt 2 ]; then
     echo "usage: bash scripts/train_demo.sh TRAIN_VIDEOS VAL_VIDEOS [OUTPUT]" >&2
     exit 2
 fi
+echo "trains for two to two and a half hours on two CPU cores, more for more video; started again, it goes on where it was"
 train=$(realpath "$1") val=$(realpath "$2") output=$(realpath -m "${3:-runs/demo}")
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 clips=(data.train="$output/clips/train" data.val="$output/clips/val")
