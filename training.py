@@ -157,7 +157,7 @@ def start(config: Any) -> Accelerator:
     for name in ("steps", "batch_size", "log_every", "validate_every", "validation_windows", "save_every", "keep"):
         if getattr(train, name) < 1:
             raise InputError(f"train.{name}={getattr(train, name)} must be 1 or more")
-    for name in ("learning_rate", "weight_decay", "warmup", "clip_gradients"):
+    for name in ("learning_rate", "weight_decay", "warmup", "clip_gradients", "micro_batch"):
         if getattr(train, name) < 0:
             raise InputError(f"train.{name}={getattr(train, name)} must not be negative")
     if not 0 <= train.ema < 1:
@@ -195,7 +195,7 @@ def start(config: Any) -> Accelerator:
             f"make it a multiple"
         )
     share = train.batch_size // accelerator.num_processes
-    if train.micro_batch < 0 or (train.micro_batch and share % train.micro_batch):
+    if train.micro_batch and share % train.micro_batch:
         raise InputError(
             f"train.micro_batch={train.micro_batch} does not divide a process's {share} windows; use a divisor, or 0"
         )

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 
 from models.chung_syncnet import (
-    FRAMES,
     GREY,
     MARGIN,
     MFCC_A_FRAME,
@@ -22,6 +21,7 @@ from models.chung_syncnet import (
     ChungSyncNet,
     mfcc_windows,
 )
+from models.sync_expert import FRAMES
 
 EPSILON = 1e-6  # added to each difference by torch's pairwise distance, with which the scores were published
 BATCH = 8  # windows embedded at once

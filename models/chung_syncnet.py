@@ -11,7 +11,6 @@ SIZE = 224  # px, a side of the face that it sees
 MARGIN = 0.4  # of half the face, left free on both sides and twice below, as its own pipeline crops
 GREY = 110  # its filling where the crop leaves the frame
 MFCC_A_FRAME, MFCC_A_WINDOW = 4, 20  # at 100 Hz, against 25 fps
-FRAMES = 5  # of a window
 SHIFTS = 15  # frames either way among which an offset is sought
 
 

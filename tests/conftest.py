@@ -10,9 +10,11 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def pytest_configure(config):
+    threads = min(2, os.cpu_count() or 1)
     if "PYTEST_XDIST_WORKER" in os.environ:  # of several workers each has a core
+        threads = 1
         os.environ["OMP_NUM_THREADS"] = "1"
-    torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else min(2, os.cpu_count() or 1))
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")
