@@ -65,8 +65,8 @@ class TrainConfig:
     precision: str = "no"  # "no", "bf16" or "fp16"; fp16 is for CUDA, bf16 also for CPUs that have AMX
     compile: bool = False  # the step through torch.compile; on several GPUs with freeze_batch_norm alone
     freeze_batch_norm: bool = False  # running statistics stay as they are, also in training
-    # Windows that a process has in memory at once; 0: its whole share of a step. The gradients of a step's parts are
-    # summed; batch norm, contrastive losses and mutual information know the windows of a part alone.
+    # The most windows that a process has in memory at once; 0: its whole share of a step. The gradients of a step's
+    # parts are summed; batch norm, contrastive losses and mutual information know the windows of a part alone.
     micro_batch: int = 0
     log_every: int = 10
     validate_every: int = 1000
@@ -195,7 +195,7 @@ def start(config: Any) -> Accelerator:
             f"make it a multiple"
         )
     share = train.batch_size // accelerator.num_processes
-    if train.micro_batch and share % train.micro_batch:
+    if train.micro_batch and share % min(train.micro_batch, share):
         raise InputError(
             f"train.micro_batch={train.micro_batch} does not divide a process's {share} windows; use a divisor, or 0"
         )
@@ -230,7 +230,8 @@ def check_judged(judge: DiscriminatorConfig, frames: int) -> None:
 
 def windows_at_once(train: TrainConfig, accelerator: Accelerator) -> int:
     """How many windows a process computes together."""
-    return train.micro_batch or train.batch_size // accelerator.num_processes
+    share = train.batch_size // accelerator.num_processes
+    return min(train.micro_batch or share, share)
 
 
 def check_batch(frames: int, train: TrainConfig, accelerator: Accelerator) -> None:

@@ -15,7 +15,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from media.errors import InputError
 from models.drawing import CurveDrawing
-from training import Learner, StepSampler, TrainConfig, optimizer, read_config, scheduler, train_mode
+from training import Learner, StepSampler, TrainConfig, optimizer, read_config, scheduler, train_mode, windows_at_once
 from training_run import moving_average
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -38,10 +38,10 @@ def test_the_gradient_of_a_step_is_the_sum_of_its_parts():
     accelerator = Accelerator(cpu=True)
     batch = {"clip": list("abcdef"), "x": torch.randn(6, 3)}
     learned = {}
-    for size in (0, 2, 3):
+    for size, at_once in ((0, 6), (2, 2), (3, 3), (8, 6)):
         torch.manual_seed(0)
-        seen = []
-        learner = Learner(torch.nn.Linear(3, 2), TrainConfig(steps=5, batch_size=6, micro_batch=size), accelerator)
+        seen, train = [], TrainConfig(steps=5, batch_size=6, micro_batch=size)
+        learner = Learner(torch.nn.Linear(3, 2), train, accelerator)
 
         def compute(part: dict, learner: Learner = learner, seen: list = seen) -> tuple[dict, int]:
             seen.append(part["clip"])
@@ -49,13 +49,14 @@ def test_the_gradient_of_a_step_is_the_sum_of_its_parts():
             return {"square": y.square().mean(), "size": 0.1 * y.abs().mean()}, len(part["x"])
 
         values, others = learner.step(batch, 1, compute)
-        assert [*itertools.chain(*seen)] == batch["clip"] and others == [size or 6] * (6 // (size or 6))
+        assert [*itertools.chain(*seen)] == batch["clip"] and others == [at_once] * (6 // at_once)
+        assert windows_at_once(train, accelerator) == at_once
         names = ("loss", "square", "size", "gradient_norm", "learning_rate")
         assert values.keys() == {f"train/{name}" for name in names}
         learned[size] = torch.cat([parameter.detach().flatten() for parameter in learner.network.parameters()])
         learned[size] = torch.cat([learned[size], torch.stack([values["train/loss"], values["train/gradient_norm"]])])
-    torch.testing.assert_close(learned[2], learned[0])
-    torch.testing.assert_close(learned[3], learned[0])
+    for size in (2, 3, 8):
+        torch.testing.assert_close(learned[size], learned[0])
 
 
 def test_training_needs_no_package_that_reads_videos_or_scores_them():
