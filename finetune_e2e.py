@@ -21,7 +21,7 @@ from losses.flow import flow_score
 from losses.heatmap import HeatmapLosses, freeze_unread, heatmap_terms
 from media.errors import InputError, command
 from media.heatmap import LIP_KEYPOINTS
-from metrics.crops import LipDistance, crop_scores, with_upper_half
+from metrics.crops import LipDistance, crop_scores
 from models.checkpoint import build_network, check_size, load_network
 from models.discriminator import DiscriminatorConfig
 from models.face_synthesizer import Alignment, FaceSynthesizer, mask_lower_half
@@ -130,7 +130,7 @@ def validate(dubbing: Dubbing, batch: dict, weights: HeatmapLosses, distance: Li
     lips = (landmarks - batch["landmarks"])[..., LIP_KEYPOINTS, :]
     values["val/keypoint_LipLMD"] = float(lips.norm(dim=-1).mean())
     if distance is not None:
-        shown = distance(with_upper_half(faces, true).flatten(0, 1))
+        shown = distance(faces)
         values |= {"val/LipLMD": shown} if shown is not None else {}
     heatmap = heatmaps[:8, dubbing.synthesized][:, 0].expand(-1, 3, -1, -1)
     columns = [batch["reference_images"][:8, 0], heatmap, mask_lower_half(true[:8, 0]), faces[:8, 0], true[:8, 0]]

@@ -24,7 +24,7 @@ from losses.face import FaceLosses, FaceObjective
 from losses.flow import flow_score
 from losses.g4g import G4GLosses, G4GObjective, freeze_unread
 from media.errors import InputError, command
-from metrics.crops import LipDistance, crop_scores, with_upper_half
+from metrics.crops import LipDistance, crop_scores
 from models.checkpoint import build_network, load_network
 from models.discriminator import DiscriminatorConfig
 from models.face_synthesizer import FaceSynthesizer, FaceSynthesizerConfig, mask_lower_half
@@ -137,7 +137,7 @@ def validate(synthesizer: nn.Module, batch: dict, distance: LipDistance | None) 
         values["val/moved_by_sound"] = moved_by_sound(synthesizer, batch, faces)
         shown = "reference_heatmaps"
     if distance is not None:
-        lips = distance(with_upper_half(faces, batch["frames"]).flatten(0, 1))
+        lips = distance(faces)
         values |= {"val/LipLMD": lips} if lips is not None else {}
     true, heatmaps = batch["frames"][:8, 0], batch[shown][:8, 0].expand(-1, 3, -1, -1)
     columns = [batch["reference_images"][:8, 0], heatmaps, mask_lower_half(true), faces[:8, 0], true]

@@ -36,7 +36,7 @@ from media.face import CROP_SIZE, covering_references
 from media.heatmap import FULL_FACE, KEYPOINTS, LIP_KEYPOINTS, POSE, draw_heatmaps
 from media.pictures import to_pictures, to_tensor
 from media.timeline import FPS
-from metrics.crops import LipDistance, crop_scores, with_upper_half
+from metrics.crops import LipDistance, crop_scores
 from models import FaceSynthesizer, G4GSynthesizer, HeatmapPredictor, is_g4g, load_checkpoint, load_network
 from models.checkpoint import load_any_sync_expert
 from models.chung_syncnet import SHIFTS, ChungSyncNet
@@ -121,9 +121,22 @@ def picture_scores(clip: Clip, chosen: np.ndarray, forms: dict[str, Form], every
     for name, draw in forms.items():
         faces = torch.cat([draw(*part) for part in zip(positions.split(BATCH), true.split(BATCH), strict=True)])
         scores[name] = {metric: float(values.mean()) for metric, values in crop_scores(faces, true).items()}
-        lips = distance(with_upper_half(faces, true))
+        lips = distance(faces)
         scores[name]["LipLMD"] = math.nan if lips is None else lips
     return scores
+
+
+def remembering(draw: Form) -> Form:
+    """`draw`, which then draws each position once, however often it is asked for."""
+    drawn: dict[int, Tensor] = {}
+
+    def remembered(positions: Tensor, true: Tensor) -> Tensor:
+        new = torch.tensor([int(position) not in drawn for position in positions])
+        if new.any():
+            drawn.update(zip(positions[new].tolist(), draw(positions[new], true[new]), strict=True))
+        return torch.stack([drawn[position] for position in positions.tolist()])
+
+    return remembered
 
 
 def judgement(
@@ -194,7 +207,7 @@ def score_clip(
         return predict(predictor, sound, pose, upper, known)
 
     heard, misheard = predicted(own), predicted(backward)
-    dubbed, keypoints = guided(*heard, own), heard[1]
+    dubbed, keypoints = remembering(guided(*heard, own)), heard[1]
     forms = {TRUE: drawing(full, whole, own), PREDICTED: dubbed, COPIED: copying(clip, chosen)}
     result = picture_scores(clip, chosen, forms, every)
 
@@ -227,7 +240,9 @@ def score_g4g_clip(
     references = synthesizer.encode_references(*(x[None] for x in shown))
 
     def drawing(sound: Tensor) -> Form:
-        return lambda positions, frames: synthesizer.render(frames[None], None, references, sound[positions][None])[0]
+        return remembering(
+            lambda positions, frames: synthesizer.render(frames[None], None, references, sound[positions][None])[0]
+        )
 
     own, backward, foreign = map(drawing, sounds(clip, voice, synthesizer.config.audio))
     forms = {HEARD: own, MISHEARD: backward, COPIED: copying(clip, chosen)}

@@ -57,8 +57,6 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
         yield temporary
         os.replace(temporary, path)
     except OSError as error:
-        if isinstance(error, InputError):
-            raise
         reason = error.strerror or error
         raise InputError(f"{path} cannot be written ({reason}); free some space or choose another place") from error
     finally:

@@ -47,7 +47,11 @@ class LipDistance:
         self.lips: list[np.ndarray | None] | None = None
 
     def __call__(self, faces: Tensor) -> float | None:
-        """The mean over the crops `faces` (M, 3, H, W) in which both are found; None where there is none."""
+        """The mean over the crops in which both are found; None where there is none.
+
+        `faces` (..., 3, H, W) has a crop for each true one, whose upper half it gets, as `crop_scores` does.
+        """
+        faces = with_upper_half(faces.reshape(self.true.shape), self.true)
         try:
             with FaceTracker() as tracker:
                 if self.lips is None:
