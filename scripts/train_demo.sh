@@ -25,12 +25,14 @@ if "$python" -m data_prep.offsets "$output/clips/train" --expert "$output/sync/b
 fi
 "$python" train_heatmap.py --config configs/demo_heatmap.yaml "${clips[@]}" speech.data="$speech" \
     output="$output/heatmap"
-# Without a GPU, two processes of one thread each are nearly twice as fast as one of two threads.
-launch=("$python")
-"$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' ||
+if "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
+    launch=("$python") settings=(train.precision=bf16 train.micro_batch=0 data.workers=8)
+else  # two processes of one thread each are nearly twice as fast as one of two threads
     launch=(env OMP_NUM_THREADS=1 "$python" -m accelerate.commands.launch --config_file configs/accelerate_cpu.yaml)
-"${launch[@]}" train_face.py --config configs/demo_face.yaml "${clips[@]}" output="$output/face"
-"${launch[@]}" finetune_e2e.py --config configs/demo_e2e.yaml "${clips[@]}" output="$output/e2e" \
+    settings=(train.precision=no)
+fi
+"${launch[@]}" train_face.py --config configs/demo_face.yaml "${clips[@]}" "${settings[@]}" output="$output/face"
+"${launch[@]}" finetune_e2e.py --config configs/demo_e2e.yaml "${clips[@]}" "${settings[@]}" output="$output/e2e" \
     heatmap_predictor="$output/heatmap/best" face_synthesizer="$output/face/best"
 "$python" -m checkpoints.combine "$output/e2e/best" "$output/heatmap/best" --output "$output/checkpoint" --half
 "$python" -m benchmarks.quality --checkpoint "$output/checkpoint" --clips "$output/clips/val" --expert "$output/sync/best"
