@@ -405,8 +405,8 @@ class Learner:
         Args:
             batch: a process's share of the step, whose "clip" lists a clip id a window.
             step: the number of this step, for the message.
-            compute: takes windows of the batch, all of them or `train.micro_batch` at a time, and gives their loss
-                terms by name, and anything else, without a gradient.
+            compute: takes windows of the batch, all of them or at most `train.micro_batch` at a time, and gives their
+                loss terms by name, and anything else, without a gradient.
 
         Returns:
             What to log (the loss, its terms, the gradient's norm and the learning rate), and what else `compute` gave.

@@ -127,7 +127,7 @@ def picture_scores(clip: Clip, chosen: np.ndarray, forms: dict[str, Form], every
 
 
 def remembering(draw: Form) -> Form:
-    """`draw`, which then draws each position once, however often it is asked for."""
+    """`draw`, which draws each position once, for the scores and for the expert."""
     drawn: dict[int, Tensor] = {}
 
     def remembered(positions: Tensor, true: Tensor) -> Tensor:
@@ -207,7 +207,9 @@ def score_clip(
         return predict(predictor, sound, pose, upper, known)
 
     heard, misheard = predicted(own), predicted(backward)
-    dubbed, keypoints = remembering(guided(*heard, own)), heard[1]
+    dubbed, keypoints = guided(*heard, own), heard[1]
+    if expert is not None:
+        dubbed = remembering(dubbed)
     forms = {TRUE: drawing(full, whole, own), PREDICTED: dubbed, COPIED: copying(clip, chosen)}
     result = picture_scores(clip, chosen, forms, every)
 
@@ -240,11 +242,11 @@ def score_g4g_clip(
     references = synthesizer.encode_references(*(x[None] for x in shown))
 
     def drawing(sound: Tensor) -> Form:
-        return remembering(
-            lambda positions, frames: synthesizer.render(frames[None], None, references, sound[positions][None])[0]
-        )
+        return lambda positions, frames: synthesizer.render(frames[None], None, references, sound[positions][None])[0]
 
     own, backward, foreign = map(drawing, sounds(clip, voice, synthesizer.config.audio))
+    if expert is not None:
+        own, backward = remembering(own), remembering(backward)
     forms = {HEARD: own, MISHEARD: backward, COPIED: copying(clip, chosen)}
     result = picture_scores(clip, chosen, forms, every)
     if expert is not None:

@@ -46,7 +46,7 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
             if type(error).__name__ != "OutOfMemoryError":  # PyTorch's, which not every command imports
                 raise
             print(
-                "error: the GPU's memory is full; lower train.micro_batch or train.batch_size of a training, "
+                "error: the GPU's memory is full; set a lower train.micro_batch or train.batch_size of a training, "
                 "--batch-size of a dub, --size of a comparison",
                 file=sys.stderr,
             )

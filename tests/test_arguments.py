@@ -40,7 +40,7 @@ def test_a_wrong_argument_is_one_line_that_names_it(module, monkeypatch, capsys,
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate\n20 GiB"), "the GPU's memory is full; lower"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate\n20 GiB"), "the GPU's memory is full; set"),
         (ModuleNotFoundError("No module named 'mediapipe'"), "No module named 'mediapipe'; install what is missing"),
         (InputError("clip a\nis  empty"), "clip a; is  empty"),
     ],

@@ -130,6 +130,21 @@ def test_faces_of_another_size_are_read_too():
     )
 
 
+def test_what_is_remembered_is_drawn_once():
+    drawn = []
+
+    def draw(positions: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
+        drawn.extend(positions.tolist())
+        return true + positions[:, None]
+
+    true = torch.rand(6, 3)
+    form = quality.remembering(draw)
+    for chosen in ([1, 2, 5], [0, 1, 2, 3], [5, 0]):
+        positions = torch.tensor(chosen)
+        assert torch.equal(form(positions, true[positions]), true[positions] + positions[:, None])
+    assert sorted(drawn) == [0, 1, 2, 3, 5]
+
+
 @torch.no_grad()
 def test_quality_of_heatmaps_alone_is_that_of_networks_that_are_given_no_points(tmp_path):
     torch.manual_seed(0)

@@ -155,7 +155,7 @@ def test_a_person_is_fitted_on_most_of_one_clip_and_judged_on_the_rest(tmp_path,
     command = arguments("finetune_e2e", clip, tmp_path / "run", *STEPS)
     command[1] = str(ROOT / "configs/person.yaml")
     command = [setting for setting in command if not setting.startswith("data.val")]
-    command += ["train_predictor=false"] if frozen else []
+    command += [f"train_predictor={str(not frozen).lower()}"]
     log = tmp_path / "log"
     assert run("finetune_e2e", [*command, *start], RUN_LOG=str(log)) == 0, log.read_text()
     assert "before fine-tuning: PSNR " in log.read_text()
