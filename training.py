@@ -195,7 +195,7 @@ def start(config: Any) -> Accelerator:
             f"make it a multiple"
         )
     share = train.batch_size // accelerator.num_processes
-    if train.micro_batch and share % min(train.micro_batch, share):
+    if share % windows_at_once(train, accelerator):
         raise InputError(
             f"train.micro_batch={train.micro_batch} does not divide a process's {share} windows; use a divisor, or 0"
         )

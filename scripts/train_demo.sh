@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Train the bundled checkpoint again: bash scripts/train_demo.sh TRAIN_VIDEOS VAL_VIDEOS [OUTPUT=runs/demo]
-# Every step goes on where it was when the command is started again. Six hours on two CPU cores for four minutes of video, of
-# which training the synthesizer takes four and a half; on a large GPU that is minutes.
+# Train a checkpoint like the bundled one: bash scripts/train_demo.sh TRAIN_VIDEOS VAL_VIDEOS [OUTPUT=runs/demo]
+# Every step goes on where it was when the command is started again. Six hours on two CPU cores for four minutes of
+# video, of which training the synthesizer takes four and a half; on a large GPU that is minutes.
 set -u
 if [ $# -lt 2 ]; then
     echo "usage: bash scripts/train_demo.sh TRAIN_VIDEOS VAL_VIDEOS [OUTPUT]" >&2
@@ -25,14 +25,15 @@ if "$python" -m data_prep.offsets "$output/clips/train" --expert "$output/sync/b
 fi
 "$python" train_heatmap.py --config configs/demo_heatmap.yaml "${clips[@]}" speech.data="$speech" \
     output="$output/heatmap"
+settings=("${clips[@]}")
 if "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
-    launch=("$python") settings=(train.precision=bf16 train.micro_batch=0 data.workers=8 train.save_every=100)
+    launch=("$python")
+    settings+=(train.precision=bf16 train.micro_batch=0 data.workers=8 train.save_every=100)
 else  # two processes of one thread each are nearly twice as fast as one of two threads
     launch=(env OMP_NUM_THREADS=1 "$python" -m accelerate.commands.launch --config_file configs/accelerate_cpu.yaml)
-    settings=(train.precision=no)  # as the configs have it; some shells take an empty list for an unset one
 fi
-"${launch[@]}" train_face.py --config configs/demo_face.yaml "${clips[@]}" "${settings[@]}" output="$output/face"
-"${launch[@]}" finetune_e2e.py --config configs/demo_e2e.yaml "${clips[@]}" "${settings[@]}" output="$output/e2e" \
+"${launch[@]}" train_face.py --config configs/demo_face.yaml "${settings[@]}" output="$output/face"
+"${launch[@]}" finetune_e2e.py --config configs/demo_e2e.yaml "${settings[@]}" output="$output/e2e" \
     heatmap_predictor="$output/heatmap/best" face_synthesizer="$output/face/best"
 "$python" -m checkpoints.combine "$output/e2e/best" "$output/heatmap/best" --output "$output/checkpoint" --half
 "$python" -m benchmarks.quality --checkpoint "$output/checkpoint" --clips "$output/clips/val" --expert "$output/sync/best"
