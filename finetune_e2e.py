@@ -26,6 +26,7 @@ from models.checkpoint import build_network, check_size, load_network
 from models.discriminator import DiscriminatorConfig
 from models.face_synthesizer import Alignment, FaceSynthesizer, mask_lower_half
 from models.heatmap_predictor import HeatmapPredictor
+from models.reader import share_reader
 from training import (
     Adversary,
     DataConfig,
@@ -167,8 +168,7 @@ def main() -> None:
     predictor = load_network(config.heatmap_predictor, "heatmap_predictor")
     synthesizer = load_network(config.face_synthesizer, "face_synthesizer")
     check(config, predictor, synthesizer)
-    if predictor.reader is not None and synthesizer.reader is not None:  # which need not learn the same again
-        synthesizer.reader.load_state_dict(predictor.reader.state_dict())
+    share_reader(predictor, synthesizer)
     accelerator = start(config)
     check_batch(config.frames, config.train, accelerator)
     if config.train_predictor:
@@ -231,13 +231,15 @@ def main() -> None:
         if not config.train_predictor:
             bare.predictor.eval()
         values, pictures = learner.step(batch, step, compute)
+        run.average()
         if adversary is not None:
             values |= adversary.judge(*map(torch.cat, zip(*pictures, strict=True)), batch, step)
         run.log(step, values)
         if run.due(step):
             score(step)
 
-    run.finish(f"fine-tuned both networks for {run.step} steps, best PSNR {run.best or 0:.2f} dB")
+    tuned = "both networks" if config.train_predictor else "the synthesizer"
+    run.finish(f"fine-tuned {tuned} for {run.step} steps, best PSNR {run.best or 0:.2f} dB")
 
 
 if __name__ == "__main__":

@@ -136,8 +136,12 @@ def learn(
 
     Goes on from, and keeps, `output/pretraining/{what}.pt`; begins anew where that is of other settings.
     """
-    if config.steps < 1 or config.batch_size < 1:
-        raise InputError(f"{what}: {config.steps} steps of {config.batch_size} teach nothing; use 1 or more of both")
+    if config.steps < 1 or config.batch_size < 2:  # batch norm has no statistics of one
+        raise InputError(
+            f"{what}: {config.steps} steps of {config.batch_size} teach nothing; use 1 or more, of 2 or more"
+        )
+    if not config.learning_rate > 0:
+        raise InputError(f"{what}: learning_rate={config.learning_rate} must be positive")
     parameters = list(network.parameters())
     adam = torch.optim.AdamW(parameters, config.learning_rate, weight_decay=0.02)
     # Not 0.05, of which 20 steps are one: its rise would take no step, and the scheduler divides by what it takes.

@@ -74,7 +74,8 @@ class FaceTraining(SynthesizerTraining):
     model: FaceSynthesizerConfig = field(default_factory=FaceSynthesizerConfig)
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     losses: FaceLosses = field(default_factory=FaceLosses)
-    reading: ReadingTraining = field(default_factory=ReadingTraining)  # finetune_e2e.py takes over the predictor's
+    # Of networks with landmark_flow, and fresh ones; a dub takes over the predictor's.
+    reading: ReadingTraining = field(default_factory=ReadingTraining)
 
 
 @dataclass
@@ -154,6 +155,11 @@ def main() -> None:
     if isinstance(config, G4GTraining):
         check_contrast(config, accelerator)
         freeze_unread(synthesizer, config.losses)
+    reads = isinstance(config, FaceTraining) and config.reading.steps > 0
+    if reads and synthesizer.reader is None:
+        raise InputError(
+            "reading.steps is for a network that reads points; set model.landmark_flow=true, or leave it 0"
+        )
 
     kind = FaceObjective if isinstance(config, FaceTraining) else G4GObjective
     objective = kind(config.losses, config.model, config.frames, config.sync_expert, accelerator.print)
@@ -166,9 +172,7 @@ def main() -> None:
     validation = validation_batch(others, config.train.validation_windows)
     validation = move(validation, accelerator.device)
 
-    fresh = not config.start_from and not holds_a_run(config.output)
-    reads = isinstance(synthesizer, FaceSynthesizer) and synthesizer.reader is not None
-    if reads and config.reading.steps > 0 and fresh:
+    if not config.start_from and reads and not holds_a_run(config.output):
         reader = synthesizer.reader.to(accelerator.device)
         learn_reading(reader, dataset, config.reading, config.train.seed, config.output)
     synthesizer = synchronised(synthesizer, accelerator, config.train).to(memory_format=torch.channels_last)
@@ -192,6 +196,7 @@ def main() -> None:
     for step, batch in run.progress(training_batches(dataset, config, accelerator, first)):
         train_mode(learner.network, config.train)
         values, faces = learner.step(batch, step, compute)
+        run.average()
         if adversary is not None:
             values |= adversary.judge(batch["frames"], torch.cat(faces), batch, step)
         run.log(step, values)

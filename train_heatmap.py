@@ -66,7 +66,8 @@ class HeatmapTraining:
     train: TrainConfig = field(default_factory=TrainConfig)
     warp: float = 0.0  # augmentation: turn, stretch and shift the heatmaps by up to this share of the crop
     reading: ReadingTraining = field(default_factory=ReadingTraining)
-    speech: SpeechTraining = field(default_factory=SpeechTraining)  # this and `reading`: of networks that draw
+    # This and `reading`: of networks that draw, and fresh ones; what a run starts from has learned them.
+    speech: SpeechTraining = field(default_factory=SpeechTraining)
     start_from: str = ""  # checkpoint folder whose predictor, and its form, the run begins with; empty: fresh weights
     output: str = MISSING
 
@@ -202,6 +203,7 @@ def main() -> None:
     for step, batch in run.progress(training_batches(dataset, config, accelerator, first)):
         train_mode(learner.network, config.train)
         values, _ = learner.step(batch, step, compute)
+        run.average()
         run.log(step, values)
         if run.due(step):
             values, pictures = validate(run.evaluated("heatmap_predictor"), validation, config.losses)

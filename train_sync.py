@@ -182,6 +182,7 @@ def main() -> None:
         train_mode(learner.network, config.train)
         frozen.eval()
         values, _ = learner.step(batch, step, compute)
+        run.average()
         run.log(step, values)
         if run.due(step):
             scores = validate(run.evaluated("sync_expert"), clips)

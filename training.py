@@ -70,7 +70,7 @@ class TrainConfig:
     micro_batch: int = 0
     log_every: int = 10
     validate_every: int = 1000
-    validation_windows: int = 16  # fixed windows of `data.val`, spread over its clips
+    validation_windows: int = 16  # fixed windows of `data.val`, spread over its clips; train_sync.py takes all
     save_every: int = 1000
     keep: int = 2  # training states kept for resuming
 
@@ -329,13 +329,32 @@ def synchronised(network: nn.Module, accelerator: Accelerator, train: TrainConfi
 
 
 def optimizer(parameters: Any, train: TrainConfig, betas: Sequence[float] | None = None) -> torch.optim.Optimizer:
-    """Adam with the run's settings (AdamW's decoupled decay, which at 0 is Adam)."""
-    return torch.optim.AdamW(
+    """Adam with the run's settings (AdamW's decoupled decay, which at 0 is Adam), also where a state had others."""
+    adam = torch.optim.AdamW(
         parameters, lr=train.learning_rate, betas=tuple(betas or train.betas), weight_decay=train.weight_decay
     )
 
+    def with_own_settings(adam: torch.optim.Optimizer, state: dict) -> dict:
+        own = [{name: value for name, value in group.items() if name != "params"} for group in adam.param_groups]
+        return state | {"param_groups": [saved | set for saved, set in zip(state["param_groups"], own, strict=True)]}
 
-def scheduler(optimizer: torch.optim.Optimizer, train: TrainConfig) -> torch.optim.lr_scheduler.LRScheduler:
+    adam.register_load_state_dict_pre_hook(with_own_settings)
+    return adam
+
+
+class Schedule(torch.optim.lr_scheduler.LambdaLR):
+    """Of a state it takes how far the run is; the learning rate is the config's, which may have changed."""
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        own = self.base_lrs
+        super().load_state_dict(state_dict)
+        self.base_lrs = own
+        self._last_lr = [rate * factor(self.last_epoch) for rate, factor in zip(own, self.lr_lambdas, strict=True)]
+        for group, rate in zip(self.optimizer.param_groups, self._last_lr, strict=True):
+            group["lr"] = rate
+
+
+def scheduler(optimizer: torch.optim.Optimizer, train: TrainConfig) -> Schedule:
     """Linear warm-up, then constant or half a cosine to zero at `train.steps`."""
 
     def factor(step: int) -> float:
@@ -346,7 +365,7 @@ def scheduler(optimizer: torch.optim.Optimizer, train: TrainConfig) -> torch.opt
         progress = (step - train.warmup) / max(1, train.steps - train.warmup)
         return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    return Schedule(optimizer, factor)
 
 
 def compiled(network: nn.Module, train: TrainConfig) -> Callable:

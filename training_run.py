@@ -11,6 +11,7 @@ A run lives in the folder `output` of its config:
 
 import contextlib
 import math
+import pickle
 import re
 import shutil
 import time
@@ -21,11 +22,13 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
+from yaml import YAMLError
 
 from media.errors import InputError
 from media.files import output_folder
@@ -33,6 +36,9 @@ from models.checkpoint import save_checkpoint
 
 # RuntimeErrors that tell of neither a file nor a config.
 _DEVICE_ERRORS = (torch.OutOfMemoryError, torch.AcceleratorError, torch.distributed.DistBackendError)
+# What reading the files of a state raises where one is cut off, damaged or of other networks.
+_DAMAGED = (OSError, RuntimeError, ValueError, LookupError, TypeError, EOFError)
+_DAMAGED += (SafetensorError, pickle.UnpicklingError, YAMLError, OmegaConfBaseException)
 
 
 class Run:
@@ -99,13 +105,14 @@ class Run:
                 self.accelerator.load_state(str(folder), map_location="cpu")
                 if self.ema is not None:
                     self.ema.load_state_dict(load_file(folder / "ema.safetensors"))
-                self.best = OmegaConf.load(folder / "run.yaml").best
+                self.best = OmegaConf.load(folder / "run.yaml")["best"]
             except _DEVICE_ERRORS:
                 raise
-            except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
+            except _DAMAGED as error:
+                reason = (str(error) or type(error).__name__).splitlines()[0]
                 raise InputError(
-                    f"{folder} is not a state of this config's networks ({str(error).splitlines()[0]}); "
-                    f"go on with the config it was made with, or choose another output"
+                    f"{folder} is damaged or not a state of this config's networks ({reason}); delete it to go on from "
+                    f"the one before, go on with the config it was made with, or choose another output"
                 ) from error
             self.accelerator.print(f"resuming at step {self.step} from {folder}")
             if self.accelerator.is_main_process:  # a kill between the state and the weights has left older ones there
@@ -127,12 +134,15 @@ class Run:
                 torch.manual_seed(((self.train.seed * 1_000_003 + self.step) * 65_536 + process) % 2**63)
                 yield self.step + 1, batch
                 self.step += 1
-                if self.ema is not None:
-                    self.ema.update_parameters(self._trained)
                 self.bar.update()
                 if self.step % self.train.save_every == 0 or self.step == self.train.steps:
                     self.save()
                 asked = time.perf_counter()
+
+    def average(self) -> None:
+        """Take the weights, as the step has left them, into the moving average."""
+        if self.ema is not None:
+            self.ema.update_parameters(self._trained)
 
     def log(self, step: int, values: dict[str, Tensor | float]) -> None:
         """Every `train.log_every` steps, write scalars (means over the processes) and show the first in the bar.

@@ -260,7 +260,7 @@ def main() -> None:
     parser = Parser(__doc__)
     parser.add_argument("--checkpoint", type=Path, default=Path("checkpoints/demo"))
     parser.add_argument("--clips", type=Path, required=True, help="folder of clip files (data_prep.preprocess)")
-    parser.add_argument("--every", type=int, default=1, help="draw and score each so manieth face only (default: 1)")
+    parser.add_argument("--every", type=int, default=1, help="draw and score every N-th face only (default: 1)")
     parser.add_argument("--heatmaps-alone", action="store_true", help="give the networks no landmarks")
     parser.add_argument("--expert", help="lip-sync expert: a checkpoint folder, lipsync_expert.pth or syncnet_v2.model")
     arguments = parser.parse_args()

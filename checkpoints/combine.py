@@ -16,6 +16,7 @@ from torch import nn
 
 from media.errors import InputError, Parser, command
 from models.checkpoint import NETWORKS, is_g4g, load_network, save_checkpoint
+from models.reader import share_reader
 
 # Of a training config: the folders of the machine it ran on, which mean nothing elsewhere.
 PLACES = ("data", "output", "start_from", "heatmap_predictor", "face_synthesizer", "sync_expert")
@@ -65,6 +66,8 @@ def main() -> None:
             kept = {key: value for key, value in OmegaConf.to_container(training).items() if key not in PLACES}
             kept.get("speech", {}).pop("data", None)
             sections.setdefault("training", {})[name] = kept
+    if {"heatmap_predictor", "face_synthesizer"} <= networks.keys():
+        share_reader(networks["heatmap_predictor"], networks["face_synthesizer"])
     save_checkpoint(arguments.output, networks, sections, half=arguments.half)
     size = sum(file.stat().st_size for file in arguments.output.glob("*.safetensors")) / 1e6
     print(f"wrote {', '.join(networks)} into {arguments.output}, {size:.1f} MB")

@@ -36,9 +36,6 @@ NETWORKS: dict[str, tuple[type[nn.Module], type]] = {
     "discriminator": (PatchDiscriminator, DiscriminatorConfig),
 }
 
-# What a config says that was written before the option was: a saved one names every option of its time.
-_FIRST_FORMS = {"face_synthesizer": {"stacking": "colour_major", "grid": "corners", "copy_shares": "mean"}}
-
 
 def save_checkpoint(
     folder: str | os.PathLike, networks: dict[str, nn.Module], sections: dict[str, Any], half: bool = False
@@ -100,9 +97,8 @@ def network_config(path: str | os.PathLike, name: str) -> Any:
         raise InputError(f"{path} is not YAML ({str(error).splitlines()[0]})") from error
     if not OmegaConf.is_dict(sections) or name not in sections:
         raise InputError(f"{path} has no section {name}; take the config.yaml saved with {name}.safetensors")
-    layers = [NETWORKS[name][1], _FIRST_FORMS.get(name, {}), sections[name]]
     try:
-        return OmegaConf.to_object(OmegaConf.merge(*map(OmegaConf.create, layers)))
+        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(NETWORKS[name][1]), sections[name]))
     except OmegaConfBaseException as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{path}: section {name} is of another version of the code ({reason})") from error

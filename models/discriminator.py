@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.layers import scaled
+from models.layers import check_positive, scaled
 
 
 @dataclass
@@ -30,11 +30,9 @@ class PatchDiscriminator(nn.Module):
     def __init__(self, config: DiscriminatorConfig | None = None):
         super().__init__()
         self.config = config = config or DiscriminatorConfig()
-        for name in ("scales", "layers", "channels", "width"):
-            if getattr(config, name) <= 0:
-                raise ValueError(f"discriminator.{name} is {getattr(config, name)}; it must be positive")
+        check_positive(config, "scales", "layers", "channels", "width")
         if config.together < 0:
-            raise ValueError(f"discriminator.together is {config.together}; it is a number of frames, or 0")
+            raise ValueError(f"together is {config.together}; it is a number of frames, or 0")
         self.networks = nn.ModuleList(_layers(config, 3) for _ in range(config.scales))
         stacked = 3 * config.together
         self.sequences = nn.ModuleList(_layers(config, stacked) for _ in range(config.scales if stacked else 0))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from media.heatmap import LIP_POINTS
 from models import released_face
 from models.inpainting import InpaintingGenerator
-from models.layers import AUDIO_CHANNELS, AudioEncoder, ConvBlock, check_references, repeated, scaled
+from models.layers import AUDIO_CHANNELS, AudioEncoder, ConvBlock, check_positive, check_references, repeated, scaled
 from models.reader import PointReader
 from models.spatial import AdaAT, AlignmentEncoder, HeatmapEncoder, ReferenceEncoder, residual_pair
 from models.temporal import FlowPredictor, TemporalEncoder, deformation, warp, warp_and_sum
@@ -37,7 +37,6 @@ class FaceSynthesizerConfig:
     landmark_flow: bool = False  # not in the paper: the flow starts where landmarks say, and a copy's mouth comes from
     # the references whose lips are shaped alike; small models gain
     copy_references: bool = False  # not in the paper: blend the warped references' own pixels in; small models gain
-    copy_shares: str = "softmax"  # of the references in the copy: over their weights' logits, or the features' "mean"
     mutual_information: bool = False  # the CIL module's embeddings and T_theta, which only training needs
 
     @classmethod
@@ -164,8 +163,8 @@ class TemporalPath(nn.Module):
 
     def __init__(self, config: FaceSynthesizerConfig, heatmap_channels: int, base: int, hidden: int, code: int):
         super().__init__()
-        self.grid, self.copy_shares = config.grid, config.copy_shares if config.copy_references else "mean"
-        self.size, self.landmark_flow = config.size, config.landmark_flow
+        self.grid, self.size = config.grid, config.size
+        self.landmark_flow, self.copies = config.landmark_flow, config.copy_references
         self.encoder = TemporalEncoder(3 + heatmap_channels, base)
         self.flow_predictor = FlowPredictor(heatmap_channels, base, hidden, code)
         # Where the device is: an index that came from the host could not be part of a CUDA graph.
@@ -195,7 +194,7 @@ class TemporalPath(nn.Module):
             return half.flatten(0, 1), None
         known = reference_points[0]
         start = landmark_warp(points, known, self.size)
-        unlike = self._unlike(points.detach(), known) if self.copy_shares == "softmax" else None
+        unlike = self._unlike(points.detach(), known) if self.copies else None
         return warp(half.flatten(0, 1), start), Told(start, unlike)
 
     def _unlike(self, points: Tensor, known: Tensor) -> Tensor:
@@ -211,7 +210,7 @@ class TemporalPath(nn.Module):
         """Warp and sum what `References` holds by the flows and the weights' logits, (B N, 2 and 1, H, W)."""
         grid, weights = deformation(flows, self.grid, told and told.start), torch.sigmoid(logits)
         warped = [warp_and_sum(each, grid, weights) for each in features]
-        if copied and self.copy_shares == "softmax":  # which takes sides: a mean of several faces is a blur
+        if copied:  # which takes sides: a mean of several faces is a blur
             logits = _TAKING_SIDES * logits - (_ALIKE * told.unlike if told else 0)
             weights = logits.unflatten(0, (-1, copied[0].shape[1])).softmax(dim=1).flatten(0, 1)
         return Gathered(warped, [warp_and_sum(each, grid, weights) for each in copied], grid)
@@ -394,11 +393,11 @@ def _check(config: FaceSynthesizerConfig) -> None:
         "fusion_kernel": (1, 3),
         "image_order": ("rgb", "bgr"),
         "heatmap_channels": (1, 3),
-        "copy_shares": ("softmax", "mean"),
     }
     for name, allowed in choices.items():
         if getattr(config, name) not in allowed:
             raise ValueError(f"{name} is {getattr(config, name)!r}; it can be {' or '.join(map(repr, allowed))}")
+    check_positive(config, "width", "references")
     if not (config.spatial or config.temporal):
         raise ValueError("the synthesizer needs its spatial or its temporal path; switch one on")
     if config.copy_references and not config.temporal:

@@ -19,7 +19,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.face_synthesizer import mask_lower_half
-from models.layers import AUDIO_CHANNELS, AudioEncoder, ConvBlock, check_references, painted_over, repeated, scaled
+from models.layers import (
+    AUDIO_CHANNELS,
+    AudioEncoder,
+    ConvBlock,
+    check_positive,
+    check_references,
+    painted_over,
+    repeated,
+    scaled,
+)
 from models.precision import full_precision
 from models.spatial import AdaAT, residual_pair
 
@@ -211,9 +220,7 @@ class G4GSynthesizer(nn.Module):
             raise ValueError(f"size is {config.size}; it must be a multiple of 32, at least 64")
         if config.stride not in (2, 4):
             raise ValueError(f"stride is {config.stride}; it can be 2 or 4")
-        for name in ("references", "alignment_blocks"):
-            if getattr(config, name) < 1:
-                raise ValueError(f"{name} is {getattr(config, name)}; it must be 1 or more")
+        check_positive(config, "width", "references", "alignment_blocks")
         self.config = config
         base, embedding = scaled(64, config.width), scaled(256, config.width)
         self.audio_encoder = AudioEncoder(AUDIO_CHANNELS[config.audio], embedding)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from media.heatmap import JAW_POINTS, KEYPOINTS, LIP_POINTS
 from models.drawing import CurveDrawing
-from models.layers import AUDIO_CHANNELS, ConvBlock, renamed, scaled
+from models.layers import AUDIO_CHANNELS, ConvBlock, check_positive, renamed, scaled
 from models.precision import full_precision, without_autocast
 from models.reader import PointReader
 from models.transport import ANCHORS, apply_affine, pose_beside
@@ -425,7 +425,8 @@ def _check(config: HeatmapPredictorConfig, width: int) -> None:
         raise ValueError(f"messages is {config.messages!r}; give separate or shared")
     if config.heatmaps not in ("decoded", "drawn"):
         raise ValueError(f"heatmaps is {config.heatmaps!r}; give decoded or drawn")
-    if config.heads < 1 or width % config.heads:
+    check_positive(config, "width", "frames", "references", "layers", "heads")
+    if width % config.heads:
         raise ValueError(f"{config.heads} heads do not divide the transformer's width {width}; change heads or width")
 
 

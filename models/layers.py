@@ -1,6 +1,7 @@
 """Blocks that several networks share."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -66,6 +67,13 @@ class AudioEncoder(nn.Module):
 def scaled(channels: int, width: float) -> int:
     """Channels of a layer at the width factor `width` (1 = the paper's), a multiple of 4 and at least 4."""
     return max(4, 4 * round(channels * width / 4))
+
+
+def check_positive(config: Any, *names: str) -> None:
+    """ValueError where an option of a network's config is not above 0."""
+    for name in names:
+        if not getattr(config, name) > 0:
+            raise ValueError(f"{name} is {getattr(config, name)}; it must be positive")
 
 
 def check_references(images: Tensor, count: int) -> None:

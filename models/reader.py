@@ -49,6 +49,15 @@ class PointReader(nn.Module):
         return readings
 
 
+def share_reader(predictor: nn.Module, synthesizer: nn.Module) -> None:
+    """Let a synthesizer that goes by landmarks read them as the predictor does, which has learned it.
+
+    Beside a predictor that does not read, or where the synthesizer does not, nothing changes.
+    """
+    if predictor.reader is not None and synthesizer.reader is not None:
+        synthesizer.reader.load_state_dict(predictor.reader.state_dict())
+
+
 class _FirstReading(nn.Module):
     """A soft argmax a point, by what a heatmap shows near and far."""
 

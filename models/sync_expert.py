@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.layers import ConvBlock, renamed, scaled
+from models.layers import ConvBlock, check_positive, renamed, scaled
 
 FRAMES = 5  # of a window
 
@@ -54,6 +54,7 @@ class SyncExpert(nn.Module):
     def __init__(self, config: SyncExpertConfig | None = None):
         super().__init__()
         self.config = config = dataclasses.replace(config) if config else SyncExpertConfig()
+        check_positive(config, "width")
         self.audio_encoder = _encoder(1, _AUDIO_LAYERS, config.width)
         self.face_encoder = _encoder(3 * FRAMES, _FACE_LAYERS, config.width)
 

@@ -5,7 +5,7 @@
 # VGG-19 and Wav2Vec 2.0 are replaced by pixel losses and log-mel, so the numbers compare with each other alone. WIDTH
 # (default 0.25) is the synthesizer's, EVERY (default 1) how many faces of VAL_CLIPS are scored: each, each second, ...;
 # SEEDS (default "0 1") can be shared out to several machines.
-set -eu
+set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 [ $# -ge 2 ] || { echo "usage: bash scripts/ablations.sh TRAIN_CLIPS VAL_CLIPS [steps]" >&2; exit 2; }
 python=${PYTHON:-.venv/bin/python}
@@ -40,7 +40,7 @@ for row in $rows with_finetuning; do
     for seed in ${SEEDS:-0 1}; do
         checkpoint="$runs/$row-$seed/both"
         [ "$row" != with_finetuning ] || checkpoint="$runs/$row-$seed/best"
-        "$python" -m benchmarks.quality --checkpoint "$checkpoint" --clips "$2" --every "${EVERY:-1}" 2>/dev/null |
+        "$python" -m benchmarks.quality --checkpoint "$checkpoint" --clips "$2" --every "${EVERY:-1}" |
             awk -F ' *[|] *' -v row="$row" -v seed="$seed" \
                 '$2 ~ /^mean of/ && $3 ~ /heatmaps$/ {print "| " row " | " seed " | " $4 " | " $5 " | " $6 " | " $7 " | " $3 " |"}'
     done

@@ -22,6 +22,8 @@ speech="$output/speech.safetensors"
 "$python" train_sync.py --config configs/demo_sync.yaml "${clips[@]}" speech.data="$speech" output="$output/sync"
 if "$python" -m data_prep.offsets "$output/clips/train" --expert "$output/sync/best" --proven-on "$output/clips/val"; then
     clips+=(data.correct_offsets=true)
+elif [ $? -ne 2 ]; then  # stopped, not refused
+    exit 1
 fi
 "$python" train_heatmap.py --config configs/demo_heatmap.yaml "${clips[@]}" speech.data="$speech" \
     output="$output/heatmap"
@@ -31,6 +33,7 @@ if "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; th
     settings+=(train.precision=bf16 train.micro_batch=0 data.workers=8 train.save_every=100)
 else  # two processes of one thread each are nearly twice as fast as one of two threads
     launch=(env OMP_NUM_THREADS=1 "$python" -m accelerate.commands.launch --config_file configs/accelerate_cpu.yaml)
+    if grep -qs amx_bf16 /proc/cpuinfo; then settings+=(train.precision=bf16); fi  # elsewhere slower than float32
 fi
 "${launch[@]}" train_face.py --config configs/demo_face.yaml "${settings[@]}" output="$output/face"
 "${launch[@]}" finetune_e2e.py --config configs/demo_e2e.yaml "${settings[@]}" output="$output/e2e" \

@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 
 from checkpoints import combine
 from models.checkpoint import load_network, save_checkpoint
+from models.face_synthesizer import FaceSynthesizer, FaceSynthesizerConfig
 from models.heatmap_predictor import HeatmapPredictor, HeatmapPredictorConfig
 
 
@@ -43,6 +44,21 @@ def test_the_last_one_counts_or_its_share(command, tmp_path, options, value):
     assert kept == {"speech": {"gain": 2}, "train": {"steps": 3}}
     assert command(str(output), "--output", str(tmp_path / "again"))[0] == 0  # nor is it wrapped up twice
     assert OmegaConf.load(tmp_path / "again" / "config.yaml").training.heatmap_predictor == kept
+
+
+def test_the_synthesizer_reads_points_as_the_predictor_has_learned_to(monkeypatch, tmp_path):
+    predictor = HeatmapPredictor(HeatmapPredictorConfig(width=0.03, layers=1, heatmaps="drawn"))
+    synthesizer = FaceSynthesizer(FaceSynthesizerConfig(width=0.03, landmark_flow=True))
+    networks = {"heatmap_predictor": predictor, "face_synthesizer": synthesizer}
+    for name, network in networks.items():
+        save_checkpoint(tmp_path / name, {name: network}, {name: network.config})
+    monkeypatch.setattr(
+        sys, "argv", ["combine", *(str(tmp_path / name) for name in networks), "--output", str(tmp_path)]
+    )
+    assert combine.main() == 0
+    state = load_network(tmp_path, "face_synthesizer").reader.state_dict()
+    torch.testing.assert_close(state, predictor.reader.state_dict(), rtol=0, atol=0)
+    assert not torch.equal(state["first.points.weight"], synthesizer.reader.state_dict()["first.points.weight"])
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """The face synthesizer computes the released network's faces, and trains from scratch."""
 
 import copy
-import dataclasses
 import json
 import math
 import sys
@@ -11,7 +10,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from models.checkpoint import load_network, save_checkpoint
 from models.face_synthesizer import FaceSynthesizer, FaceSynthesizerConfig, released_state
 from models.modulation import SpadeNorm, folded_convolutions
 from models.spatial import AdaAT, affine_grid
@@ -167,18 +165,6 @@ def test_references_are_stacked_as_the_config_says(stacking):
     network.encode_references(images, torch.rand(1, 5, 1, 128, 128))
     second_green = 4 if stacking == "image_major" else 6
     assert torch.equal(seen[0][0, second_green], images[0, 1, 1])
-
-
-def test_a_checkpoint_older_than_an_option_keeps_its_form(tmp_path):
-    network = small()
-    config = dataclasses.asdict(network.config)
-    for option in ("stacking", "grid", "copy_shares"):
-        del config[option]
-    save_checkpoint(tmp_path, {"face_synthesizer": network}, {"face_synthesizer": config})
-    loaded = load_network(tmp_path, "face_synthesizer").config
-    assert (loaded.stacking, loaded.grid, loaded.copy_shares) == ("colour_major", "corners", "mean")
-    own = network.config
-    assert (own.stacking, own.grid, own.copy_shares) == ("image_major", "centres", "softmax")
 
 
 def test_training_starts_from_unmoved_references():

@@ -1,6 +1,7 @@
 """A run that was killed and started again ends with the same weights, bit for bit, as one that never was."""
 
 import resource
+import shutil
 from pathlib import Path
 
 import pytest
@@ -109,11 +110,32 @@ def test_a_state_of_other_networks_and_a_run_that_may_not_go_on_are_refused(clip
     before, log = weights(output), str(tmp_path / "log")
     other = arguments("train_heatmap", clips, output, *STEPS, "model.width=0.06", "train.steps=9")
     assert run("train_heatmap", other, RUN_LOG=log) == 2
-    assert "step-00000005 is not a state of this config's networks" in Path(log).read_text()
+    assert "step-00000005 is damaged or not a state of this config's networks" in Path(log).read_text()
     fresh = arguments("train_heatmap", clips, output, *STEPS, "train.resume=false")
     assert run("train_heatmap", fresh, RUN_LOG=log) == 2
     assert "already holds a run" in Path(log).read_text()
     assert weights(output) == before
+
+
+@pytest.mark.parametrize(("file", "content"), [("scheduler.bin", b""), ("optimizer.bin", bytes(99)), ("run.yaml", b"")])
+def test_of_a_damaged_state_one_goes_back_to_the_one_before(file, content, clips, uninterrupted, tmp_path):
+    script, log, output = "train_heatmap", tmp_path / "log", tmp_path / "run"
+    shutil.copytree(uninterrupted(script), output)
+    (output / "state" / "step-00000005" / file).write_bytes(content)
+    command = arguments(script, clips, output, *SETTINGS[script])
+    assert run(script, command, RUN_LOG=str(log)) == 2
+    message = log.read_text().splitlines()[-1]
+    assert message.startswith("error: ") and "step-00000005 is damaged" in message and "delete it to go on" in message
+    shutil.rmtree(output / "state" / "step-00000005")
+    assert run(script, command) == 0
+    assert_same(output, uninterrupted(script), script)
+
+
+def test_what_is_validated_is_the_average_up_to_that_step(clips, tmp_path):
+    settings = ["train.steps=1", "train.save_every=1", "train.validate_every=1", "train.ema=0.9"]
+    assert run("train_heatmap", arguments("train_heatmap", clips, tmp_path, *settings)) == 0
+    name = "heatmap_predictor.safetensors"
+    assert (tmp_path / "best" / name).read_bytes() == (tmp_path / name).read_bytes()
 
 
 def test_a_finished_run_started_again_changes_nothing(clips, uninterrupted):

@@ -95,14 +95,13 @@ def test_copying_starts_from_the_references_mean():
     assert error < 0.5 * other_error
 
 
-@pytest.mark.parametrize(("shares", "of"), [("softmax", lambda x: (3 * x).exp()), ("mean", torch.sigmoid)])
-def test_the_copy_shares_the_references_out_as_the_config_says(shares, of):
-    config = FaceSynthesizerConfig(width=0.03, copy_references=True, copy_shares=shares)
+def test_the_copy_takes_sides():
+    config = FaceSynthesizerConfig(width=0.03, copy_references=True)
     path, images = FaceSynthesizer(config).temporal, torch.rand(2, 5, 3, 16, 16)
     logits = torch.tensor([0.0, 6, 0, -3, 1])
     flows, weights = torch.zeros(10, 2, 16, 16), logits.repeat(2)[:, None, None, None].expand(-1, -1, 16, 16)
     _, (copied,), _ = path.gather([], [images], flows, weights, None)
-    expected = (images * (of(logits) / of(logits).sum())[:, None, None, None]).sum(dim=1)
+    expected = (images * (3 * logits).softmax(dim=0)[:, None, None, None]).sum(dim=1)
     torch.testing.assert_close(copied, expected, atol=1e-4, rtol=0)
 
 

@@ -148,6 +148,31 @@ def test_the_cosine_schedule_warms_up_and_ends_near_zero():
     assert rates[55] == pytest.approx(0.5, abs=0.01) and rates[-1] < 1e-3
 
 
+def test_a_state_says_how_far_a_run_is_and_the_config_how_it_goes_on():
+    def made(**changes):
+        train = TrainConfig(
+            steps=100, batch_size=1, **{"learning_rate": 1.0, "warmup": 10, "weight_decay": 0.1} | changes
+        )
+        adam = optimizer([torch.nn.Parameter(torch.ones(1))], train)
+        return adam, scheduler(adam, train)
+
+    adam, schedule = made()
+    for _ in range(5):
+        adam.param_groups[0]["params"][0].sum().backward()
+        adam.step()
+        schedule.step()
+    slower, its_schedule = made(learning_rate=0.25, weight_decay=0.0, betas=[0.5, 0.9])
+    slower.load_state_dict(adam.state_dict())
+    its_schedule.load_state_dict(schedule.state_dict())
+    group = slower.param_groups[0]
+    assert (group["betas"], group["weight_decay"]) == ((0.5, 0.9), 0.0)
+    assert group["lr"] == its_schedule.get_last_lr()[0] == 0.25 * 6 / 11
+    assert slower.state[group["params"][0]]["step"] == 5
+    slower.step()
+    its_schedule.step()
+    assert group["lr"] == 0.25 * 7 / 11
+
+
 def test_the_moving_average_moves_weights_and_copies_indices():
     network = torch.nn.Sequential(torch.nn.Linear(1, 1), CurveDrawing())
     averaged = AveragedModel(network, multi_avg_fn=moving_average(0.9), use_buffers=True)

@@ -243,6 +243,12 @@ def test_a_synthesizer_of_another_size_than_the_heatmaps_is_refused(tmp_path):
         ("train_face", "losses.perceptual=4", "vgg19"),
         ("train_face", "losses.sync=0.1", "frames=5"),
         ("train_face", "model.spatial=false", "it needs both"),
+        ("train_face", "reading.steps=5 model.landmark_flow=false", "reading.steps is for a network that reads points"),
+        ("train_face", "model.references=-1", "references is -1; it must be positive"),
+        ("train_heatmap", "model.layers=0", "layers is 0; it must be positive"),
+        ("train_sync", "model.width=0", "width is 0.0; it must be positive"),
+        ("train_heatmap", "reading.batch_size=1", "use 1 or more, of 2 or more"),
+        ("train_heatmap", "reading.learning_rate=-1", "learning_rate=-1.0 must be positive"),
         ("train_face", "start_from=/nowhere/run", "/nowhere/run is not a folder"),
         ("train_face", "train.batch_size=1", "raise train.batch_size"),
         ("train_sync", "loss=softmax", "use contrastive, shifted or bce"),
@@ -251,7 +257,7 @@ def test_a_synthesizer_of_another_size_than_the_heatmaps_is_refused(tmp_path):
 )
 def test_what_cannot_be_used_is_one_line(script, setting, words, clips, tmp_path):
     log = tmp_path / "log"
-    settings = [setting, "losses.mutual_information=0.01"] if script == "train_face" else [setting]
+    settings = setting.split() + ["losses.mutual_information=0.01"] * (script == "train_face")
     assert run(script, arguments(script, clips, tmp_path / "run", *STEPS, *settings), RUN_LOG=str(log)) == 2
     message = last_error(log)
     assert words in message and "reference_type" not in message
