@@ -97,11 +97,11 @@ class Dubbing(nn.Module):
         references = batch["reference_images"], batch["reference_heatmaps"]
         known = batch["points"], batch["reference_points"]
         heatmaps, landmarks = self.predictor(batch["audio"], batch["pose_heatmaps"], references[1], *known)
-        heatmaps = guidance = heatmaps.clamp(max=1)
+        guidance = heatmaps.clamp(max=1)  # the sum of a decoder's parts may pass 1, which eq. 3 has to see
         points = self.predictor.whole_faces(batch["points"], landmarks)
         if self.training and self.true_heatmaps > 0:
             told = torch.rand(len(heatmaps), device=heatmaps.device) < self.true_heatmaps
-            guidance = torch.where(told[:, None, None, None, None], batch["heatmaps"], heatmaps)
+            guidance = torch.where(told[:, None, None, None, None], batch["heatmaps"], guidance)
             points = torch.where(told[:, None, None, None], batch["points"], points)
         inputs = (batch["frames"], guidance, batch["audio"], points)
         frames, guidance, audio, points = (x[:, self.synthesized] for x in inputs)

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from data_prep.layout import VIDEO_SUFFIXES, Source, files_below, relative_ids
+from data_prep.layout import Source, relative_ids
+from media.files import VIDEO_SUFFIXES, files_below
 
 
 def sources(folder: Path) -> list[Source]:

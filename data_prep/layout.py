@@ -1,16 +1,12 @@
 """What every dataset layout gives: a list of sources, each with the id that names its clip file."""
 
-import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from media.errors import InputError
 
-VIDEO_SUFFIXES = {
-    ".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".mts", ".flv", ".wmv", ".3gp", ".ogv",
-}  # fmt: skip
 SOUND_SUFFIXES = {".wav", ".flac", ".mp3", ".m4a", ".aac", ".ogg", ".opus", ".wma"}
 
 
@@ -28,17 +24,6 @@ class Source:
     video: Path
     sound: Path
     problem: str = ""
-
-
-def files_below(folder: Path, suffixes: Iterable[str]) -> list[Path]:
-    """Files below `folder` with one of `suffixes` (any case), sorted; hidden files and folders left out."""
-    found = []
-    for parent, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [
-            Path(parent, name) for name in names if not name.startswith(".") and Path(name).suffix.lower() in suffixes
-        ]
-    return sorted(found)
 
 
 def relative_ids(paths: list[Path], folder: Path) -> list[str]:

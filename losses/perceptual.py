@@ -19,6 +19,7 @@ from media.errors import InputError
 from models.checkpoint import read_foreign
 from models.precision import full_precision, without_autocast
 
+_SCALES = 2  # sizes at which features are compared, each half the one before
 ENDS = (2, 7, 12, 21, 30)  # in torchvision's `features`, where the slices that end in relu1_1 ... relu5_1 end
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
 
@@ -29,15 +30,14 @@ class PerceptualLoss(nn.Module):
     Args:
         weights: that file; None takes the fetched one. Its classifier is not needed and may be absent.
         gram_weight: of the Gram term; 0 leaves it out. With 0, G4G's eq. 13 is this loss divided by 10.
-        scales: sizes at which the features are compared, each half the one before.
 
     Raises:
         InputError: the file is missing, is not VGG-19's, or holds more than tensors. No other weights are used instead.
     """
 
-    def __init__(self, weights: str | os.PathLike | None = None, gram_weight: float = 250.0, scales: int = 2):
+    def __init__(self, weights: str | os.PathLike | None = None, gram_weight: float = 250.0):
         super().__init__()
-        self.gram_weight, self.scales = gram_weight, scales
+        self.gram_weight = gram_weight
         features = _read_features(fetch.require("vgg19", "the perceptual loss") if weights is None else weights)
         self.slices = nn.ModuleList(features[i:j] for i, j in zip((0, *ENDS), ENDS, strict=False))
         self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
@@ -48,7 +48,7 @@ class PerceptualLoss(nn.Module):
         """Compare RGB images in [0, 1], (..., 3, H, W); a scalar. H and W are at least 32 for two scales."""
         faces, true_faces = faces.flatten(0, -4), true_faces.flatten(0, -4)
         loss = 0.0
-        for scale in range(self.scales):
+        for scale in range(_SCALES):
             if scale > 0:
                 faces, true_faces = F.avg_pool2d(faces, 2), F.avg_pool2d(true_faces, 2)
             with torch.no_grad():

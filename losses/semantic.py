@@ -20,16 +20,3 @@ def frame_distance(prediction: Tensor, target: Tensor) -> Tensor:
     """
     difference = full_precision(prediction) - full_precision(target)
     return torch.linalg.vector_norm(difference.flatten(2), dim=2).mean()
-
-
-def semantic_loss(heatmaps: Tensor, true_heatmaps: Tensor, landmarks: Tensor, true_landmarks: Tensor) -> Tensor:
-    """STSA eq. 3.
-
-    Args:
-        heatmaps, true_heatmaps: (B, T, 1, H, W), in [0, 1].
-        landmarks, true_landmarks: (B, T, 57, 2), in units of the face crop.
-
-    Returns:
-        A scalar: the sum of the two `frame_distance`s.
-    """
-    return frame_distance(heatmaps, true_heatmaps) + frame_distance(landmarks, true_landmarks)

@@ -1,12 +1,16 @@
-"""Files that are either complete or not there."""
+"""Files: found below a folder, and written so that they are either complete or not there."""
 
 import contextlib
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from media.errors import InputError
+
+VIDEO_SUFFIXES = {
+    ".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".mts", ".flv", ".wmv", ".3gp", ".ogv",
+}  # fmt: skip
 
 
 def existing_file(path: str | os.PathLike, what: str) -> Path:
@@ -19,6 +23,17 @@ def existing_file(path: str | os.PathLike, what: str) -> Path:
     if path.stat().st_size == 0:
         raise InputError(f"{what} {path} is empty; copy or download it again")
     return path
+
+
+def files_below(folder: Path, suffixes: Iterable[str]) -> list[Path]:
+    """Files below `folder` with one of `suffixes` (any case), sorted; hidden files and folders left out."""
+    found = []
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [
+            Path(parent, name) for name in names if not name.startswith(".") and Path(name).suffix.lower() in suffixes
+        ]
+    return sorted(found)
 
 
 def check_output_folder(path: str | os.PathLike) -> None:

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from data_prep.layout import VIDEO_SUFFIXES, files_below
 from media.errors import InputError
 from media.face import Face, FaceTracker, crop_face
+from media.files import VIDEO_SUFFIXES, files_below
 from media.pictures import to_tensor
 from media.stages import background
 from media.video import read_frames

@@ -25,7 +25,7 @@ h1 { font-size: 1.6rem; } h2 { margin-top: 2.5rem; font-size: 1.2rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .25rem .7rem; text-align: right; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; }
-thead, tr.rule { border-bottom: 1px solid var(--line); } tbody tr.own { font-weight: 500; background: #8881; }
+thead { border-bottom: 1px solid var(--line); } tbody tr.own { font-weight: 500; background: #8881; }
 tr.own:first-of-type, tr.first-own { border-top: 2px solid var(--line); }
 td.best { color: var(--best); font-weight: 700; } td.second { color: var(--second); text-decoration: underline; }
 .note { font-size: .85rem; opacity: .8; } li { margin: .15rem 0; }

@@ -7,8 +7,8 @@ A checkpoint folder holds `config.yaml`, whose sections named after a network ar
 import hashlib
 import os
 import pickle
+from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -35,6 +35,7 @@ NETWORKS: dict[str, tuple[type[nn.Module], type]] = {
     "sync_expert": (SyncExpert, SyncExpertConfig),
     "discriminator": (PatchDiscriminator, DiscriminatorConfig),
 }
+_STATISTICS = ("running_mean", "running_var")
 
 
 def save_checkpoint(
@@ -45,17 +46,30 @@ def save_checkpoint(
     Args:
         networks: by checkpoint name, a key of `NETWORKS`.
         sections: what `config.yaml` holds: a network's config dataclass under its name, other sections as they are.
-        half: store floating-point weights as float16, half the size; they are float32 again when loaded.
+        half: store floating-point weights as float16, half the size; they are float32 again when loaded. Batch norm's
+            statistics, few but of any size, stay as they are.
+
+    Raises:
+        InputError: a weight is too large for float16.
     """
     folder = output_folder(folder)
     for name, network in networks.items():
         state = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
         if half:
-            state = {key: value.half() if value.is_floating_point() else value for key, value in state.items()}
+            state = {key: value if key.endswith(_STATISTICS) else _halved(value, key) for key, value in state.items()}
         with replacing(folder / f"{name}.safetensors") as temporary:
             save_file(state, temporary)
     with replacing(folder / "config.yaml") as temporary:
         OmegaConf.save(OmegaConf.create(sections), temporary)
+
+
+def _halved(tensor: Tensor, name: str) -> Tensor:
+    if not tensor.is_floating_point():
+        return tensor
+    half = tensor.half()
+    if bool(tensor.isfinite().all()) and not bool(half.isfinite().all()):
+        raise InputError(f"the tensor {name} is too large for float16; store it without --half")
+    return half
 
 
 def build_network(name: str, config: Any) -> nn.Module:
@@ -213,19 +227,20 @@ def load_syncnet(path: str | os.PathLike) -> ChungSyncNet:
 
 
 def _syncnet(state: dict[str, Tensor], path: str | os.PathLike) -> ChungSyncNet:
-    return _released(ChungSyncNet(), chung_syncnet, state, path, "Chung's SyncNet")
+    return _released(ChungSyncNet(), lambda: chung_syncnet.released_state(state), path, "Chung's SyncNet")
 
 
 def _released_expert(state: dict[str, Tensor], path: str | os.PathLike) -> SyncExpert:
-    return _released(SyncExpert(SyncExpertConfig.released()), sync_expert, state, path, "Wav2Lip's expert")
+    expert = SyncExpert(SyncExpertConfig.released())
+    return _released(expert, lambda: sync_expert.released_state(state), path, "Wav2Lip's expert")
 
 
 def _released(
-    network: nn.Module, module: ModuleType, state: dict[str, Tensor], path: str | os.PathLike, name: str
+    network: nn.Module, convert: Callable[[], dict[str, Tensor]], path: str | os.PathLike, name: str
 ) -> nn.Module:
-    """`network` with the tensors of a file that is called `name`, as its `module` renames them; in eval mode."""
+    """`network` with the tensors that `convert` gives, of a file that is called `name`; in eval mode."""
     try:
-        state = module.released_state(state)
+        state = convert()
     except ValueError as error:
         raise InputError(f"{path} is not {name}: {error}; fetch it again") from error
     load_state(network, state, str(path))
@@ -240,15 +255,12 @@ def load_released(
     Raises:
         InputError: a file is not such a checkpoint; the message names the tensor or what else is wrong.
     """
-    loaded = []
-    for path, module, network in (
-        (heatmap_file, heatmap_predictor, HeatmapPredictor(HeatmapPredictorConfig.released())),
-        (face_file, face_synthesizer, FaceSynthesizer(FaceSynthesizerConfig.released())),
-    ):
-        try:
-            state = module.released_state(read_foreign(path))
-        except ValueError as error:
-            raise InputError(f"{path} is not the released checkpoint: {error}") from error
-        load_state(network, state, str(path))
-        loaded.append(network.eval())
-    return tuple(loaded)
+    heatmap, face = read_foreign(heatmap_file), read_foreign(face_file)
+    predictor = HeatmapPredictor(HeatmapPredictorConfig.released())
+    form = face_synthesizer.released_form(face)
+    return (
+        _released(predictor, lambda: heatmap_predictor.released_state(heatmap), heatmap_file, "STSA's heatmap network"),
+        _released(
+            FaceSynthesizer(form), lambda: face_synthesizer.released_state(face, form), face_file, "STSA's face network"
+        ),
+    )

@@ -5,7 +5,8 @@ from torch import Tensor, nn
 
 from media.heatmap import CONTENT, KEYPOINTS, ORDER
 
-_PATCH = 26  # px, at size 128: room for the longest edge and its ridge
+_SIZE = 128  # H and W of the heatmaps
+_PATCH = 26  # px: room for the longest edge and its ridge
 _RADIUS = 3.0  # px, beyond which a heatmap is 0
 
 
@@ -13,24 +14,23 @@ class CurveDrawing(nn.Module):
     """The lips and the lower face's contour through 57 keypoints: exp(-d^2 / 2), d in pixels to the nearest curve.
 
     The distance is taken to the edges themselves, not to whole pixels, so that it has a gradient and slow motion does
-    not jump; it agrees with `draw_heatmap` to within half a pixel. Each edge is evaluated in a patch around it only.
+    not jump; inside the crop it agrees with `draw_heatmap` to within half a pixel. Of an edge with an end outside,
+    which `draw_heatmap` leaves out, it draws what lies inside. Each edge is evaluated in a patch around it only, which
+    holds edges of up to 20 pixels a side; real faces have some 14.
     """
 
-    def __init__(self, size: int = 128):
+    def __init__(self):
         super().__init__()
-        self.size = size
         place = {ORDER[position]: number for number, position in enumerate(KEYPOINTS)}
         edges = torch.tensor([[place[a], place[b]] for a, b in CONTENT])
         self.register_buffer("edges", edges, persistent=False)
-        side = _PATCH * size // 128
-        rows, columns = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
-        self.register_buffer(
-            "offsets", torch.stack([columns, rows], dim=-1).flatten(0, 1) - side // 2, persistent=False
-        )
+        rows, columns = torch.meshgrid(torch.arange(_PATCH), torch.arange(_PATCH), indexing="ij")
+        offsets = torch.stack([columns, rows], dim=-1).flatten(0, 1) - _PATCH // 2
+        self.register_buffer("offsets", offsets, persistent=False)
 
     def forward(self, keypoints: Tensor) -> Tensor:
-        """Keypoints (M, 57, 2), x and y in [0, 1] of the crop -> heatmaps (M, 1, size, size) in [0, 1]."""
-        ends = (keypoints.float() * self.size - 0.5)[:, self.edges]  # (M, E, 2, 2), in pixel centres
+        """Keypoints (M, 57, 2), x and y in [0, 1] of the crop -> heatmaps (M, 1, 128, 128) in [0, 1]."""
+        ends = (keypoints.float() * _SIZE - 0.5)[:, self.edges]  # (M, E, 2, 2), in pixel centres
         start, end = ends.unbind(dim=2)
         middle = ((start + end) / 2).detach().round().long()
         pixels = middle[:, :, None] + self.offsets  # (M, E, P, 2)
@@ -39,8 +39,8 @@ class CurveDrawing(nn.Module):
         fraction = ((offset * along).sum(-1) / along.square().sum(-1).clamp_min(1e-6)).clamp(0, 1)
         squared = (offset - fraction[..., None] * along).square().sum(-1)
         value = torch.where(squared < _RADIUS**2, torch.exp(-squared / 2), 0.0)
-        inside = ((pixels >= 0) & (pixels < self.size)).all(dim=-1)
-        place = torch.where(inside, pixels[..., 1] * self.size + pixels[..., 0], self.size**2).flatten(1)
-        canvas = value.new_zeros(len(value), self.size**2 + 1)  # the last place takes what falls outside
+        inside = ((pixels >= 0) & (pixels < _SIZE)).all(dim=-1)
+        place = torch.where(inside, pixels[..., 1] * _SIZE + pixels[..., 0], _SIZE**2).flatten(1)
+        canvas = value.new_zeros(len(value), _SIZE**2 + 1)  # the last place takes what falls outside
         canvas = canvas.scatter_reduce(1, place, value.flatten(1), "amax")
-        return canvas[:, :-1].view(-1, 1, self.size, self.size)
+        return canvas[:, :-1].view(-1, 1, _SIZE, _SIZE)

@@ -354,12 +354,18 @@ class FaceSynthesizer(nn.Module):
         return heatmaps.expand(*heatmaps.shape[:-3], self.config.heatmap_channels, *heatmaps.shape[-2:])
 
 
+def released_form(state_dict: dict[str, Tensor]) -> FaceSynthesizerConfig:
+    """The form of the STSA authors' `face_weight.pth`: with eq. 7's network, to train on, where the file holds that."""
+    informed = any(name.removeprefix("module.").startswith("mine.") for name in state_dict)
+    return FaceSynthesizerConfig.released(mutual_information=informed)
+
+
 def released_state(state_dict: dict[str, Tensor], config: FaceSynthesizerConfig | None = None) -> dict[str, Tensor]:
     """Turn the tensors of the STSA authors' `face_weight.pth` into this network's.
 
     Args:
         state_dict: theirs; a leading "module." of the names is dropped, tensors that are not needed are ignored.
-        config: `FaceSynthesizerConfig.released()`, or that with `mutual_information` switched on.
+        config: `released_form`'s, or `FaceSynthesizerConfig.released()`, which is only to dub with.
 
     Raises:
         ValueError: a tensor that is needed is missing or has another shape; the message names it.

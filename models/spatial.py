@@ -150,8 +150,9 @@ def affine_grid(scale: Tensor, angle: Tensor, translation: Tensor, height: int, 
 
 
 def coordinates(size: int, like: Tensor) -> Tensor:
-    """`size` numbers from -1 to 1, of the device and type of `like`."""
-    return 2 * (torch.arange(size, device=like.device, dtype=like.dtype) / (size - 1)) - 1
+    """`size` numbers from -1 to 1, of the device and type of `like`; in float32 where that is less precise."""
+    dtype = torch.promote_types(like.dtype, torch.float32)  # half precision counts no 256 channels
+    return 2 * (torch.arange(size, device=like.device, dtype=dtype) / (size - 1)) - 1
 
 
 def blend_channels(features: Tensor) -> Tensor:
@@ -159,7 +160,7 @@ def blend_channels(features: Tensor) -> Tensor:
     channels = features.shape[1]
     depth = ((coordinates(channels, features) + 1) * channels - 1) / 2
     below = depth.floor()
-    fraction = (depth - below)[:, None, None]
+    fraction = (depth - below)[:, None, None].to(features.dtype)
     padded = F.pad(features, (0, 0, 0, 0, 1, 1))  # channel k is at k + 1
     index = below.long() + 1
     return padded[:, index] * (1 - fraction) + padded[:, index + 1] * fraction

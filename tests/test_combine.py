@@ -7,9 +7,11 @@ import torch
 from omegaconf import OmegaConf
 
 from checkpoints import combine
+from media.errors import InputError
 from models.checkpoint import load_network, save_checkpoint
 from models.face_synthesizer import FaceSynthesizer, FaceSynthesizerConfig
 from models.heatmap_predictor import HeatmapPredictor, HeatmapPredictorConfig
+from models.sync_expert import SyncExpert, SyncExpertConfig
 
 
 def write(folder, value: float, layers: int = 1) -> str:
@@ -44,6 +46,20 @@ def test_the_last_one_counts_or_its_share(command, tmp_path, options, value):
     assert kept == {"speech": {"gain": 2}, "train": {"steps": 3}}
     assert command(str(output), "--output", str(tmp_path / "again"))[0] == 0  # nor is it wrapped up twice
     assert OmegaConf.load(tmp_path / "again" / "config.yaml").training.heatmap_predictor == kept
+
+
+def test_half_precision_spares_statistics_and_refuses_what_it_cannot_hold(tmp_path):
+    network = SyncExpert(SyncExpertConfig(width=0.03))
+    statistics = next(buffer for name, buffer in network.named_buffers() if name.endswith("running_var"))
+    statistics.fill_(70000)
+    sections = {"sync_expert": network.config}
+    save_checkpoint(tmp_path, {"sync_expert": network}, sections, half=True)
+    loaded = load_network(tmp_path, "sync_expert").state_dict()
+    assert any((value == 70000).all() for name, value in loaded.items() if name.endswith("running_var"))
+    with torch.no_grad():
+        next(network.parameters()).fill_(70000)
+    with pytest.raises(InputError, match="is too large for float16"):
+        save_checkpoint(tmp_path / "other", {"sync_expert": network}, sections, half=True)
 
 
 def test_the_synthesizer_reads_points_as_the_predictor_has_learned_to(monkeypatch, tmp_path):

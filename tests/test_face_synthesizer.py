@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from models.face_synthesizer import FaceSynthesizer, FaceSynthesizerConfig, released_state
 from models.modulation import SpadeNorm, folded_convolutions
-from models.spatial import AdaAT, affine_grid
+from models.spatial import AdaAT, affine_grid, blend_channels
 from models.temporal import deformation, warp_and_sum
 
 
@@ -165,6 +165,13 @@ def test_references_are_stacked_as_the_config_says(stacking):
     network.encode_references(images, torch.rand(1, 5, 1, 128, 128))
     second_green = 4 if stacking == "image_major" else 6
     assert torch.equal(seen[0][0, second_green], images[0, 1, 1])
+
+
+@pytest.mark.parametrize(("dtype", "error"), [(torch.float32, 1e-4), (torch.float16, 0.01), (torch.bfloat16, 0.1)])
+def test_channels_are_blended_in_half_precision_too(dtype, error):
+    features = torch.randn(1, 256, 2, 2, generator=torch.Generator().manual_seed(0))
+    expected = blend_channels(features.double())
+    torch.testing.assert_close(blend_channels(features.to(dtype)).double(), expected, atol=error, rtol=0)
 
 
 def test_training_starts_from_unmoved_references():

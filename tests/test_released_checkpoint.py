@@ -53,9 +53,18 @@ def test_the_imported_folder_computes_what_the_released_network_does(files, shar
     torch.testing.assert_close(heatmaps, expected["heatmaps"], atol=1e-4, rtol=0)
     torch.testing.assert_close(keypoints, expected["landmarks"].mT, atol=1e-4, rtol=0)
     # The faces of this form with these weights are tests/test_face_synthesizer.py's.
-    assert synthesizer.config == FaceSynthesizerConfig.released()
-    state, released = synthesizer.state_dict(), released_state(read_foreign(files[1]))
+    assert synthesizer.config == FaceSynthesizerConfig.released(mutual_information=True)  # to train on, as published
+    state, released = synthesizer.state_dict(), released_state(read_foreign(files[1]), synthesizer.config)
     assert state.keys() == released.keys() and all(torch.equal(state[name], released[name]) for name in state)
+
+
+def test_a_file_without_eq_7s_network_is_taken_without_it(files, tmp_path):
+    state = torch.load(files[1], weights_only=True)["state_dict"]
+    dubs = {
+        name: value for name, value in state.items() if not name.startswith(("module.mine.", "module.align_layers."))
+    }
+    torch.save({"state_dict": dubs}, tmp_path / "face.pth")
+    assert load_released(files[0], tmp_path / "face.pth")[1].config == FaceSynthesizerConfig.released()
 
 
 @pytest.mark.parametrize("damage", ["lacks a tensor", "swapped", "truncated", "executes code", "text"])

@@ -187,6 +187,18 @@ def test_some_windows_are_drawn_from_their_true_heatmaps(clips, landmark_flow):
     assert torch.equal(told[2], batch["points"]) and not torch.equal(predicted[2], batch["points"])
 
 
+def test_eq_3_sees_heatmaps_above_1_that_the_synthesizer_does_not(clips):
+    predictor = trained_like(HeatmapPredictor(HeatmapPredictorConfig(width=0.0625, layers=1, heads=2)))
+    synthesizer = trained_like(FaceSynthesizer(FaceSynthesizerConfig(width=0.125)))
+    predictor.register_forward_hook(lambda module, inputs, outputs: (outputs[0] + 1, outputs[1]))
+    seen = []
+    synthesizer.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[1]))
+    with torch.no_grad():
+        heatmaps = Dubbing(predictor, synthesizer, 5)(validation_batch(ClipDataset(clips), 2))[3]
+    assert heatmaps.min() >= 1 and heatmaps.max() > 1.5
+    assert seen[0].max() == 1
+
+
 def test_a_broken_clip_stops_the_run_and_keeps_the_last_good_state(clips, tmp_path):
     folder = write_clips(tmp_path / "clips", count=1)
     output, log = tmp_path / "run", tmp_path / "log"
