@@ -22,9 +22,9 @@ import torch.nn.functional as F
 from omegaconf import MISSING
 from torch import Tensor, nn
 
-from data_prep.clips import Clip, clip_paths
+from data_prep.clips import Clip, clip_paths, window_starts
 from data_prep.offsets import find_offset, similarity_curves
-from data_prep.sync import SyncDataset, window_starts
+from data_prep.sync import SyncDataset
 from losses.sync import contrastive_loss, shifted_loss, sync_classification_loss
 from media.errors import InputError, command
 from media.heatmap import LIP_KEYPOINTS, LIP_POINTS
@@ -148,7 +148,7 @@ def main() -> None:
         motion=config.motion > 0,
     )
     clips = [Clip(path) for path in clip_paths(data.val)]
-    if not any(len(window_starts(clip)) for clip in clips):
+    if not any(len(window_starts(clip, FRAMES)) for clip in clips):
         raise InputError(f"data folder {data.val}: no clip has five frames in a row; add longer clips")
 
     expert = build_network("sync_expert", config.model)

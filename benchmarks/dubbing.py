@@ -22,7 +22,7 @@ import torch
 from dubbing import Clock, DubOptions, Speaker, dub, load_speaker
 from dubbing.source import Source
 from dubbing.speaker import FaceJob
-from media.errors import Parser, command
+from media.errors import Parser, command, positive
 from media.sound import read_sound
 from media.timeline import FPS
 from media.video import VideoWriter
@@ -92,12 +92,12 @@ def table(clock: Clock, frames: int, elapsed: float) -> str:
 def main() -> None:
     parser = Parser(__doc__)
     parser.add_argument("--seconds", type=float, default=10)
-    parser.add_argument("--width", type=int, default=512)
-    parser.add_argument("--height", type=int, default=512)
+    parser.add_argument("--width", type=positive, default=512)
+    parser.add_argument("--height", type=positive, default=512)
     parser.add_argument("--checkpoint", type=Path, default=ROOT / "checkpoints" / "demo", metavar="DIR")
     add_device(parser)
-    parser.add_argument("--batch-size", type=int, default=DubOptions.batch_size)
-    parser.add_argument("--workers", type=int, default=2, help="face trackers at once")
+    parser.add_argument("--batch-size", type=positive, default=DubOptions.batch_size)
+    parser.add_argument("--workers", type=positive, default=2, help="face trackers at once")
     parser.add_argument("--skip-networks", action="store_true", help="paste the source's own face")
     arguments = parser.parse_args()
 

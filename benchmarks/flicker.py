@@ -97,7 +97,7 @@ def main() -> None:
             seconds = min(arguments.seconds, shown, len(read_audio(video)) / SAMPLE_RATE)
             make_sound(sound, seconds, video)
             dub(video, sound, output, speaker, DubOptions(progress=sys.stderr.isatty()))
-            results[video.stem] = flicker(video, output)
+            results[str(video)] = flicker(video, output)
     results[f"mean of {len(results)}"] = {
         name: tuple(np.mean([each[name] for each in results.values() if name in each], axis=0)) for name in REGIONS
     }

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from media.audio import FEATURES
-from media.errors import Parser, command
+from media.errors import Parser, command, positive
 from media.heatmap import ORDER
 from models.checkpoint import network_config
 from models.devices import usable_device
@@ -290,8 +290,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser = Parser(__doc__)
     parser.add_argument("--config", help="a checkpoint's config.yaml; default: the released form at the paper's size")
     parser.add_argument("--width", type=float, default=1.0, help="factor of the channels, where no --config is given")
-    parser.add_argument("--batch", type=int, default=4, help="frames of the second measurement")
-    parser.add_argument("--threads", type=int, help="CPU threads; default: PyTorch's choice")
+    parser.add_argument("--batch", type=positive, default=4, help="frames of the second measurement")
+    parser.add_argument("--threads", type=positive, help="CPU threads; default: PyTorch's choice")
     parser.add_argument("--seconds", type=float, default=1.0, help="how long each form is run, three times over")
     parser.add_argument("--device", type=usable_device, metavar="cpu|cuda", help="default: both, where CUDA is there")
     options = parser.parse_args(arguments)

@@ -20,7 +20,7 @@ import cv2
 import torch
 from torch import nn
 
-from media.errors import InputError, Parser, command
+from media.errors import InputError, Parser, command, positive
 from media.timeline import FPS
 from media.video import VideoWriter, read_frames
 from metrics.evaluation import Evaluation
@@ -62,12 +62,12 @@ def memory() -> float:
 def main(arguments: list[str] | None = None) -> None:
     parser = Parser(__doc__)
     parser.add_argument("--video", type=Path, default=PORTRAIT, help="source of the frames (default: the bundled one)")
-    parser.add_argument("--size", type=int, default=256, help="side of the videos in pixels (default 256)")
+    parser.add_argument("--size", type=positive, default=256, help="side of the videos in pixels (default 256)")
     parser.add_argument("--minutes", type=float, default=0.25, help="length of the videos (default 0.25)")
     parser.add_argument("--metrics", nargs="+", default=["psnr", "ssim", "liplmd"], help="default: psnr ssim liplmd")
     parser.add_argument("--region", choices=("face", "frame"), default="face", help="default: face")
     add_device(parser)
-    parser.add_argument("--threads", type=int, default=1, help="of PyTorch, beside the two readers (default 1)")
+    parser.add_argument("--threads", type=positive, default=1, help="of PyTorch, beside the two readers (default 1)")
     args = parser.parse_args(arguments)
     for metric in args.metrics:
         if metric not in METRICS:

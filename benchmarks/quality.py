@@ -31,7 +31,7 @@ from tqdm import tqdm
 from data_prep.clips import Clip, clip_id, clip_paths
 from data_prep.offsets import similarity_curves
 from media.audio import audio_windows
-from media.errors import InputError, Parser, command
+from media.errors import InputError, Parser, command, positive
 from media.face import CROP_SIZE, covering_references
 from media.heatmap import FULL_FACE, KEYPOINTS, LIP_KEYPOINTS, POSE, draw_heatmaps
 from media.pictures import to_pictures, to_tensor
@@ -260,12 +260,10 @@ def main() -> None:
     parser = Parser(__doc__)
     parser.add_argument("--checkpoint", type=Path, default=Path("checkpoints/demo"))
     parser.add_argument("--clips", type=Path, required=True, help="folder of clip files (data_prep.preprocess)")
-    parser.add_argument("--every", type=int, default=1, help="draw and score every N-th face only (default: 1)")
+    parser.add_argument("--every", type=positive, default=1, help="draw and score every N-th face only (default: 1)")
     parser.add_argument("--heatmaps-alone", action="store_true", help="give the networks no landmarks")
     parser.add_argument("--expert", help="lip-sync expert: a checkpoint folder, lipsync_expert.pth or syncnet_v2.model")
     arguments = parser.parse_args()
-    if arguments.every < 1:
-        raise InputError(f"--every {arguments.every} must be 1 or more")
     expert = load_any_sync_expert(arguments.expert) if arguments.expert else None
     if is_g4g(arguments.checkpoint):
         if arguments.heatmaps_alone:

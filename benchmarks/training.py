@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from checkpoints import fetch
 from data_prep.clips import Clip, ClipData, ClipDataset, encode_face, write_clip
 from losses.face import FaceLosses, FaceObjective
-from media.errors import InputError, Parser, command
+from media.errors import Parser, command, positive
 from media.face import CROP_SIZE
 from models.devices import add_device
 from models.discriminator import DiscriminatorConfig, PatchDiscriminator
@@ -234,10 +234,10 @@ def main() -> None:
     parser.add_argument("--data", help="folder of clip files (default: drawn ones)")
     parser.add_argument("--width", type=float, default=1.0, help="width of the network (default: 1, the paper's)")
     parser.add_argument("--audio", choices=["mel", "wav2vec2"], default="mel")
-    parser.add_argument("--windows", type=int, default=2, help="windows a step (default: 2)")
-    parser.add_argument("--frames", type=int, default=5, help="frames a window (default: 5)")
-    parser.add_argument("--steps", type=int, default=5, help="steps that count (default: 5)")
-    parser.add_argument("--warmup", type=int, default=1, help="steps before them (default: 1)")
+    parser.add_argument("--windows", type=positive, default=2, help="windows a step (default: 2)")
+    parser.add_argument("--frames", type=positive, default=5, help="frames a window (default: 5)")
+    parser.add_argument("--steps", type=positive, default=5, help="steps that count (default: 5)")
+    parser.add_argument("--warmup", type=positive, default=1, help="steps before them (default: 1)")
     parser.add_argument("--workers", type=int, default=2, help="loader processes (default: 2)")
     parser.add_argument("--precision", choices=["no", "bf16"], default="no")
     parser.add_argument("--compile", action="store_true", help="also measure the step with train.compile=true")
@@ -245,9 +245,6 @@ def main() -> None:
     parser.add_argument("--sync-expert", default="", help="checkpoint folder of train_sync.py, for the sync loss")
     parser.add_argument("--clips", type=int, default=0, help="also read so many clip files of 75 frames, and PNGs")
     options = parser.parse_args()
-    for name in ("windows", "frames", "steps", "warmup"):
-        if getattr(options, name) < 1:
-            raise InputError(f"--{name} {getattr(options, name)} must be 1 or more")
 
     absent = []
     losses = FaceLosses()

@@ -1,6 +1,7 @@
 """The clip file, one `.safetensors` a source video, and the training windows read from a folder of them."""
 
 import contextlib
+import glob
 import os
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -164,7 +165,10 @@ class Clip:
     @cached_property
     def boxes(self) -> np.ndarray:
         """(F, 4) int32, x1 y1 x2 y2 in the source frame."""
-        return self._read("boxes")
+        boxes = self._read("boxes")
+        if (boxes[:, 2:] <= boxes[:, :2]).any():
+            self._refuse("boxes", "holds a box without an area")
+        return boxes
 
     @property
     def pcm(self) -> np.ndarray:
@@ -177,9 +181,14 @@ class Clip:
         return self.pcm.astype(np.float32) / 32767
 
     @property
+    def samples(self) -> int:
+        """Length of the sound, at 16 kHz."""
+        return self._sizes["pcm"][1][0]
+
+    @property
     def seconds(self) -> float:
         """Length of the sound."""
-        return self._sizes["pcm"][1][0] / SAMPLE_RATE
+        return self.samples / SAMPLE_RATE
 
     @property
     def kinds(self) -> list[str]:
@@ -216,15 +225,30 @@ class Clip:
             with replacing(copy) as temporary, open(temporary, "wb") as file:
                 for data in self.face_bytes(range(len(self))):
                     file.write(self._decode(data).tobytes())
+            for other in copy.parent.glob(f"{glob.escape(copy.name.rsplit('.', 2)[0])}.*-*.rgb"):
+                if other != copy:  # of the clip as it was before
+                    other.unlink(missing_ok=True)
         return copy
 
     def _decode(self, data: bytes) -> np.ndarray:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data[:2] == b"\xff\xd8" else None
+        size = jpeg_size(data)
+        if size not in (None, (CROP_SIZE, CROP_SIZE)):  # before it is decoded: it may be of any size
+            self._refuse("faces", f"holds a picture of {size[0]}x{size[1]}, not {CROP_SIZE}x{CROP_SIZE}")
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if size else None
         if image is None:
             self._refuse("faces", "holds something that is not a JPEG picture")
-        if image.shape != (CROP_SIZE, CROP_SIZE, 3):
-            self._refuse("faces", f"holds a picture of {image.shape[1]}x{image.shape[0]}, not {CROP_SIZE}x{CROP_SIZE}")
         return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def jpeg_size(data: bytes) -> tuple[int, int] | None:
+    """Width and height by a JPEG's header (ITU-T T.81, B.2.2), before it is decoded; None where there is none."""
+    at = 2 if data[:2] == b"\xff\xd8" else len(data)
+    while at + 9 <= len(data) and data[at] == 0xFF:
+        if 0xC0 <= data[at + 1] <= 0xCF and data[at + 1] not in (0xC4, 0xC8, 0xCC):  # a start of frame
+            height, width = (int.from_bytes(data[at + i : at + i + 2], "big") for i in (5, 7))
+            return width, height
+        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return None
 
 
 def clip_paths(folder: str | os.PathLike) -> list[Path]:
@@ -241,6 +265,16 @@ def clip_paths(folder: str | os.PathLike) -> list[Path]:
 def clip_id(path: Path, folder: str | os.PathLike) -> str:
     """What the clip file `path` below `folder` is called, as in the folder's manifest."""
     return path.relative_to(folder).as_posix().removesuffix(SUFFIX)
+
+
+def window_starts(clip: Clip, length: int, late: int = 0) -> np.ndarray:
+    """Positions of the faces from which `length` follow each other without a gap, with sound, so many frames late."""
+    last = np.arange(length - 1, len(clip))
+    first = last - (length - 1)
+    in_a_row = clip.frames[last] - clip.frames[first] == length - 1
+    with_sound = (clip.frames[last] + late) * SAMPLE_RATE < clip.samples * FPS
+    with_sound &= clip.frames[first] + late >= 0
+    return first[in_a_row & with_sound].astype(np.int32)
 
 
 class ClipDataset(Dataset):
@@ -328,14 +362,11 @@ class ClipDataset(Dataset):
 
     def _windows(self, clip: Clip, late: int) -> np.ndarray:
         """Positions of the faces with which a window can start whose sound, so many frames late, is in the clip."""
-        last = np.arange(self.window - 1, len(clip))
-        first = last - (self.window - 1)
-        without_gap = clip.frames[last] - clip.frames[first] == self.window - 1
-        with_sound = (clip.frames[last] + late + 1) / FPS <= clip.seconds + 1 / FPS
-        with_sound &= clip.frames[first] + late >= 0
+        first = window_starts(clip, self.window, late)
         apart = self._apart(clip)
-        inside = first >= apart if self.held_out else last < (apart - FPS if self.holdout else apart)
-        return first[without_gap & with_sound & inside].astype(np.int32)
+        if self.held_out:
+            return first[first >= (apart or len(clip))]  # without anything before it there are no references
+        return first[first + self.window <= (apart - FPS if self.holdout else apart)]
 
     def _apart(self, clip: Clip) -> int:
         """Position of the first face of what is kept apart."""

@@ -23,13 +23,15 @@ def sources(folder: Path) -> list[Source]:
     sounds = _by_name(folder, SOUND_SUFFIXES)
     if not videos:
         raise InputError(f"input {folder} has no video of a speaker s1 to s11; give the folder that holds video/s1")
-    found = []
+    found, begun = [], set()
     for split, path, line in splits([folder], ".csv"):
         name = _without_suffix(line.split(",")[0].strip().strip('"'))
         if not _SPEAKER.fullmatch(name.split("/")[0]):
-            if not found and "/" not in name:
+            if path not in begun and "/" not in name:
+                begun.add(path)
                 continue  # the header
             raise InputError(f"split file {path} has the line {line!r}, which is no <speaker>/<date>/<name>")
+        begun.add(path)
         missing = inside(folder, f"{name}.mp4", path)
         problem = "" if name in videos else f"video {name} is named in {path.name} but is not there"
         video = videos.get(name, missing)

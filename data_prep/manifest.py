@@ -28,9 +28,10 @@ class Manifest:
         lines = {}
         if self.path.exists():
             for text in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
-                with contextlib.suppress(json.JSONDecodeError, KeyError, TypeError):
+                with contextlib.suppress(json.JSONDecodeError, RecursionError):
                     line = json.loads(text)
-                    lines[line["id"]] = line
+                    if isinstance(line, dict) and isinstance(line.get("id"), str):
+                        lines[line["id"]] = line
         return lines
 
     @cached_property

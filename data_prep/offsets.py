@@ -20,9 +20,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from data_prep.clips import Clip, clip_id, clip_paths
+from data_prep.clips import Clip, clip_id, clip_paths, window_starts
 from data_prep.manifest import Manifest
-from data_prep.sync import sync_mel, window_starts
+from data_prep.sync import sync_mel
 from media.audio import mfcc
 from media.errors import InputError, Parser, command
 from media.timeline import FPS
@@ -55,7 +55,7 @@ def similarity_curves(
     """
     device = next(expert.parameters()).device
     voice = voice or clip
-    starts = window_starts(clip)
+    starts = window_starts(clip, FRAMES)
     if not len(starts):
         return np.zeros((0, 2 * shifts + 1), np.float32)
     numbers = clip.frames[starts].astype(np.int64)

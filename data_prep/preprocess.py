@@ -7,6 +7,7 @@ goes on where it was when started again; several machines share the work with --
 """
 
 import argparse
+import dataclasses
 import os
 import sys
 from functools import partial
@@ -24,13 +25,14 @@ from data_prep.workers import CRASHED, spread
 from media.audio import SAMPLE_RATE, mel_spectrogram, wav2vec2_features
 from media.errors import InputError, Parser, command
 from media.face import FaceTracker, crop_face, select131, to_crop
-from media.files import output_folder
+from media.files import output_folder, temporary_stem
 from media.sound import read_audio
 from media.timeline import FPS
 from media.video import read_frames
 
 LAYOUTS = {"folder": folder.sources, "lrs2": lrs2.sources, "cmlr": cmlr.sources, "hdtf": hdtf.sources}
 MINIMUM = FPS  # frames with a face: one second
+LONGEST_NAME = 255  # bytes, of a file on the usual systems
 _FACES = 3  # looked for in a frame, so that the tracker stays with one of them
 
 
@@ -90,6 +92,12 @@ def clip_path(output: Path, source: Source) -> Path:
     return output / f"{source.id}{SUFFIX}"
 
 
+def name_problem(source: Source) -> str:
+    """Why a source's name cannot name a clip file; empty where it can."""
+    name = f"{source.id}{SUFFIX}".rpartition("/")[2]
+    return "its name is too long for a clip file; shorten it" if len(os.fsencode(name)) > LONGEST_NAME else ""
+
+
 def done_line(source: Source, clip: Clip) -> dict:
     """The manifest line of a source whose clip file is there."""
     return {
@@ -103,9 +111,15 @@ def done_line(source: Source, clip: Clip) -> dict:
     }
 
 
-def source_bytes(source: Source) -> int:
-    """The size of the files that a source consists of, by which a video is told from another of its name."""
-    return sum(path.stat().st_size for path in {source.video, source.sound})
+def source_bytes(source: Source) -> int | None:
+    """The size of the files that a source consists of, by which a video is told from another of its name.
+
+    None where they are gone.
+    """
+    try:
+        return sum(path.stat().st_size for path in {source.video, source.sound})
+    except OSError:
+        return None
 
 
 def failure(source: Source, reason: str) -> dict:
@@ -130,9 +144,9 @@ def finished(sources: list[Source], output: Path, kinds: list[str], known: dict[
     for source in sources:
         path = clip_path(output, source)
         line = known.get(source.id, {})
-        size = line.get("source_bytes")
-        gone = bool(source.problem)  # a source that was deleted once its clip file was there
-        if not path.is_file() or (not gone and size is not None and size != source_bytes(source)):
+        size, now = line.get("source_bytes"), source_bytes(source)
+        gone = bool(source.problem) or now is None  # a source that was deleted once its clip file was there
+        if not os.path.isfile(path) or (not gone and size is not None and size != now):  # never raises
             continue
         try:
             clip = Clip(path)
@@ -156,10 +170,11 @@ def parse_shard(text: str) -> tuple[int, int]:
 
 def remove_partial(output: Path, sources: list[Source]) -> None:
     """Remove what a killed run left half written of these sources; those of other shards may be at work."""
-    names = {clip_path(output, source) for source in sources}
+    paths = (clip_path(output, source) for source in sources)
+    ours = {(path.parent, temporary_stem(path)) for path in paths}
     for path in output.rglob(f".*.partial{SUFFIX}"):
         stem = path.name.removesuffix(f".partial{SUFFIX}")[1:].rpartition(".")[0]
-        if path.with_name(stem + SUFFIX) in names:
+        if (path.parent, stem) in ours:
             path.unlink(missing_ok=True)
 
 
@@ -184,6 +199,7 @@ def main() -> int:
     if options.workers < 1:
         raise InputError(f"--workers {options.workers} is no number of processes; give 1 or more")
     sources = LAYOUTS[options.dataset](options.input.resolve())  # workers may run in other folders
+    sources = [dataclasses.replace(source, problem=source.problem or name_problem(source)) for source in sources]
     if not sources:
         raise InputError(f"input {options.input} holds no video in the layout {options.dataset}; check --dataset")
     output = output_folder(options.output).resolve()

@@ -33,15 +33,18 @@ class SpeechWindows:
             content = load_file(path)
             mel, self._visemes, starts = content["mel"], content["visemes"].astype(np.int64), content["starts"]
             whole = mel.ndim == 2 and mel.shape[1] == FEATURES["mel"][0] and self._visemes.shape == mel.shape[:1]
-        except (OSError, SafetensorError, KeyError, AttributeError):
+            ends = np.append(starts[1:], len(mel))
+            whole = whole and starts.ndim == 1 and bool((starts >= 0).all() and (starts <= ends).all())
+        except (OSError, SafetensorError, LookupError, AttributeError, ValueError):
             whole = False
         if not whole or self._visemes.max(initial=0) >= len(VISEMES):
             raise InputError(f"synthetic speech {path} is not of data_prep.synthetic_speech; make it anew")
         self._mel = torch.from_numpy(mel)
         self._width = FEATURES["mel"][1]
-        ends = [*starts[1:], len(mel)]
         firsts = [np.arange(a, b - self._width) for a, b in zip(starts, ends, strict=True)]
         self._firsts = torch.from_numpy(np.concatenate(firsts))
+        if not len(self._firsts):
+            raise InputError(f"synthetic speech {path} holds no sentence long enough; make it anew")
         self._seed, self._places = seed, torch.tensor(places)
 
     def batch(self, size: int, step: int) -> tuple[Tensor, Tensor]:

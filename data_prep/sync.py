@@ -1,6 +1,7 @@
 """Windows for the lip-sync expert: five frames of a face, their sound, and sounds of the clip that do not belong."""
 
 import os
+from collections import OrderedDict
 from pathlib import Path
 
 import cv2
@@ -8,13 +9,14 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from data_prep.clips import Clip, clip_id, clip_paths, mirrored
+from data_prep.clips import Clip, clip_id, clip_paths, mirrored_points, window_starts
 from data_prep.manifest import Manifest
 from media.audio import audio_windows
 from media.errors import InputError
-from media.timeline import FPS
 from models.sync_expert import FRAMES
 from models.transport import mouth_motion
+
+_CACHE = 64 * 2**20
 
 
 class SyncDataset(Dataset):
@@ -63,15 +65,16 @@ class SyncDataset(Dataset):
         self._late: list[int] = []
         for path in clip_paths(folder):
             clip = Clip(path, clip_id(path, folder), decoded)
-            if not len(window_starts(clip)):
+            if not len(window_starts(clip, FRAMES)):
                 continue
             late = manifest.lateness(clip.id, max_offset, correct_offsets)
-            starts = window_starts(clip, late or 0)
+            starts = window_starts(clip, FRAMES, late or 0)
             if late is None or not len(starts):
                 continue
             self.clips.append(clip)
             self._starts.append(starts)
             self._late.append(late)
+        self._motions: OrderedDict[tuple[int, bool], torch.Tensor] = OrderedDict()
         self._ends = np.cumsum([len(starts) for starts in self._starts])
         if not len(self):
             raise InputError(f"data folder {folder}: no clip to use has {FRAMES} frames in a row; add longer clips")
@@ -92,12 +95,11 @@ class SyncDataset(Dataset):
         shifts = self._shifts(random)
         mel = sync_mel(clip.audio("mel"), number + self._late[which] + np.concatenate([[0], shifts]))
         faces = clip.faces(range(first, first + FRAMES))
-        points = clip.landmarks if self.motion else np.empty((0, 131, 2), np.float32)
+        mirrored = False
         if self.augment:
             mel = _augmented_mel(mel, random)
-            if random.random() < 0.5:
-                faces, points = mirrored(faces, points)
-            faces = _augmented_faces(faces, random)
+            mirrored = random.random() < 0.5
+            faces = _augmented_faces(faces[:, :, ::-1] if mirrored else faces, random)
         item = {
             "frames": torch.from_numpy(np.ascontiguousarray(faces.transpose(0, 3, 1, 2))).float().div_(255),
             "mel": torch.from_numpy(mel),
@@ -105,8 +107,20 @@ class SyncDataset(Dataset):
             "start": number,
         }
         if self.motion:
-            item["motion"] = mouth_motion(torch.from_numpy(points))[first : first + FRAMES]
+            item["motion"] = self._motion(which, mirrored)[first : first + FRAMES]
         return item
+
+    def _motion(self, which: int, mirrored: bool) -> torch.Tensor:
+        """How a clip's keypoints move, (F, 57, 2), from a cache of at most 64 MB a process."""
+        if (which, mirrored) not in self._motions:
+            points = self.clips[which].landmarks
+            motion = mouth_motion(torch.from_numpy(mirrored_points(points) if mirrored else points))
+            self.clips[which].__dict__.pop("landmarks")  # of thousands of clips they would fill the memory
+            self._motions[which, mirrored] = motion
+            while sum(each.nbytes for each in self._motions.values()) > _CACHE and len(self._motions) > 1:
+                self._motions.popitem(last=False)
+        self._motions.move_to_end((which, mirrored))
+        return self._motions[which, mirrored]
 
     def _shifts(self, random: np.random.Generator) -> np.ndarray:
         every = np.concatenate([np.arange(-self.furthest, 0), np.arange(1, self.furthest + 1)])
@@ -114,15 +128,6 @@ class SyncDataset(Dataset):
         count = max(min(len(near), (self.negatives + 1) // 2), self.negatives - len(far))
         chosen = [random.choice(near, count, replace=False), random.choice(far, self.negatives - count, replace=False)]
         return np.concatenate(chosen)
-
-
-def window_starts(clip: Clip, late: int = 0) -> np.ndarray:
-    """Positions of the faces from which five follow each other without a gap, with sound, so many frames late."""
-    last = np.arange(FRAMES - 1, len(clip))
-    first = last - (FRAMES - 1)
-    in_a_row = clip.frames[last] - clip.frames[first] == FRAMES - 1
-    with_sound = (clip.frames[last] + late < clip.seconds * FPS) & (clip.frames[first] + late >= 0)
-    return first[in_a_row & with_sound].astype(np.int32)
 
 
 def sync_mel(mel: np.ndarray, numbers: np.ndarray) -> np.ndarray:

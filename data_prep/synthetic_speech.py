@@ -30,7 +30,7 @@ from tqdm import tqdm
 from data_prep.speech_windows import VISEMES
 from media.audio import FEATURES, SAMPLE_RATE, SILENCE, mel_spectrogram
 from media.errors import InputError, Parser, command
-from media.files import replacing
+from media.files import check_output_folder, replacing
 
 MEL_RATE = 80  # frames a second
 
@@ -207,6 +207,7 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     if not args.minutes > 0:
         raise InputError(f"--minutes {args.minutes} must be above 0")
+    check_output_folder(args.output.parent)
     pause = np.full((FEATURES["mel"][1] // 2, FEATURES["mel"][0]), SILENCE["mel"], np.float16)
     mel, visemes, starts, frames = [], [], [], 0
     with tqdm(total=round(args.minutes), unit="min", disable=None) as bar:

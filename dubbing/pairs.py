@@ -1,6 +1,7 @@
 """Many dubs from a list, with the networks loaded once."""
 
 import csv
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,7 +27,8 @@ def read_pairs(path: Path) -> list[Pair]:
     """Read a CSV file of video, audio, output; a first line with these words is a header.
 
     Raises:
-        InputError: the file cannot be read, a line has not three columns, or two lines have the same output.
+        InputError: the file cannot be read, a line has not three columns, or an output is another line's too, or any
+            line's video or sound.
     """
     existing_file(path, "list")
     try:
@@ -47,6 +49,9 @@ def read_pairs(path: Path) -> list[Pair]:
         if output in outputs:
             raise InputError(f"list {path}, line {number}: {row[2]} is the output of an earlier line too; rename one")
         outputs.add(output)
+    for pair in pairs:
+        if used := outputs & {pair.video.resolve(), pair.audio.resolve()}:
+            raise InputError(f"list {path}: {used.pop()} is an output, and read too; write the output to another file")
     if not pairs:
         raise InputError(f"list {path} names no pair; write lines of video,audio,output")
     return pairs
@@ -62,7 +67,7 @@ def dub_pairs(pairs: list[Pair], dub: Callable[[Pair], Summary]) -> int:
     """
     done = skipped = 0
     for pair in pairs:
-        if pair.output.is_file():
+        if os.path.isfile(pair.output):  # never raises
             skipped += 1
             continue
         try:

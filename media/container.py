@@ -33,7 +33,7 @@ LONGEST_PAUSE = 10
 def open_media(path: str | os.PathLike, what: str) -> Iterator[InputContainer]:
     """Open the file `path` for reading; `what` names it in messages.
 
-    Playlists and the like may refer to files beside them, but to nothing on the network.
+    Playlists and the like may refer to other files, but to nothing on the network.
 
     Raises:
         InputError: There is no such file, it is no media file, or its end is missing.

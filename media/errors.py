@@ -23,6 +23,14 @@ class Parser(argparse.ArgumentParser):
         raise InputError(f"{message}; see {self.prog} --help")
 
 
+def positive(text: str) -> int:
+    """The type of an option that is a whole number from 1 on."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} must be 1 or more")
+    return number
+
+
 def command(main: Callable[..., int | None]) -> Callable[..., int]:
     """Turn an `InputError` or a config error raised below `main` into one line on stderr and the exit code 2.
 

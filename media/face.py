@@ -4,7 +4,6 @@ import contextlib
 import os
 import sys
 import threading
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import cv2
@@ -46,7 +45,7 @@ class FaceTracker:
     """
 
     def __init__(self, faces: int = 1):
-        with _quiet_stderr():
+        with _silence, _one_at_a_time:
             from mediapipe.python.solutions import face_detection, face_mesh
 
             self._mesh = face_mesh.FaceMesh(static_image_mode=True, max_num_faces=faces, refine_landmarks=True)
@@ -88,7 +87,7 @@ class FaceTracker:
         """All faces of `frame` (H, W, 3) uint8 RGB, at most as many as asked for, the largest first."""
         frame = np.ascontiguousarray(frame)
         # MediaPipe warns once, at its first face; from then on stderr is left to the progress bars of other threads.
-        with contextlib.nullcontext() if self._warned else _quiet_stderr():
+        with contextlib.nullcontext() if self._warned else _silence:
             points = [self._steadied(frame, found) for found in _mesh_points(self._mesh, frame)]
             if not points:
                 windows = self._windows(frame)
@@ -176,27 +175,40 @@ def _mesh_points(mesh, frame: np.ndarray) -> list[np.ndarray]:
     return [each for each in points if np.isfinite(each).all()]
 
 
-_one_at_a_time = threading.RLock()  # stderr is the process's: two threads must not keep each other's redirection
+class _Silence:
+    """Sends what MediaPipe's C++ writes to the process's stderr nowhere, as long as any thread asks for it.
 
+    It has no switch for it, and stderr is the process's: two threads must not keep each other's redirection.
+    """
 
-@contextlib.contextmanager
-def _quiet_stderr() -> Iterator[None]:
-    """Send what MediaPipe's C++ writes to the process's stderr nowhere: it has no switch for it."""
-    with _one_at_a_time:
-        sys.stderr.flush()
-        try:
-            kept = os.dup(2)
-        except OSError:  # no stderr at all
-            yield
-            return
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, 2)
-        try:
-            yield
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
+    def __init__(self):
+        self._lock, self._users, self._kept = threading.Lock(), 0, None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._users += 1
+            if self._users > 1:
+                return
+            sys.stderr.flush()
+            try:
+                self._kept = os.dup(2)
+            except OSError:  # no stderr at all
+                return
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, 2)
             os.close(nowhere)
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._users -= 1
+            if self._users == 0 and self._kept is not None:
+                os.dup2(self._kept, 2)
+                os.close(self._kept)
+                self._kept = None
+
+
+_silence = _Silence()
+_one_at_a_time = threading.Lock()  # nobody says that MediaPipe can be set up by two threads at once
 
 
 def select131(landmarks: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import stat
 import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -16,11 +17,19 @@ VIDEO_SUFFIXES = {
 def existing_file(path: str | os.PathLike, what: str) -> Path:
     """Return `path` if it is a file with something in it; `what` names it in the InputError raised otherwise."""
     path = Path(path)
-    if path.is_dir():
+    try:
+        status = path.stat()
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:
+        raise InputError(f"{what} {path} does not exist; check the path") from error
+    except OSError as error:
+        raise InputError(
+            f"{what} {path} cannot be read ({error.strerror}); check the path and who may read it"
+        ) from error
+    if stat.S_ISDIR(status.st_mode):
         raise InputError(f"{what} {path} is a folder; give a file")
-    if not path.is_file():
-        raise InputError(f"{what} {path} does not exist; check the path")
-    if path.stat().st_size == 0:
+    if not stat.S_ISREG(status.st_mode):
+        raise InputError(f"{what} {path} is a pipe or a device; give a file")
+    if status.st_size == 0:
         raise InputError(f"{what} {path} is empty; copy or download it again")
     return path
 
@@ -39,7 +48,7 @@ def files_below(folder: Path, suffixes: Iterable[str]) -> list[Path]:
 def check_output_folder(path: str | os.PathLike) -> None:
     """InputError if `output_folder` could not make the folder `path` or write to it; nothing is made yet."""
     path = Path(path)
-    place = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    place = next(folder for folder in (path, *path.absolute().parents) if os.path.exists(folder))  # never raises
     if not place.is_dir():
         raise InputError(f"output folder {path} cannot be made ({place} is a file); choose another")
     if not os.access(place, os.W_OK | os.X_OK):
@@ -58,6 +67,11 @@ def output_folder(path: str | os.PathLike) -> Path:
     return path
 
 
+def temporary_stem(path: Path) -> str:
+    """With what the names of `replacing`'s temporary files begin: the name's beginning, to leave room for more."""
+    return os.fsencode(path.stem)[:180].decode(errors="ignore")
+
+
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a temporary name beside `path`; on success it is renamed to `path`, on any error it is removed.
@@ -67,7 +81,7 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
     """
     path = Path(path)
     output_folder(path.parent)
-    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:12]}.partial{path.suffix}")
+    temporary = path.with_name(f".{temporary_stem(path)}.{uuid.uuid4().hex[:12]}.partial{path.suffix}")
     try:
         yield temporary
         os.replace(temporary, path)
@@ -75,7 +89,8 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
         reason = error.strerror or error
         raise InputError(f"{path} cannot be written ({reason}); free some space or choose another place") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # which would hide what went wrong
+            temporary.unlink(missing_ok=True)
 
 
 def named_paths(option: str, arguments: list[str]) -> dict[str, Path]:

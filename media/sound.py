@@ -34,6 +34,8 @@ PADDING = 2048
 # in many files, more is heard, and it adds up.
 DRIFT = Fraction(1, 25)
 
+LOWEST_RATE = 2000  # Hz; at fewer, a small file would fill the memory
+
 
 def sound_format(path: str | os.PathLike) -> tuple[int, int]:
     """The sample rate in Hz and the number of channels of a sound file or a video's sound track.
@@ -137,6 +139,8 @@ def _in_step(
     end, shift, tolerance = Fraction(0), Fraction(0), 0  # the first frame is put exactly where it belongs
     for frame in decoded(container, stream):
         if form != (frame.sample_rate, frame.layout.name, frame.format.name):
+            if frame.sample_rate < LOWEST_RATE:
+                raise ValueError(f"it claims {frame.sample_rate} samples a second")
             yield from resampled(None)  # the track may change its form on the way
             form = (frame.sample_rate, frame.layout.name, frame.format.name)
             resampler = av.AudioResampler("flt", None if layout == "mono" else layout, rate)

@@ -40,6 +40,7 @@ SWS_BT601 = 5  # swscale's name for the H.273 matrix 6
 INDEXED = {"mov", "mp4", "matroska", "webm"}  # formats in which a seek lands where it should
 SEEK_MARGIN = 5  # seconds; an index by decoding time may point behind what is displayed at that time
 LONGEST_FRAME = 60  # seconds that one frame may stay on display by its own account
+LARGEST_SIDE, LARGEST_AREA = 16384, 2**26  # px; H.264's largest side, and 200 MB a frame
 
 
 @dataclass(frozen=True)
@@ -207,6 +208,11 @@ def _timed(
             length = frame.duration * time_base if frame.duration and time_base else 1 / rate
             end = start + (length if length <= LONGEST_FRAME else 1 / rate)
             found = True
+            if max(frame.width, frame.height) > LARGEST_SIDE or frame.width * frame.height > LARGEST_AREA:
+                raise InputError(
+                    f"video {path} has pictures of {frame.width}x{frame.height}; scale it down to "
+                    f"{LARGEST_SIDE} pixels a side and {LARGEST_AREA // 2**20} megapixels at most"
+                )
             # The last frame of a variable-rate MP4 may carry a longer duration than the file declares for it.
             yield frame, start, declared if declared is not None and start < declared < end else end
     except UNREADABLE as error:

@@ -18,6 +18,8 @@ def usable_device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
+        if device.type == "meta":
+            raise RuntimeError("nothing is computed there")
         torch.zeros(1, device=device)
         if device.type == "cuda" and device.index is not None:  # CUDA graphs are recorded on the current one
             torch.cuda.set_device(device)

@@ -10,14 +10,14 @@ from media.errors import InputError, command
 
 TRAINING = ["train_heatmap", "train_face", "train_sync", "finetune_e2e"]
 CASES = {
-    "inference": {"--bogus": "--bogus", "--batch-size abc": "'abc'", "--device tpu": "'tpu'"},
+    "inference": {"--bogus": "--bogus", "--batch-size abc": "'abc'", "--device meta": "'meta'"},
     "data_prep.preprocess": {"": "input", "in out --workers abc": "'abc'", "in out --bogus": "--bogus"},
     "data_prep.offsets": {"": "--expert", "clips --expert e --device tpu": "'tpu'", "c --expert e --bogus": "--bogus"},
     "checkpoints.combine": {"": "--output", "a --output b --networks c": "'c'", "a --output b --bogus": "--bogus"},
     "checkpoints.import_released": {"": "HEATMAP.pth", "a b c --bogus": "--bogus"},
-    "benchmarks.dubbing": {"--seconds abc": "'abc'", "--device tpu": "'tpu'", "--bogus": "--bogus"},
+    "benchmarks.dubbing": {"--workers 0": "0 must be 1 or more", "--device tpu": "'tpu'", "--bogus": "--bogus"},
     "benchmarks.flicker": {"": "VIDEO", "a.mp4 --seconds abc": "'abc'", "a.mp4 --bogus": "--bogus"},
-    "benchmarks.inference": {"--batch abc": "'abc'", "--device tpu": "'tpu'", "--bogus": "--bogus"},
+    "benchmarks.inference": {"--batch 0": "0 must be 1 or more", "--device tpu": "'tpu'", "--bogus": "--bogus"},
     "benchmarks.quality": {"": "--clips", "--clips c --bogus": "--bogus"},
     "benchmarks.training": {"--steps abc": "'abc'", "--device tpu": "'tpu'", "--bogus": "--bogus"},
     **{script: {"": "--config", "train.steps=2": "--config", "--config c --bogus": "--bogus"} for script in TRAINING},

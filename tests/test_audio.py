@@ -1,5 +1,6 @@
 """Reading sound of any kind, and the features of speech."""
 
+import os
 from fractions import Fraction
 
 import av
@@ -135,7 +136,12 @@ def bad_sounds(folder):
     whole = write_sound(folder / "whole.m4a", "aac", 16000).read_bytes()
     (folder / "truncated.m4a").write_bytes(whole[: len(whole) // 2])
     write_video(folder / "silent.mp4", pictures=3)
-    names = ["missing.wav", "empty.wav", "text.mp3", "noise.m4a", "directory.wav", "no_samples.wav"]
+    whole = bytearray((folder / "whole.wav").read_bytes())
+    whole[24:28] = (1).to_bytes(4, "little")  # sample a second
+    (folder / "one_hertz.wav").write_bytes(whole)
+    os.mkfifo(folder / "pipe.wav")
+    names = ["one_hertz.wav", "pipe.wav", f"{'a' * 300}.wav"]
+    names += ["missing.wav", "empty.wav", "text.mp3", "noise.m4a", "directory.wav", "no_samples.wav"]
     return [folder / name for name in [*names, "truncated.m4a", "silent.mp4"]]
 
 

@@ -14,6 +14,7 @@ from faces import empty, portrait
 from media.face import (
     Face,
     FaceTracker,
+    _silence,
     choose_references,
     covering_references,
     crop_face,
@@ -117,6 +118,15 @@ def test_mediapipe_says_nothing_on_stderr():
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env=os.environ)
     assert (done.stdout, done.stderr) == ("True\n", "own words\n")
+
+
+def test_stderr_is_silent_as_long_as_anyone_asks_for_it(capfd):
+    with _silence:
+        with _silence:
+            os.write(2, b"both")
+        os.write(2, b"one")
+    os.write(2, b"none")
+    assert capfd.readouterr().err == "none"
 
 
 def test_the_box_stays_in_the_frame():

@@ -211,6 +211,9 @@ def test_a_list_of_many_pairs_is_read_quickly_and_blank_rows_are_passed_over(tmp
     path.write_text("v.mp4,a.wav,out.mp4\n\nv.mp4,b.wav,folder/../out.mp4\n")
     with pytest.raises(InputError, match=r"line 3: folder/\.\./out\.mp4 is the output of an earlier line too"):
         read_pairs(path)
+    path.write_text("v.mp4,a.wav,out.mp4\nw.mp4,a.wav,./v.mp4\n")
+    with pytest.raises(InputError, match=r"v\.mp4 is an output, and read too"):
+        read_pairs(path)
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device"), RuntimeError("encoder")])

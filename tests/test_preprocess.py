@@ -152,6 +152,26 @@ def test_bad_files_are_lines_in_the_manifest_and_the_rest_goes_on(tmp_path, talk
     assert len(manifest(output)) == 10
 
 
+def test_a_source_that_cannot_be_named_or_is_gone_does_not_stop_the_others(tmp_path, talk, capsys):
+    source, output = tmp_path / "in", tmp_path / "out"
+    shutil.copytree(talk.parent, source)
+    (source / f"{'語' * 83}.mp4").symlink_to(talk)
+    code, out, _ = run(source, output, "--workers", 1, capsys=capsys)
+    assert code == 0 and "1 succeeded, 1 failed" in out
+    assert "too long for a clip file" in manifest(output)[1]["reason"]
+    (source / "talk.mp4").unlink()
+    (source / "talk.mp4").symlink_to(tmp_path / "gone.mp4")
+    code, out, _ = run(source, output, "--workers", 1, capsys=capsys)
+    assert code == 0 and "1 succeeded, 1 failed; 1 of them were done before" in out
+
+
+def test_lines_of_a_manifest_that_are_none_are_passed_over(tmp_path):
+    (tmp_path / "manifest.jsonl").write_text(f'{{"id": 5}}\n[1]\n{"[" * 100_000}\n{{"id": "a", "outcome": "ok"}}\n')
+    found = Manifest(tmp_path)
+    found.sort()
+    assert found.read() == {"a": {"id": "a", "outcome": "ok"}}
+
+
 def test_a_killed_run_is_finished_by_the_next_with_the_same_files(tmp_path, talk, capsys):
     source = tmp_path / "in"
     for name in ("a", "b", "c", "d"):
@@ -372,7 +392,7 @@ def test_cmlr(tmp_path, apart):
     touch(place("video", NAME, ".mp4"), place("audio", NAME, ".wav"), place("video", other, ".mp4"))
     touch(place("text", NAME, ".txt"))
     (tmp_path / "train.csv").write_text(f"name\n{NAME}\n")
-    (tmp_path / "test.csv").write_text(f"{other}.mp4,12\ns2/20100504/section_9\n")
+    (tmp_path / "test.csv").write_text(f"name\n{other}.mp4,12\ns2/20100504/section_9\n")
     found = {source.id: source for source in cmlr.sources(tmp_path)}
     assert list(found) == [f"train/{NAME}", f"test/{other}", "test/s2/20100504/section_9"]
     assert found[f"train/{NAME}"].video == place("video", NAME, ".mp4")

@@ -119,13 +119,15 @@ def test_a_lesson_that_was_killed_ends_with_the_same_weights(tmp_path, monkeypat
         learned("killed")
 
 
-@pytest.mark.parametrize("damage", ["no safetensors", "a tensor missing", "an unknown viseme"])
+@pytest.mark.parametrize("damage", ["no safetensors", "a tensor missing", "an unknown viseme", "a far start"])
 def test_another_file_is_refused(tmp_path, damage):
     path = tmp_path / "speech.safetensors"
     write_noises(path, seconds=1)
     content = load_file(path)
     if damage == "a tensor missing":
         del content["starts"]
+    elif damage == "a far start":
+        content["starts"] = np.array([0, 10**13])
     content["visemes"][0] = 200 if damage == "an unknown viseme" else 0
     path.write_bytes(b"speech") if damage == "no safetensors" else save_file(content, path)
     with pytest.raises(InputError, match=r"speech.safetensors is not of data_prep.synthetic_speech"):

@@ -444,6 +444,7 @@ def test_a_sync_item_has_its_own_sound_first_and_others_of_the_same_clip(clips):
         frames = augmented["frames"]
         assert frames.min() >= 0 and frames.max() <= 1 and augmented["mel"].abs().max() <= 4
     clip = dataset.clips[0]
+    assert "landmarks" not in vars(clip)  # of thousands of clips they would fill the memory
     assert torch.equal(item["motion"], mouth_motion(torch.from_numpy(clip.landmarks))[3:8])
 
 

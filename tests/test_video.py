@@ -6,6 +6,7 @@ import signal
 from fractions import Fraction
 
 import av
+import cv2
 import numpy as np
 import pytest
 from media_files import SIDE, beats_heard, number_of, numbered, write_sound, write_video
@@ -171,13 +172,23 @@ def bad_videos(folder):
     whole = write_video(folder / "faststart.mp4", container_options={"movflags": "+faststart"}).read_bytes()
     (folder / "truncated_faststart.mp4").write_bytes(whole[: len(whole) - 20])
     write_sound(folder / "sound.wav", "pcm_s16le", 16000)
+    cv2.imwrite(str(folder / "huge.png"), np.zeros((12000, 9000), np.uint8))
     (folder / "playlist.mp4").write_text("#EXTM3U\n#EXTINF:1,\nhttp://127.0.0.1:9/a.ts\n#EXT-X-ENDLIST\n")
     for name in ("no_frames.mp4", "no_frames.mkv"):
         with av.open(str(folder / name), "w") as container:
             stream = container.add_stream("libx264", rate=25)
             stream.width = stream.height = SIDE
             container.start_encoding()
-    names = ["missing.mp4", "empty.mp4", "text.mp4", "noise.mkv", "directory.mp4", "truncated.mp4", "sound.wav"]
+    names = [
+        "huge.png",
+        "missing.mp4",
+        "empty.mp4",
+        "text.mp4",
+        "noise.mkv",
+        "directory.mp4",
+        "truncated.mp4",
+        "sound.wav",
+    ]
     return [folder / n for n in [*names, "truncated_faststart.mp4", "playlist.mp4", "no_frames.mp4", "no_frames.mkv"]]
 
 
