@@ -9,7 +9,6 @@ their seconds add up to more than the whole takes; a stage's seconds are the tim
 waiting for a core. The CPU time at the end is that of all threads and tells what one core would need.
 """
 
-import resource
 import sys
 import tempfile
 import time
@@ -19,6 +18,7 @@ import cv2
 import numpy as np
 import torch
 
+from benchmarks.memory import peak_memory
 from dubbing import Clock, DubOptions, Speaker, dub, load_speaker
 from dubbing.source import Source
 from dubbing.speaker import FaceJob
@@ -114,11 +114,10 @@ def main() -> None:
         summary = dub(video, sound, output, speaker, options, clock)
         elapsed, worked = time.perf_counter() - start, time.process_time() - worked
     print(table(clock, summary.frames, elapsed))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # kB on Linux
     print(
         f"{summary.frames} frames of {summary.width}x{summary.height} in {elapsed:.1f} s: "
         f"{summary.frames / elapsed:.2f} frames/s, {1000 * worked / summary.frames:.1f} ms of CPU a frame, "
-        f"peak memory {peak:.2f} GiB"
+        f"peak memory {peak_memory() / 1024:.2f} GiB"
     )
 
 

@@ -11,17 +11,16 @@ statistics of trained ones, so no checkpoint is needed. Both forms are timed in 
 
 import copy
 import dataclasses
-import resource
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.memory import peak_memory, reset_peak
 from media.audio import FEATURES
 from media.errors import Parser, command, positive
 from media.heatmap import ORDER
@@ -206,22 +205,6 @@ def measure(run: Callable[[], Tensor], device: torch.device, seconds: float) -> 
     return best
 
 
-def peak_memory(run: Callable[[], Tensor], device: torch.device) -> float:
-    """GiB: on CUDA the tensors' peak during `run`; on the CPU the process's peak since its start, where that rose."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        run()
-        return torch.cuda.max_memory_allocated(device) / 2**30
-    try:
-        Path("/proc/self/clear_refs").write_text("5")  # Linux: start the process's peak anew
-        run()
-        fields = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
-        return int(fields["VmHWM"].split()[0]) / 2**20
-    except OSError:
-        run()
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-
-
 def count_gflop(run: Callable[[], object]) -> float:
     """10^9 operations of `run`, a multiply-add counted as two; convolutions and matrix products only."""
     with FlopCounterMode(display=False) as counter:
@@ -264,9 +247,10 @@ def compare(
             times[name] = min(times[name], measure(lambda dub=dub: dub(inputs), device, seconds))
     lines = []
     for name, dub in forms.items():
-        difference = (dub(inputs) - expected).abs().max().item()
         replayed = name.endswith("graph")  # in memory that it took when it was recorded
-        memory = "-" if replayed else f"{peak_memory(lambda dub=dub: dub(inputs), device):.2f}"
+        reset_peak(device)
+        difference = (dub(inputs) - expected).abs().max().item()
+        memory = "-" if replayed else f"{peak_memory(device) / 1024:.2f}"
         per_frame = times[name] / frames
         lines.append(
             f"{device.type:5s} {frames:6d}  {name:16s} {gflop[name.split()[0]]:10.1f} {1e3 * per_frame:10.1f} "

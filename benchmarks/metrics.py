@@ -9,7 +9,6 @@ second count pairs of frames; decoding, landmarks of both videos and the metrics
 libraries and the first start of the trackers are warmed up on a second of video.
 """
 
-import resource
 import sys
 import tempfile
 import time
@@ -20,6 +19,7 @@ import cv2
 import torch
 from torch import nn
 
+from benchmarks.memory import peak_memory
 from media.errors import InputError, Parser, command, positive
 from media.timeline import FPS
 from media.video import VideoWriter, read_frames
@@ -52,12 +52,6 @@ def score(folder: Path, options: Options, networks: dict[str, nn.Module]) -> int
     return evaluation.run()[0].clips[0].frames
 
 
-def memory() -> float:
-    """The process's largest resident memory so far, in MB."""
-    largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return largest / (2**20 if sys.platform == "darwin" else 2**10)
-
-
 @command
 def main(arguments: list[str] | None = None) -> None:
     parser = Parser(__doc__)
@@ -86,8 +80,8 @@ def main(arguments: list[str] | None = None) -> None:
         frames = score(folder / "timed", options, networks)
         wall, cpu = time.perf_counter() - before[0], time.process_time() - before[1]
     texts = (", ".join(args.metrics), f"{args.size}x{args.size}", str(frames), f"{wall:.1f}", f"{frames / wall:.1f}")
-    cells = [Cell(text) for text in (*texts, f"{1000 * cpu / frames:.1f}", f"{memory():.0f}")]
-    header = ["Metrics", "Size", "Frames", "Seconds", "Frames/s", "CPU ms a frame", "Peak memory (MB)"]
+    cells = [Cell(text) for text in (*texts, f"{1000 * cpu / frames:.1f}", f"{peak_memory():.0f}")]
+    header = ["Metrics", "Size", "Frames", "Seconds", "Frames/s", "CPU ms a frame", "Peak memory (MiB)"]
     print(to_text(Grid("Streamed evaluation of one pair of videos", header, [cells])))
 
 

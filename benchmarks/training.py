@@ -25,6 +25,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from benchmarks.memory import peak_memory, reset_peak
 from checkpoints import fetch
 from data_prep.clips import Clip, ClipData, ClipDataset, encode_face, write_clip
 from losses.face import FaceLosses, FaceObjective
@@ -162,26 +163,6 @@ def measure(
 def synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize()
-
-
-def reset_peak(device: torch.device) -> None:
-    """Start counting the peak anew: of the GPU's memory, else of this process's (Linux)."""
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-    elif Path("/proc/self/clear_refs").exists():
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def peak_memory(device: torch.device) -> float:
-    """In MiB."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated() / 2**20
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return float("nan")
-    line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) / 1024
 
 
 def draw_portraits(folder: Path, count: int, frames: int) -> None:

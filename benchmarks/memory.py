@@ -1,0 +1,29 @@
+"""Peak memory, of this process or of a GPU."""
+
+import resource
+import sys
+from pathlib import Path
+
+import torch
+
+_PEAK = Path("/proc/self/clear_refs")  # Linux: 5 starts the process's peak anew
+
+
+def reset_peak(device: torch.device) -> None:
+    """Start counting anew: the GPU's memory that PyTorch holds, else this process's, where the system can."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+    elif _PEAK.exists():
+        _PEAK.write_text("5")
+
+
+def peak_memory(device: torch.device | None = None) -> float:
+    """MiB at the most, of the process without a device, since `reset_peak`, or since the start where the system cannot count anew."""
+    if device is not None and device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    if _PEAK.exists():
+        fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+        return int(fields["VmHWM"].split()[0]) / 2**10
+    largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return largest / (2**20 if sys.platform == "darwin" else 2**10)  # bytes there, else kB
