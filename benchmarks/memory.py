@@ -19,7 +19,7 @@ def reset_peak(device: torch.device) -> None:
 
 
 def peak_memory(device: torch.device | None = None) -> float:
-    """MiB at the most, of the process without a device, since `reset_peak`, or since the start where the system cannot count anew."""
+    """MiB at the most since `reset_peak`, or since the start where the system cannot count anew; None: this process."""
     if device is not None and device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     if _PEAK.exists():
