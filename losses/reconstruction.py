@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from media.heatmap import LIP_KEYPOINTS
-from models.precision import exact, full_precision
+from models.precision import exact, full_precision, without_autocast
 
 
 def l1_loss(faces: Tensor, true_faces: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -45,7 +45,8 @@ def ssim_loss(faces: Tensor, true_faces: Tensor, weight: Tensor | None = None) -
     from torchmetrics.functional.image import structural_similarity_index_measure
 
     pairs = (exact(x).flatten(0, 1).contiguous(memory_format=torch.channels_last) for x in (faces, true_faces))
-    _, similarity = structural_similarity_index_measure(*pairs, data_range=1.0, return_full_image=True)
+    with without_autocast(faces):
+        _, similarity = structural_similarity_index_measure(*pairs, data_range=1.0, return_full_image=True)
     return _weighted_mean(1 - similarity.view_as(faces), weight).to(full_precision(faces).dtype)
 
 

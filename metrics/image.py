@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from models.precision import exact
+from models.precision import exact, without_autocast
 
 
 def mse(generated: Tensor, reference: Tensor) -> Tensor:
@@ -48,7 +48,8 @@ def ssim(generated: Tensor, reference: Tensor) -> Tensor:
 
     # The depthwise convolution is twice as fast on a CPU when the channels lie together.
     pairs = (exact(images).contiguous(memory_format=torch.channels_last) for images in (generated, reference))
-    values = structural_similarity_index_measure(
-        *pairs, gaussian_kernel=True, sigma=1.5, kernel_size=11, data_range=1.0, reduction="none"
-    )
+    with without_autocast(generated):
+        values = structural_similarity_index_measure(
+            *pairs, gaussian_kernel=True, sigma=1.5, kernel_size=11, data_range=1.0, reduction="none"
+        )
     return values.reshape(-1).to(generated.dtype)
