@@ -54,7 +54,7 @@ class TrainConfig:
     steps: int = MISSING
     batch_size: int = MISSING  # windows a step, over all processes together
     seed: int = 0
-    resume: bool = True  # go on from the newest state in `output`; false: refuse a folder that holds a run
+    resume: bool = True  # go on from the newest state in `output`, by this config; false: refuse a folder with a run
     learning_rate: float = 1e-4
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
     weight_decay: float = 0.0  # decoupled (AdamW); 0 is plain Adam, as in the paper's line of work

@@ -239,15 +239,13 @@ class ClipScorer:
             self._last = pair
 
     def _motion_error(self, first: FramePair, second: FramePair) -> np.ndarray:
-        flows = []
-        for which in ("generated", "reference"):
-            frames = [getattr(first, which), getattr(second, which)]
-            if self._options.region == "face":  # one box for both frames: the crop must not move
-                x1, y1, x2, y2 = first.reference_face.box
-                frames = [frame[y1:y2, x1:x2] for frame in frames]
-            images = to_tensor(np.stack(frames), self._options.device)
-            flows.append(optical_flow(self._networks["raft"], images[:1], images[1:]))
-        return dynamic_motion_error(*flows)
+        frames = [first.generated, first.reference, second.generated, second.reference]
+        if self._options.region == "face":  # one box for all: the crop must not move
+            x1, y1, x2, y2 = first.reference_face.box
+            frames = [frame[y1:y2, x1:x2] for frame in frames]
+        images = to_tensor(np.stack(frames), self._options.device)
+        generated, reference = optical_flow(self._networks["raft"], images[:2], images[2:]).split(1)
+        return dynamic_motion_error(generated, reference)
 
     def finish(self, pair: Pair, count: FrameCount) -> ClipResult:
         """The clip's scores, once all its frames were given.

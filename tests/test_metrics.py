@@ -331,9 +331,11 @@ class _Farneback(torch.nn.Module):
     """RAFT's stand-in: OpenCV's dense optical flow, which needs no weights."""
 
     def forward(self, first, second, num_flow_updates):
-        grey = [np.rint((image[0].mean(dim=0).numpy() + 1) * 127.5).astype(np.uint8) for image in (first, second)]
-        flow = cv2.calcOpticalFlowFarneback(*grey, None, 0.5, 3, 21, 5, 7, 1.5, 0)
-        return [torch.from_numpy(flow).permute(2, 0, 1)[None]]
+        grey = [np.rint((images.mean(dim=1).numpy() + 1) * 127.5).astype(np.uint8) for images in (first, second)]
+        flows = [
+            cv2.calcOpticalFlowFarneback(*pair, None, 0.5, 3, 21, 5, 7, 1.5, 0) for pair in zip(*grey, strict=True)
+        ]
+        return [torch.from_numpy(np.stack(flows)).permute(0, 3, 1, 2)]
 
 
 STEP = np.array([3, 1])  # px a frame, by which the reference and the face in it move
