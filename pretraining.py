@@ -23,7 +23,7 @@ from data_prep.clips import ClipDataset
 from data_prep.drawn_faces import DrawnFaces
 from data_prep.speech_windows import VISEMES, SpeechWindows
 from media.audio import FEATURES
-from media.errors import InputError
+from media.errors import InputError, first_line
 from media.files import replacing
 from models.reader import PointReader
 from models.transport import ANCHORS
@@ -70,6 +70,8 @@ def learn_visemes(
         output: the run's folder, in which a lesson that was killed goes on.
         places: the mel frames of the 16 whose visemes it has to tell.
     """
+    if config.batch_size < 2:
+        raise InputError(f"speech.batch_size={config.batch_size} gives batch norm no statistics; use 2 or more")
     windows, device = SpeechWindows(config.data, seed, places), next(encoder.parameters()).device
     encoder.eval()
     with torch.no_grad():
@@ -136,10 +138,8 @@ def learn(
 
     Goes on from, and keeps, `output/pretraining/{what}.pt`; begins anew where that is of other settings.
     """
-    if config.steps < 1 or config.batch_size < 2:  # batch norm has no statistics of one
-        raise InputError(
-            f"{what}: {config.steps} steps of {config.batch_size} teach nothing; use 1 or more, of 2 or more"
-        )
+    if config.steps < 1 or config.batch_size < 1:
+        raise InputError(f"{what}: {config.steps} steps of {config.batch_size} teach nothing; use 1 or more of both")
     if not config.learning_rate > 0:
         raise InputError(f"{what}: learning_rate={config.learning_rate} must be positive")
     parameters = list(network.parameters())
@@ -183,5 +183,4 @@ def _resume(path: Path, settings: dict, network: nn.Module, adam: torch.optim.Op
         schedule.load_state_dict(state["schedule"])
         return state["step"]
     except (OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise InputError(f"{path} is not a state of this config's network ({reason}); delete it") from error
+        raise InputError(f"{path} is not a state of this config's network ({first_line(error)}); delete it") from error

@@ -74,7 +74,7 @@ class FaceTraining(SynthesizerTraining):
     model: FaceSynthesizerConfig = field(default_factory=FaceSynthesizerConfig)
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     losses: FaceLosses = field(default_factory=FaceLosses)
-    # Of networks with landmark_flow, and fresh ones; a dub takes over the predictor's.
+    # Of networks with landmark_flow, and fresh ones; finetune_e2e.py and checkpoints.combine take over the predictor's.
     reading: ReadingTraining = field(default_factory=ReadingTraining)
 
 

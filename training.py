@@ -27,7 +27,7 @@ from yaml import YAMLError
 
 from data_prep.clips import ClipDataset
 from losses.adversarial import discriminator_loss
-from media.errors import InputError, Parser
+from media.errors import InputError, Parser, first_line
 from media.files import check_output_folder, existing_file
 from models.discriminator import DiscriminatorConfig
 from training_run import holds_a_run
@@ -113,7 +113,7 @@ def read_config(
         return OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
         place = f" ({error.full_key})" if error.full_key else ""
-        raise InputError(f"config {path}: {_first_line(error)}{place}; correct the key or value") from error
+        raise InputError(f"config {path}: {first_line(error)}{place}; correct the key or value") from error
 
 
 def _setting(override: str) -> Any:
@@ -122,11 +122,7 @@ def _setting(override: str) -> Any:
     try:
         return OmegaConf.from_dotlist([override])
     except (OmegaConfBaseException, YAMLError) as error:
-        raise InputError(f"the value in {override!r} is not YAML ({_first_line(error)}); correct it") from error
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"the value in {override!r} is not YAML ({first_line(error)}); correct it") from error
 
 
 def _layers(path: str | Path, depth: int = 0) -> list[Any]:
@@ -135,7 +131,7 @@ def _layers(path: str | Path, depth: int = 0) -> list[Any]:
     try:
         layer = OmegaConf.load(path)
     except Exception as error:  # the YAML library's own errors have many types and many lines
-        raise InputError(f"config {path} is not YAML ({_first_line(error)}); mend that line") from error
+        raise InputError(f"config {path} is not YAML ({first_line(error)}); mend that line") from error
     if not OmegaConf.is_dict(layer):
         raise InputError(f"config {path} does not hold settings; write key: value lines")
     base = layer.pop("base", None)
@@ -336,7 +332,7 @@ def optimizer(parameters: Any, train: TrainConfig, betas: Sequence[float] | None
 
     def with_own_settings(adam: torch.optim.Optimizer, state: dict) -> dict:
         own = [{name: value for name, value in group.items() if name != "params"} for group in adam.param_groups]
-        return state | {"param_groups": [saved | set for saved, set in zip(state["param_groups"], own, strict=True)]}
+        return state | {"param_groups": [saved | ours for saved, ours in zip(state["param_groups"], own, strict=True)]}
 
     adam.register_load_state_dict_pre_hook(with_own_settings)
     return adam

@@ -30,7 +30,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 from yaml import YAMLError
 
-from media.errors import InputError
+from media.errors import InputError, first_line
 from media.files import output_folder
 from models.checkpoint import save_checkpoint
 
@@ -109,10 +109,9 @@ class Run:
             except _DEVICE_ERRORS:
                 raise
             except _DAMAGED as error:
-                reason = (str(error) or type(error).__name__).splitlines()[0]
                 raise InputError(
-                    f"{folder} is damaged or not a state of this config's networks ({reason}); delete it to go on from "
-                    f"the one before, go on with the config it was made with, or choose another output"
+                    f"{folder} is damaged or not a state of this config's networks ({first_line(error)}); delete it to "
+                    f"go on from the one before, go on with the config it was made with, or choose another output"
                 ) from error
             self.accelerator.print(f"resuming at step {self.step} from {folder}")
             if self.accelerator.is_main_process:  # a kill between the state and the weights has left older ones there
@@ -236,7 +235,7 @@ def writing(folder: Path, temporary: Path | None = None) -> Iterator[None]:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
         raise InputError(
-            f"{folder} cannot be written ({str(error).splitlines()[0]}); the last good state is kept, "
+            f"{folder} cannot be written ({first_line(error)}); the last good state is kept, "
             f"free some space and start again"
         ) from error
 

@@ -3,9 +3,9 @@
 import re
 from pathlib import Path
 
-from data_prep.layout import SOUND_SUFFIXES, Source, inside, splits
+from data_prep.layout import Source, inside, splits
 from media.errors import InputError
-from media.files import VIDEO_SUFFIXES, files_below
+from media.files import SOUND_SUFFIXES, VIDEO_SUFFIXES, files_below
 
 _SPEAKER = re.compile(r"s\d+")
 _CONTENT = {"video", "videos", "audio", "audios", "wav"}  # folders that tell what, not who or when

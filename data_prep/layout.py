@@ -7,8 +7,6 @@ from pathlib import Path
 
 from media.errors import InputError
 
-SOUND_SUFFIXES = {".wav", ".flac", ".mp3", ".m4a", ".aac", ".ogg", ".opus", ".wma"}
-
 
 @dataclass(frozen=True)
 class Source:

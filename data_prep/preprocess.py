@@ -25,7 +25,7 @@ from data_prep.workers import CRASHED, spread
 from media.audio import SAMPLE_RATE, mel_spectrogram, wav2vec2_features
 from media.errors import InputError, Parser, command
 from media.face import FaceTracker, crop_face, select131, to_crop
-from media.files import output_folder, temporary_stem
+from media.files import output_folder, short_stem
 from media.sound import read_audio
 from media.timeline import FPS
 from media.video import read_frames
@@ -171,7 +171,7 @@ def parse_shard(text: str) -> tuple[int, int]:
 def remove_partial(output: Path, sources: list[Source]) -> None:
     """Remove what a killed run left half written of these sources; those of other shards may be at work."""
     paths = (clip_path(output, source) for source in sources)
-    ours = {(path.parent, temporary_stem(path)) for path in paths}
+    ours = {(path.parent, short_stem(path)) for path in paths}
     for path in output.rglob(f".*.partial{SUFFIX}"):
         stem = path.name.removesuffix(f".partial{SUFFIX}")[1:].rpartition(".")[0]
         if (path.parent, stem) in ours:

@@ -34,7 +34,8 @@ class SpeechWindows:
             mel, self._visemes, starts = content["mel"], content["visemes"].astype(np.int64), content["starts"]
             whole = mel.ndim == 2 and mel.shape[1] == FEATURES["mel"][0] and self._visemes.shape == mel.shape[:1]
             ends = np.append(starts[1:], len(mel))
-            whole = whole and starts.ndim == 1 and bool((starts >= 0).all() and (starts <= ends).all())
+            whole = whole and starts.ndim == 1 and len(starts) > 0 and starts.dtype.kind in "iu"
+            whole = whole and bool((starts >= 0).all() and (starts <= ends).all())
         except (OSError, SafetensorError, LookupError, AttributeError, ValueError):
             whole = False
         if not whole or self._visemes.max(initial=0) >= len(VISEMES):

@@ -49,9 +49,9 @@ def read_pairs(path: Path) -> list[Pair]:
         if output in outputs:
             raise InputError(f"list {path}, line {number}: {row[2]} is the output of an earlier line too; rename one")
         outputs.add(output)
-    for pair in pairs:
-        if used := outputs & {pair.video.resolve(), pair.audio.resolve()}:
-            raise InputError(f"list {path}: {used.pop()} is an output, and read too; write the output to another file")
+    for pair, (number, _) in zip(pairs, rows, strict=True):
+        if used := [part for part in (pair.video, pair.audio) if part.resolve() in outputs]:
+            raise InputError(f"list {path}, line {number}: {used[0]} is an output of the list too; rename that")
     if not pairs:
         raise InputError(f"list {path} names no pair; write lines of video,audio,output")
     return pairs

@@ -13,6 +13,11 @@ class InputError(Exception):
     """An input that cannot be used. The message is one line: which input, what is wrong with it, what to do."""
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says, as far as it goes into a message of one line; its kind where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 class Parser(argparse.ArgumentParser):
     """An argument parser whose complaints are one line too: argparse's own prints the whole usage before them."""
 
@@ -34,9 +39,9 @@ def positive(text: str) -> int:
 def command(main: Callable[..., int | None]) -> Callable[..., int]:
     """Turn an `InputError` or a config error raised below `main` into one line on stderr and the exit code 2.
 
-    So with a package that is not installed, and a GPU whose memory is full. Every script's entry point wears this
-    decorator and is started as `sys.exit(main())`. Other exceptions are defects of the program and keep their
-    traceback; Ctrl-C exits with 130 like any interrupted Unix command.
+    So with a path that the system refuses, a package that is not installed, and a GPU whose memory is full. Every
+    script's entry point wears this decorator and is started as `sys.exit(main())`. Other exceptions are defects of the
+    program and keep their traceback; Ctrl-C exits with 130 like any interrupted Unix command.
     """
 
     @functools.wraps(main)
@@ -46,6 +51,11 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
         except (InputError, OmegaConfBaseException) as error:
             lines = [line.strip() for line in str(error).splitlines() if line.strip()]
             print(f"error: {'; '.join(lines)}", file=sys.stderr)
+            return 2
+        except OSError as error:
+            if error.filename is None:
+                raise
+            print(f"error: {error.filename}: {error.strerror}; check the path and its permissions", file=sys.stderr)
             return 2
         except ModuleNotFoundError as error:
             print(f"error: {error}; install what is missing (pip install -r requirements.txt)", file=sys.stderr)

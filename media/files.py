@@ -1,6 +1,7 @@
 """Files: found below a folder, and written so that they are either complete or not there."""
 
 import contextlib
+import hashlib
 import os
 import stat
 import uuid
@@ -12,6 +13,8 @@ from media.errors import InputError
 VIDEO_SUFFIXES = {
     ".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".mts", ".flv", ".wmv", ".3gp", ".ogv",
 }  # fmt: skip
+SOUND_SUFFIXES = {".wav", ".flac", ".mp3", ".m4a", ".aac", ".ogg", ".opus", ".wma"}
+_SHORT = 160  # bytes; names have 255
 
 
 def existing_file(path: str | os.PathLike, what: str) -> Path:
@@ -67,9 +70,12 @@ def output_folder(path: str | os.PathLike) -> Path:
     return path
 
 
-def temporary_stem(path: Path) -> str:
-    """With what the names of `replacing`'s temporary files begin: the name's beginning, to leave room for more."""
-    return os.fsencode(path.stem)[:180].decode(errors="ignore")
+def short_stem(path: Path) -> str:
+    """A name's stem where that leaves room for more behind it, else its beginning and what tells it from others."""
+    whole = os.fsencode(path.stem)
+    if len(whole) <= _SHORT:
+        return path.stem
+    return f"{whole[:_SHORT].decode(errors='ignore')}-{hashlib.blake2b(whole, digest_size=6).hexdigest()}"
 
 
 @contextlib.contextmanager
@@ -81,7 +87,7 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
     """
     path = Path(path)
     output_folder(path.parent)
-    temporary = path.with_name(f".{temporary_stem(path)}.{uuid.uuid4().hex[:12]}.partial{path.suffix}")
+    temporary = path.with_name(f".{short_stem(path)}.{uuid.uuid4().hex[:12]}.partial{path.suffix}")
     try:
         yield temporary
         os.replace(temporary, path)

@@ -25,7 +25,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2Model
 from transformers.utils import logging
 
-from media.errors import InputError
+from media.errors import InputError, first_line
 
 DOWNLOADS = Path(__file__).resolve().parent.parent / "checkpoints" / "downloads"
 UNTRAINED = {"masked_spec_embed"}  # serves pretraining alone; published files may lack it
@@ -63,7 +63,7 @@ def load(model: str, device: str = "cpu") -> Wav2Vec2:
             source, local_files_only=True, weights_only=True, output_loading_info=True
         )
     except Exception as error:  # transformers raises a different kind for each thing that may be wrong with the files
-        fault = f"cannot be loaded from {source} ({(str(error).strip() or type(error).__name__).splitlines()[0]})"
+        fault = f"cannot be loaded from {source} ({first_line(error)})"
         if source == model and not Path(model).is_dir():
             fault = f"is not in {downloaded}"
         raise InputError(f"{name} {fault}; {remedy}") from error

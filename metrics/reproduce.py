@@ -142,7 +142,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--reference-choice",
         choices=("cover", "opening"),
         default="opening",
-        help="as inference.py's (default: opening, as STSA's authors choose them)",
+        help="as inference.py's (default: opening, as STSA's authors do; G4G's do not say)",
     )
     parser.add_argument("--name", default="Reproduction", help="the row's name in the table")
     parser.add_argument("--metrics", nargs="+", default=[], help="default: the table's")

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from media.errors import InputError
+from media.errors import InputError, first_line
 from media.files import existing_file, output_folder, replacing
 from models import chung_syncnet, face_synthesizer, heatmap_predictor, sync_expert
 from models.chung_syncnet import ChungSyncNet
@@ -108,14 +108,15 @@ def network_config(path: str | os.PathLike, name: str) -> Any:
     try:
         sections = OmegaConf.load(path)
     except Exception as error:  # the YAML library's own errors have many types and many lines
-        raise InputError(f"{path} is not YAML ({str(error).splitlines()[0]})") from error
+        raise InputError(f"{path} is not YAML ({first_line(error)})") from error
     if not OmegaConf.is_dict(sections) or name not in sections:
         raise InputError(f"{path} has no section {name}; take the config.yaml saved with {name}.safetensors")
     try:
         return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(NETWORKS[name][1]), sections[name]))
     except OmegaConfBaseException as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{path}: section {name} is of another version of the code ({reason})") from error
+        raise InputError(
+            f"{path}: section {name} is of another version of the code ({first_line(error)}); use that version"
+        ) from error
 
 
 def load_checkpoint(folder: str | os.PathLike) -> tuple[HeatmapPredictor, FaceSynthesizer]:
@@ -189,8 +190,7 @@ def read_foreign(path: str | os.PathLike) -> dict[str, Tensor]:
             f"{path} is damaged, or holds more than tensors, and is refused; get it from its authors again"
         ) from error
     except Exception as error:  # a damaged file leads the unpickler to nearly every type of error
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"{path} is not a complete PyTorch file ({reason}); download it again") from error
+        raise InputError(f"{path} is not a complete PyTorch file ({first_line(error)}); download it again") from error
     state = content.get("state_dict", content) if isinstance(content, dict) else None
     named = isinstance(state, dict) and all(isinstance(name, str) for name in state)
     if not named or not state or not all(isinstance(value, Tensor) for value in state.values()):

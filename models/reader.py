@@ -35,6 +35,11 @@ class PointReader(nn.Module):
         """Stays in eval mode when the network around it is trained."""
         return super().train(False)
 
+    @property
+    def learned(self) -> bool:
+        """Whether it was trained: its corrections begin with no step."""
+        return bool(self.corrections[-1].step.weight.any())
+
     def forward(self, heatmaps: Tensor) -> Tensor:
         """(..., 1, H, W) in [0, 1] -> (..., 131, 2) in units of the crop; of an upper face its own points count."""
         return self.readings(heatmaps.flatten(0, -4))[-1].unflatten(0, heatmaps.shape[:-3])
@@ -50,11 +55,9 @@ class PointReader(nn.Module):
 
 
 def share_reader(predictor: nn.Module, synthesizer: nn.Module) -> None:
-    """Let a synthesizer that goes by landmarks read them as the predictor does, which has learned it.
-
-    Beside a predictor that does not read, or where the synthesizer does not, nothing changes.
-    """
-    if predictor.reader is not None and synthesizer.reader is not None:
+    """Let a synthesizer that goes by landmarks read them as the predictor does, where that has learned it."""
+    learned = predictor.reader is not None and predictor.reader.learned
+    if learned and synthesizer.reader is not None:
         synthesizer.reader.load_state_dict(predictor.reader.state_dict())
 
 

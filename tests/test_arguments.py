@@ -43,6 +43,7 @@ def test_a_wrong_argument_is_one_line_that_names_it(module, monkeypatch, capsys,
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate\n20 GiB"), "the GPU's memory is full; set"),
         (ModuleNotFoundError("No module named 'mediapipe'"), "No module named 'mediapipe'; install what is missing"),
         (InputError("clip a\nis  empty"), "clip a; is  empty"),
+        (OSError(36, "File name too long", "/a/aaa"), "/a/aaa: File name too long; check the path"),
     ],
 )
 def test_what_a_user_can_mend_is_one_line(error, words, capsys):

@@ -11,6 +11,7 @@ from media.errors import InputError
 from models.checkpoint import load_network, save_checkpoint
 from models.face_synthesizer import FaceSynthesizer, FaceSynthesizerConfig
 from models.heatmap_predictor import HeatmapPredictor, HeatmapPredictorConfig
+from models.reader import share_reader
 from models.sync_expert import SyncExpert, SyncExpertConfig
 
 
@@ -66,6 +67,13 @@ def test_the_synthesizer_reads_points_as_the_predictor_has_learned_to(monkeypatc
     predictor = HeatmapPredictor(HeatmapPredictorConfig(width=0.03, layers=1, heatmaps="drawn"))
     synthesizer = FaceSynthesizer(FaceSynthesizerConfig(width=0.03, landmark_flow=True))
     networks = {"heatmap_predictor": predictor, "face_synthesizer": synthesizer}
+    own = synthesizer.reader.state_dict()["first.points.weight"]
+    assert not predictor.reader.learned
+    share_reader(predictor, synthesizer)
+    assert torch.equal(
+        synthesizer.reader.first.points.weight, own
+    )  # of one that has not learned there is nothing to take
+    torch.nn.init.ones_(predictor.reader.corrections[-1].step.weight)
     for name, network in networks.items():
         save_checkpoint(tmp_path / name, {name: network}, {name: network.config})
     monkeypatch.setattr(
@@ -74,7 +82,7 @@ def test_the_synthesizer_reads_points_as_the_predictor_has_learned_to(monkeypatc
     assert combine.main() == 0
     state = load_network(tmp_path, "face_synthesizer").reader.state_dict()
     torch.testing.assert_close(state, predictor.reader.state_dict(), rtol=0, atol=0)
-    assert not torch.equal(state["first.points.weight"], synthesizer.reader.state_dict()["first.points.weight"])
+    assert not torch.equal(state["first.points.weight"], own)
 
 
 @pytest.mark.parametrize(

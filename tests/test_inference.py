@@ -212,7 +212,7 @@ def test_a_list_of_many_pairs_is_read_quickly_and_blank_rows_are_passed_over(tmp
     with pytest.raises(InputError, match=r"line 3: folder/\.\./out\.mp4 is the output of an earlier line too"):
         read_pairs(path)
     path.write_text("v.mp4,a.wav,out.mp4\nw.mp4,a.wav,./v.mp4\n")
-    with pytest.raises(InputError, match=r"v\.mp4 is an output, and read too"):
+    with pytest.raises(InputError, match=r"line 1: v\.mp4 is an output of the list too"):
         read_pairs(path)
 
 

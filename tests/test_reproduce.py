@@ -126,6 +126,8 @@ def test_a_folder_is_dubbed_and_evaluated_and_a_second_run_dubs_nothing_again(tm
     assert "0 dubbed, 1 were there already, 0 failed" in capfd.readouterr().out
     assert dubbed.stat().st_mtime_ns == written
 
+    settings = json.loads((tmp_path / "out" / "settings.json").read_text(encoding="utf-8"))
+    assert (settings["reference choice"], settings["precision"]) == ("opening", "float32")
     assert reproduce.main([*arguments, "--seed", "1"]) == 2
     assert "is of a run with seed 0, not 1" in capfd.readouterr().err
 

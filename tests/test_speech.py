@@ -119,15 +119,15 @@ def test_a_lesson_that_was_killed_ends_with_the_same_weights(tmp_path, monkeypat
         learned("killed")
 
 
-@pytest.mark.parametrize("damage", ["no safetensors", "a tensor missing", "an unknown viseme", "a far start"])
+@pytest.mark.parametrize("damage", ["no safetensors", "a tensor missing", "an unknown viseme", "far", "none", "floats"])
 def test_another_file_is_refused(tmp_path, damage):
     path = tmp_path / "speech.safetensors"
     write_noises(path, seconds=1)
     content = load_file(path)
+    starts = {"far": np.array([0, 10**13]), "none": np.zeros(0, np.int64), "floats": np.zeros(1)}
+    content["starts"] = starts.get(damage, content["starts"])
     if damage == "a tensor missing":
         del content["starts"]
-    elif damage == "a far start":
-        content["starts"] = np.array([0, 10**13])
     content["visemes"][0] = 200 if damage == "an unknown viseme" else 0
     path.write_bytes(b"speech") if damage == "no safetensors" else save_file(content, path)
     with pytest.raises(InputError, match=r"speech.safetensors is not of data_prep.synthetic_speech"):
