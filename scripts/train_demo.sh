@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Train a checkpoint like the bundled one: bash scripts/train_demo.sh TRAIN_VIDEOS VAL_VIDEOS [OUTPUT=runs/demo]
-# Every step goes on where it was when the command is started again. Six hours on two CPU cores for four minutes of
-# video, of which training the synthesizer takes four and a half; on a large GPU that is minutes.
+# Every step goes on where it was when the command is started again. Five hours on two CPU cores for four minutes of
+# video, of which training the synthesizer takes three, on cores with AMX two; on a large GPU that is minutes.
 set -u
 if [ $# -lt 2 ]; then
     echo "usage: bash scripts/train_demo.sh TRAIN_VIDEOS VAL_VIDEOS [OUTPUT]" >&2
     exit 2
 fi
-echo "trains for six hours on two CPU cores, with a large GPU for one and a half; started again, it goes on where it was"
+echo "trains for three to five hours on two CPU cores, less with a GPU; started again, it goes on where it was"
 train=$(realpath "$1") val=$(realpath "$2") output=$(realpath -m "${3:-runs/demo}")
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 clips=(data.train="$output/clips/train" data.val="$output/clips/val")
