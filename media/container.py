@@ -24,9 +24,10 @@ REMEDY = "copy or download it again, or convert it to MP4 or WAV"
 
 PRIMING = Fraction(1, 10)  # seconds
 
-# A pause in the timestamps longer than this is believed only within the length that the file declares: one flipped
-# bit would otherwise hold a frame for days.
-LONGEST_PAUSE = 10
+# Seconds. A pause in the timestamps longer than the first is believed only within the length that the file declares:
+# one flipped bit would otherwise hold a frame for days. One longer than the second is not: a file of a few kilobytes
+# may declare any length, which would be filled with frames and silence.
+LONGEST_PAUSE, LONGEST_DECLARED_PAUSE = 10, 3600
 
 
 @contextlib.contextmanager
@@ -94,7 +95,10 @@ def believable(start: Fraction, previous_end: Fraction, declared: Fraction | Non
     """Whether a frame of sound or picture may start at `start` seconds where the one before ended at `previous_end`."""
     if start < previous_end:
         return previous_end - start < 1  # overlaps happen; a clock that starts anew does not count
-    return start - previous_end <= LONGEST_PAUSE or (declared is not None and start <= declared + 1)
+    pause = start - previous_end
+    if pause <= LONGEST_PAUSE:
+        return True
+    return declared is not None and start <= declared + 1 and pause <= LONGEST_DECLARED_PAUSE
 
 
 def decoded(

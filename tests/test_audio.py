@@ -10,6 +10,7 @@ import torch
 from media_files import beat_sound, beats_heard, write_sound, write_video
 
 from media import audio
+from media.container import believable
 from media.errors import InputError
 from media.sound import read_audio, read_sound
 from media.video import VideoWriter
@@ -93,6 +94,13 @@ def test_a_hole_in_the_sound_is_filled_with_silence(tmp_path):
         container.mux(stream.encode())
     sound = read_audio(path)
     np.testing.assert_allclose(beats_heard(sound), [0, 3], atol=0.004)
+
+
+@pytest.mark.parametrize(
+    ("pause", "declared", "believed"), [(9, 5, True), (60, 5, False), (60, 70, True), (4e5, 5e5, False)]
+)
+def test_a_pause_is_believed_within_reason_and_the_declared_length(pause, declared, believed):
+    assert believable(Fraction(pause), Fraction(0), Fraction(declared)) is believed
 
 
 def test_long_sound_streams_in_small_blocks(tmp_path):
