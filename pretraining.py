@@ -7,7 +7,6 @@ the seed and the step alone: killed and started again, it ends with the same wei
 """
 
 import dataclasses
-import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +26,7 @@ from media.errors import InputError, first_line
 from media.files import replacing
 from models.reader import PointReader
 from models.transport import ANCHORS
-from training_run import writing
+from training_run import DAMAGED, writing
 
 _SAVE_EVERY = 200
 
@@ -182,5 +181,5 @@ def _resume(path: Path, settings: dict, network: nn.Module, adam: torch.optim.Op
         adam.load_state_dict(state["adam"])
         schedule.load_state_dict(state["schedule"])
         return state["step"]
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
+    except DAMAGED as error:
         raise InputError(f"{path} is not a state of this config's network ({first_line(error)}); delete it") from error

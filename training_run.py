@@ -37,8 +37,8 @@ from models.checkpoint import save_checkpoint
 # RuntimeErrors that tell of neither a file nor a config.
 _DEVICE_ERRORS = (torch.OutOfMemoryError, torch.AcceleratorError, torch.distributed.DistBackendError)
 # What reading the files of a state raises where one is cut off, damaged or of other networks.
-_DAMAGED = (OSError, RuntimeError, ValueError, LookupError, TypeError, EOFError)
-_DAMAGED += (SafetensorError, pickle.UnpicklingError, YAMLError, OmegaConfBaseException)
+DAMAGED = (OSError, RuntimeError, ValueError, LookupError, TypeError, EOFError)
+DAMAGED += (SafetensorError, pickle.UnpicklingError, YAMLError, OmegaConfBaseException)
 
 
 class Run:
@@ -108,7 +108,7 @@ class Run:
                 self.best = OmegaConf.load(folder / "run.yaml")["best"]
             except _DEVICE_ERRORS:
                 raise
-            except _DAMAGED as error:
+            except DAMAGED as error:
                 raise InputError(
                     f"{folder} is damaged or not a state of this config's networks ({first_line(error)}); delete it to "
                     f"go on from the one before, go on with the config it was made with, or choose another output"

@@ -3,9 +3,9 @@
     python -m checkpoints.combine runs/heatmap/best runs/face/best --output checkpoints/mine [--half]
 
 Each network is taken from the last folder that holds it; a synthesizer reads points as the predictor beside it has
-learned to. With `--blend 0.25`, a network that several folders hold gets
-a quarter of the last one's weights and three of the one's before: fine-tuned, it keeps more of what it could do
-(Wortsman et al., Robust fine-tuning of zero-shot models, 2022).
+learned to. With `--blend 0.25`, a network that several folders hold gets a quarter of the last one's weights and three
+of the one's before: fine-tuned, it keeps more of what it could do (Wortsman et al., Robust fine-tuning of zero-shot
+models, 2022).
 """
 
 import sys

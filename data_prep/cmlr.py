@@ -26,12 +26,12 @@ def sources(folder: Path) -> list[Source]:
     found, begun = [], set()
     for split, path, line in splits([folder], ".csv"):
         name = _without_suffix(line.split(",")[0].strip().strip('"'))
+        first = path not in begun
+        begun.add(path)
         if not _SPEAKER.fullmatch(name.split("/")[0]):
-            if path not in begun and "/" not in name:
-                begun.add(path)
+            if first and "/" not in name:
                 continue  # the header
             raise InputError(f"split file {path} has the line {line!r}, which is no <speaker>/<date>/<name>")
-        begun.add(path)
         missing = inside(folder, f"{name}.mp4", path)
         problem = "" if name in videos else f"video {name} is named in {path.name} but is not there"
         video = videos.get(name, missing)

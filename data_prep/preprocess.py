@@ -23,7 +23,7 @@ from data_prep.layout import Source
 from data_prep.manifest import Manifest
 from data_prep.workers import CRASHED, spread
 from media.audio import SAMPLE_RATE, mel_spectrogram, wav2vec2_features
-from media.errors import InputError, Parser, command
+from media.errors import InputError, Parser, command, positive
 from media.face import FaceTracker, crop_face, select131, to_crop
 from media.files import output_folder, short_stem
 from media.sound import read_audio
@@ -184,7 +184,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("output", type=Path, help="folder for the clip files and manifest.jsonl")
     parser.add_argument("--dataset", choices=sorted(LAYOUTS), default="folder", help="layout of INPUT")
     parser.add_argument("--audio", nargs="+", choices=["mel", "wav2vec2"], default=["mel"], help="audio features")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes")
+    parser.add_argument("--workers", type=positive, default=os.cpu_count() or 1, metavar="N", help="processes")
     parser.add_argument("--shard", type=parse_shard, default="1/1", metavar="I/N", help="do part I of N, from 1")
     parser.add_argument("--backend", choices=["loky", "dask"], default="loky", help="where the processes run")
     return parser.parse_args()
@@ -196,8 +196,6 @@ def main() -> int:
     if not options.input.is_dir():
         what = "is not a folder" if options.input.exists() else "does not exist"
         raise InputError(f"input {options.input} {what}; give the dataset's folder")
-    if options.workers < 1:
-        raise InputError(f"--workers {options.workers} is no number of processes; give 1 or more")
     sources = LAYOUTS[options.dataset](options.input.resolve())  # workers may run in other folders
     sources = [dataclasses.replace(source, problem=source.problem or name_problem(source)) for source in sources]
     if not sources:

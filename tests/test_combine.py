@@ -67,12 +67,10 @@ def test_the_synthesizer_reads_points_as_the_predictor_has_learned_to(monkeypatc
     predictor = HeatmapPredictor(HeatmapPredictorConfig(width=0.03, layers=1, heatmaps="drawn"))
     synthesizer = FaceSynthesizer(FaceSynthesizerConfig(width=0.03, landmark_flow=True))
     networks = {"heatmap_predictor": predictor, "face_synthesizer": synthesizer}
-    own = synthesizer.reader.state_dict()["first.points.weight"]
+    own = synthesizer.reader.first.points.weight.clone()
     assert not predictor.reader.learned
-    share_reader(predictor, synthesizer)
-    assert torch.equal(
-        synthesizer.reader.first.points.weight, own
-    )  # of one that has not learned there is nothing to take
+    share_reader(predictor, synthesizer)  # of one that has not learned there is nothing to take
+    assert torch.equal(synthesizer.reader.first.points.weight, own)
     torch.nn.init.ones_(predictor.reader.corrections[-1].step.weight)
     for name, network in networks.items():
         save_checkpoint(tmp_path / name, {name: network}, {name: network.config})

@@ -85,9 +85,8 @@ def test_the_readmes_table_commands_run(tmp_path, monkeypatch, capsys):
         "metrics.reproduce": reproduce.main,
         "metrics.trajectories": trajectories.main,
     }
-    mains |= dict.fromkeys(
-        ("train_face.py", "checkpoints.combine", "inference.py"), lambda arguments: 0
-    )  # tested apart
+    tested_apart = ("train_face.py", "checkpoints.combine", "inference.py")
+    mains |= dict.fromkeys(tested_apart, lambda arguments: 0)
     commands = table_commands()
     assert len(commands) >= 9
     for python, *words in commands:
