@@ -27,25 +27,10 @@ from models.discriminator import DiscriminatorConfig
 from models.face_synthesizer import Alignment, FaceSynthesizer, mask_lower_half
 from models.heatmap_predictor import HeatmapPredictor
 from models.reader import share_reader
-from training import (
-    Adversary,
-    DataConfig,
-    Learner,
-    TrainConfig,
-    check_batch,
-    check_judged,
-    compiled,
-    move,
-    parse_config,
-    parts,
-    start,
-    synchronised,
-    train_mode,
-    training_batches,
-    training_windows,
-    validation_batch,
-)
-from training_run import Run
+from training.config import DataConfig, TrainConfig, check_batch, check_judged, parse_config, start
+from training.data import move, parts, training_batches, training_windows, validation_batch
+from training.learner import Adversary, Learner, compiled, synchronised, train_mode
+from training.run import Run
 
 
 @dataclass

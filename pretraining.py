@@ -18,15 +18,15 @@ from accelerate import PartialState
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from data_prep.clips import ClipDataset
 from data_prep.drawn_faces import DrawnFaces
 from data_prep.speech_windows import VISEMES, SpeechWindows
+from data_prep.windows import ClipDataset
 from media.audio import FEATURES
 from media.errors import InputError, first_line
 from media.files import replacing
 from models.reader import PointReader
 from models.transport import ANCHORS
-from training_run import DAMAGED, writing
+from training.run import DAMAGED, writing
 
 _SAVE_EVERY = 200
 

@@ -30,26 +30,10 @@ from models.discriminator import DiscriminatorConfig
 from models.face_synthesizer import FaceSynthesizer, FaceSynthesizerConfig, mask_lower_half
 from models.g4g import G4GConfig, G4GSynthesizer
 from pretraining import ReadingTraining, learn_reading
-from training import (
-    Adversary,
-    DataConfig,
-    Learner,
-    TrainConfig,
-    check_batch,
-    check_judged,
-    compiled,
-    move,
-    parse_config,
-    parts,
-    start,
-    synchronised,
-    train_mode,
-    training_batches,
-    training_windows,
-    validation_batch,
-    windows_at_once,
-)
-from training_run import Run, holds_a_run
+from training.config import DataConfig, TrainConfig, check_batch, check_judged, parse_config, start, windows_at_once
+from training.data import move, parts, training_batches, training_windows, validation_batch
+from training.learner import Adversary, Learner, compiled, synchronised, train_mode
+from training.run import Run, holds_a_run
 
 INPUTS = ("frames", "heatmaps", "reference_images", "reference_heatmaps", "audio", "points", "reference_points")
 

@@ -16,7 +16,7 @@ from scipy.ndimage import uniform_filter1d
 from torch import Tensor
 from torchvision.utils import make_grid
 
-from data_prep.clips import ClipDataset, mirrored_points
+from data_prep.windows import ClipDataset, mirrored_points
 from losses.heatmap import HeatmapLosses, freeze_unread, heatmap_terms
 from media.errors import InputError, command
 from media.heatmap import KEYPOINTS, LIP_KEYPOINTS
@@ -25,22 +25,10 @@ from models.checkpoint import build_network, load_network
 from models.heatmap_predictor import HeatmapPredictor, HeatmapPredictorConfig
 from models.transport import ANCHORS, apply_affine, mouth_motion, pose_beside
 from pretraining import ReadingTraining, VisemeTraining, learn_reading, learn_visemes
-from training import (
-    DataConfig,
-    Learner,
-    TrainConfig,
-    check_batch,
-    compiled,
-    move,
-    parse_config,
-    start,
-    synchronised,
-    train_mode,
-    training_batches,
-    training_windows,
-    validation_batch,
-)
-from training_run import Run, holds_a_run
+from training.config import DataConfig, TrainConfig, check_batch, parse_config, start
+from training.data import move, training_batches, training_windows, validation_batch
+from training.learner import Learner, compiled, synchronised, train_mode
+from training.run import Run, holds_a_run
 
 INPUTS = ("audio", "pose_heatmaps", "reference_heatmaps", "points", "reference_points")
 TURNS = 2  # directions in which a head turns

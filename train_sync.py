@@ -22,9 +22,10 @@ import torch.nn.functional as F
 from omegaconf import MISSING
 from torch import Tensor, nn
 
-from data_prep.clips import Clip, clip_paths, window_starts
+from data_prep.clips import Clip, clip_paths
 from data_prep.offsets import find_offset, similarity_curves
 from data_prep.sync import SyncDataset
+from data_prep.windows import window_starts
 from losses.sync import contrastive_loss, shifted_loss, sync_classification_loss
 from media.errors import InputError, command
 from media.heatmap import LIP_KEYPOINTS, LIP_POINTS
@@ -33,19 +34,10 @@ from models.chung_syncnet import SHIFTS
 from models.layers import scaled
 from models.sync_expert import FRAMES, SyncExpert, SyncExpertConfig, lower_faces
 from pretraining import VisemeTraining, learn_visemes
-from training import (
-    DataConfig,
-    Learner,
-    TrainConfig,
-    check_batch,
-    compiled,
-    parse_config,
-    start,
-    synchronised,
-    train_mode,
-    training_batches,
-)
-from training_run import Run, holds_a_run
+from training.config import DataConfig, TrainConfig, check_batch, parse_config, start
+from training.data import training_batches
+from training.learner import Learner, compiled, synchronised, train_mode
+from training.run import Run, holds_a_run
 
 _STEP = 0.02  # the head's outputs count in these steps, about how far a mouth moves, in units of the crop
 

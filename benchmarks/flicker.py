@@ -21,8 +21,8 @@ from dubbing import DubOptions, dub, load_speaker
 from dubbing.paste import UPPER
 from dubbing.people import Scene, choose, observe
 from media.audio import SAMPLE_RATE
+from media.crop import paste_weight
 from media.errors import InputError, Parser, command
-from media.face import paste_weight
 from media.heatmap import LIP_POINTS
 from media.sound import read_audio
 from media.timeline import FPS

@@ -31,10 +31,11 @@ from tqdm import tqdm
 from data_prep.clips import Clip, clip_id, clip_paths
 from data_prep.offsets import similarity_curves
 from media.audio import audio_windows
+from media.crop import CROP_SIZE
 from media.errors import InputError, Parser, command, positive
-from media.face import CROP_SIZE, covering_references
 from media.heatmap import FULL_FACE, KEYPOINTS, LIP_KEYPOINTS, POSE, draw_heatmaps
 from media.pictures import to_pictures, to_tensor
+from media.references import covering_references
 from media.timeline import FPS
 from metrics.crops import LipDistance, crop_scores
 from models import FaceSynthesizer, G4GSynthesizer, HeatmapPredictor, is_g4g, load_checkpoint, load_network

@@ -27,16 +27,19 @@ from torch import Tensor, nn
 
 from benchmarks.memory import peak_memory, reset_peak
 from checkpoints import fetch
-from data_prep.clips import Clip, ClipData, ClipDataset, encode_face, write_clip
+from data_prep.clips import Clip, ClipData, encode_face, write_clip
+from data_prep.windows import ClipDataset
 from losses.face import FaceLosses, FaceObjective
+from media.crop import CROP_SIZE
 from media.errors import Parser, command, positive
-from media.face import CROP_SIZE
 from models.devices import add_device
 from models.discriminator import DiscriminatorConfig, PatchDiscriminator
 from models.face_synthesizer import Alignment, FaceSynthesizer, FaceSynthesizerConfig
 from models.modulation import SpadeNorm
 from train_face import INPUTS, FaceTraining
-from training import Adversary, DataConfig, Learner, TrainConfig, check_compiler, compiled, training_batches
+from training.config import DataConfig, TrainConfig, check_compiler
+from training.data import training_batches
+from training.learner import Adversary, Learner, compiled
 
 PORTRAIT = Path(__file__).resolve().parent.parent / "assets" / "portrait.mp4"
 

@@ -5,7 +5,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data_prep.clips import mirrored_points, warped
+from data_prep.windows import mirrored_points, warped
 from media.heatmap import FULL_FACE, KEYPOINTS, POSE, draw_heatmaps
 from models.drawing import CurveDrawing
 

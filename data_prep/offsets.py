@@ -20,9 +20,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from data_prep.clips import Clip, clip_id, clip_paths, window_starts
+from data_prep.clips import Clip, clip_id, clip_paths
 from data_prep.manifest import Manifest
 from data_prep.sync import sync_mel
+from data_prep.windows import window_starts
 from media.audio import mfcc
 from media.errors import InputError, Parser, command
 from media.timeline import FPS

@@ -23,8 +23,9 @@ from data_prep.layout import Source
 from data_prep.manifest import Manifest
 from data_prep.workers import CRASHED, spread
 from media.audio import SAMPLE_RATE, mel_spectrogram, wav2vec2_features
+from media.crop import crop_face, select131, to_crop
 from media.errors import InputError, Parser, command, positive
-from media.face import FaceTracker, crop_face, select131, to_crop
+from media.face import FaceTracker
 from media.files import output_folder, short_stem
 from media.sound import read_audio
 from media.timeline import FPS

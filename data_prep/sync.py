@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from data_prep.clips import Clip, clip_id, clip_paths, mirrored_points, window_starts
+from data_prep.clips import Clip, clip_id, clip_paths
 from data_prep.manifest import Manifest
+from data_prep.windows import mirrored_points, window_starts
 from media.audio import audio_windows
 from media.errors import InputError
 from models.sync_expert import FRAMES

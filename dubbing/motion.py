@@ -7,7 +7,7 @@ from scipy.signal import savgol_filter
 
 from dubbing.people import Person
 from dubbing.source import source_index
-from media.face import face_box
+from media.crop import face_box
 
 _WINDOW, _ORDER = 7, 2  # of the smoothing polynomial, in frames
 

@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from media.face import paste_face
+from media.crop import paste_face
 
 UPPER = 0.5  # the part of the crop's height, from the top, that the networks are given and that stays the source's
 

@@ -11,8 +11,9 @@ from queue import SimpleQueue
 import cv2
 import numpy as np
 
+from media.crop import crop_face, overlap, select131, to_crop
 from media.errors import InputError
-from media.face import Face, FaceTracker, crop_face, overlap, select131, to_crop
+from media.face import Face, FaceTracker
 from media.stages import Clock
 
 MOST_FACES = 4  # looked for in a frame

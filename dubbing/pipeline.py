@@ -21,9 +21,10 @@ from dubbing.pictures import grey, panel, panel_size
 from dubbing.source import Source
 from dubbing.speaker import FaceJob, Speaker
 from media.audio import SAMPLE_RATE, mel_spectrogram, wav2vec2_features
+from media.crop import crop_face, to_crop
 from media.errors import InputError
-from media.face import choose_references, covering_references, crop_face, lip_opening, to_crop
 from media.files import check_output_folder, existing_file
+from media.references import choose_references, covering_references, lip_opening
 from media.sound import read_audio
 from media.stages import Clock, background
 from media.timeline import FPS

@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from media.face import FaceTracker, select131
+from media.crop import select131
+from media.face import FaceTracker
 from media.heatmap import KEYPOINTS, LIP_KEYPOINTS
 from media.pictures import to_pictures
 from metrics.image import psnr, ssim

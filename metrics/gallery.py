@@ -7,8 +7,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from media.crop import crop_face, select131, to_crop
 from media.errors import InputError
-from media.face import Face, crop_face, select131, to_crop
+from media.face import Face
 from media.heatmap import draw_heatmap
 from media.timeline import FPS
 from media.video import VideoWriter, probe

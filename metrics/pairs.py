@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from media.crop import crop_face
 from media.errors import InputError
-from media.face import Face, FaceTracker, crop_face
+from media.face import Face, FaceTracker
 from media.files import VIDEO_SUFFIXES, files_below
 from media.pictures import to_tensor
 from media.stages import background

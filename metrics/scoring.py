@@ -11,8 +11,8 @@ from torch import nn
 
 from checkpoints import fetch
 from media.audio import mfcc
+from media.crop import select131
 from media.errors import InputError
-from media.face import select131
 from media.heatmap import LIP_POINTS
 from media.pictures import to_tensor
 from media.sound import read_audio

@@ -9,7 +9,8 @@ from safetensors.numpy import load_file, save_file
 from torch.utils.data import DataLoader
 from training_runs import write_clips
 
-from data_prep.clips import Clip, ClipData, ClipDataset, encode_face, write_clip
+from data_prep.clips import Clip, ClipData, encode_face, write_clip
+from data_prep.windows import ClipDataset
 from media.audio import audio_windows
 from media.errors import InputError
 from media.heatmap import FULL_FACE, KEYPOINTS, MIRROR, ORDER, POSE, draw_heatmap

@@ -8,7 +8,8 @@ from training_runs import arguments, run, write_checkpoints, write_clips
 
 from models import FaceSynthesizer
 from models.face_synthesizer import FaceSynthesizerConfig
-from training import TrainConfig, compiled
+from training.config import TrainConfig
+from training.learner import compiled
 
 
 class Tracing:

@@ -10,7 +10,9 @@ import pytest
 
 from benchmarks.dubbing import SourcesOwnFaces
 from dubbing import DubOptions, dub
-from media.face import FaceTracker, choose_references, covering_references, lip_opening, select131, to_crop
+from media.crop import select131, to_crop
+from media.face import FaceTracker
+from media.references import choose_references, covering_references, lip_opening
 from media.sound import read_audio
 from media.video import probe, read_frames
 from tests.faces import HEIGHT, WIDTH, portrait, portraits

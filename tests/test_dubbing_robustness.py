@@ -16,8 +16,9 @@ from dubbing.paste import match_colour
 from dubbing.people import Person, Scene, choose, observe, turned_away
 from dubbing.source import Source, source_index
 from media.audio import audio_windows
+from media.crop import face_box, select131
 from media.errors import InputError
-from media.face import Face, FaceTracker, face_box, select131
+from media.face import Face, FaceTracker
 from media.stages import Clock, background
 from media.video import read_frames
 from tests.conftest import ROOT

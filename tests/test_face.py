@@ -12,22 +12,10 @@ import pytest
 from conftest import ROOT
 from faces import empty, portrait
 
-from media.face import (
-    Face,
-    FaceTracker,
-    _silence,
-    choose_references,
-    covering_references,
-    crop_face,
-    face_bounds,
-    face_box,
-    lip_opening,
-    overlap,
-    paste_face,
-    select131,
-    to_crop,
-)
+from media.crop import crop_face, face_bounds, face_box, overlap, paste_face, select131, to_crop
+from media.face import Face, FaceTracker, _silence
 from media.heatmap import ORDER, OVAL_POINTS
+from media.references import choose_references, covering_references, lip_opening
 from media.video import read_frames
 
 

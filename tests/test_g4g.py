@@ -27,7 +27,7 @@ from models.fast import accelerate_inference
 from models.g4g import AlignmentBlock, adain, soft_lower_half
 from models.sync_expert import SyncExpert, SyncExpertConfig, lower_faces
 from train_face import INPUTS, SCHEMAS, G4GTraining, moved_by_sound, starting_point
-from training import read_config
+from training.config import read_config
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = {"width": 0.06}

@@ -16,8 +16,9 @@ import inference
 from dubbing import pipeline
 from dubbing.pairs import read_pairs
 from dubbing.people import observe
+from media.crop import select131
 from media.errors import InputError
-from media.face import FaceTracker, select131
+from media.face import FaceTracker
 from media.heatmap import OVAL_POINTS
 from media.video import VideoWriter, probe, read_frames
 from tests.conftest import ROOT

@@ -25,7 +25,7 @@ from data_prep.clips import Clip
 from data_prep.layout import Source
 from data_prep.manifest import Manifest
 from media.audio import mel_spectrogram
-from media.face import select131, to_crop
+from media.crop import select131, to_crop
 from media.sound import read_audio
 from media.video import VideoWriter, read_frames
 

@@ -51,6 +51,7 @@ def copy(tmp_path_factory) -> Path:
         "media",
         "metrics",
         "models",
+        "training",
     ):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "downloads"))
     for script in ROOT.glob("*.py"):

@@ -58,14 +58,14 @@ def assert_same(output: Path, reference: Path, script: str) -> None:
 @pytest.mark.parametrize(
     ("script", "kill"),
     [
-        pytest.param("train_heatmap", Kill("training", "Learner.step", 4), id="heatmap, at step 4"),
+        pytest.param("train_heatmap", Kill("training.learner", "Learner.step", 4), id="heatmap, at step 4"),
         pytest.param("train_heatmap", Kill("pretraining", "replacing", 2), id="heatmap, between lessons"),
-        pytest.param("train_heatmap", Kill("training_run", "save_file", 1), id="heatmap, inside the first state"),
-        pytest.param("train_face", Kill("training", "Learner.step", 7, after=True), id="face, at step 4"),
-        pytest.param("train_face", Kill("training_run", "save_file", 2), id="face, inside the second state"),
+        pytest.param("train_heatmap", Kill("training.run", "save_file", 1), id="heatmap, inside the first state"),
+        pytest.param("train_face", Kill("training.learner", "Learner.step", 7, after=True), id="face, at step 4"),
+        pytest.param("train_face", Kill("training.run", "save_file", 2), id="face, inside the second state"),
         pytest.param("train_face", Kill("models.checkpoint", "save_file", 4), id="face, inside the best weights"),
-        pytest.param("train_sync", Kill("training", "Learner.step", 3), id="sync, at step 3"),
-        pytest.param("finetune_e2e", Kill("training", "Learner.step", 7, after=True), id="end to end, at step 4"),
+        pytest.param("train_sync", Kill("training.learner", "Learner.step", 3), id="sync, at step 3"),
+        pytest.param("finetune_e2e", Kill("training.learner", "Learner.step", 7, after=True), id="both, at step 4"),
         pytest.param("train_heatmap", LAST, id="heatmap, the last weights"),
     ],
 )
@@ -91,7 +91,7 @@ def test_a_full_disk_leaves_the_last_good_state(clips, uninterrupted, tmp_path):
     script, log = "train_heatmap", tmp_path / "log"
     output = tmp_path / "run"
     command = arguments(script, clips, output, *SETTINGS[script])
-    assert run(script, command, before=Kill("training", "Learner.step", 4)) == -9
+    assert run(script, command, before=Kill("training.learner", "Learner.step", 4)) == -9
     good = (output / "state" / "step-00000002" / "model.safetensors").read_bytes()
 
     limit = SmallDisk(len(good) // 2)

@@ -11,9 +11,9 @@ from training_runs import write_clips
 
 import pretraining
 from data_prep import speech_windows, synthetic_speech
-from data_prep.clips import ClipDataset
 from data_prep.speech_windows import VISEMES, SpeechWindows
 from data_prep.synthetic_speech import Utterance, labels, viseme
+from data_prep.windows import ClipDataset
 from media.audio import mel_spectrogram
 from media.errors import InputError
 from media.heatmap import KEYPOINTS

@@ -15,8 +15,10 @@ from torch.optim.swa_utils import AveragedModel
 
 from media.errors import InputError
 from models.drawing import CurveDrawing
-from training import Learner, StepSampler, TrainConfig, optimizer, read_config, scheduler, train_mode, windows_at_once
-from training_run import moving_average
+from training.config import TrainConfig, read_config, windows_at_once
+from training.data import StepSampler
+from training.learner import Learner, optimizer, scheduler, train_mode
+from training.run import moving_average
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -16,16 +16,18 @@ from training_runs import arguments, run, run_group, write_checkpoints, write_cl
 
 from benchmarks.inference import trained_like
 from benchmarks.training import PlainSynthesizer
-from data_prep.clips import Clip, ClipDataset
+from data_prep.clips import Clip
 from data_prep.manifest import Manifest
 from data_prep.offsets import check_expert, find_offset, framed, similarity_curves
 from data_prep.sync import SyncDataset
+from data_prep.windows import ClipDataset
 from finetune_e2e import Dubbing, Finetuning, first_synthesized
 from losses.face import FaceLosses, FaceObjective
 from losses.heatmap import HeatmapLosses, freeze_unread, heatmap_terms
 from media.audio import mfcc
+from media.crop import crop_face
 from media.errors import InputError
-from media.face import FaceTracker, crop_face
+from media.face import FaceTracker
 from media.video import read_frames
 from metrics.crops import LipDistance
 from models.checkpoint import load_any_sync_expert, load_checkpoint, load_network, save_checkpoint
@@ -37,7 +39,8 @@ from models.transport import mouth_motion
 from train_face import FaceTraining
 from train_heatmap import HeatmapTraining
 from train_sync import SyncTraining
-from training import read_config, validation_batch
+from training.config import read_config
+from training.data import validation_batch
 
 ROOT = Path(__file__).resolve().parent.parent
 STEPS = ["train.steps=2", "train.save_every=1", "train.validate_every=2"]
@@ -326,10 +329,10 @@ class Record:
         self.path = path
 
     def __call__(self) -> None:
-        import training
-        import training_run
+        from training.learner import Learner
+        from training.run import Run
 
-        seen, learn, finish = [], training.Learner.step, training_run.Run.finish
+        seen, learn, finish = [], Learner.step, Run.finish
 
         def recorded(learner, batch, step, compute):
             if "start" in batch:  # the discriminator's have none
@@ -345,7 +348,7 @@ class Record:
             path.write_text(json.dumps({"seen": seen, "weights": weights.hexdigest()}))
             return finish(run, summary)
 
-        training.Learner.step, training_run.Run.finish = recorded, finished
+        Learner.step, Run.finish = recorded, finished
 
 
 def test_a_step_in_parts_learns_what_a_whole_one_does(clips, tmp_path):

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from faces import portrait, write_frames
 
-from media.face import FaceTracker, to_crop
+from media.crop import to_crop
+from media.face import FaceTracker
 from media.heatmap import CONTENT, FULL_FACE, LIPS, draw_heatmap
 from media.video import read_frames
 from metrics import trajectories

@@ -1,0 +1,250 @@
+"""The training windows that are read from a folder of clip files."""
+
+import os
+from collections import OrderedDict
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from data_prep.clips import Clip, clip_id, clip_paths
+from data_prep.manifest import Manifest
+from media.audio import SAMPLE_RATE, audio_windows
+from media.crop import CROP_SIZE
+from media.errors import InputError
+from media.heatmap import FULL_FACE, KEYPOINTS, MIRROR, POSE, draw_heatmaps
+from media.timeline import FPS
+
+
+def window_starts(clip: Clip, length: int, late: int = 0) -> np.ndarray:
+    """Positions of the faces from which `length` follow each other without a gap, with sound, so many frames late."""
+    last = np.arange(length - 1, len(clip))
+    first = last - (length - 1)
+    in_a_row = clip.frames[last] - clip.frames[first] == length - 1
+    with_sound = (clip.frames[last].astype(np.int64) + late) * SAMPLE_RATE < clip.samples * FPS
+    with_sound &= clip.frames[first] + late >= 0
+    return first[in_a_row & with_sound].astype(np.int32)
+
+
+class ClipDataset(Dataset):
+    """Windows of consecutive frames with their sound, and reference frames of the same clip.
+
+    Item (index, seed): window `index` of all the folder's windows; everything random about it (the reference frames,
+    the augmentation) comes from `seed`, so an item is the same whichever worker makes it. A dict of
+
+        audio (T, C, W), frames (T, 3, H, W) RGB in [0, 1], heatmaps and pose_heatmaps (T, 1, H, W),
+        landmarks (T, 57, 2), mel (1, 80, 16) the sync expert's five frames of sound from frame `mel_from` on,
+        reference_images (N, 3, H, W), reference_heatmaps (N, 1, H, W),
+        points (T, 131, 2) and reference_points (N, 131, 2), through which the heatmaps are drawn, all float32;
+        clip, the clip's id, and start, the first frame's index on the 25 fps timeline.
+
+    References are N different frames outside the window (repeated where the clip has fewer), in the order of time.
+
+    Args:
+        folder: clip files, in subfolders too.
+        audio: "mel" or "wav2vec2", the kind of the windows in `audio`.
+        window: T, frames in a row, without a gap in `frames` and with sound.
+        references: N.
+        size: H and W; 128 is what the files hold.
+        augment: mirror half of the items, and vary brightness, contrast and colour, and of log-mel the loudness and
+            the tilt, all frames of an item alike.
+        warp: turn, stretch and shift the points, and with them the heatmaps but not the pictures, by up to this share
+            of the crop, the frames of a window alike and each reference by itself; for networks that see no picture.
+        max_offset: leave out clips whose sound the manifest says to be off by more frames; None keeps all.
+        correct_offsets: move each clip's sound by the offset in the manifest.
+        mel_from: the frame of the window with which `mel` begins.
+        decoded: folder for decoded copies of the faces (see `Clip`); None decodes them each time.
+        holdout: share at each clip's end that is kept apart: no window lies in it, nor in the second before it, and no
+            reference.
+        held_out: windows of what is kept apart instead, with references from what is not.
+
+    Raises:
+        InputError: a clip file cannot be used, lacks the audio, has no offset where one is needed, or no clip
+            has a window.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        audio: str = "mel",
+        window: int = 5,
+        references: int = 5,
+        size: int = CROP_SIZE,
+        augment: bool = False,
+        max_offset: int | None = None,
+        mel_from: int = 0,
+        warp: float = 0.0,
+        decoded: str | os.PathLike | None = None,
+        holdout: float = 0.0,
+        held_out: bool = False,
+        correct_offsets: bool = False,
+    ):
+        if not 0 <= holdout < 1:
+            raise InputError(f"holdout={holdout} is a share of each clip; use 0 or more and less than 1")
+        self.mel_from, self.holdout, self.held_out = mel_from, holdout, held_out
+        self.kind, self.window, self.references, self.size, self.augment = audio, window, references, size, augment
+        self.warp = warp
+        self.clips: list[Clip] = []
+        starts: list[np.ndarray] = []
+        self._late: list[int] = []
+        manifest = Manifest(Path(folder))
+        for path in clip_paths(folder):
+            clip = Clip(path, clip_id(path, folder), decoded)
+            if audio not in clip.kinds:
+                raise InputError(f"clip file {path} has no {audio} features; preprocess again with --audio {audio}")
+            if len(clip) <= window or not len(self._windows(clip, 0)):
+                continue
+            late = manifest.lateness(clip.id, max_offset, correct_offsets)
+            first = self._windows(clip, late or 0)
+            if late is not None and len(first):
+                self.clips.append(clip)
+                starts.append(first)
+                self._late.append(late)
+        if not self.clips:
+            raise InputError(
+                f"data folder {folder}: no clip has {window} frames in a row and one more"
+                f"{' beside what holdout keeps apart' if holdout else ''}; add longer clips"
+            )
+        self._starts = starts
+        self._ends = np.cumsum([len(first) for first in starts])
+        self._features: OrderedDict[int, tuple[np.ndarray, np.ndarray]] = OrderedDict()
+
+    def _windows(self, clip: Clip, late: int) -> np.ndarray:
+        """Positions of the faces with which a window can start whose sound, so many frames late, is in the clip."""
+        first = window_starts(clip, self.window, late)
+        apart = self._apart(clip)
+        if self.held_out:
+            return first[first >= (apart or len(clip))]  # without anything before it there are no references
+        return first[first + self.window <= (apart - FPS if self.holdout else apart)]
+
+    def _apart(self, clip: Clip) -> int:
+        """Position of the first face of what is kept apart."""
+        return round(len(clip) * (1 - self.holdout))
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, item: tuple[int, int] | int) -> dict:
+        index, seed = item if isinstance(item, tuple | list) else (item, item)
+        if not 0 <= index < len(self):
+            raise IndexError(f"window {index} of {len(self)}")
+        cv2.setNumThreads(0)  # on pictures this small OpenCV's threads only wait for each other
+        which = int(np.searchsorted(self._ends, index, side="right"))
+        clip = self.clips[which]
+        first = int(self._starts[which][index - (self._ends[which - 1] if which else 0)])
+        random = np.random.default_rng([seed % 2**63, index])
+
+        targets = np.arange(first, first + self.window)
+        others = np.setdiff1d(np.arange(self._apart(clip)), targets)
+        chosen = np.sort(random.choice(others, self.references, replace=len(others) < self.references))
+        positions = np.concatenate([targets, chosen])
+        images, landmarks = clip.faces(positions), clip.landmarks[positions]
+        if self.augment:
+            images, landmarks = _augmented(images, landmarks, random)
+        if self.warp > 0:
+            landmarks = warped(landmarks, self.window, self.warp, random)
+        if self.size != CROP_SIZE:
+            images = np.stack(
+                [cv2.resize(image, (self.size, self.size), interpolation=cv2.INTER_AREA) for image in images]
+            )
+
+        numbers = clip.frames[targets]
+        sounding = numbers + self._late[which]
+        features, mel = self._sound(which)
+        windows = audio_windows(features, self.kind, sounding)
+        if self.augment and self.kind == "mel":
+            windows = _varied_mel(windows, random)
+        pictures = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))).float().div_(255)
+        full = torch.from_numpy(draw_heatmaps(landmarks, FULL_FACE, self.size))
+        pose = torch.from_numpy(draw_heatmaps(landmarks[: self.window], POSE, self.size))
+        return {
+            "audio": torch.from_numpy(windows),
+            "frames": pictures[: self.window],
+            "heatmaps": full[: self.window],
+            "pose_heatmaps": pose,
+            "landmarks": torch.from_numpy(np.ascontiguousarray(landmarks[: self.window, KEYPOINTS])),
+            # Frame i's window starts two frames early, so frame 2's covers the window's own sound.
+            "mel": torch.from_numpy(audio_windows(mel, "mel", sounding[:1] + self.mel_from + 2)),
+            "reference_images": pictures[self.window :],
+            "reference_heatmaps": full[self.window :],
+            "points": torch.from_numpy(landmarks[: self.window]),
+            "reference_points": torch.from_numpy(landmarks[self.window :]),
+            "clip": clip.id,
+            "start": int(numbers[0]),
+        }
+
+    def points(self) -> Iterator[np.ndarray]:
+        """Yield each clip's points (F, 131, 2), less what `holdout` keeps apart."""
+        for clip in self.clips:
+            yield clip.landmarks[: self._apart(clip)]
+            clip.__dict__.pop("landmarks", None)  # of thousands of clips they would fill the memory
+
+    def sounds(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield each clip's windows of sound (F, C, W) and `points` (F, 131, 2), without its pictures."""
+        for which, points in enumerate(self.points()):
+            numbers = self.clips[which].frames[: len(points)] + self._late[which]
+            yield audio_windows(self._sound(which)[0], self.kind, numbers), points
+
+    def _sound(self, which: int) -> tuple[np.ndarray, np.ndarray]:
+        """Features of the clip's sound, of `kind` and log-mel, from a cache of at most 256 MB a process."""
+        if which not in self._features:
+            mel = self.clips[which].audio("mel")
+            self._features[which] = (mel if self.kind == "mel" else self.clips[which].audio(self.kind)), mel
+            while sum(map(_size, self._features.values())) > _CACHE and len(self._features) > 1:
+                self._forget(next(iter(self._features)))
+        self._features.move_to_end(which)
+        return self._features[which]
+
+    def _forget(self, which: int) -> None:
+        """Drop what a clip keeps in memory."""
+        del self._features[which]
+        self.clips[which].__dict__.pop("landmarks", None)
+
+
+def warped(points: np.ndarray, window: int, most: float, random: np.random.Generator) -> np.ndarray:
+    """Points (M, 131, 2) under random affine maps near the identity: one for the first `window`, then one for each."""
+    count = 1 + len(points) - window
+    linear = np.eye(2) + random.uniform(-most, most, (count, 2, 2))
+    linear[:, 0, 1] = random.uniform(-most, most, count) - linear[:, 1, 0]  # more turned than sheared
+    shift = random.uniform(-most, most, (count, 1, 2)) / 2
+    which = np.maximum(np.arange(len(points)) - window + 1, 0)
+    return ((points - 0.5) @ linear[which] + 0.5 + shift[which]).astype(np.float32)
+
+
+def _varied_mel(windows: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Log-mel windows (T, 80, W) louder or softer by up to 10 dB, and tilted towards low or high voices, all alike."""
+    loudness, tilt = random.uniform(-0.8, 0.8), random.uniform(-0.6, 0.6)
+    change = loudness + tilt * np.linspace(-1, 1, windows.shape[1])[:, None]
+    return np.clip(windows + change, -4, 4).astype(np.float32)
+
+
+_CACHE = 256 * 2**20
+
+
+def _size(features: tuple[np.ndarray, np.ndarray]) -> int:
+    return sum(each.nbytes for each in features)
+
+
+def mirrored(images: np.ndarray, landmarks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Images (n, H, W, 3) and landmarks (m, 131, 2), in units of the crop, of faces seen in a mirror."""
+    return images[:, :, ::-1], mirrored_points(landmarks)
+
+
+def mirrored_points(landmarks: np.ndarray) -> np.ndarray:
+    """Landmarks (m, 131, 2), in units of the crop, of faces seen in a mirror."""
+    return landmarks[:, MIRROR] * np.float32([-1, 1]) + np.float32([1, 0])
+
+
+def _augmented(images: np.ndarray, landmarks: np.ndarray, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Mirror (half of the time) and vary the light and colour of (n, H, W, 3) uint8 images, all alike."""
+    if random.random() < 0.5:
+        images, landmarks = mirrored(images, landmarks)
+    # A gain a channel (brightness and white balance) and a contrast about the middle grey, as one lookup a channel.
+    gain = random.uniform(0.85, 1.15) * random.uniform(0.95, 1.05, 3)
+    contrast = random.uniform(0.85, 1.15)
+    levels = np.arange(256)[:, None]
+    table = np.clip(np.rint((levels * gain - 128) * contrast + 128), 0, 255).astype(np.uint8)
+    return np.stack([table[images[..., channel], channel] for channel in range(3)], axis=-1), landmarks
