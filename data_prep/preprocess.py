@@ -7,14 +7,17 @@ goes on where it was when started again; several machines share the work with --
 """
 
 import argparse
+import contextlib
 import dataclasses
 import os
 import sys
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from data_prep import cmlr, folder, hdtf, lrs2
@@ -70,8 +73,23 @@ def features(wav: np.ndarray, kinds: list[str]) -> dict[str, np.ndarray]:
     """Audio features by kind; log-mel always, which the lip-sync expert hears."""
     found = {"mel": mel_spectrogram(wav)}
     if "wav2vec2" in kinds:
-        found["wav2vec2"] = wav2vec2_features(wav)
+        with _one_thread():
+            found["wav2vec2"] = wav2vec2_features(wav)
     return found
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Torch computes in one thread: sums differ with their number, and clip files must not.
+
+    Little is lost, as the workers are as many as the cores.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def process(source: Source, output: Path, kinds: list[str]) -> dict:

@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.sparse import csr_array
 
 SAMPLE_RATE = 16000
 FEATURES = {"mel": (80, 16), "wav2vec2": (768, 10)}  # channels, width of a video frame's window
@@ -26,7 +27,8 @@ def mel_spectrogram(wav: np.ndarray) -> np.ndarray:
     """
     import librosa
 
-    basis = librosa.filters.mel(sr=SAMPLE_RATE, n_fft=MEL_WINDOW, n_mels=80, fmin=55, fmax=7600)
+    # A sparse product, as BLAS sums in an order that depends on its number of threads: clip files must not.
+    basis = csr_array(librosa.filters.mel(sr=SAMPLE_RATE, n_fft=MEL_WINDOW, n_mels=80, fmin=55, fmax=7600))
     count = 1 + len(wav) // MEL_HOP
     blocks = []
     for first in range(0, count, BLOCK):

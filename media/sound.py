@@ -169,4 +169,5 @@ def _mono(samples: np.ndarray, layout: av.AudioLayout) -> np.ndarray:
     )
     if len(weights) != len(samples) or not weights.any():
         weights = np.ones(len(samples), np.float32)
-    return (weights / weights.sum())[None] @ samples
+    # Not with @: BLAS sums in an order that depends on its number of threads.
+    return np.einsum("c,cs->s", weights / weights.sum(), samples)[None]

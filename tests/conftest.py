@@ -1,8 +1,11 @@
-"""What several test files share: where the shared data lies, and a fixed number of threads."""
+"""What several test files share: where the shared data lies, and numbers of threads."""
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
 import pytest
 import torch
 
@@ -24,3 +27,23 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"the shared parity cases and clips are not here ({folder}); set SHARED to their folder")
     return folder
+
+
+@contextlib.contextmanager
+def threads_of_libraries(count: int) -> Iterator[None]:
+    """BLAS, OpenMP, torch and OpenCV compute in `count` threads; with several, denormal numbers are flushed, too.
+
+    A process may have been left in such a state by a library, a launcher or the number of its fellow workers.
+    """
+    threadpoolctl = pytest.importorskip("threadpoolctl")
+    before = torch.get_num_threads(), cv2.getNumThreads()
+    try:
+        with threadpoolctl.threadpool_limits(count):
+            torch.set_num_threads(count)
+            cv2.setNumThreads(count)
+            torch.set_flush_denormal(count > 1)
+            yield
+    finally:
+        torch.set_flush_denormal(False)
+        torch.set_num_threads(before[0])
+        cv2.setNumThreads(before[1])

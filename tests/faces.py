@@ -1,4 +1,4 @@
-"""Pictures with faces for the tests, and small dubbing networks with random weights."""
+"""Pictures with faces for the tests, and small networks with random weights."""
 
 from pathlib import Path
 
@@ -54,3 +54,23 @@ def small_checkpoint(folder: Path) -> Path:
     }
     save_checkpoint(folder, networks, {name: network.config for name, network in networks.items()})
     return folder
+
+
+def small_wav2vec2_folder(folder: Path, channels: int = 32) -> tuple[Path, torch.nn.Module]:
+    """`folder` with a small random network of Wav2Vec 2.0 base's kind written to it, and that network."""
+    from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2Model
+
+    torch.manual_seed(0)
+    config = Wav2Vec2Config(
+        hidden_size=channels,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        intermediate_size=48,
+        conv_dim=[16] * 7,
+        num_conv_pos_embeddings=16,
+        num_conv_pos_embedding_groups=4,
+    )
+    network = Wav2Vec2Model(config).eval()
+    network.save_pretrained(folder)
+    Wav2Vec2FeatureExtractor(do_normalize=True).save_pretrained(folder)
+    return folder, network

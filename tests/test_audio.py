@@ -7,12 +7,14 @@ import av
 import numpy as np
 import pytest
 import torch
+from conftest import threads_of_libraries
+from faces import small_wav2vec2_folder
 from media_files import beat_sound, beats_heard, write_sound, write_video
 
 from media import audio
 from media.container import believable
 from media.errors import InputError
-from media.sound import read_audio, read_sound
+from media.sound import _mono, read_audio, read_sound
 from media.video import VideoWriter
 
 SOUNDS = {
@@ -62,6 +64,15 @@ def test_channels_are_mixed_without_clipping(tmp_path):
     loud = np.full((2, 16000), 0.9, np.float32) * np.sin(np.arange(16000, dtype=np.float32) / 5)
     sound = read_audio(write_sound(tmp_path / "a.wav", "pcm_f32le", 16000, "stereo", sound=loud))
     np.testing.assert_allclose(sound, loud[0], atol=1e-6)
+
+
+def test_the_mix_to_mono_does_not_depend_on_threads():
+    samples = np.random.default_rng(0).standard_normal((6, 100_001)).astype(np.float32)
+    mixed = []
+    for threads in (1, 2):
+        with threads_of_libraries(threads):
+            mixed.append(_mono(samples, av.AudioLayout("5.1")))
+    np.testing.assert_array_equal(*mixed)
 
 
 @pytest.mark.parametrize("layout", ["quad", "5.1(side)", "7.1"])
@@ -218,26 +229,9 @@ def test_a_window_is_the_five_frames_of_sound_around_a_frame(kind):
 
 @pytest.fixture(scope="module")
 def small_wav2vec2(tmp_path_factory):
-    """A folder with a small random network of the base model's kind, and that network."""
-    from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2Model
-
-    torch.manual_seed(0)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # faster for operations this small
-    config = Wav2Vec2Config(
-        hidden_size=32,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        intermediate_size=48,
-        conv_dim=[16] * 7,
-        num_conv_pos_embeddings=16,
-        num_conv_pos_embedding_groups=4,
-    )
-    network = Wav2Vec2Model(config).eval()
-    folder = tmp_path_factory.mktemp("wav2vec2")
-    network.save_pretrained(folder)
-    Wav2Vec2FeatureExtractor(do_normalize=True).save_pretrained(folder)
-    yield folder, network
+    yield small_wav2vec2_folder(tmp_path_factory.mktemp("wav2vec2"))
     torch.set_num_threads(threads)
 
 

@@ -1,6 +1,7 @@
 """The preprocessing command on folders that the tests make: datasets' layouts, bad files, kills and resumption."""
 
 import dataclasses
+import functools
 import json
 import os
 import shutil
@@ -14,17 +15,18 @@ import av
 import cv2
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, threads_of_libraries
 from crashing import ten_times_unless_three
-from faces import empty, portraits
+from faces import empty, portraits, small_wav2vec2_folder
 from media_files import beat_sound, write_sound
+from safetensors.numpy import load_file
 from training_runs import write_clips
 
 from data_prep import cmlr, folder, hdtf, lrs2, preprocess, workers
 from data_prep.clips import Clip
 from data_prep.layout import Source
 from data_prep.manifest import Manifest
-from media.audio import mel_spectrogram
+from media.audio import mel_spectrogram, wav2vec2_features
 from media.crop import select131, to_crop
 from media.sound import read_audio
 from media.video import VideoWriter, read_frames
@@ -202,6 +204,19 @@ def test_a_killed_run_is_finished_by_the_next_with_the_same_files(tmp_path, talk
     code, out, _ = run(source, output, "--workers", 1, capsys=capsys)
     assert code == 0 and "4 succeeded, 0 failed" in out
     assert contents(output) == contents(tmp_path / "whole")
+
+
+def test_a_clip_file_does_not_depend_on_the_threads_of_its_process(tmp_path, talk, monkeypatch):
+    model, _ = small_wav2vec2_folder(tmp_path / "wav2vec2", channels=768)
+    monkeypatch.setattr(preprocess, "wav2vec2_features", functools.partial(wav2vec2_features, model=model))
+    shutil.copytree(talk.parent, tmp_path / "in")
+    for threads in (1, 2):
+        with threads_of_libraries(threads):
+            run(tmp_path / "in", tmp_path / f"out{threads}", "--workers", 1, "--audio", "mel", "wav2vec2")
+    one, two = (load_file(tmp_path / f"out{threads}" / "talk.safetensors") for threads in (1, 2))
+    assert one.keys() == two.keys() and "audio_wav2vec2" in one
+    assert [name for name in one if one[name].tobytes() != two[name].tobytes()] == []
+    assert contents(tmp_path / "out1") == contents(tmp_path / "out2")
 
 
 def test_a_clip_file_that_is_damaged_or_lacks_audio_is_made_again(tmp_path, talk, capsys, monkeypatch):
