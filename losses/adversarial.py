@@ -1,4 +1,4 @@
-"""L_gan and L_feat of STSA eq. 10: least-squares adversarial terms (Mao et al., 2017) and feature matching.
+"""L_gan and L_feat of STSA eq. 10, L_GAN of G4G eq. 14: least squares (Mao et al., 2017) and feature matching.
 
 All take what `PatchDiscriminator` returns: for each scale a list of its layers' features, the last of which are the
 scores of the patches. As in pix2pixHD and IP-LAP the adversarial terms are summed over the scales.

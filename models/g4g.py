@@ -261,7 +261,7 @@ class G4GSynthesizer(nn.Module):
     def encode_references(
         self, reference_images: Tensor, reference_heatmaps: Tensor, reference_points: Tensor | None = None
     ) -> G4GReferences:
-        """I_r (B, N, 3, H, W) and L_r (B, N, 1, H, W), of each reference; once a video."""
+        """I_r (B, N, 3, H, W) and L_r (B, N, 1, H, W), of each reference; once a video (eq. 3, 4)."""
         check_references(reference_images, self.config.references)
         features = self.references(reference_images.flatten(1, 2))
         landmarks = self.embed_landmarks(self.landmarks(reference_heatmaps.flatten(0, 1))).mean(dim=2)
@@ -277,7 +277,7 @@ class G4GSynthesizer(nn.Module):
         points: Tensor | None = None,
         alignment: bool = False,
     ) -> Tensor | tuple[Tensor, G4GAlignment]:
-        """As `forward`, with `encode_references`' result for the B windows."""
+        """As `forward`, with `encode_references`' result for the B windows (eq. 1, 2 and 11)."""
         shape, identity = frames.shape[:2], references.landmarks
         references = references.repeat(shape[1])
         masked = mask_lower_half(frames.flatten(0, 1))

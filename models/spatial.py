@@ -137,7 +137,7 @@ class AdaAT(nn.Module):
 
 
 def affine_grid(scale: Tensor, angle: Tensor, translation: Tensor, height: int, width: int) -> Tensor:
-    """The points (M, H, W, 2) that M maps read: scale R(angle) (x, y) + translation, from a grid of corners -1 and 1.
+    """The points (M, H, W, 2) that M maps read: scale R(angle) (x, y) + translation, corners at -1 and 1 (G4G eq. 11).
 
     scale, angle: (M,); translation: (M, 2). The order of the operations is the released network's: errors of
     rounding here are magnified by whole images' widths.
