@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import pytest
 import torch
+from training_runs import write_clips
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -27,6 +28,12 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"the shared parity cases and clips are not here ({folder}); set SHARED to their folder")
     return folder
+
+
+@pytest.fixture(scope="session")
+def clips(tmp_path_factory) -> Path:
+    """Two drawn clips, for tests that only read them."""
+    return write_clips(tmp_path_factory.mktemp("clips"))
 
 
 @contextlib.contextmanager

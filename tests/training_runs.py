@@ -27,6 +27,7 @@ TINY = {
     "train_sync": ["model.width=0.03", "train.batch_size=4", "negatives=2"],
     "finetune_e2e": ["train.batch_size=2"],
 }
+STEPS = ["train.steps=2", "train.save_every=1", "train.validate_every=2"]
 COMMON = ["data.workers=0", "data.augment=false", "train.validation_windows=2", "train.warmup=0", "train.log_every=1"]
 
 
@@ -106,6 +107,25 @@ def write_checkpoints(folder: Path, mutual_information: bool = False, heatmaps: 
     networks = {"heatmap_predictor": HeatmapPredictor(heard), "face_synthesizer": FaceSynthesizer(seen)}
     save_checkpoint(folder, networks, {"heatmap_predictor": heard, "face_synthesizer": seen})
     return [f"heatmap_predictor={folder}", f"face_synthesizer={folder}"]
+
+
+def scalars_and_images(output: Path) -> tuple[dict[str, list[float]], set[str]]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(output / "tensorboard"), size_guidance={"scalars": 0})
+    events.Reload()
+    tags = events.Tags()
+    scalars = {tag: [event.value for event in events.Scalars(tag)] for tag in tags["scalars"]}
+    return scalars, set(tags["images"])
+
+
+def last_error(log: Path) -> str:
+    """The one line that a failed run wrote; progress bars may precede it."""
+    text = log.read_text()
+    assert "Traceback" not in text
+    errors = [line for line in text.replace("\r", "\n").splitlines() if "error:" in line]
+    assert len(errors) == 1 and errors[0] == text.splitlines()[-1].split("\r")[-1]
+    return errors[0]
 
 
 def _child(script: str, arguments: list[str], before: Callable[[], None] | None, environment: dict) -> None:

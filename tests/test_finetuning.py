@@ -1,0 +1,60 @@
+"""Predictor and synthesizer trained together: what each is given."""
+
+import pytest
+import torch
+
+from benchmarks.inference import trained_like
+from data_prep.windows import ClipDataset
+from finetune_e2e import Dubbing, first_synthesized
+from media.errors import InputError
+from models.checkpoint import load_checkpoint, save_checkpoint
+from models.face_synthesizer import FaceSynthesizer, FaceSynthesizerConfig
+from models.heatmap_predictor import HeatmapPredictor, HeatmapPredictorConfig
+from training.data import validation_batch
+
+
+@pytest.mark.parametrize("landmark_flow", [False, True])
+def test_some_windows_are_drawn_from_their_true_heatmaps(clips, landmark_flow):
+    predictor = trained_like(HeatmapPredictor(HeatmapPredictorConfig(width=0.0625, layers=1, heads=2)))
+    synthesizer = trained_like(FaceSynthesizer(FaceSynthesizerConfig(width=0.125, landmark_flow=landmark_flow)))
+    batch = validation_batch(ClipDataset(clips), 2)
+    dubbing = Dubbing(predictor, synthesizer, 5, true_heatmaps=1.0).eval()
+    references = batch["reference_images"], batch["reference_heatmaps"]
+    with torch.no_grad():
+        predicted = dubbing(batch)
+        dubbing.training = True  # the networks stay as they are
+        told = dubbing(batch)
+        points = batch["points"], batch["reference_points"]
+        expected = synthesizer(batch["frames"], batch["heatmaps"], *references, batch["audio"], *points)
+    torch.testing.assert_close(told[0], expected)
+    assert torch.equal(told[3], predicted[3]) and not torch.equal(told[0], predicted[0])
+    assert torch.equal(told[2], batch["points"]) and not torch.equal(predicted[2], batch["points"])
+
+
+def test_eq_3_sees_heatmaps_above_1_that_the_synthesizer_does_not(clips):
+    predictor = trained_like(HeatmapPredictor(HeatmapPredictorConfig(width=0.0625, layers=1, heads=2)))
+    synthesizer = trained_like(FaceSynthesizer(FaceSynthesizerConfig(width=0.125)))
+    predictor.register_forward_hook(lambda module, inputs, outputs: (outputs[0] + 1, outputs[1]))
+    seen = []
+    synthesizer.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[1]))
+    with torch.no_grad():
+        heatmaps = Dubbing(predictor, synthesizer, 5)(validation_batch(ClipDataset(clips), 2))[3]
+    assert heatmaps.min() >= 1 and heatmaps.max() > 1.5
+    assert seen[0].max() == 1
+
+
+def test_the_sound_of_the_sync_loss_is_that_of_the_synthesized_frames(clips):
+    """Where the predictor's window is longer than the five frames that the expert sees."""
+    longer = ClipDataset(clips, window=9, references=1, mel_from=2)[(3, 0)]
+    own = ClipDataset(clips, window=5, references=1)[(5, 0)]
+    assert longer["start"] + 2 == own["start"] and torch.equal(longer["mel"], own["mel"])
+    assert first_synthesized(HeatmapPredictor(HeatmapPredictorConfig(width=0.03, layers=1, frames=9)), 5) == 2
+
+
+def test_a_synthesizer_of_another_size_than_the_heatmaps_is_refused(tmp_path):
+    synthesizer = FaceSynthesizer(FaceSynthesizerConfig(width=0.03, size=160))
+    predictor = HeatmapPredictor(HeatmapPredictorConfig(width=0.03, layers=1))
+    networks = {"heatmap_predictor": predictor, "face_synthesizer": synthesizer}
+    save_checkpoint(tmp_path, networks, {name: network.config for name, network in networks.items()})
+    with pytest.raises(InputError, match="faces of 160 pixels, the predictor heatmaps of 128; train one with"):
+        load_checkpoint(tmp_path)

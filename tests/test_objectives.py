@@ -1,0 +1,70 @@
+"""The losses as the training scripts put them together."""
+
+import pytest
+import torch
+
+from benchmarks.training import PlainSynthesizer
+from losses.face import FaceLosses, FaceObjective
+from losses.heatmap import HeatmapLosses, freeze_unread, heatmap_terms
+from media.errors import InputError
+from models.checkpoint import load_any_sync_expert
+from models.face_synthesizer import Alignment, FaceSynthesizer, FaceSynthesizerConfig
+from models.heatmap_predictor import HeatmapPredictor, HeatmapPredictorConfig
+from models.sync_expert import SyncExpert, SyncExpertConfig
+
+
+@pytest.mark.parametrize("heatmaps", ["decoded", "drawn"])
+@pytest.mark.parametrize(("heatmap", "points"), [(1.0, 0.0), (1.0, 1.0), (0.0, 1.0)])
+def test_what_no_loss_reads_is_frozen_and_nothing_else(heatmaps, heatmap, points):
+    torch.manual_seed(0)
+    predictor = HeatmapPredictor(HeatmapPredictorConfig(width=0.03, layers=1, heatmaps=heatmaps))
+    weights = HeatmapLosses(heatmap, points, points)
+    freeze_unread(predictor, weights)
+    batch = {"heatmaps": torch.rand(1, 5, 1, 128, 128), "landmarks": torch.rand(1, 5, 57, 2)}
+    points = torch.rand(1, 5, 131, 2), torch.rand(1, 2, 131, 2)
+    predicted = predictor(torch.randn(1, 5, 80, 16), batch["heatmaps"], torch.rand(1, 2, 1, 128, 128), *points)
+    sum(heatmap_terms(*predicted, batch, weights).values()).backward()
+    for name, parameter in predictor.named_parameters():
+        assert parameter.requires_grad == (parameter.grad is not None), name
+
+
+def test_the_sync_loss_takes_wav2lips_file(tmp_path):
+    config = SyncExpertConfig.released()
+    names = SyncExpert(config).state_dict()
+    renamed = {name.replace(".conv.", ".conv_block.0.").replace(".norm.", ".conv_block.1."): name for name in names}
+    torch.save({"state_dict": {theirs: names[own] for theirs, own in renamed.items()}}, tmp_path / "expert.pth")
+    weights = FaceLosses(perceptual=0, gan=0, feature=0, mutual_information=0)
+    objective = FaceObjective(weights, FaceSynthesizerConfig(), 5, str(tmp_path / "expert.pth"))
+    assert torch.equal(objective.expert.state_dict()["face_encoder.0.conv.weight"], names["face_encoder.0.conv.weight"])
+    with pytest.raises(InputError, match="is not Wav2Lip's expert"):
+        torch.save({"a": torch.zeros(1)}, tmp_path / "other.pth")
+        load_any_sync_expert(tmp_path / "other.pth")
+
+
+def test_where_vgg_is_absent_the_config_names_what_takes_its_place(monkeypatch):
+    monkeypatch.setattr("losses.perceptual.fetch.available", lambda name: False)
+    batch = {"frames": torch.rand(1, 1, 3, 32, 32), "landmarks": torch.rand(1, 1, 57, 2)}
+    faces, said = torch.rand(1, 1, 3, 32, 32), []
+
+    def terms(**options) -> dict:
+        weights = FaceLosses(gan=0, feature=0, sync=0, mutual_information=0, **options)
+        objective = FaceObjective(weights, FaceSynthesizerConfig(), 1, "", said.append)
+        return objective(faces, batch, None, Alignment(None, None))
+
+    assert terms(without_vgg="skip") == {} and terms(without_vgg="l1").keys() == {"l1"}
+    assert [part in said[1] for part in ("L1 term at weight 1", "checkpoints.fetch vgg19")] == [True, True]
+    twice = terms(without_vgg="l1", l1_without_vgg=2.0)["l1"]
+    assert twice == 2 * terms(without_vgg="l1")["l1"] and len(said) == 4
+    with pytest.raises(InputError, match="use stop, skip or l1"):
+        terms(without_vgg="random")
+
+
+def test_the_plain_forward_computes_the_same_faces():
+    torch.manual_seed(0)
+    synthesizer = FaceSynthesizer(FaceSynthesizerConfig(width=0.03, references=2)).eval()
+    for parameter in synthesizer.parameters():  # no head starts at zero
+        torch.nn.init.normal_(parameter, std=0.2) if parameter.ndim > 1 else None
+    inputs = [torch.rand(1, 2, 3, 128, 128), torch.rand(1, 2, 1, 128, 128)]
+    inputs += [torch.rand(1, 2, 3, 128, 128), torch.rand(1, 2, 1, 128, 128), torch.rand(1, 2, 80, 16)]
+    with torch.no_grad():
+        assert torch.allclose(synthesizer(*inputs), PlainSynthesizer(synthesizer).eval()(*inputs), atol=1e-4)
