@@ -16,6 +16,7 @@ from media.audio import SAMPLE_RATE, audio_windows
 from media.crop import CROP_SIZE
 from media.errors import InputError
 from media.heatmap import FULL_FACE, KEYPOINTS, MIRROR, POSE, draw_heatmaps
+from media.references import by_lip_opening, lip_opening
 from media.timeline import FPS
 
 
@@ -41,7 +42,8 @@ class ClipDataset(Dataset):
         points (T, 131, 2) and reference_points (N, 131, 2), through which the heatmaps are drawn, all float32;
         clip, the clip's id, and start, the first frame's index on the 25 fps timeline.
 
-    References are N different frames outside the window (repeated where the clip has fewer), in the order of time.
+    References are N different frames outside the window (repeated where the clip has fewer), in the order of
+    `by_lip_opening` in the clip file: augmentation changes no order.
 
     Args:
         folder: clip files, in subfolders too.
@@ -139,8 +141,8 @@ class ClipDataset(Dataset):
 
         targets = np.arange(first, first + self.window)
         others = np.setdiff1d(np.arange(self._apart(clip)), targets)
-        chosen = np.sort(random.choice(others, self.references, replace=len(others) < self.references))
-        positions = np.concatenate([targets, chosen])
+        chosen = random.choice(others, self.references, replace=len(others) < self.references)
+        positions = np.concatenate([targets, by_lip_opening(chosen, lip_opening(clip.landmarks))])
         images, landmarks = clip.faces(positions), clip.landmarks[positions]
         if self.augment:
             images, landmarks = _augmented(images, landmarks, random)

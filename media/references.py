@@ -23,6 +23,23 @@ def lip_opening(landmarks: np.ndarray) -> np.ndarray:
     return np.linalg.norm(gap, axis=-1)
 
 
+def by_lip_opening(frames: np.ndarray, openings: np.ndarray) -> np.ndarray:
+    """Order reference frames from the most closed mouth to the most open one, and equal ones by time.
+
+    Training and dubbing give references in this one order: STSA's spatial path (eq. 8) and G4G's encoder (eq. 3) stack
+    them by channel, and so learn the place of each.
+
+    Args:
+        frames: (N,) indices into `openings`.
+        openings: (F,) lip opening of each of the video's frames, before any augmentation.
+
+    Returns:
+        (N,) `frames`, ordered.
+    """
+    frames = np.sort(frames)
+    return frames[np.argsort(np.asarray(openings)[frames], kind="stable")]
+
+
 def choose_references(openings: np.ndarray, count: int = 5) -> np.ndarray:
     """Choose `count` frames at equal steps of lip opening, from the most closed to the most open.
 
@@ -39,7 +56,7 @@ def choose_references(openings: np.ndarray, count: int = 5) -> np.ndarray:
     usable = np.flatnonzero(np.isfinite(openings))
     if not len(usable):
         raise ValueError("no frame has a face to choose references from")
-    ranked = usable[np.argsort(openings[usable], kind="stable")]
+    ranked = by_lip_opening(usable, openings)
     return ranked[np.rint(np.linspace(0, len(ranked) - 1, count)).astype(np.int64)]
 
 
@@ -74,4 +91,4 @@ def covering_references(landmarks: np.ndarray, count: int = 5, candidates: int =
             best = costs.argmin()
             if costs[best] < costs[chosen[position]] * (1 - 1e-9):
                 chosen[position], improved = best, True
-    return looked_at[chosen[np.argsort(openings[chosen], kind="stable")]]
+    return looked_at[by_lip_opening(chosen, openings)]

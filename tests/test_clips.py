@@ -14,6 +14,7 @@ from data_prep.windows import ClipDataset
 from media.audio import audio_windows
 from media.errors import InputError
 from media.heatmap import FULL_FACE, KEYPOINTS, MIRROR, ORDER, POSE, draw_heatmap
+from media.references import choose_references, lip_opening
 from models.transport import apply_affine, fit_affine
 
 FRAMES = [*range(3, 15), *range(20, 30)]  # a gap after 14
@@ -190,6 +191,20 @@ def test_references_are_different_frames_outside_the_window(folder):
         assert not {int(clip.frames[place]) for place in places} & set(range(item["start"], item["start"] + 5))
         chosen |= set(places)
     assert len(chosen) == len(clip) - 5  # each of the others, sooner or later
+
+
+def test_references_stand_in_the_order_of_dubbing(folder):
+    """From the most closed mouth to the most open, as `choose_references` gives the same frames."""
+    plain, mirrored, warped = (ClipDataset(folder, **how) for how in ({}, {"augment": True}, {"warp": 0.3}))
+    for seed in range(12):
+        item = plain[4, seed]
+        landmarks = item["reference_points"].numpy()
+        openings = lip_opening(landmarks)
+        assert (np.diff(openings) > 0).all()
+        np.testing.assert_array_equal(choose_references(openings, 5), range(5))
+        # What augmentation does to the points, each reference by itself, moves none to another place.
+        assert torch.equal(warped[4, seed]["reference_images"], item["reference_images"])
+        np.testing.assert_allclose(lip_opening(mirrored[4, seed]["reference_points"].numpy()), openings, atol=1e-6)
 
 
 def test_an_item_depends_on_index_and_seed_alone(folder):

@@ -173,6 +173,7 @@ def test_references_are_chosen_as_asked(tmp_path, choice, chooser):
     faces = np.stack([to_crop(select131(face.landmarks), face.box) for face in found])
     expected = faces[chooser(faces if choice == "cover" else lip_opening(faces))]
     np.testing.assert_allclose(seen[0], expected, atol=1e-3)
+    assert (np.diff(lip_opening(seen[0])) >= 0).all()  # the order in which training gives them too
 
 
 class Listening(SourcesOwnFaces):
@@ -243,6 +244,7 @@ def test_references_may_come_from_another_video(tmp_path):
     class Looking(SourcesOwnFaces):
         def encode(self, images, landmarks):
             assert images.shape == (5, 128, 128, 3) and landmarks.shape == (5, 131, 2)
+            assert (np.diff(lip_opening(landmarks)) >= 0).all()
             seen.append(images.mean())
 
     video = _video(tmp_path, "h264.mp4")

@@ -15,7 +15,7 @@ from faces import empty, portrait
 from media.crop import crop_face, face_bounds, face_box, overlap, paste_face, select131, to_crop
 from media.face import Face, FaceTracker, _silence
 from media.heatmap import ORDER, OVAL_POINTS
-from media.references import choose_references, covering_references, lip_opening
+from media.references import by_lip_opening, choose_references, covering_references, lip_opening
 from media.video import read_frames
 
 
@@ -214,6 +214,16 @@ def test_references_go_from_closed_to_open_in_equal_steps():
     assert len(choose_references(np.array([2.0, np.nan]), 5)) == 5
     with pytest.raises(ValueError, match="no frame"):
         choose_references(np.array([np.nan]))
+
+
+def test_equally_open_mouths_go_by_time():
+    openings = np.array([2.0, 1, np.nan, 1, 3, 1, 2])
+    np.testing.assert_array_equal(by_lip_opening([6, 5, 4, 3, 1, 0, 3], openings), [1, 3, 3, 5, 0, 6, 4])
+    np.testing.assert_array_equal(choose_references(openings, 6), [1, 3, 5, 0, 6, 4])
+    faces = np.random.default_rng(1).uniform(0.3, 0.7, (6, 131, 2))
+    lips = [ORDER.index(0), ORDER.index(17)]
+    faces[:, lips] = [[0.5, 0.6], [0.5, 0.7]]
+    np.testing.assert_array_equal(covering_references(faces, 6), range(6))
 
 
 def test_covering_references_show_every_kind_of_face():
