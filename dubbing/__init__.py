@@ -1,11 +1,33 @@
 """Dubbing a video: the streaming pipeline behind `inference.py`."""
 
-from dubbing.g4g import G4GSpeaker
-from dubbing.load import load_speaker
-from dubbing.options import DubOptions
-from dubbing.pipeline import Summary, dub
-from dubbing.speaker import Speaker
-from dubbing.stsa import StsaSpeaker
-from media.stages import Clock
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dubbing.g4g import G4GSpeaker
+    from dubbing.load import load_speaker
+    from dubbing.options import DubOptions
+    from dubbing.pipeline import Summary, dub
+    from dubbing.speaker import Speaker
+    from dubbing.stsa import StsaSpeaker
+    from media.stages import Clock
 
 __all__ = ["Clock", "DubOptions", "G4GSpeaker", "Speaker", "StsaSpeaker", "Summary", "dub", "load_speaker"]
+
+_MODULES = {
+    "dubbing.g4g": ("G4GSpeaker",),
+    "dubbing.load": ("load_speaker",),
+    "dubbing.options": ("DubOptions",),
+    "dubbing.pipeline": ("Summary", "dub"),
+    "dubbing.speaker": ("Speaker",),
+    "dubbing.stsa": ("StsaSpeaker",),
+    "media.stages": ("Clock",),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is asked for: `dubbing.options` alone must not load PyTorch."""
+    for module, names in _MODULES.items():
+        if name in names:
+            return getattr(importlib.import_module(module), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

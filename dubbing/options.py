@@ -1,40 +1,121 @@
-"""What a user chooses about a dub."""
+"""What a user chooses about a dub: the options of inference.py and of `dub`, from one dataclass."""
 
-from dataclasses import dataclass
+import argparse
+import dataclasses
+import os
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+from media.errors import positive
+
+
+def _option(value: Any, help: str, group: str, *flags: str, **argparse_options: Any) -> Any:
+    """A field with what argparse needs to offer it; its flag is --field-name where `flags` name no other."""
+    return field(default=value, metadata={"help": help, "group": group, "flags": flags, **argparse_options})
+
+
+def _face(text: str) -> str:
+    if text not in ("largest", "left", "right", "all") and not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text} is none of largest, left, right, all or a number from 0 on")
+    return text
+
+
+def _point(text: str) -> tuple[int, int]:
+    parts = [part.strip() for part in text.split(",")]
+    if len(parts) != 2 or not all(part.isdecimal() for part in parts):
+        raise argparse.ArgumentTypeError(f"{text} is not X,Y in pixels; give for example 320,180")
+    return int(parts[0]), int(parts[1])
 
 
 @dataclass
 class DubOptions:
-    """How one video is dubbed.
+    """How one video is dubbed. Each field's help says what it does; `None` of a path writes no such video."""
 
-    Attributes:
-        batch_size: faces that the networks make at once.
-        missing_face: "pass" lets frames without a face through untouched, "error" refuses the video.
-        face: "largest" (of each shot), "left", "right", an index from the left as digits, or "all".
-        face_at: a point x, y in pixels inside the face to dub; overrides `face`.
-        references: a video of the same person to take the reference frames from instead.
-        reference_choice: "cover" takes those that are most like all frames (`covering_references`), "opening" those at
-            equal steps of lip opening, as STSA's authors do (`choose_references`).
-        keep_fps: keep the source's average frame rate instead of 25.
-        smooth: steady the tracked landmarks over time.
-        visualize: a video to write of source, heatmap, generated crop and result side by side.
-        crop_output: a video to write of the bare generated face.
-        heatmap_output: a video to write of its heatmaps, for `metrics.trajectories`.
-        workers: face trackers that run at once.
-        progress: show progress bars.
+    visualize: Path | None = _option(
+        None, "also write source, heatmap, crop and result side by side", "one dub", metavar="FILE.mp4", type=Path
+    )
+    crop_output: Path | None = _option(
+        None, "also write the bare generated face", "one dub", metavar="FILE.mp4", type=Path
+    )
+    heatmap_output: Path | None = _option(
+        None,
+        "also write the predicted heatmaps, for metrics.trajectories",
+        "one dub",
+        metavar="FILE.mp4",
+        type=Path,
+    )
+    batch_size: int = _option(
+        4, "faces made at once (default: 4, on cuda 32)", "networks", metavar="N", type=positive, default=None
+    )
+    face: str = _option(
+        "largest",
+        "whom to dub: the largest face of each shot (default), the person on the left, on the right or INDEX from the "
+        "left (0, 1, ...) in the first frame that shows most faces, or everyone",
+        "faces",
+        "--face",
+        "--faces",
+        metavar="largest|left|right|INDEX|all",
+        type=_face,
+    )
+    face_at: tuple[int, int] | None = _option(
+        None,
+        "dub the person whose face is at this pixel when first seen there; overrides --face",
+        "faces",
+        metavar="X,Y",
+        type=_point,
+    )
+    missing_face: str = _option(
+        "pass", "frames without a face: leave them (default), or refuse the video", "faces", choices=("pass", "error")
+    )
+    references: Path | None = _option(
+        None, "take the reference frames from this video of the same person", "faces", metavar="VIDEO", type=Path
+    )
+    reference_choice: str = _option(
+        "cover",
+        "which of its frames: those nearest to all others (default), or at equal steps of lip opening, as STSA's "
+        "authors choose them",
+        "faces",
+        choices=("cover", "opening"),
+    )
+    smooth: bool = _option(
+        True, "use the tracked landmarks without smoothing over time", "faces", "--no-smoothing", action="store_false"
+    )
+    keep_fps: bool = _option(
+        False, "keep the video's average frame rate (1 to 240) instead of 25", "output", action="store_true"
+    )
+    workers: int = _option(
+        1,
+        "face trackers at once (default: the CPU cores, 8 at most)",
+        "output",
+        metavar="N",
+        type=positive,
+        default=None,
+    )
+    progress: bool = _option(True, "no progress bars", "output", "--quiet", action="store_false")
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Give `parser` an option for each field of `DubOptions`, in the fields' groups."""
+    groups = {group.title: group for group in parser._action_groups}
+    for each in dataclasses.fields(DubOptions):
+        details = {"default": each.default, "dest": each.name, **each.metadata}
+        flags = details.pop("flags") or (f"--{each.name.replace('_', '-')}",)
+        title = details.pop("group")
+        if title not in groups:
+            groups[title] = parser.add_argument_group(title)
+        groups[title].add_argument(*flags, **details)
+
+
+def options_of(arguments: argparse.Namespace) -> DubOptions:
+    """The options that were given; what was left out and depends on the machine is chosen here.
+
+    Args:
+        arguments: of a parser with `add_options` and `--device`.
     """
-
-    batch_size: int = 4
-    missing_face: str = "pass"
-    face: str = "largest"
-    face_at: tuple[int, int] | None = None
-    references: Path | None = None
-    reference_choice: str = "cover"
-    keep_fps: bool = False
-    smooth: bool = True
-    visualize: Path | None = None
-    crop_output: Path | None = None
-    heatmap_output: Path | None = None
-    workers: int = 1
-    progress: bool = True
+    given = {each.name: getattr(arguments, each.name) for each in dataclasses.fields(DubOptions)}
+    if given["batch_size"] is None:
+        given["batch_size"] = 32 if arguments.device.type == "cuda" else 4
+    if given["workers"] is None:
+        given["workers"] = min(8, os.cpu_count() or 1)
+    return DubOptions(**given)

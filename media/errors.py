@@ -4,7 +4,7 @@ import argparse
 import functools
 import sys
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from omegaconf.errors import OmegaConfBaseException
 
@@ -28,9 +28,22 @@ class Parser(argparse.ArgumentParser):
         raise InputError(f"{message}; see {self.prog} --help")
 
 
+def quick_help(parse: Callable[..., Any]) -> Callable[..., Any]:
+    """Answer `--help` at once: call `parse` where it stands, before the imports below it, which may take seconds.
+
+    For the `parse` of a command that is run as such; imported, it stays as it is.
+    """
+    if parse.__module__ == "__main__" and {"-h", "--help"} & set(sys.argv[1:]):
+        parse()
+    return parse
+
+
 def positive(text: str) -> int:
     """The type of an option that is a whole number from 1 on."""
-    number = int(text)
+    try:
+        number = int(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from error
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text} must be 1 or more")
     return number

@@ -1,8 +1,10 @@
 """Which device a command computes on."""
 
 import argparse
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
@@ -12,8 +14,10 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def usable_device(name: str) -> torch.device:
+def usable_device(name: str) -> "torch.device":
     """The device `name`, for "auto" CUDA where it is there; argparse's error where it cannot be used."""
+    import torch  # not needed to print a command's help, and slow to load
+
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:

@@ -6,7 +6,8 @@ import sys
 import pytest
 import torch
 
-from media.errors import InputError, command
+from media.errors import InputError, Parser, command
+from models.devices import add_device
 
 TRAINING = ["train_heatmap", "train_face", "train_sync", "finetune_e2e"]
 CASES = {
@@ -63,3 +64,17 @@ def test_a_defect_keeps_its_traceback():
 
     with pytest.raises(RuntimeError, match="shapes"):
         main()
+
+
+def test_every_option_of_a_dub_is_a_field_and_a_flag(monkeypatch):
+    from dubbing.options import DubOptions, add_options, options_of
+
+    parser = Parser()
+    add_device(parser)
+    add_options(parser)
+    assert options_of(parser.parse_args(["--device", "cpu", "--workers", "1"])) == DubOptions()
+    given = parser.parse_args(["--device", "cpu", "--face-at", "3,4", "--no-smoothing", "--quiet", "--batch-size", "7"])
+    options = options_of(given)
+    assert (options.face_at, options.smooth, options.progress, options.batch_size) == ((3, 4), False, False, 7)
+    flags = {flag for action in parser._actions for flag in action.option_strings}
+    assert all(action.help for action in parser._actions) and {"--missing-face", "--keep-fps"} < flags
