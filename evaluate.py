@@ -14,23 +14,14 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from tqdm import tqdm
-
-from media.errors import InputError, Parser, command
+from media.errors import InputError, Parser, command, quick_help
 from media.files import named_paths, output_folder, replacing
-from metrics.evaluation import Evaluation
-from metrics.gallery import Gallery
-from metrics.pairs import SUFFIXES
-from metrics.render import markdown, to_csv, to_latex, to_markdown, to_text
-from metrics.report import write_report
-from metrics.results import Results, published_grid
-from metrics.scoring import Options, count_frames, load_networks
 from metrics.tables import METRICS, TABLES, PublishedTable
 from models.devices import add_device
-from models.fast import forbid_tf32
 
 
-def parse(arguments: list[str] | None) -> argparse.Namespace:
+@quick_help
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = Parser(__doc__)
     parser.add_argument(
         "--generated",
@@ -53,6 +44,18 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     add_device(parser)
     return parser.parse_args(arguments)
+
+
+from tqdm import tqdm
+
+from metrics.evaluation import Evaluation
+from metrics.gallery import Gallery
+from metrics.pairs import SUFFIXES
+from metrics.render import markdown, to_csv, to_latex, to_markdown, to_text
+from metrics.report import write_report
+from metrics.results import Results, published_grid
+from metrics.scoring import Options, count_frames, load_networks
+from models.fast import forbid_tf32
 
 
 def chosen_table(name: str | None) -> PublishedTable | None:

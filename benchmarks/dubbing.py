@@ -9,26 +9,45 @@ their seconds add up to more than the whole takes; a stage's seconds are the tim
 waiting for a core. The CPU time at the end is that of all threads and tells what one core would need.
 """
 
+import argparse
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+from dubbing.options import DubOptions
+from media.errors import Parser, command, positive, quick_help
+from media.timeline import FPS
+from models.devices import add_device
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@quick_help
+def parse() -> argparse.Namespace:
+    parser = Parser(__doc__)
+    parser.add_argument("--seconds", type=float, default=10)
+    parser.add_argument("--width", type=positive, default=512)
+    parser.add_argument("--height", type=positive, default=512)
+    parser.add_argument("--checkpoint", type=Path, default=ROOT / "checkpoints" / "demo", metavar="DIR")
+    add_device(parser)
+    parser.add_argument("--batch-size", type=positive, default=DubOptions.batch_size)
+    parser.add_argument("--workers", type=positive, default=2, help="face trackers at once")
+    parser.add_argument("--skip-networks", action="store_true", help="paste the source's own face")
+    return parser.parse_args()
+
 
 import cv2
 import numpy as np
 import torch
 
 from benchmarks.memory import peak_memory
-from dubbing import Clock, DubOptions, Speaker, dub, load_speaker
+from dubbing import Clock, Speaker, dub, load_speaker
 from dubbing.source import Source
 from dubbing.speaker import FaceJob
-from media.errors import Parser, command, positive
 from media.sound import read_sound
-from media.timeline import FPS
 from media.video import VideoWriter
-from models.devices import add_device
 
-ROOT = Path(__file__).resolve().parent.parent
 PORTRAIT, SPEECH = ROOT / "assets" / "portrait.mp4", ROOT / "assets" / "speech.wav"
 STAGES = ("sound", "decode, first pass", "track", "references", "decode", "crop", "networks", "paste", "encode")
 
@@ -90,16 +109,7 @@ def table(clock: Clock, frames: int, elapsed: float) -> str:
 
 @command
 def main() -> None:
-    parser = Parser(__doc__)
-    parser.add_argument("--seconds", type=float, default=10)
-    parser.add_argument("--width", type=positive, default=512)
-    parser.add_argument("--height", type=positive, default=512)
-    parser.add_argument("--checkpoint", type=Path, default=ROOT / "checkpoints" / "demo", metavar="DIR")
-    add_device(parser)
-    parser.add_argument("--batch-size", type=positive, default=DubOptions.batch_size)
-    parser.add_argument("--workers", type=positive, default=2, help="face trackers at once")
-    parser.add_argument("--skip-networks", action="store_true", help="paste the source's own face")
-    arguments = parser.parse_args()
+    arguments = parse()
 
     if arguments.skip_networks:
         speaker = SourcesOwnFaces()

@@ -7,27 +7,42 @@ source and of the dub, on the cheeks (what is pasted wholly, without the mouth),
 fades out, and some pixels beyond it) and in the rest of the frame. Flicker is what the dub has more than the source.
 """
 
+import argparse
 import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
+from media.errors import InputError, Parser, command, quick_help
+from media.timeline import FPS
+from models.devices import add_device
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@quick_help
+def parse() -> argparse.Namespace:
+    parser = Parser(__doc__)
+    parser.add_argument("videos", nargs="+", type=Path, metavar="VIDEO", help="videos with sound")
+    parser.add_argument("--seconds", type=float, default=4, help="how much of each is dubbed (default: 4)")
+    parser.add_argument("--checkpoint", type=Path, default=ROOT / "checkpoints" / "demo", metavar="DIR")
+    add_device(parser)
+    return parser.parse_args()
+
+
 import cv2
 import numpy as np
 
-from benchmarks.dubbing import ROOT, make_sound
+from benchmarks.dubbing import make_sound
 from dubbing import DubOptions, dub, load_speaker
 from dubbing.paste import UPPER
 from dubbing.people import Scene, choose, observe
 from media.audio import SAMPLE_RATE
 from media.crop import paste_weight
-from media.errors import InputError, Parser, command
 from media.heatmap import LIP_POINTS
 from media.sound import read_audio
-from media.timeline import FPS
 from media.video import read_frames
-from models.devices import add_device
 
 REGIONS = ("cheeks", "contour", "rest")
 MOUTH = 0.12  # of the face's width, by which the mouth's region is wider than the lips on every side
@@ -81,12 +96,7 @@ def flicker(source: Path, dubbed: Path) -> dict[str, tuple[float, float]]:
 
 @command
 def main() -> None:
-    parser = Parser(__doc__)
-    parser.add_argument("videos", nargs="+", type=Path, metavar="VIDEO", help="videos with sound")
-    parser.add_argument("--seconds", type=float, default=4, help="how much of each is dubbed (default: 4)")
-    parser.add_argument("--checkpoint", type=Path, default=ROOT / "checkpoints" / "demo", metavar="DIR")
-    add_device(parser)
-    arguments = parser.parse_args()
+    arguments = parse()
     speaker = load_speaker(arguments.checkpoint, arguments.device)
 
     results: dict[str, dict[str, tuple[float, float]]] = {}

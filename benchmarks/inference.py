@@ -9,11 +9,28 @@ uses: references once a video, `accelerate_inference`, `encode_frames` and `pred
 statistics of trained ones, so no checkpoint is needed. Both forms are timed in turns, the best of each counts.
 """
 
+import argparse
 import copy
 import dataclasses
 import sys
 import time
 from collections.abc import Callable
+
+from media.errors import Parser, command, positive, quick_help
+from models.devices import usable_device
+
+
+@quick_help
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = Parser(__doc__)
+    parser.add_argument("--config", help="a checkpoint's config.yaml; default: the released form at the paper's size")
+    parser.add_argument("--width", type=float, default=1.0, help="factor of the channels, where no --config is given")
+    parser.add_argument("--batch", type=positive, default=4, help="frames of the second measurement")
+    parser.add_argument("--threads", type=positive, help="CPU threads; default: PyTorch's choice")
+    parser.add_argument("--seconds", type=float, default=1.0, help="how long each form is run, three times over")
+    parser.add_argument("--device", type=usable_device, metavar="cpu|cuda", help="default: both, where CUDA is there")
+    return parser.parse_args(arguments)
+
 
 import torch
 import torch.nn.functional as F
@@ -22,10 +39,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.memory import peak_memory, reset_peak
 from media.audio import FEATURES
-from media.errors import Parser, command, positive
 from media.heatmap import ORDER
 from models.checkpoint import network_config
-from models.devices import usable_device
 from models.face_synthesizer import FaceSynthesizer, FaceSynthesizerConfig, Gathered, References, TemporalPath
 from models.fast import accelerate_inference, autocast, forbid_tf32, graphed
 from models.heatmap_predictor import HeatmapPredictor, HeatmapPredictorConfig
@@ -271,14 +286,7 @@ def _autocast(dub: Callable[[Inputs], Tensor], dtype: torch.dtype) -> Callable[[
 
 @command
 def main(arguments: list[str] | None = None) -> None:
-    parser = Parser(__doc__)
-    parser.add_argument("--config", help="a checkpoint's config.yaml; default: the released form at the paper's size")
-    parser.add_argument("--width", type=float, default=1.0, help="factor of the channels, where no --config is given")
-    parser.add_argument("--batch", type=positive, default=4, help="frames of the second measurement")
-    parser.add_argument("--threads", type=positive, help="CPU threads; default: PyTorch's choice")
-    parser.add_argument("--seconds", type=float, default=1.0, help="how long each form is run, three times over")
-    parser.add_argument("--device", type=usable_device, metavar="cpu|cuda", help="default: both, where CUDA is there")
-    options = parser.parse_args(arguments)
+    options = parse(arguments)
     if options.threads:
         torch.set_num_threads(options.threads)
     forbid_tf32()  # which would be the largest difference

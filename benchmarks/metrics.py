@@ -9,27 +9,43 @@ second count pairs of frames; decoding, landmarks of both videos and the metrics
 libraries and the first start of the trackers are warmed up on a second of video.
 """
 
+import argparse
 import sys
 import tempfile
 import time
 from itertools import cycle, islice
 from pathlib import Path
 
+from media.errors import InputError, Parser, command, positive, quick_help
+from media.timeline import FPS
+from metrics.tables import METRICS
+from models.devices import add_device
+
+PORTRAIT = Path(__file__).resolve().parent.parent / "assets" / "portrait.mp4"
+
+
+@quick_help
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = Parser(__doc__)
+    parser.add_argument("--video", type=Path, default=PORTRAIT, help="source of the frames (default: the bundled one)")
+    parser.add_argument("--size", type=positive, default=256, help="side of the videos in pixels (default 256)")
+    parser.add_argument("--minutes", type=float, default=0.25, help="length of the videos (default 0.25)")
+    parser.add_argument("--metrics", nargs="+", default=["psnr", "ssim", "liplmd"], help="default: psnr ssim liplmd")
+    parser.add_argument("--region", choices=("face", "frame"), default="face", help="default: face")
+    add_device(parser)
+    parser.add_argument("--threads", type=positive, default=1, help="of PyTorch, beside the two readers (default 1)")
+    return parser.parse_args(arguments)
+
+
 import cv2
 import torch
 from torch import nn
 
 from benchmarks.memory import peak_memory
-from media.errors import InputError, Parser, command, positive
-from media.timeline import FPS
 from media.video import VideoWriter, read_frames
 from metrics.evaluation import Evaluation
 from metrics.render import Cell, Grid, to_text
 from metrics.scoring import Options, load_networks
-from metrics.tables import METRICS
-from models.devices import add_device
-
-PORTRAIT = Path(__file__).resolve().parent.parent / "assets" / "portrait.mp4"
 
 
 def make_videos(source: Path, folder: Path, size: int, frames: int) -> None:
@@ -54,15 +70,7 @@ def score(folder: Path, options: Options, networks: dict[str, nn.Module]) -> int
 
 @command
 def main(arguments: list[str] | None = None) -> None:
-    parser = Parser(__doc__)
-    parser.add_argument("--video", type=Path, default=PORTRAIT, help="source of the frames (default: the bundled one)")
-    parser.add_argument("--size", type=positive, default=256, help="side of the videos in pixels (default 256)")
-    parser.add_argument("--minutes", type=float, default=0.25, help="length of the videos (default 0.25)")
-    parser.add_argument("--metrics", nargs="+", default=["psnr", "ssim", "liplmd"], help="default: psnr ssim liplmd")
-    parser.add_argument("--region", choices=("face", "frame"), default="face", help="default: face")
-    add_device(parser)
-    parser.add_argument("--threads", type=positive, default=1, help="of PyTorch, beside the two readers (default 1)")
-    args = parser.parse_args(arguments)
+    args = parse(arguments)
     for metric in args.metrics:
         if metric not in METRICS:
             raise InputError(f"--metrics {metric} does not exist; choose from {', '.join(METRICS)}")

@@ -16,11 +16,27 @@ frames earlier or later; to the clip's, the true faces, those dubbed with it, an
 to the next clip's, those dubbed with that.
 """
 
+import argparse
 import math
 import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+
+from media.errors import InputError, Parser, command, positive, quick_help
+from media.timeline import FPS
+
+
+@quick_help
+def parse() -> argparse.Namespace:
+    parser = Parser(__doc__)
+    parser.add_argument("--checkpoint", type=Path, default=Path("checkpoints/demo"))
+    parser.add_argument("--clips", type=Path, required=True, help="folder of clip files (data_prep.preprocess)")
+    parser.add_argument("--every", type=positive, default=1, help="draw and score every N-th face only (default: 1)")
+    parser.add_argument("--heatmaps-alone", action="store_true", help="give the networks no landmarks")
+    parser.add_argument("--expert", help="lip-sync expert: a checkpoint folder, lipsync_expert.pth or syncnet_v2.model")
+    return parser.parse_args()
+
 
 import numpy as np
 import torch
@@ -32,11 +48,9 @@ from data_prep.clips import Clip, clip_id, clip_paths
 from data_prep.offsets import similarity_curves
 from media.audio import audio_windows
 from media.crop import CROP_SIZE
-from media.errors import InputError, Parser, command, positive
 from media.heatmap import FULL_FACE, KEYPOINTS, LIP_KEYPOINTS, POSE, draw_heatmaps
 from media.pictures import to_pictures, to_tensor
 from media.references import covering_references
-from media.timeline import FPS
 from metrics.crops import LipDistance, crop_scores
 from models import FaceSynthesizer, G4GSynthesizer, HeatmapPredictor, is_g4g, load_checkpoint, load_network
 from models.checkpoint import load_any_sync_expert
@@ -258,13 +272,7 @@ def score_g4g_clip(
 @command
 @torch.inference_mode()
 def main() -> None:
-    parser = Parser(__doc__)
-    parser.add_argument("--checkpoint", type=Path, default=Path("checkpoints/demo"))
-    parser.add_argument("--clips", type=Path, required=True, help="folder of clip files (data_prep.preprocess)")
-    parser.add_argument("--every", type=positive, default=1, help="draw and score every N-th face only (default: 1)")
-    parser.add_argument("--heatmaps-alone", action="store_true", help="give the networks no landmarks")
-    parser.add_argument("--expert", help="lip-sync expert: a checkpoint folder, lipsync_expert.pth or syncnet_v2.model")
-    arguments = parser.parse_args()
+    arguments = parse()
     expert = load_any_sync_expert(arguments.expert) if arguments.expert else None
     if is_g4g(arguments.checkpoint):
         if arguments.heatmaps_alone:

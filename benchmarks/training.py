@@ -11,6 +11,7 @@ and named.
 Without --data, clips are drawn.
 """
 
+import argparse
 import copy
 import dataclasses
 import sys
@@ -18,6 +19,29 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+from media.errors import Parser, command, positive, quick_help
+from models.devices import add_device
+
+
+@quick_help
+def parse() -> argparse.Namespace:
+    parser = Parser(__doc__)
+    parser.add_argument("--data", help="folder of clip files (default: drawn ones)")
+    parser.add_argument("--width", type=float, default=1.0, help="width of the network (default: 1, the paper's)")
+    parser.add_argument("--audio", choices=["mel", "wav2vec2"], default="mel")
+    parser.add_argument("--windows", type=positive, default=2, help="windows a step (default: 2)")
+    parser.add_argument("--frames", type=positive, default=5, help="frames a window (default: 5)")
+    parser.add_argument("--steps", type=positive, default=5, help="steps that count (default: 5)")
+    parser.add_argument("--warmup", type=positive, default=1, help="steps before them (default: 1)")
+    parser.add_argument("--workers", type=int, default=2, help="loader processes (default: 2)")
+    parser.add_argument("--precision", choices=["no", "bf16"], default="no")
+    parser.add_argument("--compile", action="store_true", help="also measure the step with train.compile=true")
+    add_device(parser)
+    parser.add_argument("--sync-expert", default="", help="checkpoint folder of train_sync.py, for the sync loss")
+    parser.add_argument("--clips", type=int, default=0, help="also read so many clip files of 75 frames, and PNGs")
+    return parser.parse_args()
+
 
 import cv2
 import numpy as np
@@ -31,8 +55,6 @@ from data_prep.clips import Clip, ClipData, encode_face, write_clip
 from data_prep.windows import ClipDataset
 from losses.face import FaceLosses, FaceObjective
 from media.crop import CROP_SIZE
-from media.errors import Parser, command, positive
-from models.devices import add_device
 from models.discriminator import DiscriminatorConfig, PatchDiscriminator
 from models.face_synthesizer import Alignment, FaceSynthesizer, FaceSynthesizerConfig
 from models.modulation import SpadeNorm
@@ -214,21 +236,7 @@ def reading(folder: Path, count: int, frames: int = 75) -> dict[str, float]:
 
 @command
 def main() -> None:
-    parser = Parser(__doc__)
-    parser.add_argument("--data", help="folder of clip files (default: drawn ones)")
-    parser.add_argument("--width", type=float, default=1.0, help="width of the network (default: 1, the paper's)")
-    parser.add_argument("--audio", choices=["mel", "wav2vec2"], default="mel")
-    parser.add_argument("--windows", type=positive, default=2, help="windows a step (default: 2)")
-    parser.add_argument("--frames", type=positive, default=5, help="frames a window (default: 5)")
-    parser.add_argument("--steps", type=positive, default=5, help="steps that count (default: 5)")
-    parser.add_argument("--warmup", type=positive, default=1, help="steps before them (default: 1)")
-    parser.add_argument("--workers", type=int, default=2, help="loader processes (default: 2)")
-    parser.add_argument("--precision", choices=["no", "bf16"], default="no")
-    parser.add_argument("--compile", action="store_true", help="also measure the step with train.compile=true")
-    add_device(parser)
-    parser.add_argument("--sync-expert", default="", help="checkpoint folder of train_sync.py, for the sync loss")
-    parser.add_argument("--clips", type=int, default=0, help="also read so many clip files of 75 frames, and PNGs")
-    options = parser.parse_args()
+    options = parse()
 
     absent = []
     losses = FaceLosses()

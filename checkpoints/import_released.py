@@ -6,19 +6,27 @@
 The pickled files are read with `weights_only=True`; a file that holds anything but tensors is refused.
 """
 
+import argparse
 import sys
 
-from media.errors import Parser, command
+from media.errors import Parser, command, quick_help
+
+
+@quick_help
+def parse() -> argparse.Namespace:
+    parser = Parser(__doc__)
+    parser.add_argument("heatmap", metavar="HEATMAP.pth", help="the authors' heatmap_weight.pth")
+    parser.add_argument("face", metavar="FACE.pth", help="the authors' face_weight.pth")
+    parser.add_argument("folder", metavar="DIR", help="the checkpoint folder to write")
+    return parser.parse_args()
+
+
 from models.checkpoint import load_released, save_checkpoint
 
 
 @command
 def main() -> None:
-    parser = Parser(__doc__)
-    parser.add_argument("heatmap", metavar="HEATMAP.pth", help="the authors' heatmap_weight.pth")
-    parser.add_argument("face", metavar="FACE.pth", help="the authors' face_weight.pth")
-    parser.add_argument("folder", metavar="DIR", help="the checkpoint folder to write")
-    arguments = parser.parse_args()
+    arguments = parse()
 
     predictor, synthesizer = load_released(arguments.heatmap, arguments.face)
     networks = {"heatmap_predictor": predictor, "face_synthesizer": synthesizer}

@@ -11,9 +11,27 @@ learned finds offsets too: with --proven-on, a folder of clips in step that it w
 unless it finds most of them within a frame.
 """
 
+import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
+
+from media.errors import InputError, Parser, command, quick_help
+from media.timeline import FPS
+from models.devices import add_device
+
+
+@quick_help
+def parse() -> argparse.Namespace:
+    parser = Parser(__doc__)
+    parser.add_argument("clips", type=Path, help="folder of clip files")
+    parser.add_argument(
+        "--expert", required=True, help="checkpoint folder with sync_expert, lipsync_expert.pth or syncnet_v2.model"
+    )
+    parser.add_argument("--proven-on", type=Path, metavar="CLIPS", help="clips in step, which it must find so")
+    add_device(parser)
+    return parser.parse_args()
+
 
 import cv2
 import numpy as np
@@ -25,11 +43,8 @@ from data_prep.manifest import Manifest
 from data_prep.sync import sync_mel
 from data_prep.windows import window_starts
 from media.audio import mfcc
-from media.errors import InputError, Parser, command
-from media.timeline import FPS
 from models.checkpoint import digest, load_any_sync_expert
 from models.chung_syncnet import GREY, MARGIN, SHIFTS, SIZE, ChungSyncNet, mfcc_windows
-from models.devices import add_device
 from models.sync_expert import FRAMES, SyncExpert, lower_faces
 
 
@@ -142,14 +157,7 @@ def check_expert(expert: SyncExpert | ChungSyncNet, folder: Path) -> None:
 
 @command
 def main() -> None:
-    parser = Parser(__doc__)
-    parser.add_argument("clips", type=Path, help="folder of clip files")
-    parser.add_argument(
-        "--expert", required=True, help="checkpoint folder with sync_expert, lipsync_expert.pth or syncnet_v2.model"
-    )
-    parser.add_argument("--proven-on", type=Path, metavar="CLIPS", help="clips in step, which it must find so")
-    add_device(parser)
-    options = parser.parse_args()
+    options = parse()
     expert = load_any_sync_expert(options.expert).to(options.device)
     if options.proven_on is not None:
         check_expert(expert, options.proven_on)

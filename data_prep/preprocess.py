@@ -15,26 +15,51 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+from data_prep.layout import Source
+from data_prep.layouts import LAYOUTS
+from media.errors import InputError, Parser, command, positive, quick_help
+from media.files import output_folder, short_stem
+from media.timeline import FPS
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """Read I/N as (I - 1, N). Parts count from 1; 0 names the last, so that those who count from 0 are served too."""
+    try:
+        part, parts = (int(number) for number in text.split("/"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not I/N, such as 1/4") from None
+    if parts < 1 or not 0 <= part <= parts:
+        raise argparse.ArgumentTypeError(f"{text!r}: I must lie between 1 and N")
+    return (part - 1) % parts, parts
+
+
+@quick_help
+def parse() -> argparse.Namespace:
+    parser = Parser(__doc__)
+    parser.add_argument("input", type=Path, help="the dataset's folder")
+    parser.add_argument("output", type=Path, help="folder for the clip files and manifest.jsonl")
+    parser.add_argument("--dataset", choices=sorted(LAYOUTS), default="folder", help="layout of INPUT")
+    parser.add_argument("--audio", nargs="+", choices=["mel", "wav2vec2"], default=["mel"], help="audio features")
+    parser.add_argument("--workers", type=positive, default=os.cpu_count() or 1, metavar="N", help="processes")
+    parser.add_argument("--shard", type=parse_shard, default="1/1", metavar="I/N", help="do part I of N, from 1")
+    parser.add_argument("--backend", choices=["loky", "dask"], default="loky", help="where the processes run")
+    return parser.parse_args()
+
+
 import cv2
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from data_prep import cmlr, folder, hdtf, lrs2
 from data_prep.clips import SUFFIX, Clip, ClipData, encode_face, write_clip
-from data_prep.layout import Source
 from data_prep.manifest import Manifest
 from data_prep.workers import CRASHED, spread
 from media.audio import SAMPLE_RATE, mel_spectrogram, wav2vec2_features
 from media.crop import crop_face, select131, to_crop
-from media.errors import InputError, Parser, command, positive
 from media.face import FaceTracker
-from media.files import output_folder, short_stem
 from media.sound import read_audio
-from media.timeline import FPS
 from media.video import read_frames
 
-LAYOUTS = {"folder": folder.sources, "lrs2": lrs2.sources, "cmlr": cmlr.sources, "hdtf": hdtf.sources}
 MINIMUM = FPS  # frames with a face: one second
 LONGEST_NAME = 255  # bytes, of a file on the usual systems
 _FACES = 3  # looked for in a frame, so that the tracker stays with one of them
@@ -176,17 +201,6 @@ def finished(sources: list[Source], output: Path, kinds: list[str], known: dict[
     return lines
 
 
-def parse_shard(text: str) -> tuple[int, int]:
-    """Read I/N as (I - 1, N). Parts count from 1; 0 names the last, so that those who count from 0 are served too."""
-    try:
-        part, parts = (int(number) for number in text.split("/"))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not I/N, such as 1/4") from None
-    if parts < 1 or not 0 <= part <= parts:
-        raise argparse.ArgumentTypeError(f"{text!r}: I must lie between 1 and N")
-    return (part - 1) % parts, parts
-
-
 def remove_partial(output: Path, sources: list[Source]) -> None:
     """Remove what a killed run left half written of these sources; those of other shards may be at work."""
     paths = (clip_path(output, source) for source in sources)
@@ -197,21 +211,9 @@ def remove_partial(output: Path, sources: list[Source]) -> None:
             path.unlink(missing_ok=True)
 
 
-def arguments() -> argparse.Namespace:
-    parser = Parser(__doc__)
-    parser.add_argument("input", type=Path, help="the dataset's folder")
-    parser.add_argument("output", type=Path, help="folder for the clip files and manifest.jsonl")
-    parser.add_argument("--dataset", choices=sorted(LAYOUTS), default="folder", help="layout of INPUT")
-    parser.add_argument("--audio", nargs="+", choices=["mel", "wav2vec2"], default=["mel"], help="audio features")
-    parser.add_argument("--workers", type=positive, default=os.cpu_count() or 1, metavar="N", help="processes")
-    parser.add_argument("--shard", type=parse_shard, default="1/1", metavar="I/N", help="do part I of N, from 1")
-    parser.add_argument("--backend", choices=["loky", "dask"], default="loky", help="where the processes run")
-    return parser.parse_args()
-
-
 @command
 def main() -> int:
-    options = arguments()
+    options = parse()
     if not options.input.is_dir():
         what = "is not a folder" if options.input.exists() else "does not exist"
         raise InputError(f"input {options.input} {what}; give the dataset's folder")

@@ -8,6 +8,7 @@ the features of all utterances one after the other, `visemes` (F,) uint8, and `s
 Both synthesizers come from the system's packages (Debian: apt-get install flite espeak-ng).
 """
 
+import argparse
 import ctypes
 import itertools
 import os
@@ -21,6 +22,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from media.errors import InputError, Parser, command, quick_help
+from media.files import check_output_folder, replacing
+
+
+@quick_help
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = Parser(__doc__)
+    parser.add_argument("output", type=Path, metavar="OUTPUT.safetensors")
+    parser.add_argument("--minutes", type=float, default=180, help="of speech (default 180)")
+    parser.add_argument("--seed", type=int, default=0, help="another seed says other sentences (default 0)")
+    return parser.parse_args(arguments)
+
+
 import av
 import librosa
 import numpy as np
@@ -29,8 +43,6 @@ from tqdm import tqdm
 
 from data_prep.speech_windows import VISEMES
 from media.audio import FEATURES, SAMPLE_RATE, SILENCE, mel_spectrogram
-from media.errors import InputError, Parser, command
-from media.files import check_output_folder, replacing
 
 MEL_RATE = 80  # frames a second
 
@@ -200,11 +212,7 @@ def labels(spoken: Utterance, frames: int) -> np.ndarray:
 
 @command
 def main(arguments: list[str] | None = None) -> None:
-    parser = Parser(__doc__)
-    parser.add_argument("output", type=Path, metavar="OUTPUT.safetensors")
-    parser.add_argument("--minutes", type=float, default=180, help="of speech (default 180)")
-    parser.add_argument("--seed", type=int, default=0, help="another seed says other sentences (default 0)")
-    args = parser.parse_args(arguments)
+    args = parse(arguments)
     if not args.minutes > 0:
         raise InputError(f"--minutes {args.minutes} must be above 0")
     check_output_folder(args.output.parent)

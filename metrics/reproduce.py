@@ -12,6 +12,7 @@ chooses them. A run that was stopped goes on where it was.
 OUTPUT holds list.csv (what is dubbed), clips.txt (the names), truth/ (links to the true videos), dubbed/ and results/.
 """
 
+import argparse
 import csv
 import json
 import os
@@ -22,15 +23,13 @@ import sys
 from pathlib import Path
 
 from data_prep.layout import Source
-from data_prep.preprocess import LAYOUTS
-from media.errors import InputError, Parser, command
+from data_prep.layouts import LAYOUTS
+from media.errors import InputError, Parser, command, quick_help
 from media.files import output_folder, replacing
 from metrics.tables import TABLES
-from models.checkpoint import digest
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = ROOT / "checkpoints" / "demo"
-PRECISION = "float32"  # scores are compared digit by digit
 PROTOCOLS = {  # table -> dataset layout and number of test clips
     "stsa-lrs2": ("lrs2", 40),
     "stsa-cmlr": ("cmlr", 40),
@@ -39,6 +38,32 @@ PROTOCOLS = {  # table -> dataset layout and number of test clips
     "g4g-hdtf": ("hdtf", 20),
     "g4g-ablation": ("hdtf", 20),
 }
+
+
+@quick_help
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = Parser(__doc__)
+    parser.add_argument("input", type=Path, metavar="INPUT", help="the dataset's folder")
+    parser.add_argument("--table", required=True, choices=sorted(PROTOCOLS), help="the table to reproduce")
+    parser.add_argument("--dataset", choices=sorted(LAYOUTS), help="layout of INPUT (default: the table's dataset)")
+    parser.add_argument("--checkpoint", type=Path, default=DEMO, help="folder of the networks (default: the bundled)")
+    parser.add_argument("--output", type=Path, required=True, help="folder for the dubs and the results")
+    parser.add_argument("--count", type=int, help="test clips (default: the paper's number)")
+    parser.add_argument("--seed", type=int, default=0, help="chooses the clips (default 0)")
+    parser.add_argument(
+        "--reference-choice",
+        choices=("cover", "opening"),
+        default="opening",
+        help="as inference.py's (default: opening, as STSA's authors do; G4G's do not say)",
+    )
+    parser.add_argument("--name", default="Reproduction", help="the row's name in the table")
+    parser.add_argument("--metrics", nargs="+", default=[], help="default: the table's")
+    return parser.parse_args(arguments)
+
+
+from models.checkpoint import digest
+
+PRECISION = "float32"  # scores are compared digit by digit
 
 
 def candidates(sources: list[Source]) -> list[Source]:
@@ -130,23 +155,7 @@ def step(*arguments: str | os.PathLike) -> int:
 
 @command
 def main(arguments: list[str] | None = None) -> int:
-    parser = Parser(__doc__)
-    parser.add_argument("input", type=Path, metavar="INPUT", help="the dataset's folder")
-    parser.add_argument("--table", required=True, choices=sorted(PROTOCOLS), help="the table to reproduce")
-    parser.add_argument("--dataset", choices=sorted(LAYOUTS), help="layout of INPUT (default: the table's dataset)")
-    parser.add_argument("--checkpoint", type=Path, default=DEMO, help="folder of the networks (default: the bundled)")
-    parser.add_argument("--output", type=Path, required=True, help="folder for the dubs and the results")
-    parser.add_argument("--count", type=int, help="test clips (default: the paper's number)")
-    parser.add_argument("--seed", type=int, default=0, help="chooses the clips (default 0)")
-    parser.add_argument(
-        "--reference-choice",
-        choices=("cover", "opening"),
-        default="opening",
-        help="as inference.py's (default: opening, as STSA's authors do; G4G's do not say)",
-    )
-    parser.add_argument("--name", default="Reproduction", help="the row's name in the table")
-    parser.add_argument("--metrics", nargs="+", default=[], help="default: the table's")
-    args = parser.parse_args(arguments)
+    args = parse(arguments)
     layout, count = PROTOCOLS[args.table]
     layout, count = args.dataset or layout, args.count if args.count is not None else count
     if count < 1:

@@ -1,0 +1,5 @@
+"""The dataset layouts that `data_prep.preprocess --dataset` reads, by name."""
+
+from data_prep import cmlr, folder, hdtf, lrs2
+
+LAYOUTS = {"folder": folder.sources, "lrs2": lrs2.sources, "cmlr": cmlr.sources, "hdtf": hdtf.sources}
