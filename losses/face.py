@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from losses.adversarial import feature_matching_loss, generator_loss
 from losses.flow import landmark_flow_loss
 from losses.mutual_information import mutual_information_loss
-from losses.perceptual import perceptual_loss
+from losses.perceptual import check_perceptual, perceptual_loss
 from losses.reconstruction import gradient_loss, l1_loss, lower_half_weight, mouth_weight, ssim_loss
 from losses.sync import frozen_expert, sync_loss
 from media.errors import InputError
@@ -27,7 +27,10 @@ from models.sync_expert import lower_faces
 class FaceLosses:
     """Weights of eq. 10's terms, the paper's by default, and of four terms that the paper does not have."""
 
-    perceptual: float = 4.0
+    perceptual: float = 4.0  # tuned with perceptual_input: released, as configs/stsa_face.yaml has it
+    perceptual_input: str = "imagenet"  # or "released", the authors' normalisation of VGG-19's input
+    gram: float = 250.0  # weight of eq. 9's Gram term within L_perc; the paper gives none, this is IP-LAP's
+    perceptual_scales: int = 2  # image sizes at which L_perc compares features, each half the one before; IP-LAP's
     gan: float = 0.25
     feature: float = 1.0
     sync: float = 0.1
@@ -70,10 +73,12 @@ class FaceObjective(nn.Module):
         if weights.without_vgg not in ("stop", "skip", "l1"):
             raise InputError(f"losses.without_vgg={weights.without_vgg} is unknown; use stop, skip or l1")
         self.perceptual = self.expert = None
+        options = {"gram_weight": weights.gram, "inputs": weights.perceptual_input, "scales": weights.perceptual_scales}
+        check_perceptual(**options, size=network.size)
         if weights.perceptual > 0:
             instead = weights.without_vgg == "l1"
             said = f", with the L1 term at weight {weights.l1_without_vgg:g} in its place" if instead else ""
-            self.perceptual = perceptual_loss(weights.without_vgg, say, said)
+            self.perceptual = perceptual_loss(weights.without_vgg, say, said, **options)
             if self.perceptual is None and instead:
                 weights = dataclasses.replace(weights, l1=weights.l1_without_vgg)
         self.weights = weights

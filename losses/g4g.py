@@ -127,7 +127,8 @@ class G4GObjective(nn.Module):
         if weights.attribute > 0:
             terms["attribute"] = weights.attribute * attribute_loss(alignment.visual, alignment.landmarks)
         if self.perceptual is not None:  # eq. 13: a mean over two scales and the layers
-            terms["perceptual"] = weights.perceptual * self.perceptual(faces, true) / (2 * len(ENDS))
+            count = self.perceptual.scales * len(ENDS)
+            terms["perceptual"] = weights.perceptual * self.perceptual(faces, true) / count
         if discriminator is not None:
             discriminator.requires_grad_(False)  # its own step comes later
             terms["gan"] = weights.gan * generator_loss(discriminator(faces))

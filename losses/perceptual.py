@@ -4,6 +4,13 @@ L_perc = sum_i ||phi_i(I_p) - phi_i(I_g)||_1 + ||G_i(I_p) - G_i(I_g)||_1
 
 phi_i are relu1_1, relu2_1, relu3_1, relu4_1 and relu5_1, each norm a mean over elements. As in IP-LAP the features are
 compared at full and at half size, the Gram matrices at full size alone and with the weight 250.
+
+The normalisation of VGG-19's input x in [0, 1] (`inputs`) fixes the size of both terms:
+
+- "imagenet": (x - mean) / std of RGB channels, as VGG-19 was trained.
+- "released": ((x + 1) / 2 - mean) / std of BGR channels, mean and std in RGB order. The authors' module expects RGB in
+  [-1, 1], and they feed it BGR in [0, 1], which halves the difference of two images. The weight 4 of L_perc in eq. 10
+  was tuned with it.
 """
 
 import os
@@ -19,8 +26,9 @@ from media.errors import InputError
 from models.checkpoint import read_foreign
 from models.precision import full_precision, without_autocast
 
-_SCALES = 2  # sizes at which features are compared, each half the one before
+INPUTS = ("imagenet", "released")
 ENDS = (2, 7, 12, 21, 30)  # in torchvision's `features`, where the slices that end in relu1_1 ... relu5_1 end
+_SMALLEST = 16  # pixels that the four poolings before relu5_1 leave one of
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
 
 
@@ -29,15 +37,25 @@ class PerceptualLoss(nn.Module):
 
     Args:
         weights: that file; None takes the fetched one. Its classifier is not needed and may be absent.
-        gram_weight: of the Gram term; 0 leaves it out. With 0, G4G's eq. 13 is this loss divided by 10.
+        gram_weight: of the Gram term; 0 leaves it out. With 0 and two scales, G4G's eq. 13 is this loss divided by 10.
+        inputs: "imagenet" or "released", see above.
+        scales: sizes at which features are compared, each half the one before; 1 or more.
 
     Raises:
         InputError: the file is missing, is not VGG-19's, or holds more than tensors. No other weights are used instead.
+            An option has another value than these.
     """
 
-    def __init__(self, weights: str | os.PathLike | None = None, gram_weight: float = 250.0):
+    def __init__(
+        self,
+        weights: str | os.PathLike | None = None,
+        gram_weight: float = 250.0,
+        inputs: str = "imagenet",
+        scales: int = 2,
+    ):
         super().__init__()
-        self.gram_weight = gram_weight
+        check_perceptual(gram_weight, inputs, scales)
+        self.gram_weight, self.inputs, self.scales = gram_weight, inputs, scales
         features = _read_features(fetch.require("vgg19", "the perceptual loss") if weights is None else weights)
         self.slices = nn.ModuleList(features[i:j] for i, j in zip((0, *ENDS), ENDS, strict=False))
         self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
@@ -45,10 +63,10 @@ class PerceptualLoss(nn.Module):
         self.requires_grad_(False)
 
     def forward(self, faces: Tensor, true_faces: Tensor) -> Tensor:
-        """Compare RGB images in [0, 1], (..., 3, H, W); a scalar. H and W are at least 32 for two scales."""
+        """Compare RGB images in [0, 1], (..., 3, H, W); a scalar. H and W are at least 16 at the smallest scale."""
         faces, true_faces = faces.flatten(0, -4), true_faces.flatten(0, -4)
         loss = 0.0
-        for scale in range(_SCALES):
+        for scale in range(self.scales):
             if scale > 0:
                 faces, true_faces = F.avg_pool2d(faces, 2), F.avg_pool2d(true_faces, 2)
             with torch.no_grad():
@@ -61,7 +79,8 @@ class PerceptualLoss(nn.Module):
 
     def features(self, images: Tensor) -> list[Tensor]:
         """RGB images in [0, 1], (N, 3, H, W) -> the five feature maps, finest first."""
-        x = (images - self.mean) / self.std
+        x = (images.flip(1) + 1) / 2 if self.inputs == "released" else images
+        x = (x - self.mean) / self.std
         maps = []
         for part in self.slices:
             x = part(x)
@@ -74,6 +93,21 @@ def gram(features: Tensor) -> Tensor:
     with without_autocast(features):
         vectors = full_precision(features).flatten(2)
         return vectors @ vectors.mT / (vectors.shape[1] * vectors.shape[2])
+
+
+def check_perceptual(gram_weight: float, inputs: str, scales: int, size: int | None = None) -> None:
+    """InputError where these are no options of `PerceptualLoss`, or not for images of `size` pixels."""
+    if inputs not in INPUTS:
+        raise InputError(f"losses.perceptual_input={inputs} is unknown; use {' or '.join(INPUTS)}")
+    if gram_weight < 0:
+        raise InputError(f"losses.gram={gram_weight} must not be negative; use 250, or 0 to leave the Gram term out")
+    if scales < 1:
+        raise InputError(f"losses.perceptual_scales={scales} must be 1 or more; use 2")
+    if size is not None and size >> (scales - 1) < _SMALLEST:
+        raise InputError(
+            f"losses.perceptual_scales={scales} leaves {size >> (scales - 1)} of {size} pixels, VGG-19 needs "
+            f"{_SMALLEST}; use fewer scales"
+        )
 
 
 def perceptual_loss(

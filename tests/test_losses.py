@@ -1,6 +1,8 @@
 """The loss terms against closed forms, numpy, torch's own losses and torchvision's VGG-19."""
 
+import dataclasses
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +13,9 @@ from scipy.ndimage import gaussian_filter
 from torch import nn
 from torchvision.models import vgg19
 
+from finetune_e2e import Finetuning
 from losses.adversarial import discriminator_loss, feature_matching_loss, generator_loss
+from losses.face import FaceLosses, FaceObjective
 from losses.flow import landmark_flow_loss
 from losses.heatmap import HeatmapLosses, heatmap_terms
 from losses.mutual_information import donsker_varadhan, mutual_information_loss
@@ -21,7 +25,12 @@ from losses.semantic import frame_distance
 from losses.sync import contrastive_loss, shifted_loss, sync_classification_loss, sync_loss
 from losses.temporal import temporal_loss
 from media.errors import InputError
+from models.face_synthesizer import FaceSynthesizerConfig
 from models.temporal import deformation
+from train_face import FaceTraining
+from training.config import read_config
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture
@@ -352,6 +361,102 @@ def test_perceptual_loss_against_torchvision(vgg_file, perceptual, generator):
                 expected += 250 * np.abs(difference).mean()
     assert float(perceptual(faces, true)) == pytest.approx(expected, rel=1e-4)
     assert float(perceptual(faces[:, None], true[:, None])) == pytest.approx(expected, rel=1e-4)  # (B, T, 3, H, W)
+
+
+@pytest.fixture(scope="module")
+def exact(vgg_file):
+    """`PerceptualLoss` in float64 with other options, on one set of weights."""
+    loss = PerceptualLoss(vgg_file).double()
+
+    def compute(faces, true, gram_weight=0.0, inputs="imagenet", scales=2):
+        loss.gram_weight, loss.inputs, loss.scales = gram_weight, inputs, scales
+        return float(loss(faces, true))
+
+    return compute
+
+
+@pytest.fixture(scope="module")
+def plain_features(vgg_file):
+    """torchvision's VGG-19 in float64, without a normalisation: images to relu1_1 .. relu5_1."""
+    with torch.device("meta"):
+        layers = vgg19(weights=None, init_weights=False).features[:30]
+    state = {name.removeprefix("features."): value for name, value in torch.load(vgg_file, weights_only=True).items()}
+    layers.load_state_dict(state, strict=False, assign=True)
+    layers.double().requires_grad_(False)
+
+    def features(x):
+        maps = []
+        for index, layer in enumerate(layers):
+            x = layer(x)
+            if index in (1, 6, 11, 20, 29):
+                maps.append(x.clone())  # the next layer works in place
+        return maps
+
+    return features
+
+
+def test_perceptual_inputs_are_imagenets_or_the_authors(exact, plain_features, generator):
+    """The authors' module takes BGR in [0, 1] for RGB in [-1, 1], which halves the term."""
+    faces, true = torch.rand(2, 1, 3, 32, 32, dtype=torch.float64, generator=generator)
+    mean, std = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]], dtype=torch.float64)[:, :, None, None]
+    found, expected = {}, {}
+    for inputs in ("imagenet", "released"):
+        features, style = 0.0, 0.0
+        for scale in (1, 2):
+            x, y = (F.avg_pool2d(images, scale) for images in (faces, true))
+            if inputs == "released":
+                x, y = ((images[:, [2, 1, 0]] + 1) / 2 for images in (x, y))
+            for a, b in zip(plain_features((x - mean) / std), plain_features((y - mean) / std), strict=True):
+                features += float((a - b).abs().mean())
+                if scale == 1:
+                    a, b = a[0].flatten(1), b[0].flatten(1)
+                    style += float((a @ a.T - b @ b.T).abs().mean()) / a.numel()
+        expected[inputs] = np.array([features, 250 * style])
+        both, first = (exact(faces, true, weight, inputs) for weight in (250.0, 0.0))
+        found[inputs] = np.array([first, both - first])
+        np.testing.assert_allclose(found[inputs], expected[inputs], rtol=1e-6)
+    ratio = found["imagenet"] / found["released"]
+    np.testing.assert_allclose(ratio, expected["imagenet"] / expected["released"], rtol=1e-6)
+    assert 1.8 < ratio[0] < 2.3
+
+
+def test_perceptual_scales_halve_the_images_and_the_gram_term_sees_the_first(exact, generator):
+    faces, true = torch.rand(2, 1, 3, 32, 32, dtype=torch.float64, generator=generator)
+    whole, half = exact(faces, true, scales=1), exact(F.avg_pool2d(faces, 2), F.avg_pool2d(true, 2), scales=1)
+    assert exact(faces, true, scales=2) == pytest.approx(whole + half, rel=1e-9)
+    style = exact(faces, true, 100.0, scales=1) - whole
+    assert style > 0 and exact(faces, true, 50.0, scales=2) == pytest.approx(whole + half + style / 2, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"perceptual_input": "bgr"}, "perceptual_input=bgr is unknown; use imagenet or released"),
+        ({"perceptual_scales": 0}, "perceptual_scales=0 must be 1 or more"),
+        ({"perceptual_scales": 5}, "perceptual_scales=5 leaves 8 of 128 pixels, VGG-19 needs 16; use fewer scales"),
+        ({"gram": -1.0}, "gram=-1.0 must not be negative"),
+    ],
+)
+def test_what_the_perceptual_loss_cannot_be_is_one_line(options, words):
+    weights = FaceLosses(gan=0, feature=0, sync=0, mutual_information=0, **options)
+    with pytest.raises(InputError, match=words):
+        FaceObjective(weights, FaceSynthesizerConfig(), 1, "")
+
+
+def test_the_objective_takes_the_perceptual_loss_that_the_config_names(vgg_file, monkeypatch):
+    monkeypatch.setattr("losses.perceptual.fetch.require", lambda *names: vgg_file)
+
+    def options(weights: FaceLosses) -> tuple:
+        alone = dataclasses.replace(weights, gan=0, feature=0, sync=0, mutual_information=0)
+        loss = FaceObjective(alone, FaceSynthesizerConfig(), 1, "").perceptual
+        return loss.inputs, loss.gram_weight, loss.scales
+
+    face = read_config(FaceTraining, ROOT / "configs/stsa_face.yaml").losses
+    tuned = read_config(Finetuning, ROOT / "configs/stsa_e2e.yaml").losses
+    assert face.perceptual == tuned.perceptual == 4 and tuned.perceptual_input == "released"
+    assert options(face) == ("released", 250.0, 2)
+    assert options(FaceLosses()) == ("imagenet", 250.0, 2)  # of configs that say nothing
+    assert options(FaceLosses(perceptual_input="released", gram=0.0, perceptual_scales=3)) == ("released", 0.0, 3)
 
 
 def test_perceptual_loss_trains_the_faces_and_never_vgg(perceptual):
