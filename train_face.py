@@ -23,12 +23,13 @@ from torchvision.utils import make_grid
 from losses.face import FaceLosses, FaceObjective
 from losses.flow import flow_score
 from losses.g4g import G4GLosses, G4GObjective, freeze_unread
+from losses.sync import told_from_shifted
 from media.errors import InputError, command
 from metrics.crops import LipDistance, crop_scores
 from models.checkpoint import build_network, load_network
 from models.discriminator import DiscriminatorConfig
 from models.face_synthesizer import FaceSynthesizer, FaceSynthesizerConfig, mask_lower_half
-from models.g4g import G4GConfig, G4GSynthesizer
+from models.g4g import G4GAlignment, G4GConfig, G4GSynthesizer
 from pretraining import ReadingTraining, learn_reading
 from training.config import DataConfig, TrainConfig, check_batch, check_judged, parse_config, start, windows_at_once
 from training.data import move, parts, training_batches, training_windows, validation_batch
@@ -70,6 +71,8 @@ class G4GTraining(SynthesizerTraining):
     model: G4GConfig = field(default_factory=G4GConfig)
     discriminator: DiscriminatorConfig = field(default_factory=lambda: DiscriminatorConfig(scales=1, together=5))
     losses: G4GLosses = field(default_factory=G4GLosses)
+    negatives: int = 0  # unsynced sounds of the same clip, a window, for the contrastive loss (eq. 16)
+    furthest: int = 15  # frames that they are earlier or later at most
 
 
 SCHEMAS = {"face_synthesizer": FaceTraining, "g4g_synthesizer": G4GTraining}
@@ -88,6 +91,11 @@ def starting_point(config: FaceTraining | G4GTraining) -> FaceSynthesizer | G4GS
     return synthesizer
 
 
+def unsynced_sounds(batch: dict) -> dict[str, Tensor]:
+    """The further input of G4G's network where the batch has unsynced sounds."""
+    return {"unsynced": batch["audio_negatives"]} if "audio_negatives" in batch else {}
+
+
 def moved_by_sound(synthesizer: nn.Module, batch: dict, faces: Tensor) -> float:
     """How much the hidden half of `faces` (B, T, 3, H, W) changes where each window hears another's sound.
 
@@ -100,18 +108,31 @@ def moved_by_sound(synthesizer: nn.Module, batch: dict, faces: Tensor) -> float:
 
 
 def check_contrast(config: G4GTraining, accelerator: Accelerator) -> None:
-    """InputError where a process would have one window at once, with no other to tell it from."""
-    if config.losses.contrastive > 0 and windows_at_once(config.train, accelerator) < 2:
+    """InputError where a process would have one window at once, and no other sound to tell its own from."""
+    if config.losses.contrastive > 0 and not config.negatives and windows_at_once(config.train, accelerator) < 2:
         raise InputError(
-            "a process sees one window at once, the contrastive loss needs two or more; raise train.batch_size or "
-            "train.micro_batch, or set losses.contrastive=0"
+            "a process sees one window at once and no unsynced sounds, the contrastive loss needs one of them; set "
+            "negatives=4, raise train.batch_size or train.micro_batch, or set losses.contrastive=0"
         )
+
+
+def told_share(alignments: list[G4GAlignment]) -> float:
+    """Share of windows whose middle frame's visual feature is closest to its own sound among the clip's shifted ones.
+
+    Chance is 1 / (1 + negatives).
+    """
+    middle = alignments[0].heard.shape[1] // 2
+    told = [told_from_shifted(x.heard[:, middle], x.seen[:, middle], x.unsynced) for x in alignments]
+    return float(torch.cat(told).float().mean())
 
 
 @torch.no_grad()
 def validate(synthesizer: nn.Module, batch: dict, distance: LipDistance | None) -> tuple[dict, dict]:
     """Scores on the fixed validation windows, and a picture grid of the windows' first frames."""
-    results = [synthesizer(*(part[name] for name in INPUTS), alignment=True) for part in parts(batch, 4)]
+    results = [
+        synthesizer(*(part[name] for name in INPUTS), alignment=True, **unsynced_sounds(part))
+        for part in parts(batch, 4)
+    ]
     faces = torch.cat([faces for faces, _ in results])
     scores = crop_scores(faces.flatten(0, 1), batch["frames"].flatten(0, 1))
     values = {f"val/{name}": float(score.mean()) for name, score in scores.items()}
@@ -120,6 +141,8 @@ def validate(synthesizer: nn.Module, batch: dict, distance: LipDistance | None) 
         shown = "heatmaps"
     else:
         values["val/moved_by_sound"] = moved_by_sound(synthesizer, batch, faces)
+        if results[0][1].unsynced is not None:
+            values["val/told_from_shifted"] = told_share([alignment for _, alignment in results])
         shown = "reference_heatmaps"
     if distance is not None:
         lips = distance(faces)
@@ -152,6 +175,8 @@ def main() -> None:
         check_judged(config.discriminator, config.frames)
     shape = {"audio": config.model.audio, "window": config.frames}
     shape |= {"references": config.model.references, "size": config.model.size}
+    if isinstance(config, G4GTraining) and config.losses.contrastive > 0:
+        shape |= {"negatives": config.negatives, "furthest": config.furthest}
     dataset, others = training_windows(config.data, shape)
     validation = validation_batch(others, config.train.validation_windows)
     validation = move(validation, accelerator.device)
@@ -174,7 +199,7 @@ def main() -> None:
 
     def compute(part: dict) -> tuple[dict[str, Tensor], Tensor]:
         with accelerator.autocast():
-            faces, alignment = synthesize(*(part[name] for name in INPUTS), alignment=True)
+            faces, alignment = synthesize(*(part[name] for name in INPUTS), alignment=True, **unsynced_sounds(part))
             return objective(faces, part, run.networks.get("discriminator"), alignment), faces.detach()
 
     for step, batch in run.progress(training_batches(dataset, config, accelerator, first)):

@@ -40,7 +40,7 @@ from tqdm import tqdm
 
 from data_prep.clips import Clip, clip_id, clip_paths
 from data_prep.manifest import Manifest
-from data_prep.sync import sync_mel
+from data_prep.unsynced import sync_mel
 from data_prep.windows import window_starts
 from media.audio import mfcc
 from models.checkpoint import digest, load_any_sync_expert

@@ -11,8 +11,8 @@ from torch.utils.data import Dataset
 
 from data_prep.clips import Clip, clip_id, clip_paths
 from data_prep.manifest import Manifest
+from data_prep.unsynced import check_shifts, draw_shifts, sync_mel
 from data_prep.windows import mirrored_points, window_starts
-from media.audio import audio_windows
 from media.errors import InputError
 from models.sync_expert import FRAMES
 from models.transport import mouth_motion
@@ -57,8 +57,7 @@ class SyncDataset(Dataset):
         decoded: str | os.PathLike | None = None,
         motion: bool = True,
     ):
-        if not 1 <= negatives <= 2 * furthest:
-            raise InputError(f"negatives={negatives} must be between 1 and 2 furthest = {2 * furthest}")
+        check_shifts(negatives, furthest)
         self.negatives, self.furthest, self.augment, self.motion = negatives, furthest, augment, motion
         manifest = Manifest(Path(folder))
         self.clips: list[Clip] = []
@@ -93,7 +92,7 @@ class SyncDataset(Dataset):
             cv2.setNumThreads(0)
 
         number = int(clip.frames[first])
-        shifts = self._shifts(random)
+        shifts = draw_shifts(random, self.negatives, self.furthest)
         mel = sync_mel(clip.audio("mel"), number + self._late[which] + np.concatenate([[0], shifts]))
         faces = clip.faces(range(first, first + FRAMES))
         mirrored = False
@@ -122,21 +121,6 @@ class SyncDataset(Dataset):
                 self._motions.popitem(last=False)
         self._motions.move_to_end((which, mirrored))
         return self._motions[which, mirrored]
-
-    def _shifts(self, random: np.random.Generator) -> np.ndarray:
-        every = np.concatenate([np.arange(-self.furthest, 0), np.arange(1, self.furthest + 1)])
-        near, far = every[abs(every) <= 3], every[abs(every) > 3]
-        count = max(min(len(near), (self.negatives + 1) // 2), self.negatives - len(far))
-        chosen = [random.choice(near, count, replace=False), random.choice(far, self.negatives - count, replace=False)]
-        return np.concatenate(chosen)
-
-
-def sync_mel(mel: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-    """The expert's sound of five frames from each of `numbers` on: log-mel (frames, 80) -> (n, 1, 80, 16).
-
-    `audio_windows` are centred: those of the third frame begin with the first.
-    """
-    return audio_windows(mel, "mel", np.asarray(numbers) + 2)[:, None]
 
 
 def _augmented_faces(faces: np.ndarray, random: np.random.Generator) -> np.ndarray:

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 
 from data_prep.clips import Clip, clip_id, clip_paths
 from data_prep.manifest import Manifest
+from data_prep.unsynced import check_shifts, draw_shifts, sync_mel
 from media.audio import SAMPLE_RATE, audio_windows
 from media.crop import CROP_SIZE
 from media.errors import InputError
@@ -39,7 +40,9 @@ class ClipDataset(Dataset):
         audio (T, C, W), frames (T, 3, H, W) RGB in [0, 1], heatmaps and pose_heatmaps (T, 1, H, W),
         landmarks (T, 57, 2), mel (1, 80, 16) the sync expert's five frames of sound from frame `mel_from` on,
         reference_images (N, 3, H, W), reference_heatmaps (N, 1, H, W),
-        points (T, 131, 2) and reference_points (N, 131, 2), through which the heatmaps are drawn, all float32;
+        points (T, 131, 2) and reference_points (N, 131, 2), through which the heatmaps are drawn,
+        with `negatives` K: audio_negatives (K, C, W) and mel_negatives (K, 1, 80, 16), the middle frame's window of
+        `audio` and `mel`, both shifted by the same K numbers of frames, all float32;
         clip, the clip's id, and start, the first frame's index on the 25 fps timeline.
 
     References are N different frames outside the window (repeated where the clip has fewer), in the order of
@@ -62,6 +65,9 @@ class ClipDataset(Dataset):
         holdout: share at each clip's end that is kept apart: no window lies in it, nor in the second before it, and no
             reference.
         held_out: windows of what is kept apart instead, with references from what is not.
+        negatives: K, unsynced sounds of the same clip an item (`draw_shifts`), earlier and later ones that lie within
+            the clip's sound, augmented as `audio` is; 0 for none.
+        furthest: their largest shift in frames.
 
     Raises:
         InputError: a clip file cannot be used, lacks the audio, has no offset where one is needed, or no clip
@@ -83,12 +89,16 @@ class ClipDataset(Dataset):
         holdout: float = 0.0,
         held_out: bool = False,
         correct_offsets: bool = False,
+        negatives: int = 0,
+        furthest: int = 15,
     ):
+        if negatives:
+            check_shifts(negatives, furthest)
         if not 0 <= holdout < 1:
             raise InputError(f"holdout={holdout} is a share of each clip; use 0 or more and less than 1")
         self.mel_from, self.holdout, self.held_out = mel_from, holdout, held_out
         self.kind, self.window, self.references, self.size, self.augment = audio, window, references, size, augment
-        self.warp = warp
+        self.warp, self.negatives, self.furthest = warp, negatives, furthest
         self.clips: list[Clip] = []
         starts: list[np.ndarray] = []
         self._late: list[int] = []
@@ -157,26 +167,38 @@ class ClipDataset(Dataset):
         sounding = numbers + self._late[which]
         features, mel = self._sound(which)
         windows = audio_windows(features, self.kind, sounding)
+        shifted = {}
+        if self.negatives:
+            middle, from_frame = sounding[self.window // 2], sounding[0] + self.mel_from
+            shifts = self._shifts(clip, (middle - 2, from_frame), random)
+            windows = np.concatenate([windows, audio_windows(features, self.kind, middle + shifts)])
+            shifted["mel_negatives"] = torch.from_numpy(sync_mel(mel, from_frame + shifts))
         if self.augment and self.kind == "mel":
             windows = _varied_mel(windows, random)
         pictures = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))).float().div_(255)
         full = torch.from_numpy(draw_heatmaps(landmarks, FULL_FACE, self.size))
         pose = torch.from_numpy(draw_heatmaps(landmarks[: self.window], POSE, self.size))
+        if self.negatives:
+            shifted["audio_negatives"] = torch.from_numpy(windows[self.window :])
         return {
-            "audio": torch.from_numpy(windows),
+            "audio": torch.from_numpy(windows[: self.window]),
             "frames": pictures[: self.window],
             "heatmaps": full[: self.window],
             "pose_heatmaps": pose,
             "landmarks": torch.from_numpy(np.ascontiguousarray(landmarks[: self.window, KEYPOINTS])),
-            # Frame i's window starts two frames early, so frame 2's covers the window's own sound.
-            "mel": torch.from_numpy(audio_windows(mel, "mel", sounding[:1] + self.mel_from + 2)),
+            "mel": torch.from_numpy(sync_mel(mel, sounding[:1] + self.mel_from)[0]),
             "reference_images": pictures[self.window :],
             "reference_heatmaps": full[self.window :],
             "points": torch.from_numpy(landmarks[: self.window]),
             "reference_points": torch.from_numpy(landmarks[self.window :]),
             "clip": clip.id,
             "start": int(numbers[0]),
-        }
+        } | shifted
+
+    def _shifts(self, clip: Clip, starts: tuple[int, ...], random: np.random.Generator) -> np.ndarray:
+        """Shifts with which the five frames of sound from each of `starts` on lie within the clip's sound."""
+        last = clip.samples * FPS // SAMPLE_RATE - 5
+        return draw_shifts(random, self.negatives, self.furthest, -min(starts), last - max(starts))
 
     def points(self) -> Iterator[np.ndarray]:
         """Yield each clip's points (F, 131, 2), less what `holdout` keeps apart."""

@@ -72,7 +72,8 @@ class G4GObjective(nn.Module):
 
     L_con is half of each of its two forms: of the aligned features of the windows' middle frames (eq. 10), where the
     network aligns, and of a sync expert's embeddings of the generated windows (eq. 16), where one is given. The
-    negatives of both are a process's other windows; a window's other frames sound too much alike.
+    negatives of both are a process's other windows and, for the faces, the batch's unsynced sounds of the same clip
+    ("unsynced audio-image pairs", 3.3). Other windows alone are mostly of other people, whom face and voice tell apart.
 
     Args:
         weights, frames, sync_expert: of the run's config; `sync_expert` may be empty.
@@ -118,7 +119,8 @@ class G4GObjective(nn.Module):
         """The weighted terms for generated `faces` (B, T, 3, H, W).
 
         Args:
-            batch: true `frames` (B, T, 3, H, W), `landmarks` (B, T, 57, 2) and `mel` (B, 1, 80, 16).
+            batch: true `frames` (B, T, 3, H, W), `landmarks` (B, T, 57, 2), `mel` (B, 1, 80, 16) and, with unsynced
+                sounds, `mel_negatives` (B, K, 1, 80, 16).
             discriminator: judges (B, T, 3, H, W), frames and windows; None without the adversarial term.
             alignment: of the synthesis of `faces`.
         """
@@ -140,8 +142,16 @@ class G4GObjective(nn.Module):
             pairs = []
             if alignment.seen is not None:
                 middle = faces.shape[1] // 2
-                pairs.append((alignment.heard[:, middle], alignment.seen[:, middle]))
+                pairs.append((alignment.heard[:, middle], alignment.seen[:, middle], alignment.unsynced))
             if self.expert is not None:
-                pairs.append(self.expert(batch["mel"], lower_faces(faces)))
-            terms["contrastive"] = weights.contrastive / 2 * sum(contrastive_loss(*pair) for pair in pairs)
+                pairs.append((*self.expert(batch["mel"], lower_faces(faces)), self._embed_unsynced(batch)))
+            losses = [contrastive_loss(heard, seen, negatives=unsynced) for heard, seen, unsynced in pairs]
+            terms["contrastive"] = weights.contrastive / 2 * sum(losses)
         return terms
+
+    def _embed_unsynced(self, batch: dict) -> Tensor | None:
+        """The expert's embeddings of `mel_negatives`, (B, K, D); None without them."""
+        if "mel_negatives" not in batch:
+            return None
+        mel = batch["mel_negatives"]
+        return self.expert.embed_audio(mel.flatten(0, 1)).unflatten(0, mel.shape[:2])

@@ -90,6 +90,16 @@ def shifted_loss(sound: Tensor, faces: Tensor, negatives: Tensor, temperature: f
     return F.cross_entropy(similarity / temperature, own)
 
 
+def told_from_shifted(sound: Tensor, faces: Tensor, negatives: Tensor) -> Tensor:
+    """Whether each window of faces is closer to its sound than to all N `negatives`; chance is 1 / (1 + N).
+
+    Arguments as in `contrastive_loss`; (B,) bool.
+    """
+    faces = full_precision(faces)
+    own, others = cosine(sound, faces), cosine(negatives, faces[:, None])
+    return (own[:, None] > others).all(dim=1)
+
+
 def frozen_expert(path: str | os.PathLike, frames: int) -> SyncExpert:
     """The expert that judges generated windows of `frames` frames, without gradients of its own.
 

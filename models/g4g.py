@@ -6,8 +6,9 @@ DINet (Zhang et al. 2023), whose deformation and inpainting it builds on, or is 
 - i_s and i_r have d channels at 8 x 8 positions, which the 1-D convolutions take row after row, and are averaged over
   them once aligned; eq. 5's statistics are taken over the positions.
 - The prior landmarks L_r are the references' heatmaps, each encoded by itself, and l_r the mean.
-- g' of eq. 6 and 7, which encodes the negatives, is g: the other rows of the batch are the negatives. What g_v and g_a
-  make serves the contrastive loss alone; the deformation takes the features that they are made of.
+- g' of eq. 6 and 7, which encodes the negatives, is g: the negatives are the other rows of the batch and, of sounds,
+  unsynced ones of the same clip (eq. 16). What g_v and g_a make serves the contrastive loss alone; the deformation
+  takes the features that they are made of.
 - The composite's Gaussian-smoothed mask is the hidden half, soft towards the visible one.
 """
 
@@ -72,12 +73,14 @@ class G4GAlignment(NamedTuple):
 
     visual: the aligned visual feature as l_s (eq. 12), to compare with `landmarks`, l_r.
     seen, heard: g_v of the aligned visual and g_a of the audio feature (eq. 6, 7); None without alignment.
+    unsynced: g'_a of K unsynced sounds a window (eq. 6, 16), (B, K, d); None without them or without alignment.
     """
 
     visual: Tensor
     landmarks: Tensor
     seen: Tensor | None
     heard: Tensor | None
+    unsynced: Tensor | None = None
 
 
 class FeatureEncoder(nn.Module):
@@ -253,10 +256,14 @@ class G4GSynthesizer(nn.Module):
         points: Tensor | None = None,
         reference_points: Tensor | None = None,
         alignment: bool = False,
+        unsynced: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, G4GAlignment]:
-        """As `FaceSynthesizer.forward`: faces (B, T, 3, H, W) in [0, 1]; with `alignment`, also what the losses ask."""
+        """As `FaceSynthesizer.forward`: faces (B, T, 3, H, W) in [0, 1]; with `alignment`, also what the losses take.
+
+        `unsynced`, (B, K, C, W), are sounds that the losses contrast with the windows' own; they move no face.
+        """
         references = self.encode_references(reference_images, reference_heatmaps)
-        return self.render(frames, heatmaps, references, audio, alignment=alignment)
+        return self.render(frames, heatmaps, references, audio, alignment=alignment, unsynced=unsynced)
 
     def encode_references(
         self, reference_images: Tensor, reference_heatmaps: Tensor, reference_points: Tensor | None = None
@@ -276,12 +283,13 @@ class G4GSynthesizer(nn.Module):
         audio: Tensor,
         points: Tensor | None = None,
         alignment: bool = False,
+        unsynced: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, G4GAlignment]:
         """As `forward`, with `encode_references`' result for the B windows (eq. 1, 2 and 11)."""
         shape, identity = frames.shape[:2], references.landmarks
         references = references.repeat(shape[1])
         masked = mask_lower_half(frames.flatten(0, 1))
-        heard = self.audio_encoder(audio.flatten(0, 1))
+        heard, unsynced = self._encode_sounds(audio.flatten(0, 1), unsynced)
         source = self.source(masked)
         visual = self.align(self.embed_source(source), references.embedding, references.landmarks)
         deformed = self.after(self.adaat(references.features, torch.cat([heard, visual], dim=1)))  # eq. 11
@@ -292,8 +300,20 @@ class G4GSynthesizer(nn.Module):
         if not alignment:
             return faces
         visual, heard = visual.unflatten(0, shape), heard.unflatten(0, shape)
-        seen, spoken = (None, None) if self.see is None else (self.see(visual), self.hear(heard))
-        return faces, G4GAlignment(self.to_landmarks(visual), identity, seen, spoken)
+        if self.see is None:
+            return faces, G4GAlignment(self.to_landmarks(visual), identity, None, None)
+        unsynced = None if unsynced is None else self.hear(unsynced)
+        return faces, G4GAlignment(self.to_landmarks(visual), identity, self.see(visual), self.hear(heard), unsynced)
+
+    def _encode_sounds(self, audio: Tensor, unsynced: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Eq. 1: the audio features (B T, d) of `audio` (B T, C, W), and (B, K, d) of `unsynced` (B, K, C, W).
+
+        Both are one batch: with statistics of their own, batch norm would tell unsynced sounds from the windows' own.
+        """
+        if unsynced is None or self.hear is None:
+            return self.audio_encoder(audio), None
+        features = self.audio_encoder(torch.cat([audio, unsynced.flatten(0, 1)]))
+        return features[: len(audio)], features[len(audio) :].unflatten(0, unsynced.shape[:2])
 
 
 def soft_lower_half(size: int) -> Tensor:

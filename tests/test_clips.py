@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 from training_runs import write_clips
 
 from data_prep.clips import Clip, ClipData, encode_face, write_clip
+from data_prep.unsynced import draw_shifts, sync_mel
 from data_prep.windows import ClipDataset
 from media.audio import audio_windows
 from media.errors import InputError
@@ -217,6 +218,52 @@ def test_an_item_depends_on_index_and_seed_alone(folder):
     assert same(here[0], dataset[3, 1]) and not same(here[0], here[2])
     loader = DataLoader(ClipDataset(folder, augment=True), sampler=items, batch_size=None, num_workers=2)
     assert all(same(a, b) for a, b in zip(here, loader, strict=True))
+
+
+@pytest.mark.parametrize("window", [1, 5])
+def test_negatives_are_the_clips_own_sound_shifted(tmp_path, window):
+    write_clip(tmp_path / "a.safetensors", clip_data(frames=range(40)))
+    plain, dataset = (ClipDataset(tmp_path, window=window, negatives=count, furthest=9) for count in (0, 4))
+    mel, drawn = dataset.clips[0].audio("mel"), set()
+    for index in range(len(dataset)):
+        item, without = dataset[index, 3], plain[index, 3]
+        assert all(torch.equal(item[name], without[name]) for name in ("audio", "mel", "frames", "reference_images"))
+        start, middle = item["start"], item["start"] + window // 2
+        places = [shift for shift in range(-9, 10) if shift]
+        cuts = audio_windows(mel, "mel", [middle + shift for shift in places])
+        shifts = [places[int(np.abs(cuts - cut.numpy()).sum((1, 2)).argmin())] for cut in item["audio_negatives"]]
+        np.testing.assert_array_equal(
+            item["audio_negatives"], audio_windows(mel, "mel", [middle + shift for shift in shifts])
+        )
+        np.testing.assert_array_equal(item["mel_negatives"], sync_mel(mel, [start + shift for shift in shifts]))
+        first, last = min(start, middle - 2), max(start, middle - 2)
+        inside = [shift for shift in places if first + shift >= 0 and last + shift + 5 <= 40]  # 40 frames of sound
+        assert len(set(shifts)) == 4 and set(shifts) <= set(inside)
+        near = [sum(abs(shift) <= 3 for shift in some) for some in (shifts, inside)]
+        assert near[0] == min(2, near[1])
+        drawn |= set(shifts)
+    assert drawn == set(places)
+
+
+def test_negatives_are_as_loud_as_the_windows_own_sound(folder):
+    """Their loudness tells nothing: augmentation changes both alike."""
+    plain, varied = (ClipDataset(folder, augment=augment, negatives=2, furthest=1) for augment in (False, True))
+    assert set(plain[8, 1]) == set(varied[8, 1])
+    item = varied[8, 1]
+    own, others = item["audio"][2], item["audio_negatives"]
+    assert not torch.equal(own, plain[8, 1]["audio"][2])
+    # A frame later the columns that both hold have moved by 3 or 4.
+    assert any(torch.equal(own[:, moved:], other[:, :-moved]) for other in others for moved in (3, 4))
+
+
+def test_a_sound_too_short_for_so_many_shifts_is_followed_by_silence():
+    random = np.random.default_rng(0)
+    for earliest, latest in ((0, 0), (-1, 2), (3, -8)):
+        shifts = draw_shifts(random, 6, 15, earliest, latest)
+        assert len(set(shifts)) == 6 and 0 not in shifts
+    assert {shift for _ in range(50) for shift in draw_shifts(random, 2, 4, -1, 3)} == {-1, 1, 2, 3}
+    with pytest.raises(InputError, match="negatives=7 must be between 1 and 2 furthest = 6"):
+        ClipDataset("anywhere", negatives=7, furthest=3)
 
 
 def test_batches_have_the_networks_shapes(folder):

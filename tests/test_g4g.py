@@ -1,5 +1,6 @@
 """G4G beside STSA: the network's equations, its losses, and the same scripts from clips to a dubbed video."""
 
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -11,14 +12,14 @@ import torch.nn.functional as F
 from faces import portraits, small_checkpoint, write_frames
 from media_files import write_sound
 from omegaconf import OmegaConf
-from training_runs import arguments, run, run_group, write_clips
+from training_runs import arguments, run, run_group, scalars_and_images, write_clips
 
 from benchmarks.inference import trained_like
 from benchmarks.quality import score_g4g_clip
 from data_prep.clips import Clip
 from dubbing import G4GSpeaker, StsaSpeaker, load_speaker
 from losses.g4g import G4GLosses, G4GObjective, attribute_loss, freeze_unread, reconstruction_loss
-from losses.sync import contrastive_loss
+from losses.sync import contrastive_loss, told_from_shifted
 from media.errors import InputError
 from media.video import read_frames
 from models import G4GConfig, G4GSynthesizer, load_network, save_checkpoint
@@ -26,7 +27,7 @@ from models.discriminator import DiscriminatorConfig, PatchDiscriminator
 from models.fast import accelerate_inference
 from models.g4g import AlignmentBlock, adain, soft_lower_half
 from models.sync_expert import SyncExpert, SyncExpertConfig, lower_faces
-from train_face import INPUTS, SCHEMAS, G4GTraining, moved_by_sound, starting_point
+from train_face import INPUTS, SCHEMAS, G4GTraining, moved_by_sound, starting_point, unsynced_sounds
 from training.config import read_config
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -161,6 +162,60 @@ def test_the_objective_contrasts_the_windows_middle_frames():
     torch.testing.assert_close(terms["contrastive"], 5 / 2 * sum(both) / 2)
 
 
+def test_unsynced_sounds_are_encoded_as_the_windows_own_and_move_no_face():
+    """In training too, where batch norm would tell a batch of their own."""
+    network, given = trained(), inputs()
+    own = given["audio"][:, 1:2]
+    faces, aligned = network.train()(**given, alignment=True, unsynced=torch.cat([own, -own], dim=1))
+    torch.testing.assert_close(aligned.unsynced[:, 0], aligned.heard[:, 1])
+    assert (aligned.unsynced[:, 1] - aligned.heard[:, 1]).abs().max() > 1e-3
+    with torch.no_grad():
+        faces, aligned = network.eval()(**given, alignment=True, unsynced=-own)
+        plain, without = network(**given, alignment=True)
+    torch.testing.assert_close(faces, plain, atol=1e-5, rtol=0)
+    torch.testing.assert_close(aligned.unsynced[:, 0], network.hear(network.audio_encoder(-own[:, 0])))
+    assert without.unsynced is None
+    assert trained(alignment=False)(**given, alignment=True, unsynced=own)[1].unsynced is None
+
+
+def test_telling_people_apart_is_not_enough_where_there_are_unsynced_sounds():
+    """Eq. 16: embeddings of who speaks reach 0 by other windows alone; K sounds of one voice leave log(1 + K)."""
+    who = torch.eye(3, dtype=torch.float64)  # three windows of three people
+    same_voice = who[:, None].expand(3, 4, 3)
+    assert contrastive_loss(who, who) < 1e-5
+    # A softmax over five equal similarities, and the half of eq. 9, which has no unsynced faces, at 0.
+    loss = 2 * contrastive_loss(who, who, negatives=same_voice)
+    assert loss >= math.log(1 + 4) and loss == pytest.approx(math.log(5), abs=1e-5)
+    assert contrastive_loss(who[:1], who[:1], negatives=same_voice[:1]) == pytest.approx(math.log(5) / 2)
+    what = torch.cat([who, torch.ones(3, 1)], dim=1)  # and embeddings of what is said as well
+    others = torch.cat([same_voice, -torch.ones(3, 4, 1)], dim=2)
+    assert contrastive_loss(what, what, negatives=others) < 0.01
+    assert told_from_shifted(what, what, others).all() and not told_from_shifted(who, who, same_voice).any()
+
+
+def test_the_objective_contrasts_unsynced_sounds_too(tmp_path):
+    """Eq. 10 and 16 written out for one window, whose faces have no other window's sound to be told from."""
+    torch.manual_seed(0)
+    expert = SyncExpert(SyncExpertConfig(width=0.05))
+    save_checkpoint(tmp_path, {"sync_expert": expert}, {"sync_expert": expert.config})
+    network, given = trained(), inputs(windows=1, frames=5)
+    random = torch.Generator().manual_seed(3)
+    shifted = {"audio_negatives": torch.randn(1, 4, 80, 16, generator=random)}
+    shifted["mel_negatives"] = torch.randn(1, 4, 1, 80, 16, generator=random)
+    batch = batch_of(given, windows=1, frames=5) | shifted
+    faces, aligned = network(**given, alignment=True, **unsynced_sounds(batch))
+    objective = G4GObjective(G4GLosses(perceptual=0, gan=0), network.config, 5, str(tmp_path))
+    found = objective(faces, batch, None, aligned)["contrastive"]
+
+    heard, seen = expert.eval()(torch.cat([batch["mel"], batch["mel_negatives"][0]]), lower_faces(faces))
+    expected = F.cross_entropy(seen @ heard.T / 0.07, torch.zeros(1, dtype=torch.long)) / 2
+    sounds = network.hear(network.audio_encoder(torch.cat([given["audio"][0, 2:3], batch["audio_negatives"][0]])))
+    similarity = F.cosine_similarity(aligned.seen[:, 2], sounds)[None] / 0.07
+    expected = expected + F.cross_entropy(similarity, torch.zeros(1, dtype=torch.long)) / 2
+    torch.testing.assert_close(found, 5 / 2 * expected, atol=1e-4, rtol=1e-4)
+    assert expected > 0.1
+
+
 def test_an_expert_judges_the_generated_windows(tmp_path):
     """Eq. 16, the other half, which an ablation without alignment keeps at its weight; and the adversary's term."""
     torch.manual_seed(0)
@@ -244,7 +299,8 @@ def test_an_unknown_network_is_one_line():
     ("settings", "named"),
     [
         (["losses.gan=3"], "discriminator.together=1, or 0"),
-        (["train.batch_size=1", "frames=5"], "contrastive loss needs two or more"),
+        (["train.batch_size=1", "frames=5", "negatives=0"], "set negatives=4, raise train.batch_size"),
+        (["negatives=7", "furthest=3"], "negatives=7 must be between 1 and 2 furthest = 6"),
         (["sync_expert=", "model.alignment=false"], "give sync_expert=FOLDER"),
         (["losses.attribute=0", "losses.reconstruction=0", "losses.contrastive=0"], "no loss term has a weight"),
     ],
@@ -296,6 +352,16 @@ def test_from_clips_to_a_dubbed_video(tmp_path):
     refused = [*command, "--heatmap-output", str(tmp_path / "heatmaps.mp4")]
     result = subprocess.run(refused, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 2 and "predicts none (G4G)" in result.stderr and "Traceback" not in result.stderr
+
+
+def test_one_window_a_step_is_contrasted_with_unsynced_sounds(tmp_path):
+    clips = write_clips(tmp_path / "clips")
+    settings = ["train.batch_size=1", "frames=2", "train.steps=2", "train.validate_every=2", "model.width=0.06"]
+    command = arguments("train_face", clips, tmp_path / "g4g", *settings, config="demo_g4g.yaml")
+    assert run("train_face", command) == 0
+    values, _ = scalars_and_images(tmp_path / "g4g")
+    assert min(values["train/contrastive"]) > 0  # without unsynced sounds one window leaves it at 0
+    assert 0 <= values["val/told_from_shifted"][-1] <= 1
 
 
 def test_two_processes_share_a_batch(tmp_path):
