@@ -4,9 +4,9 @@
 
 `loss: contrastive` is G4G's eq. 6-10 and 16 over the batch's similarity matrix, with sounds of the same clip a few
 frames away as further negatives (of several processes, each takes its own share of the batch); `loss: shifted` has
-these negatives alone; `loss: bce` is Wav2Lip's binary cross-entropy of a true or a shifted pair a window. What makes it
-move on few people (README): `shifted`, an audio encoder that has learned visemes from synthetic speech (`speech.data`),
-and `motion`, a head that both embeddings share in training.
+these negatives alone; `loss: bce` is Wav2Lip's binary cross-entropy of a true or a shifted pair a window. On few people
+it learns with `shifted`, an audio encoder pretrained on visemes of synthetic speech (`speech.data`), and `motion`, a
+head that both embeddings share in training (docs/extensions.md).
 
 Validation: how often the true offset among -15 .. 15 frames is told on clips of other people, a window of five frames
 and a whole clip at a time; the weights of the highest accuracy a window (within one frame) are kept in `best`.

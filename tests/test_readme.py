@@ -12,6 +12,7 @@ from documentation import ROOT, section_commands
 
 from media.video import VideoWriter, read_frames
 
+pytestmark = pytest.mark.slow
 TRAINING = ("docs/training.md", "From videos to your own model")
 TINY = {
     "train_sync.py": ["model.width=0.125", "train.batch_size=4"],
