@@ -4,7 +4,9 @@
 
 The loss is L_face + L_heatmap (eq. 10 and 4): the face's terms reach through the heatmaps into the predictor, whose own
 terms keep the heatmaps heatmaps. Validation: PSNR and SSIM of face crops of other people whose mouths are predicted
-from their sound, and LipLMD of the predicted keypoints; the weights of the highest PSNR are kept in `best`.
+from their sound, LPIPS and FID where their weights are, the distance of the predicted heatmaps from the true ones (the
+first term of eq. 3), and LipLMD of the predicted keypoints. The weights of the best score are kept in `best`;
+`train.best_by` chooses it, and empty means PSNR.
 """
 
 import sys
@@ -18,19 +20,21 @@ from torchvision.utils import make_grid
 
 from losses.face import FaceLosses, FaceObjective
 from losses.flow import flow_score
-from losses.heatmap import HeatmapLosses, freeze_unread, heatmap_terms
+from losses.heatmap import HeatmapLosses, freeze_unread, heatmap_scores, heatmap_terms
 from media.errors import InputError, command
-from media.heatmap import LIP_KEYPOINTS
-from metrics.crops import LipDistance, crop_scores
+from metrics.crops import Validation
 from models.checkpoint import build_network, check_size, load_network
 from models.discriminator import DiscriminatorConfig
 from models.face_synthesizer import Alignment, FaceSynthesizer, mask_lower_half
 from models.heatmap_predictor import HeatmapPredictor
 from models.reader import share_reader
+from training.best import best_score
 from training.config import DataConfig, TrainConfig, check_batch, check_judged, parse_config, start
-from training.data import move, parts, training_batches, training_windows, validation_batch
+from training.data import mean_of_parts, move, parts, training_batches, training_windows, validation_batch
 from training.learner import Adversary, Learner, compiled, synchronised, train_mode
 from training.run import Run
+
+SCORES = ("psnr", "lpips", "fid", "sync", "heatmap", "liplmd")  # of train.best_by
 
 
 @dataclass
@@ -102,23 +106,25 @@ class Dubbing(nn.Module):
 
 
 @torch.no_grad()
-def validate(dubbing: Dubbing, batch: dict, weights: HeatmapLosses, distance: LipDistance | None) -> tuple[dict, dict]:
-    """Scalars on the fixed validation windows, and a picture grid of the windows' first synthesized frames."""
-    faces, alignments, *rest = zip(*(dubbing(part) for part in parts(batch, 4)), strict=True)
-    faces, points, heatmaps, landmarks = (torch.cat(part) for part in (faces, *rest))
-    targets = dubbing.targets(batch, points)
-    true = targets["frames"]
-    scores = crop_scores(faces.flatten(0, 1), true.flatten(0, 1))
-    values = {f"val/{name}": float(score.mean()) for name, score in scores.items()}
-    values |= flow_score(alignments, targets)
-    terms = heatmap_terms(heatmaps, landmarks, batch, weights)
-    values |= {f"val/{name}": float(value) for name, value in terms.items()}
-    lips = (landmarks - batch["landmarks"])[..., LIP_KEYPOINTS, :]
-    values["val/keypoint_LipLMD"] = float(lips.norm(dim=-1).mean())
-    if distance is not None:
-        shown = distance(faces)
-        values |= {"val/LipLMD": shown} if shown is not None else {}
-    heatmap = heatmaps[:8, dubbing.synthesized][:, 0].expand(-1, 3, -1, -1)
+def validate(
+    dubbing: Dubbing, batch: dict, weights: HeatmapLosses, validation: Validation, device: torch.device
+) -> tuple[dict[str, float], dict[str, Tensor]]:
+    """Scalars on the fixed validation windows, and a picture grid of the windows' first synthesized frames.
+
+    `batch` is on the CPU; four windows at a time are on `device`.
+    """
+    faces, shown, scores = [], [], []
+    for part in parts(batch, 4):
+        part = move(part, device)
+        generated, alignment, points, heatmaps, landmarks = dubbing(part)
+        values = flow_score(alignment, dubbing.targets(part, points))
+        values |= heatmap_scores(heatmaps, landmarks, part, weights)
+        scores.append((len(generated), values))
+        faces.append(generated.cpu())
+        shown.append(heatmaps[:, dubbing.synthesized][:, 0].cpu())
+    faces, true = torch.cat(faces), batch["frames"][:, dubbing.synthesized]
+    values = validation(faces) | mean_of_parts(scores)
+    heatmap = torch.cat(shown)[:8].expand(-1, 3, -1, -1)
     columns = [batch["reference_images"][:8, 0], heatmap, mask_lower_half(true[:8, 0]), faces[:8, 0], true[:8, 0]]
     grid = make_grid(torch.stack(columns, dim=1).flatten(0, 1), nrow=len(columns))
     return values, {"val/reference, heatmap, masked, generated, true": grid}
@@ -150,6 +156,7 @@ def discriminator(config: Finetuning) -> nn.Module:
 @command
 def main() -> None:
     config = parse_config(Finetuning, __doc__)
+    measure = best_score(config.train.best_by, SCORES, config.sync_expert)
     predictor = load_network(config.heatmap_predictor, "heatmap_predictor")
     synthesizer = load_network(config.face_synthesizer, "face_synthesizer")
     check(config, predictor, synthesizer)
@@ -165,8 +172,8 @@ def main() -> None:
     shape = {"audio": predictor.config.audio, "window": predictor.config.frames}
     shape |= {"references": predictor.config.references, "mel_from": first_synthesized(predictor, config.frames)}
     dataset, others = training_windows(config.data, shape)
-    validation = validation_batch(others, config.train.validation_windows)
-    validation = move(validation, accelerator.device)
+    if accelerator.is_main_process:
+        windows = validation_batch(others, config.train.validation_windows)
 
     freeze_unread(predictor, config.heatmap_losses)
     if not config.train_predictor:
@@ -185,18 +192,20 @@ def main() -> None:
         check_judged(judge.config, config.frames)
         adversary = Adversary(judge, config.train, accelerator)
         networks["discriminator"], sections["discriminator"] = adversary.network, judge.config
-    run = Run(config, accelerator, networks, sections, averaged=["heatmap_predictor", "face_synthesizer"])
-    true = validation["frames"][:, bare.synthesized]
-    distance = LipDistance(true) if accelerator.is_main_process else None
+    averaged = ["heatmap_predictor", "face_synthesizer"]
+    run = Run(config, accelerator, networks, sections, averaged, measure)
+    if accelerator.is_main_process:
+        validation = Validation(windows["frames"][:, bare.synthesized], accelerator.device)
     first = run.resume()
 
     def score(step: int) -> dict:
         evaluated = (run.evaluated(name) for name in ("heatmap_predictor", "face_synthesizer"))
-        scores, pictures = validate(Dubbing(*evaluated, config.frames), validation, config.heatmap_losses, distance)
-        run.validated(step, scores, scores["val/PSNR"], pictures)
+        dubbing = Dubbing(*evaluated, config.frames)
+        scores, pictures = validate(dubbing, windows, config.heatmap_losses, validation, accelerator.device)
+        run.validated(step, scores, pictures)
         return scores
 
-    if first == 0:  # where it starts from; what never gets better than that stays as it was
+    if first == 0 and accelerator.is_main_process:  # where it starts; what never gets better than that stays as it was
         before = score(0)
         values = (f"{name} {before[f'val/{name}']:.4g}" for name in ("PSNR", "SSIM", "keypoint_LipLMD"))
         accelerator.print(f"before fine-tuning: {', '.join(values)}")
@@ -224,7 +233,7 @@ def main() -> None:
             score(step)
 
     tuned = "both networks" if config.train_predictor else "the synthesizer"
-    run.finish(f"fine-tuned {tuned} for {run.step} steps, best PSNR {run.best or 0:.2f} dB")
+    run.finish(f"fine-tuned {tuned} for {run.step} steps")
 
 
 if __name__ == "__main__":

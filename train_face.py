@@ -7,7 +7,8 @@ A config's `network` says whose: STSA's (paper III-B; the loss is eq. 10, losses
 heatmaps of the target (eq. 17, losses/g4g.py). A patch discriminator stands beside it where the loss has an adversarial
 term.
 Validation: PSNR and SSIM of whole face crops of other people, lower half generated, upper half as given, and where
-MediaPipe is installed LipLMD of the lips that it finds in them; the weights of the highest PSNR are kept in `best`.
+MediaPipe is installed LipLMD of the lips that it finds in them; LPIPS and FID where their weights are. The weights of
+the best score are kept in `best`; `train.best_by` chooses it, and empty means PSNR.
 """
 
 import dataclasses
@@ -25,18 +26,20 @@ from losses.flow import flow_score
 from losses.g4g import G4GLosses, G4GObjective, freeze_unread
 from losses.sync import told_from_shifted
 from media.errors import InputError, command
-from metrics.crops import LipDistance, crop_scores
+from metrics.crops import Validation
 from models.checkpoint import build_network, load_network
 from models.discriminator import DiscriminatorConfig
 from models.face_synthesizer import FaceSynthesizer, FaceSynthesizerConfig, mask_lower_half
 from models.g4g import G4GAlignment, G4GConfig, G4GSynthesizer
 from pretraining import ReadingTraining, learn_reading
+from training.best import best_score
 from training.config import DataConfig, TrainConfig, check_batch, check_judged, parse_config, start, windows_at_once
-from training.data import move, parts, training_batches, training_windows, validation_batch
+from training.data import mean_of_parts, move, parts, training_batches, training_windows, validation_batch
 from training.learner import Adversary, Learner, compiled, synchronised, train_mode
 from training.run import Run, holds_a_run
 
 INPUTS = ("frames", "heatmaps", "reference_images", "reference_heatmaps", "audio", "points", "reference_points")
+SCORES = ("psnr", "lpips", "fid", "sync")  # of train.best_by
 
 
 @dataclass
@@ -102,7 +105,9 @@ def moved_by_sound(synthesizer: nn.Module, batch: dict, faces: Tensor) -> float:
     The mean absolute difference; 0 of a network that does not listen, which PSNR alone would not tell.
     """
     others = batch | {"audio": batch["audio"].roll(1, dims=0)}
-    moved = torch.cat([synthesizer(*(part[name] for name in INPUTS)) for part in parts(others, 4)])
+    device = next(synthesizer.parameters()).device
+    pieces = (move(part, device) for part in parts(others, 4))
+    moved = torch.cat([synthesizer(*(part[name] for name in INPUTS)).to(faces.device) for part in pieces])
     half = faces.shape[-2] // 2
     return float((moved - faces)[..., half:, :].abs().mean())
 
@@ -116,37 +121,38 @@ def check_contrast(config: G4GTraining, accelerator: Accelerator) -> None:
         )
 
 
-def told_share(alignments: list[G4GAlignment]) -> float:
+def told_score(alignment: G4GAlignment) -> dict[str, float]:
     """Share of windows whose middle frame's visual feature is closest to its own sound among the clip's shifted ones.
 
-    Chance is 1 / (1 + negatives).
+    Chance is 1 / (1 + negatives). Empty where the network had no shifted sounds.
     """
-    middle = alignments[0].heard.shape[1] // 2
-    told = [told_from_shifted(x.heard[:, middle], x.seen[:, middle], x.unsynced) for x in alignments]
-    return float(torch.cat(told).float().mean())
+    if alignment.unsynced is None:
+        return {}
+    middle = alignment.heard.shape[1] // 2
+    told = told_from_shifted(alignment.heard[:, middle], alignment.seen[:, middle], alignment.unsynced)
+    return {"val/told_from_shifted": float(told.float().mean())}
 
 
 @torch.no_grad()
-def validate(synthesizer: nn.Module, batch: dict, distance: LipDistance | None) -> tuple[dict, dict]:
-    """Scores on the fixed validation windows, and a picture grid of the windows' first frames."""
-    results = [
-        synthesizer(*(part[name] for name in INPUTS), alignment=True, **unsynced_sounds(part))
-        for part in parts(batch, 4)
-    ]
-    faces = torch.cat([faces for faces, _ in results])
-    scores = crop_scores(faces.flatten(0, 1), batch["frames"].flatten(0, 1))
-    values = {f"val/{name}": float(score.mean()) for name, score in scores.items()}
-    if isinstance(synthesizer, FaceSynthesizer):
-        values |= flow_score([alignment for _, alignment in results], batch)
-        shown = "heatmaps"
-    else:
+def validate(
+    synthesizer: nn.Module, batch: dict, validation: Validation, device: torch.device
+) -> tuple[dict[str, float], dict[str, Tensor]]:
+    """Scores on the fixed validation windows, and a picture grid of the windows' first frames.
+
+    `batch` is on the CPU; four windows at a time are on `device`.
+    """
+    stsa, faces, scores = isinstance(synthesizer, FaceSynthesizer), [], []
+    for part in parts(batch, 4):
+        part = move(part, device)
+        inputs = (part[name] for name in INPUTS)
+        generated, alignment = synthesizer(*inputs, alignment=True, **unsynced_sounds(part))
+        faces.append(generated.cpu())
+        scores.append((len(generated), flow_score(alignment, part) if stsa else told_score(alignment)))
+    faces = torch.cat(faces)
+    values = validation(faces) | mean_of_parts(scores)
+    if not stsa:
         values["val/moved_by_sound"] = moved_by_sound(synthesizer, batch, faces)
-        if results[0][1].unsynced is not None:
-            values["val/told_from_shifted"] = told_share([alignment for _, alignment in results])
-        shown = "reference_heatmaps"
-    if distance is not None:
-        lips = distance(faces)
-        values |= {"val/LipLMD": lips} if lips is not None else {}
+    shown = "heatmaps" if stsa else "reference_heatmaps"
     true, heatmaps = batch["frames"][:8, 0], batch[shown][:8, 0].expand(-1, 3, -1, -1)
     columns = [batch["reference_images"][:8, 0], heatmaps, mask_lower_half(true), faces[:8, 0], true]
     grid = make_grid(torch.stack(columns, dim=1).flatten(0, 1), nrow=len(columns))
@@ -156,6 +162,7 @@ def validate(synthesizer: nn.Module, batch: dict, distance: LipDistance | None) 
 @command
 def main() -> None:
     config = parse_config(SCHEMAS, __doc__)
+    measure = best_score(config.train.best_by, SCORES, config.sync_expert)
     accelerator = start(config)
     check_batch(config.frames, config.train, accelerator)
     synthesizer = starting_point(config)
@@ -178,8 +185,9 @@ def main() -> None:
     if isinstance(config, G4GTraining) and config.losses.contrastive > 0:
         shape |= {"negatives": config.negatives, "furthest": config.furthest}
     dataset, others = training_windows(config.data, shape)
-    validation = validation_batch(others, config.train.validation_windows)
-    validation = move(validation, accelerator.device)
+    if accelerator.is_main_process:
+        windows = validation_batch(others, config.train.validation_windows)
+        validation = Validation(windows["frames"], accelerator.device)
 
     if not config.start_from and reads and not holds_a_run(config.output):
         reader = synthesizer.reader.to(accelerator.device)
@@ -191,8 +199,7 @@ def main() -> None:
     if objective.adversarial:
         adversary = Adversary(build_network("discriminator", config.discriminator), config.train, accelerator)
         networks["discriminator"], sections["discriminator"] = adversary.network, config.discriminator
-    run = Run(config, accelerator, networks, sections, averaged=[config.network])
-    distance = LipDistance(validation["frames"]) if accelerator.is_main_process else None
+    run = Run(config, accelerator, networks, sections, averaged=[config.network], measure=measure)
     first = run.resume()
 
     synthesize = compiled(learner.network, config.train)
@@ -210,10 +217,9 @@ def main() -> None:
             values |= adversary.judge(batch["frames"], torch.cat(faces), batch, step)
         run.log(step, values)
         if run.due(step):
-            scores, pictures = validate(run.evaluated(config.network), validation, distance)
-            run.validated(step, scores, scores["val/PSNR"], pictures)
+            run.validated(step, *validate(run.evaluated(config.network), windows, validation, accelerator.device))
 
-    run.finish(f"trained the face synthesizer for {run.step} steps, best PSNR {run.best or 0:.2f} dB")
+    run.finish(f"trained the face synthesizer for {run.step} steps")
 
 
 if __name__ == "__main__":

@@ -2,8 +2,10 @@
 
     python train_heatmap.py --config configs/demo_heatmap.yaml data.train=CLIPS data.val=OTHER_CLIPS output=runs/heatmap
 
-The loss is L_semantic + L_temporal (eq. 3, 4). Validation: the same on other people, and LipLMD, the mean distance of
-the 40 lip points in units of the face box; the weights of the smallest LipLMD are kept in `best`.
+The loss is L_semantic + L_temporal (eq. 3, 4). Validation: the same on other people; the distance of the heatmaps (the
+first term of eq. 3); and LipLMD, the mean distance of the keypoint head's 40 lip points in units of the face box. The
+weights of the best score are kept in `best`; `train.best_by` chooses it, and empty means LipLMD. That says nothing of
+heatmaps which a decoder makes: choose `heatmap` for these.
 """
 
 import sys
@@ -17,20 +19,22 @@ from torch import Tensor
 from torchvision.utils import make_grid
 
 from data_prep.windows import ClipDataset, mirrored_points
-from losses.heatmap import HeatmapLosses, freeze_unread, heatmap_terms
+from losses.heatmap import HeatmapLosses, freeze_unread, heatmap_scores, heatmap_terms
 from media.errors import InputError, command
-from media.heatmap import KEYPOINTS, LIP_KEYPOINTS
+from media.heatmap import KEYPOINTS
 from media.timeline import FPS
 from models.checkpoint import build_network, load_network
 from models.heatmap_predictor import HeatmapPredictor, HeatmapPredictorConfig
 from models.transport import ANCHORS, apply_affine, mouth_motion, pose_beside
 from pretraining import ReadingTraining, VisemeTraining, learn_reading, learn_visemes
+from training.best import best_score
 from training.config import DataConfig, TrainConfig, check_batch, parse_config, start
-from training.data import move, training_batches, training_windows, validation_batch
+from training.data import mean_of_parts, move, parts, training_batches, training_windows, validation_batch
 from training.learner import Learner, compiled, synchronised, train_mode
 from training.run import Run, holds_a_run
 
 INPUTS = ("audio", "pose_heatmaps", "reference_heatmaps", "points", "reference_points")
+SCORES = ("liplmd", "heatmap")  # of train.best_by
 TURNS = 2  # directions in which a head turns
 NOISE = 1e-4  # of a landmark's mean over a second, in units of the crop
 REFERENCE_DRAWS = 4  # of random references for each clip, to learn from
@@ -129,27 +133,32 @@ def learn_speech(predictor: HeatmapPredictor, dataset: ClipDataset, config: Heat
 
 
 @torch.no_grad()
-def validate(predictor: HeatmapPredictor, batch: dict, weights: HeatmapLosses) -> tuple[dict, dict]:
-    """Scalars and a picture grid on the fixed validation windows."""
-    heatmaps, landmarks = predictor(*(batch[name] for name in INPUTS))
-    terms = heatmap_terms(heatmaps, landmarks, batch, weights)
-    values = {f"val/{name}": float(value) for name, value in terms.items()}
-    lips = (landmarks - batch["landmarks"])[..., LIP_KEYPOINTS, :]
-    values["val/keypoint_LipLMD"] = float(lips.norm(dim=-1).mean())
+def validate(
+    predictor: HeatmapPredictor, batch: dict, weights: HeatmapLosses, device: torch.device
+) -> tuple[dict[str, float], dict[str, Tensor]]:
+    """Scalars and a picture grid on the fixed validation windows; of `batch`, on the CPU, 16 at a time on `device`."""
+    scores, shown = [], []
+    for part in parts(batch, 16):
+        part = move(part, device)
+        heatmaps, landmarks = predictor(*(part[name] for name in INPUTS))
+        scores.append((len(heatmaps), heatmap_scores(heatmaps, landmarks, part, weights)))
+        shown.append(heatmaps[:8].cpu())
+    values, heatmaps = mean_of_parts(scores), torch.cat(shown)[:8]
     middle = heatmaps.shape[1] // 2
     rows = [
         torch.stack([reference[0], pose[middle], predicted[middle], true[middle]])
         for reference, pose, predicted, true in zip(
-            batch["reference_heatmaps"], batch["pose_heatmaps"], heatmaps, batch["heatmaps"], strict=True
+            batch["reference_heatmaps"][:8], batch["pose_heatmaps"][:8], heatmaps, batch["heatmaps"][:8], strict=True
         )
     ]
-    grid = make_grid(torch.cat(rows[:8]), nrow=4)
+    grid = make_grid(torch.cat(rows), nrow=4)
     return values, {"val/reference, pose, predicted, true": grid}
 
 
 @command
 def main() -> None:
     config = parse_config(HeatmapTraining, __doc__)
+    measure = best_score(config.train.best_by, SCORES)
     accelerator = start(config)
 
     if config.start_from:
@@ -165,8 +174,8 @@ def main() -> None:
         )
     shape = {"audio": config.model.audio, "window": config.model.frames, "references": config.model.references}
     dataset, others = training_windows(config.data, shape, warp=config.warp)
-    validation = validation_batch(others, config.train.validation_windows)
-    validation = move(validation, accelerator.device)
+    if accelerator.is_main_process:
+        windows = validation_batch(others, config.train.validation_windows)
 
     if drawn and not config.start_from and not holds_a_run(config.output):
         predictor.to(accelerator.device)
@@ -178,7 +187,8 @@ def main() -> None:
     freeze_unread(predictor, config.losses)
     learner = Learner(synchronised(predictor, accelerator, config.train), config.train, accelerator)
     sections = {"heatmap_predictor": config.model, "training": config}
-    run = Run(config, accelerator, {"heatmap_predictor": learner.network}, sections, averaged=["heatmap_predictor"])
+    networks = {"heatmap_predictor": learner.network}
+    run = Run(config, accelerator, networks, sections, averaged=["heatmap_predictor"], measure=measure)
     first = run.resume()
 
     predict = compiled(learner.network, config.train)
@@ -194,10 +204,10 @@ def main() -> None:
         run.average()
         run.log(step, values)
         if run.due(step):
-            values, pictures = validate(run.evaluated("heatmap_predictor"), validation, config.losses)
-            run.validated(step, values, -values["val/keypoint_LipLMD"], pictures)
+            evaluated = run.evaluated("heatmap_predictor")
+            run.validated(step, *validate(evaluated, windows, config.losses, accelerator.device))
 
-    run.finish(f"trained the heatmap predictor for {run.step} steps, best LipLMD {-(run.best or 0):.4f}")
+    run.finish(f"trained the heatmap predictor for {run.step} steps")
 
 
 if __name__ == "__main__":

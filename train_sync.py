@@ -34,6 +34,7 @@ from models.chung_syncnet import SHIFTS
 from models.layers import scaled
 from models.sync_expert import FRAMES, SyncExpert, SyncExpertConfig, lower_faces
 from pretraining import VisemeTraining, learn_visemes
+from training.best import best_score
 from training.config import DataConfig, TrainConfig, check_batch, parse_config, start
 from training.data import training_batches
 from training.learner import Learner, compiled, synchronised, train_mode
@@ -119,6 +120,7 @@ def sync_terms(network: Callable, batch: dict, config: SyncTraining) -> dict[str
 @command
 def main() -> None:
     config = parse_config(SyncTraining, __doc__)
+    measure = best_score(config.train.best_by, ["accuracy"])
     if config.loss not in ("contrastive", "shifted", "bce"):
         raise InputError(f"loss={config.loss} is unknown; use contrastive, shifted or bce")
     if config.temperature <= 0:
@@ -161,7 +163,7 @@ def main() -> None:
     learner = Learner(network, config.train, accelerator)
     expert = accelerator.unwrap_model(learner.network).expert
     sections = {"sync_expert": config.model, "training": config}
-    run = Run(config, accelerator, {"sync_expert": expert}, sections, averaged=["sync_expert"])
+    run = Run(config, accelerator, {"sync_expert": expert}, sections, averaged=["sync_expert"], measure=measure)
     first = run.resume()
 
     embed = compiled(learner.network, config.train)
@@ -177,11 +179,9 @@ def main() -> None:
         run.average()
         run.log(step, values)
         if run.due(step):
-            scores = validate(run.evaluated("sync_expert"), clips)
-            run.validated(step, scores, scores["val/window_within_1"], {})
+            run.validated(step, validate(run.evaluated("sync_expert"), clips), {})
 
-    summary = f"trained the sync expert for {run.step} steps"
-    run.finish(f"{summary}, best accuracy within a frame {100 * (run.best or 0):.1f} % (chance {300 / 31:.1f} %)")
+    run.finish(f"trained the sync expert for {run.step} steps")
 
 
 if __name__ == "__main__":

@@ -4,9 +4,6 @@ Where the flow has learnt little, a warped reference shows a torn mouth, and pic
 to pull. Landmarks say it at once: the flow at the target's mouth corner has to read the reference's mouth corner.
 """
 
-from collections.abc import Sequence
-
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -35,14 +32,13 @@ def landmark_flow_loss(grid: Tensor, points: Tensor, reference_points: Tensor) -
     return (read - wanted).norm(dim=-1).mean() * (size / 2)
 
 
-def flow_score(alignments: Sequence[Alignment], batch: dict) -> dict[str, float]:
-    """`landmark_flow_loss` of a batch synthesized in parts, as a validation logs it; empty without a temporal path.
+def flow_score(alignment: Alignment, batch: dict) -> dict[str, float]:
+    """`landmark_flow_loss` of a synthesized batch, as a validation logs it; empty without a temporal path.
 
     Args:
-        alignments: of the parts, in order; together of all frames of `batch`.
+        alignment: of all frames of `batch`.
         batch: `points` (B, T, 131, 2) and `reference_points` (B, N, 131, 2).
     """
-    grids = [alignment.grid for alignment in alignments]
-    if grids[0] is None:
+    if alignment.grid is None:
         return {}
-    return {"val/flow": float(landmark_flow_loss(torch.cat(grids), batch["points"], batch["reference_points"]))}
+    return {"val/flow": float(landmark_flow_loss(alignment.grid, batch["points"], batch["reference_points"]))}

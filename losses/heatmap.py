@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from losses.semantic import frame_distance
 from losses.temporal import temporal_loss
+from media.heatmap import LIP_KEYPOINTS
 
 
 @dataclass
@@ -37,3 +38,15 @@ def heatmap_terms(heatmaps: Tensor | None, landmarks: Tensor, batch: dict, weigh
     if weights.temporal > 0:
         terms["temporal"] = weights.temporal * temporal_loss(landmarks, batch["landmarks"])
     return terms
+
+
+def heatmap_scores(heatmaps: Tensor, landmarks: Tensor, batch: dict, weights: HeatmapLosses) -> dict[str, float]:
+    """What a validation logs of predictions (B,T,1,H,W) and (B,T,57,2): the weighted terms of the loss, and two scores.
+
+    `val/heatmap_distance` is eq. 3's first term without its weight. `val/keypoint_LipLMD` is the mean distance of the
+    40 lip points of the keypoint head, in units of the face box; it says nothing of decoded heatmaps.
+    """
+    values = {f"val/{name}": float(value) for name, value in heatmap_terms(heatmaps, landmarks, batch, weights).items()}
+    values["val/heatmap_distance"] = float(frame_distance(heatmaps, batch["heatmaps"]))
+    lips = (landmarks - batch["landmarks"])[..., LIP_KEYPOINTS, :]
+    return values | {"val/keypoint_LipLMD": float(lips.norm(dim=-1).mean())}

@@ -6,12 +6,13 @@ import shutil
 import sysconfig
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import InitProcessGroupKwargs, set_seed
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
@@ -20,6 +21,8 @@ from media.errors import InputError, Parser, first_line
 from media.files import check_output_folder, existing_file
 from models.discriminator import DiscriminatorConfig
 from training.run import holds_a_run
+
+WAIT = timedelta(hours=2)  # the most that processes wait for one: the main process validates alone
 
 
 @dataclass
@@ -60,8 +63,13 @@ class TrainConfig:
     log_every: int = 10
     validate_every: int = 1000
     validation_windows: int = 16  # fixed windows of `data.val`, spread over its clips; train_sync.py takes all
+    # The score that selects the weights in `best/`. train_heatmap.py: liplmd (of the keypoint head) or heatmap (eq. 3's
+    # heatmap distance); train_face.py: psnr, lpips, fid or sync (-log cos by `sync_expert`); finetune_e2e.py: all of
+    # these; train_sync.py: accuracy. Empty: the first one named, of finetune_e2e.py psnr.
+    best_by: str = ""
     save_every: int = 1000
     keep: int = 2  # training states kept for resuming
+    keep_every: int = 0  # every so many steps, a checkpoint folder `output/step-NNNNNNNN` that stays; 0: none
 
 
 Config = TypeVar("Config")
@@ -142,7 +150,7 @@ def start(config: Any) -> Accelerator:
     for name in ("steps", "batch_size", "log_every", "validate_every", "validation_windows", "save_every", "keep"):
         if getattr(train, name) < 1:
             raise InputError(f"train.{name}={getattr(train, name)} must be 1 or more")
-    for name in ("learning_rate", "weight_decay", "warmup", "clip_gradients", "micro_batch"):
+    for name in ("learning_rate", "weight_decay", "warmup", "clip_gradients", "micro_batch", "keep_every"):
         if getattr(train, name) < 0:
             raise InputError(f"train.{name}={getattr(train, name)} must not be negative")
     if not 0 <= train.ema < 1:
@@ -164,6 +172,7 @@ def start(config: Any) -> Accelerator:
         log_with="tensorboard",
         project_dir=output,
         step_scheduler_with_optimizer=False,  # schedules count steps of the run, not samples of a process
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=WAIT)],
     )
     if train.precision == "fp16" and accelerator.device.type != "cuda":
         raise InputError("train.precision=fp16 needs a CUDA device; use no, or bf16")

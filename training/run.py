@@ -3,14 +3,14 @@
 A run lives in the folder `output` of its config:
 
     output/config.yaml, NETWORK.safetensors   the newest weights, a checkpoint folder like any other
-    output/best/                              the same for the best validation score so far
+    output/best/                              the same for the best validation score so far (`train.best_by`)
+    output/step-00050000/                     the same every `train.keep_every` steps; these are never deleted
     output/state/step-00001000/               everything a resumed run needs; the newest `train.keep` are kept
     output/pretraining/                       what parts of a network have learned before the run (pretraining.py)
     output/tensorboard/                       curves and picture grids
 """
 
 import contextlib
-import math
 import pickle
 import re
 import shutil
@@ -33,6 +33,7 @@ from yaml import YAMLError
 from media.errors import InputError, first_line
 from media.files import output_folder
 from models.checkpoint import save_checkpoint
+from training.best import Score
 
 # RuntimeErrors that tell of neither a file nor a config.
 _DEVICE_ERRORS = (torch.OutOfMemoryError, torch.AcceleratorError, torch.distributed.DistBackendError)
@@ -50,6 +51,7 @@ class Run:
         networks: the prepared networks by their checkpoint names ("heatmap_predictor", ...).
         sections: what `config.yaml` says of each network, by the same names, and anything else worth keeping.
         averaged: the networks that have an exponential moving average (`train.ema`), whose weights are the ones saved.
+        measure: the validation score that selects `best`.
     """
 
     def __init__(
@@ -59,7 +61,9 @@ class Run:
         networks: dict[str, nn.Module],
         sections: dict,
         averaged: Sequence[str],
+        measure: Score,
     ):
+        self.measure = measure
         self.train, self.output = config.train, output_folder(config.output)
         self.accelerator, self.sections = accelerator, sections
         # What a killed run logged after its last state is logged again: `purge_step` hides the first time.
@@ -105,7 +109,7 @@ class Run:
                 self.accelerator.load_state(str(folder), map_location="cpu")
                 if self.ema is not None:
                     self.ema.load_state_dict(load_file(folder / "ema.safetensors"))
-                self.best = OmegaConf.load(folder / "run.yaml")["best"]
+                self._resume_best(OmegaConf.load(folder / "run.yaml"))
             except _DEVICE_ERRORS:
                 raise
             except DAMAGED as error:
@@ -119,6 +123,18 @@ class Run:
                     self._save_weights(self.output)
         self._log_step = self.step
         return self.step
+
+    def _resume_best(self, saved: Any) -> None:
+        """Restore the best score so far, unless another score or number of windows measured it than the config's."""
+        before = saved.get("best_by", self.measure.default), saved.get("windows", self.train.validation_windows)
+        if saved["best"] is None or before == (self.measure.name, self.train.validation_windows):
+            self.best = saved["best"]
+            return
+        self.best = None
+        self.accelerator.print(
+            f"best was selected by {before[0]} on {before[1]} windows, from here on it is by {self.measure.name} on "
+            f"{self.train.validation_windows}; the next validation replaces it"
+        )
 
     def progress(self, batches: Iterator[dict]) -> Iterator[tuple[int, dict]]:
         """Yield (step, batch) behind a progress bar; `step` counts from 1 and is the number done after this one.
@@ -134,6 +150,8 @@ class Run:
                 yield self.step + 1, batch
                 self.step += 1
                 self.bar.update()
+                if self.train.keep_every and self.step % self.train.keep_every == 0:
+                    self._keep()  # before the state: a run that is killed in between repeats this step
                 if self.step % self.train.save_every == 0 or self.step == self.train.steps:
                     self.save()
                 asked = time.perf_counter()
@@ -164,8 +182,9 @@ class Run:
         self.bar.set_postfix({name.split("/")[-1]: f"{value:.4f}"})
 
     def due(self, step: int) -> bool:
-        """Whether step `step` ends with a validation."""
-        return step % self.train.validate_every == 0 or step == self.train.steps
+        """Whether this process validates after step `step`: the main one does, the others wait at the next step."""
+        due = step % self.train.validate_every == 0 or step == self.train.steps
+        return due and self.accelerator.is_main_process
 
     def evaluated(self, name: str) -> nn.Module:
         """The network to validate, in eval mode: the moving average where there is one."""
@@ -175,21 +194,23 @@ class Run:
         averaged = self.ema is not None and name in self.ema.module
         return self.ema.module[name] if averaged else self.networks[name]
 
-    def validated(self, step: int, values: dict[str, float], score: float, pictures: dict[str, Tensor]) -> None:
-        """Log validation scalars and picture grids ((3, H, W) in [0, 1]); keep the weights if `score` is the best.
+    def validated(self, step: int, values: dict[str, float], pictures: dict[str, Tensor]) -> None:
+        """Log validation scalars and picture grids ((3, H, W) in [0, 1]); keep the weights if they are the best so far.
 
-        A larger score is better.
+        The main process calls it.
+
+        Raises:
+            InputError: `values` lacks the scalar of `train.best_by`.
         """
         self.accelerator.log(values, step=step)
-        best = math.isfinite(score) and (self.best is None or score > self.best)
-        self.best = score if best else self.best
-        if self.accelerator.is_main_process:
-            writer = self.accelerator.get_tracker("tensorboard").writer
-            for name, picture in pictures.items():
-                writer.add_image(name, picture.clamp(0, 1), step)
-            if best:
-                with writing(self.output / "best"):
-                    self._save_weights(self.output / "best")
+        score = self.measure.of(values)
+        writer = self.accelerator.get_tracker("tensorboard").writer
+        for name, picture in pictures.items():
+            writer.add_image(name, picture.clamp(0, 1), step)
+        if self.measure.is_better(score, self.best):
+            self.best = score
+            with writing(self.output / "best"):
+                self._save_weights(self.output / "best")
         self._log_time, self._log_step, self._waited = time.perf_counter(), step, 0.0
 
     def save(self) -> None:
@@ -206,7 +227,8 @@ class Run:
                 if self.ema is not None:
                     state = {name: value.contiguous() for name, value in self.ema.state_dict().items()}
                     save_file(state, temporary / "ema.safetensors")
-                OmegaConf.save({"step": self.step, "best": self.best}, temporary / "run.yaml")
+                best = {"best": self.best, "best_by": self.measure.name, "windows": self.train.validation_windows}
+                OmegaConf.save({"step": self.step} | best, temporary / "run.yaml")
             self.accelerator.wait_for_everyone()
             if main:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -215,13 +237,24 @@ class Run:
                     shutil.rmtree(old)
                 self._save_weights(self.output)
 
+    def _keep(self) -> None:
+        """Write the weights into a checkpoint folder of their own, under a temporary name, and rename it."""
+        if not self.accelerator.is_main_process:
+            return
+        folder = self.output / f"step-{self.step:08d}"
+        temporary = folder.with_name(f"{folder.name}.partial")
+        with writing(folder, temporary):
+            self._save_weights(temporary)
+            shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed after it, and repeats the step
+            temporary.rename(folder)
+
     def _save_weights(self, folder: Path) -> None:
         save_checkpoint(folder, {name: self._best_of(name) for name in self.networks}, self.sections)
 
     def finish(self, summary: str) -> None:
-        """Close the trackers and print the one-line summary."""
+        """Close the trackers and print the one-line summary, with the best score."""
         self.accelerator.end_training()
-        self.accelerator.print(f"{summary}; weights in {self.output}")
+        self.accelerator.print(f"{summary}, best {self.measure.shown(self.best)}; weights in {self.output}")
 
 
 @contextlib.contextmanager
@@ -242,7 +275,7 @@ def writing(folder: Path, temporary: Path | None = None) -> Iterator[None]:
 
 def _clean(output: Path) -> None:
     """Remove what a killed run left half written."""
-    for leftover in output.glob("state/*.partial"):
+    for leftover in (*output.glob("state/*.partial"), *output.glob("step-*.partial")):
         shutil.rmtree(leftover)
     for folder in (output, output / "best", output / "pretraining"):
         for leftover in folder.glob(".*.partial.*"):
