@@ -1,4 +1,4 @@
-"""Scores of generated face crops in memory: what the training scripts and `benchmarks.quality` validate with."""
+"""Scores of generated face crops in memory: what the training scripts and `metrics.quality` validate with."""
 
 from collections.abc import Callable, Iterable, Iterator
 from importlib.util import find_spec

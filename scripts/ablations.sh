@@ -41,7 +41,7 @@ for row in $rows with_finetuning; do
     for seed in ${SEEDS:-0 1}; do
         checkpoint="$runs/$row-$seed/both"
         [ "$row" != with_finetuning ] || checkpoint="$runs/$row-$seed/best"
-        "$python" -m benchmarks.quality --checkpoint "$checkpoint" --clips "$2" --every "${EVERY:-1}" |
+        "$python" -m metrics.quality --checkpoint "$checkpoint" --clips "$2" --every "${EVERY:-1}" |
             awk -F ' *[|] *' -v row="$row" -v seed="$seed" \
                 '$2 ~ /^mean of/ && $3 ~ /heatmaps$/ {print "| " row " | " seed " | " $4 " | " $5 " | " $6 " | " $7 " | " $3 " |"}'
     done

@@ -39,4 +39,4 @@ fi
 "${launch[@]}" finetune_e2e.py --config configs/demo_e2e.yaml "${settings[@]}" output="$output/e2e" \
     heatmap_predictor="$output/heatmap/best" face_synthesizer="$output/face/best"
 "$python" -m checkpoints.combine "$output/e2e/best" "$output/heatmap/best" --output "$output/checkpoint" --half
-"$python" -m benchmarks.quality --checkpoint "$output/checkpoint" --clips "$output/clips/val" --expert "$output/sync/best"
+"$python" -m metrics.quality --checkpoint "$output/checkpoint" --clips "$output/clips/val" --expert "$output/sync/best"

@@ -15,13 +15,13 @@ from omegaconf import OmegaConf
 from training_runs import arguments, run, run_group, scalars_and_images, write_clips
 
 from benchmarks.inference import trained_like
-from benchmarks.quality import score_g4g_clip
 from data_prep.clips import Clip
 from dubbing import G4GSpeaker, StsaSpeaker, load_speaker
 from losses.g4g import G4GLosses, G4GObjective, attribute_loss, freeze_unread, reconstruction_loss
 from losses.sync import contrastive_loss, told_from_shifted
 from media.errors import InputError
 from media.video import read_frames
+from metrics.quality import score_g4g_clip
 from models import G4GConfig, G4GSynthesizer, load_network, save_checkpoint
 from models.discriminator import DiscriminatorConfig, PatchDiscriminator
 from models.fast import accelerate_inference

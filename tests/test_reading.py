@@ -8,7 +8,6 @@ import torch
 from faces import portrait
 from training_runs import write_clips
 
-from benchmarks import quality
 from data_prep.clips import Clip
 from data_prep.drawn_faces import DrawnFaces
 from data_prep.windows import mirrored_points
@@ -17,6 +16,7 @@ from media.crop import select131, to_crop
 from media.face import FaceTracker
 from media.heatmap import FULL_FACE, KEYPOINTS, POSE, draw_heatmap, draw_heatmaps
 from media.references import covering_references
+from metrics import quality
 from metrics.crops import crop_scores
 from models import FaceSynthesizer, FaceSynthesizerConfig, HeatmapPredictor, HeatmapPredictorConfig
 from models.drawing import CurveDrawing

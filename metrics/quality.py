@@ -1,6 +1,6 @@
 """How well a checkpoint rebuilds faces it has never seen, from clip files.
 
-    python -m benchmarks.quality --checkpoint checkpoints/demo --clips CLIPS
+    python -m metrics.quality --checkpoint checkpoints/demo --clips CLIPS
 
 Every face of every clip but the references themselves: the lower half generated, the upper half as given, five
 references from the clip, chosen as dubbing chooses them; by STSA's networks once with the true heatmaps and once with
