@@ -1,29 +1,35 @@
-"""How well a checkpoint rebuilds faces it has never seen, from clip files.
+"""How well a checkpoint rebuilds the faces of clip files, best of people whom it has not seen.
 
-    python -m metrics.quality --checkpoint checkpoints/demo --clips CLIPS
+    python -m metrics.quality --checkpoint checkpoints/demo --clips CLIPS --json scores.json
+    python -m metrics.quality --compare runs/*/scores.json
 
-Every face of every clip but the references themselves: the lower half generated, the upper half as given, five
-references from the clip, chosen as dubbing chooses them; by STSA's networks once with the true heatmaps and once with
-those predicted from the clip's own sound, by G4G's from that sound and from the same played backward. Printed a clip
-and as the mean over clips: PSNR and SSIM of the 128x128 crops, and LipLMD in units of the face box, once of the lips
-that MediaPipe finds in the faces and once of the predicted keypoints; beside two yardsticks: the lower half of the
-reference of median lip opening copied into each frame, and a mouth that keeps that reference's lips. Then whether the
-mouth follows what is said: how its opening correlates with the true one, without what changes slower than in a second,
-for the clip's own sound and for that sound played backward, where what is left comes from the pose. With
---heatmaps-alone, networks that work with landmarks are given none and read them off the heatmaps. With --expert, a
-lip-sync expert judges the faces themselves: how much more alike they are to a sound than to the same sound up to 15
-frames earlier or later; to the clip's, the true faces, those dubbed with it, and those dubbed with it played backward;
-to the next clip's, those dubbed with that.
+Each face but the references gets a generated lower half; its upper half stays. Five references come from the clip,
+chosen as dubbing chooses them. Printed for each clip, and as the mean over clips:
+
+- PSNR and SSIM of the 128x128 crops, and LipLMD in units of the face box, of the lips that MediaPipe finds in the faces
+  and of the predicted keypoints. STSA's networks are scored with the true heatmaps and with heatmaps predicted from the
+  clip's sound; G4G's with that sound and with the sound played backward. Two baselines: the lower half of the reference
+  of median lip opening copied into each frame, and a mouth that keeps that reference's lips.
+- The correlation of the mouth's opening with the true one, changes slower than a second removed, for the clip's sound
+  and for the sound played backward. What is left backward comes from the pose.
+- With --expert, how much more similar faces are to a sound than to the same sound up to 15 frames away. The true faces,
+  and those dubbed with the clip's sound forward and backward, are compared with that sound; faces dubbed with the next
+  clip's sound with that one.
+
+With --heatmaps-alone, networks that take landmarks read them off the heatmaps.
 """
 
 import argparse
+import json
 import math
 import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from media.errors import InputError, Parser, command, positive, quick_help
+from media.errors import InputError, Parser, command, first_line, positive, quick_help
+from media.files import check_output_folder, replacing
 from media.timeline import FPS
 
 
@@ -31,11 +37,16 @@ from media.timeline import FPS
 def parse() -> argparse.Namespace:
     parser = Parser(__doc__)
     parser.add_argument("--checkpoint", type=Path, default=Path("checkpoints/demo"))
-    parser.add_argument("--clips", type=Path, required=True, help="folder of clip files (data_prep.preprocess)")
+    parser.add_argument("--clips", type=Path, help="folder of clip files (data_prep.preprocess)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write all scores as JSON")
+    parser.add_argument("--compare", type=Path, nargs="+", metavar="FILE", help="only print the means of such files")
     parser.add_argument("--every", type=positive, default=1, help="draw and score every N-th face only (default: 1)")
     parser.add_argument("--heatmaps-alone", action="store_true", help="give the networks no landmarks")
     parser.add_argument("--expert", help="lip-sync expert: a checkpoint folder, lipsync_expert.pth or syncnet_v2.model")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.clips is None and not arguments.compare:
+        parser.error("the following arguments are required: --clips")
+    return arguments
 
 
 import numpy as np
@@ -269,10 +280,78 @@ def score_g4g_clip(
     return result
 
 
+def means_of(scores: dict[str, dict[str, dict[str, float]]]) -> dict[str, dict[str, float]]:
+    """The mean over the clips of each row's values."""
+    return {
+        row: {name: float(np.mean([clip[row][name] for clip in scores.values()])) for name in values}
+        for row, values in next(iter(scores.values())).items()
+    }
+
+
+def write_json(path: Path, checkpoint: Path, scores: dict, means: dict) -> None:
+    """Write all scores; what is not a number (no lips found) becomes null."""
+
+    def finite(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: finite(each) for name, each in value.items()}
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    content = {"checkpoint": str(checkpoint), "mean": means, "clips": scores}
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(finite(content), indent=2) + "\n", encoding="utf-8")
+
+
+def compare(paths: list[Path]) -> None:
+    """Print the means that several runs of this command wrote with --json, a row a file."""
+    print("| scores | lower half | PSNR (dB) | SSIM | LipLMD | LipLMD of the keypoints |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for path in paths:
+        try:
+            means = json.loads(path.read_text(encoding="utf-8"))["mean"]
+            row = HEARD if HEARD in means else PREDICTED
+            line = picture_line(path.parent.name, row, means[row])
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise InputError(f"--compare {path} is no file of --json ({first_line(error)}); write it again") from error
+        print(line)
+
+
+def picture_line(clip: str, row: str, values: dict[str, float | None]) -> str:
+    """A line of the table of pictures."""
+    lips = (values.get(name) for name in ("LipLMD", "keypoints"))
+    lips = " | ".join("-" if value is None or math.isnan(value) else f"{value:.4f}" for value in lips)
+    return f"| {clip} | {row} | {values['PSNR']:.2f} | {values['SSIM']:.4f} | {lips} |"
+
+
+def print_tables(scores: dict[str, dict[str, dict[str, float]]]) -> None:
+    """Print pictures, how the mouth follows the sound, and what an expert says, as far as they were scored."""
+    print("| clip | lower half | PSNR (dB) | SSIM | LipLMD | LipLMD of the keypoints |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for clip, rows in scores.items():
+        for row, values in rows.items():
+            if "PSNR" in values:
+                print(picture_line(clip, row, values))
+    found = next(iter(scores.values()))
+    if FOLLOWS in found:
+        print("\n| clip | opening's correlation, own sound | played backward |\n| --- | --- | --- |")
+        for clip, rows in scores.items():
+            print(f"| {clip} | {rows[FOLLOWS]['own']:.2f} | {rows[FOLLOWS]['backward']:.2f} |")
+    if JUDGED in found:
+        columns = {"true": "in sync: true faces", "own": "dubbed", "backward": "dubbed with the sound backward"}
+        if len(scores) > 2:  # the clips and their mean
+            columns["foreign"] = "dubbed with the next clip's sound"
+        print(f"\n| clip | {' | '.join(columns.values())} |\n|{' --- |' * (1 + len(columns))}")
+        for clip, rows in scores.items():
+            print(f"| {clip} | {' | '.join(f'{rows[JUDGED][name]:.4f}' for name in columns)} |")
+
+
 @command
 @torch.inference_mode()
 def main() -> None:
     arguments = parse()
+    if arguments.compare:
+        return compare(arguments.compare)
+    if arguments.json is not None:
+        check_output_folder(arguments.json.parent)
     expert = load_any_sync_expert(arguments.expert) if arguments.expert else None
     if is_g4g(arguments.checkpoint):
         if arguments.heatmaps_alone:
@@ -297,30 +376,10 @@ def main() -> None:
     scores = {}
     for clip, voice in tqdm(list(zip(clips, clips[1:] + clips[:1], strict=True)), unit="clip"):
         scores[clip.id] = score(clip, voice)
-
-    scores[f"mean of {len(scores)} clips"] = means = {
-        row: {metric: float(np.mean([clip[row][metric] for clip in scores.values()])) for metric in values}
-        for row, values in next(iter(scores.values())).items()
-    }
-    print("| clip | lower half | PSNR (dB) | SSIM | LipLMD | LipLMD of the keypoints |")
-    print("| --- | --- | --- | --- | --- | --- |")
-    for clip, rows in scores.items():
-        for row, values in rows.items():
-            if "PSNR" in values:
-                lips = [values.get(name, math.nan) for name in ("LipLMD", "keypoints")]
-                lips = " | ".join("-" if math.isnan(value) else f"{value:.4f}" for value in lips)
-                print(f"| {clip} | {row} | {values['PSNR']:.2f} | {values['SSIM']:.4f} | {lips} |")
-    if FOLLOWS in means:
-        print("\n| clip | opening's correlation, own sound | played backward |\n| --- | --- | --- |")
-        for clip, rows in scores.items():
-            print(f"| {clip} | {rows[FOLLOWS]['own']:.2f} | {rows[FOLLOWS]['backward']:.2f} |")
-    if expert is not None:
-        columns = {"true": "in sync: true faces", "own": "dubbed", "backward": "dubbed with the sound backward"}
-        if len(clips) > 1:
-            columns["foreign"] = "dubbed with the next clip's sound"
-        print(f"\n| clip | {' | '.join(columns.values())} |\n|{' --- |' * (1 + len(columns))}")
-        for clip, rows in scores.items():
-            print(f"| {clip} | {' | '.join(f'{rows[JUDGED][name]:.4f}' for name in columns)} |")
+    means = means_of(scores)
+    print_tables(scores | {f"mean of {len(scores)} clips": means})
+    if arguments.json is not None:
+        write_json(arguments.json, arguments.checkpoint, scores, means)
     row = HEARD if HEARD in means else PREDICTED
     print(f"{len(clips)} clips, {row}: PSNR {means[row]['PSNR']:.2f} dB, SSIM {means[row]['SSIM']:.4f}")
 

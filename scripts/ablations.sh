@@ -35,14 +35,13 @@ for seed in ${SEEDS:-0 1}; do
         heatmap_losses.landmarks=0.02 heatmap_losses.temporal=0.02 \
         train.learning_rate=3e-4 train.steps=$((steps / 4)) train.seed=$seed output="$runs/with_finetuning-$seed"
 done
-echo "| row | seed | PSNR | SSIM | LipLMD | of the keypoints | with |"
-echo "| --- | --- | --- | --- | --- | --- | --- |"
+scores=()
 for row in $rows with_finetuning; do
     for seed in ${SEEDS:-0 1}; do
         checkpoint="$runs/$row-$seed/both"
         [ "$row" != with_finetuning ] || checkpoint="$runs/$row-$seed/best"
-        "$python" -m metrics.quality --checkpoint "$checkpoint" --clips "$2" --every "${EVERY:-1}" |
-            awk -F ' *[|] *' -v row="$row" -v seed="$seed" \
-                '$2 ~ /^mean of/ && $3 ~ /heatmaps$/ {print "| " row " | " seed " | " $4 " | " $5 " | " $6 " | " $7 " | " $3 " |"}'
+        scores+=("$runs/$row-$seed/scores.json")
+        "$python" -m metrics.quality --checkpoint "$checkpoint" --clips "$2" --every "${EVERY:-1}" --json "${scores[-1]}"
     done
 done
+"$python" -m metrics.quality --compare "${scores[@]}"
