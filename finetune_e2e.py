@@ -4,9 +4,10 @@
 
 The loss is L_face + L_heatmap (eq. 10 and 4): the face's terms reach through the heatmaps into the predictor, whose own
 terms keep the heatmaps heatmaps. Validation: PSNR and SSIM of face crops of other people whose mouths are predicted
-from their sound, LPIPS and FID where their weights are, the distance of the predicted heatmaps from the true ones (the
-first term of eq. 3), and LipLMD of the predicted keypoints. The weights of the best score are kept in `best`;
-`train.best_by` chooses it, and empty means PSNR.
+from their sound, LPIPS and FID where their weights are, with L_sync its -log cos and that of the true windows
+(losses/calibration.py), the distance of the predicted heatmaps from the true ones (the first term of eq. 3), and LipLMD
+of the predicted keypoints. The weights of the best score are kept in `best`; `train.best_by` chooses it, and empty
+means PSNR.
 """
 
 import sys
@@ -18,9 +19,11 @@ from omegaconf import MISSING
 from torch import Tensor, nn
 from torchvision.utils import make_grid
 
+from losses.calibration import SyncLevel
 from losses.face import FaceLosses, FaceObjective
 from losses.flow import flow_score
 from losses.heatmap import HeatmapLosses, freeze_unread, heatmap_scores, heatmap_terms
+from losses.sync import frozen_expert
 from media.errors import InputError, command
 from metrics.crops import Validation
 from models.checkpoint import build_network, check_size, load_network
@@ -195,7 +198,11 @@ def main() -> None:
     averaged = ["heatmap_predictor", "face_synthesizer"]
     run = Run(config, accelerator, networks, sections, averaged, measure)
     if accelerator.is_main_process:
-        validation = Validation(windows["frames"][:, bare.synthesized], accelerator.device)
+        true, level, supervised = windows["frames"][:, bare.synthesized], None, objective.expert is not None
+        if supervised or measure.name == "sync":
+            expert = objective.expert or frozen_expert(config.sync_expert, config.frames).to(accelerator.device)
+            level = SyncLevel(expert, true, windows["mel"], accelerator.print if supervised else None)
+        validation = Validation(true, accelerator.device, level=level)
     first = run.resume()
 
     def score(step: int) -> dict:

@@ -7,8 +7,9 @@ A config's `network` says whose: STSA's (paper III-B; the loss is eq. 10, losses
 heatmaps of the target (eq. 17, losses/g4g.py). A patch discriminator stands beside it where the loss has an adversarial
 term.
 Validation: PSNR and SSIM of whole face crops of other people, lower half generated, upper half as given, and where
-MediaPipe is installed LipLMD of the lips that it finds in them; LPIPS and FID where their weights are. The weights of
-the best score are kept in `best`; `train.best_by` chooses it, and empty means PSNR.
+MediaPipe is installed LipLMD of the lips that it finds in them; LPIPS and FID where their weights are; with L_sync its
+-log cos, and that of the true windows (losses/calibration.py). The weights of the best score are kept in `best`;
+`train.best_by` chooses it, and empty means PSNR.
 """
 
 import dataclasses
@@ -21,10 +22,11 @@ from omegaconf import MISSING
 from torch import Tensor, nn
 from torchvision.utils import make_grid
 
+from losses.calibration import SyncLevel
 from losses.face import FaceLosses, FaceObjective
 from losses.flow import flow_score
 from losses.g4g import G4GLosses, G4GObjective, freeze_unread
-from losses.sync import told_from_shifted
+from losses.sync import frozen_expert, told_from_shifted
 from media.errors import InputError, command
 from metrics.crops import Validation
 from models.checkpoint import build_network, load_network
@@ -187,7 +189,11 @@ def main() -> None:
     dataset, others = training_windows(config.data, shape)
     if accelerator.is_main_process:
         windows = validation_batch(others, config.train.validation_windows)
-        validation = Validation(windows["frames"], accelerator.device)
+        level, supervised = None, isinstance(objective, FaceObjective) and objective.expert is not None
+        if supervised or measure.name == "sync":  # G4G's contrastive loss compares cosines and needs no level
+            expert = objective.expert or frozen_expert(config.sync_expert, config.frames).to(accelerator.device)
+            level = SyncLevel(expert, windows["frames"], windows["mel"], accelerator.print if supervised else None)
+        validation = Validation(windows["frames"], accelerator.device, level=level)
 
     if not config.start_from and reads and not holds_a_run(config.output):
         reader = synthesizer.reader.to(accelerator.device)

@@ -4,12 +4,14 @@
 
 `loss: contrastive` is G4G's eq. 6-10 and 16 over the batch's similarity matrix, with sounds of the same clip a few
 frames away as further negatives (of several processes, each takes its own share of the batch); `loss: shifted` has
-these negatives alone; `loss: bce` is Wav2Lip's binary cross-entropy of a true or a shifted pair a window. On few people
-it learns with `shifted`, an audio encoder pretrained on visemes of synthetic speech (`speech.data`), and `motion`, a
-head that both embeddings share in training (docs/extensions.md).
+these negatives alone; `loss: bce` is Wav2Lip's binary cross-entropy of true pairs and of pairs shifted within the clip.
+L_sync, -log cos, needs `bce`, the only one that fixes the level of the cosines. On few people the expert learns with
+`shifted`, an audio encoder pretrained on visemes of synthetic speech (`speech.data`), and `motion`, a head that both
+embeddings share in training (docs/extensions.md).
 
 Validation: how often the true offset among -15 .. 15 frames is told on clips of other people, a window of five frames
-and a whole clip at a time; the weights of the highest accuracy a window (within one frame) are kept in `best`.
+and a whole clip at a time, and mean -log cos of true and of shifted windows (losses/calibration.py); the weights of the
+highest accuracy a window (within one frame) are kept in `best`.
 """
 
 import sys
@@ -26,7 +28,8 @@ from data_prep.clips import Clip, clip_paths
 from data_prep.offsets import find_offset, similarity_curves
 from data_prep.sync import SyncDataset
 from data_prep.windows import window_starts
-from losses.sync import contrastive_loss, shifted_loss, sync_classification_loss
+from losses.calibration import calibrated
+from losses.sync import contrastive_loss, negative_log, shifted_loss, sync_classification_loss, sync_loss
 from media.errors import InputError, command
 from media.heatmap import LIP_KEYPOINTS, LIP_POINTS
 from models.checkpoint import build_network
@@ -51,10 +54,10 @@ class SyncTraining:
     model: SyncExpertConfig = field(default_factory=SyncExpertConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     speech: VisemeTraining = field(default_factory=VisemeTraining)  # before all else
-    loss: str = "contrastive"  # or "shifted", or "bce"
+    loss: str = "contrastive"  # or "shifted", or "bce", which the expert of L_sync needs
     temperature: float = 0.07  # of the first two
     negatives: int = 4  # sounds of the same clip a few frames away, for each window
-    furthest: int = 15  # frames that they are away at most
+    furthest: int = 15  # frames that they are away at most; with bce larger ones too end with the clip
     motion: float = 0.0  # weight of a head that has to tell from either embedding how the mouth moves
     freeze_speech: bool = True  # what `speech` has taught the audio encoder stays, but for its last two layers
     output: str = MISSING
@@ -62,16 +65,22 @@ class SyncTraining:
 
 @torch.no_grad()
 def validate(expert: SyncExpert, clips: list[Clip]) -> dict[str, float]:
-    """Shares of windows and of clips whose offset is told exactly, and within one frame; chance is 1/31 and 3/31."""
+    """Shares of windows and of clips whose offset is told exactly, and within one frame; chance is 1/31 and 3/31.
+
+    And mean -log cos of windows with their own sound and with their clip's 2 to 15 frames away.
+    """
     curves = [similarity_curves(expert, clip) for clip in clips]
     curves = [curve for curve in curves if len(curve)]
     errors = np.concatenate([curve.argmax(axis=1) - SHIFTS for curve in curves])
     offsets = np.array([find_offset(curve)[0] for curve in curves])
+    levels = negative_log(torch.from_numpy(np.concatenate(curves))).mean(dim=0)
     return {
         "val/window_exact": float((errors == 0).mean()),
         "val/window_within_1": float((abs(errors) <= 1).mean()),
         "val/clip_exact": float((offsets == 0).mean()),
         "val/clip_within_1": float((abs(offsets) <= 1).mean()),
+        "val/sync_true": float(levels[SHIFTS]),
+        "val/sync_shifted": float(torch.cat([levels[: SHIFTS - 1], levels[SHIFTS + 2 :]]).mean()),
     }
 
 
@@ -106,8 +115,8 @@ def sync_terms(network: Callable, batch: dict, config: SyncTraining) -> dict[str
     sounds, face, motions = network(batch["mel"], lower_faces(batch["frames"]))
     own, others = sounds[:, 0], sounds[:, 1:]
     if config.loss == "bce":
-        in_sync = torch.rand(len(own), device=own.device) < 0.5
-        terms = {"bce": sync_classification_loss(torch.where(in_sync[:, None], own, others[:, 0]), face, in_sync)}
+        shifted = sync_classification_loss(others, face[:, None], torch.zeros(others.shape[:2], device=face.device))
+        terms = {"bce": (sync_loss(own, face) + shifted) / 2}  # the mean of the coin that Wav2Lip tosses for each face
     elif config.loss == "shifted":
         terms = {"shifted": shifted_loss(own, face, others, config.temperature)}
     else:
@@ -140,6 +149,7 @@ def main() -> None:
         data.correct_offsets,
         data.decoded,
         motion=config.motion > 0,
+        near=config.loss != "bce",
     )
     clips = [Clip(path) for path in clip_paths(data.val)]
     if not any(len(window_starts(clip, FRAMES)) for clip in clips):
@@ -172,6 +182,7 @@ def main() -> None:
         with accelerator.autocast():
             return sync_terms(embed, part, config), None
 
+    scores = {}
     for step, batch in run.progress(training_batches(dataset, config, accelerator, first)):
         train_mode(learner.network, config.train)
         frozen.eval()
@@ -179,8 +190,18 @@ def main() -> None:
         run.average()
         run.log(step, values)
         if run.due(step):
-            run.validated(step, validate(run.evaluated("sync_expert"), clips), {})
+            scores = validate(run.evaluated("sync_expert"), clips)
+            run.validated(step, scores, {})
 
+    if scores:
+        true, shifted = scores["val/sync_true"], scores["val/sync_shifted"]
+        if calibrated(true, shifted):
+            verdict = "calibrated for L_sync"
+        elif config.loss == "bce":
+            verdict = "not yet calibrated for L_sync; train longer or on more people"
+        else:
+            verdict = "not calibrated for L_sync (loss=bce is for it); offsets and G4G's eq. 16 need no level"
+        accelerator.print(f"-log cos of true windows {true:.2f}, of shifted ones {shifted:.2f}: {verdict}")
     run.finish(f"trained the sync expert for {run.step} steps")
 
 

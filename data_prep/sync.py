@@ -14,6 +14,7 @@ from data_prep.manifest import Manifest
 from data_prep.unsynced import check_shifts, draw_shifts, sync_mel
 from data_prep.windows import mirrored_points, window_starts
 from media.errors import InputError
+from media.timeline import FPS
 from models.sync_expert import FRAMES
 from models.transport import mouth_motion
 
@@ -27,7 +28,7 @@ class SyncDataset(Dataset):
 
         frames (5, 3, 128, 128) RGB in [0, 1];
         mel (1 + negatives, 1, 80, 16): the five frames' own sound, then the sound as long but so many frames earlier or
-            later, half of them within three frames, the others up to `furthest`;
+            later, half of them within three frames (`near`), the others up to `furthest`;
         motion (5, 57, 2), with `motion`: how the frames' keypoints differ from the clip's median ones with the head
             held still, in units of the crop; 17 of the jaw, then 40 of the lips;
         clip, the clip's id, and start, the first frame's index on the 25 fps timeline.
@@ -41,6 +42,8 @@ class SyncDataset(Dataset):
         correct_offsets: move each clip's sound by the offset in the manifest.
         decoded: folder for decoded copies of the faces (see `Clip`); None decodes them each time.
         motion: whether items have `motion`, for which all of a clip's frames are looked at.
+        near: half of the shifts are within three frames. False: all are equally likely, as of Wav2Lip's off-sync pairs,
+            and the shifted sound lies within the clip's, where that is long enough: silence would give it away.
 
     Raises:
         InputError: a clip file cannot be used, has no offset where one is needed, or no clip has a window.
@@ -56,9 +59,11 @@ class SyncDataset(Dataset):
         correct_offsets: bool = False,
         decoded: str | os.PathLike | None = None,
         motion: bool = True,
+        near: bool = True,
     ):
         check_shifts(negatives, furthest)
-        self.negatives, self.furthest, self.augment, self.motion = negatives, furthest, augment, motion
+        self.negatives, self.furthest, self.augment = negatives, furthest, augment
+        self.motion, self.near = motion, near
         manifest = Manifest(Path(folder))
         self.clips: list[Clip] = []
         self._starts: list[np.ndarray] = []
@@ -92,8 +97,10 @@ class SyncDataset(Dataset):
             cv2.setNumThreads(0)
 
         number = int(clip.frames[first])
-        shifts = draw_shifts(random, self.negatives, self.furthest)
-        mel = sync_mel(clip.audio("mel"), number + self._late[which] + np.concatenate([[0], shifts]))
+        place = number + self._late[which]
+        within = (None, None) if self.near else (-place, int(clip.seconds * FPS) - FRAMES - place)
+        shifts = draw_shifts(random, self.negatives, self.furthest, *within, near=self.near)
+        mel = sync_mel(clip.audio("mel"), place + np.concatenate([[0], shifts]))
         faces = clip.faces(range(first, first + FRAMES))
         mirrored = False
         if self.augment:

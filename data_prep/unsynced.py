@@ -15,7 +15,12 @@ def check_shifts(negatives: int, furthest: int) -> None:
 
 
 def draw_shifts(
-    random: np.random.Generator, count: int, furthest: int, earliest: int | None = None, latest: int | None = None
+    random: np.random.Generator,
+    count: int,
+    furthest: int,
+    earliest: int | None = None,
+    latest: int | None = None,
+    near: bool = True,
 ) -> np.ndarray:
     """Draw `count` different shifts in frames, none of them 0: half within three frames, the others beyond.
 
@@ -23,6 +28,7 @@ def draw_shifts(
         count, furthest: at most 2 `furthest` shifts, each between -`furthest` and `furthest`.
         earliest, latest: shifts between which the sound lies within the clip; None for no bound. Where fewer than
             `count` shifts lie between, both bounds widen until there are enough.
+        near: false draws all shifts with equal probability.
 
     Returns:
         (count,) int64; positive is later.
@@ -33,9 +39,11 @@ def draw_shifts(
     while np.count_nonzero(inside := (shifts >= earliest) & (shifts <= latest)) < count:
         earliest, latest = earliest - 1, latest + 1
     shifts = shifts[inside]
-    near, far = shifts[abs(shifts) <= _NEAR], shifts[abs(shifts) > _NEAR]
-    first = max(min(len(near), (count + 1) // 2), count - len(far))
-    chosen = [random.choice(near, first, replace=False), random.choice(far, count - first, replace=False)]
+    if not near:
+        return random.choice(shifts, count, replace=False)
+    close, far = shifts[abs(shifts) <= _NEAR], shifts[abs(shifts) > _NEAR]
+    first = max(min(len(close), (count + 1) // 2), count - len(far))
+    chosen = [random.choice(close, first, replace=False), random.choice(far, count - first, replace=False)]
     return np.concatenate(chosen)
 
 

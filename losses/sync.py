@@ -19,7 +19,7 @@ FLOOR = 0.01
 
 
 def cosine(sound: Tensor, faces: Tensor) -> Tensor:
-    """Cosine similarity of each pair, (B, D), (B, D) -> (B,), in float32."""
+    """Cosine similarity of each pair, (..., D), (..., D) -> (...), in float32."""
     return F.cosine_similarity(full_precision(sound), full_precision(faces), dim=-1, eps=1e-6)
 
 
@@ -29,18 +29,18 @@ def sync_loss(sound: Tensor, faces: Tensor) -> Tensor:
     -log is continued below a cosine of 0.01 by its tangent there: defined for negative cosines, which embeddings
     without a final ReLU have, and with a gradient that neither explodes (at most 100) nor vanishes as a clamp's would.
     """
-    return _negative_log(cosine(sound, faces)).mean()
+    return negative_log(cosine(sound, faces)).mean()
 
 
 def sync_classification_loss(sound: Tensor, faces: Tensor, in_sync: Tensor) -> Tensor:
     """What trains Wav2Lip's expert: binary cross-entropy of the cosine taken as the probability of being in sync.
 
     Args:
-        sound, faces: (B, D).
-        in_sync: (B,), 1 where the pair belongs together and 0 where it does not.
+        sound, faces: (..., D), of shapes that broadcast.
+        in_sync: (...), 1 where the pair belongs together and 0 where it does not.
     """
     similarity, in_sync = cosine(sound, faces), full_precision(in_sync)
-    return (in_sync * _negative_log(similarity) + (1 - in_sync) * _negative_log(1 - similarity)).mean()
+    return (in_sync * negative_log(similarity) + (1 - in_sync) * negative_log(1 - similarity)).mean()
 
 
 def contrastive_loss(
@@ -116,6 +116,7 @@ def frozen_expert(path: str | os.PathLike, frames: int) -> SyncExpert:
     return load_sync_expert(path).requires_grad_(False)
 
 
-def _negative_log(p: Tensor) -> Tensor:
+def negative_log(p: Tensor) -> Tensor:
+    """-log p, below 0.01 continued by its tangent; `p` of any shape, 1 at most."""
     tangent = -math.log(FLOOR) + (FLOOR - p) / FLOOR
     return torch.where(p > FLOOR, -p.clamp_min(FLOOR).log(), tangent)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from checkpoints import fetch
+from losses.calibration import SyncLevel
 from media.crop import select131
 from media.face import FaceTracker
 from media.heatmap import KEYPOINTS, LIP_KEYPOINTS
@@ -148,17 +149,29 @@ class Validation:
 
     Args:
         true, device, say: as `PerceptualScores` takes them; `say` also takes what `LipDistance` says.
+        level: of the run's sync expert, for -log cos; None where it has none.
     """
 
-    def __init__(self, true: Tensor, device: torch.device, say: Callable[[str], None] = print):
-        self.distance, self.perceptual = LipDistance(true, say), PerceptualScores(true, device, say)
+    def __init__(
+        self,
+        true: Tensor,
+        device: torch.device,
+        say: Callable[[str], None] = print,
+        level: SyncLevel | None = None,
+    ):
+        self.distance, self.perceptual, self.level = LipDistance(true, say), PerceptualScores(true, device, say), level
 
     def __call__(self, faces: Tensor) -> dict[str, float]:
-        """PSNR and SSIM; LipLMD, LPIPS and FID where they can be computed. `faces` (..., 3, H, W), on the CPU."""
+        """PSNR and SSIM; LipLMD, LPIPS, FID and -log cos where they can be computed.
+
+        `faces` (..., 3, H, W) is on the CPU, with `level` (W, 5, 3, H, W).
+        """
         true = self.perceptual.true
         pairs = zip(faces.reshape(true.shape).split(BATCH), true.split(BATCH), strict=True)
         scores = [crop_scores(*(x.to(self.perceptual.device) for x in pair)) for pair in pairs]
         values = {name: float(torch.cat([score[name] for score in scores]).mean()) for name in scores[0]}
         lips = self.distance(faces)
         values |= {} if lips is None else {"LipLMD": lips}
-        return {f"val/{name}": value for name, value in (values | self.perceptual(faces)).items()}
+        values |= self.perceptual(faces)
+        values |= {} if self.level is None else self.level(faces)
+        return {f"val/{name}": value for name, value in values.items()}

@@ -39,7 +39,13 @@ def test_the_four_scripts_train_one_after_the_other(clips, tmp_path):
             assert images, script
     for script in ("train_face", "finetune_e2e"):
         scalars, _ = scalars_and_images(outputs[script])
-        assert scalars.keys() >= {"val/PSNR", "val/SSIM", "train/discriminator_gradient_norm"}
+        assert scalars.keys() >= {
+            "val/PSNR",
+            "val/SSIM",
+            "val/sync",
+            "val/sync_true",
+            "train/discriminator_gradient_norm",
+        }
     for script in ("train_heatmap", "finetune_e2e"):
         assert "val/keypoint_LipLMD" in scalars_and_images(outputs[script])[0]
     assert "val/window_exact" in scalars_and_images(outputs["train_sync"])[0]
