@@ -10,6 +10,7 @@ import torch
 from accelerate import Accelerator
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 from training_runs import Kill, arguments, run, write_checkpoints, write_clips
 
@@ -23,8 +24,9 @@ from media.errors import InputError
 from media.heatmap import LIP_KEYPOINTS
 from metrics.crops import PerceptualScores, Validation, crop_scores, with_upper_half
 from metrics.fid import FeatureStatistics, fid
-from models.checkpoint import load_checkpoint
+from models.checkpoint import load_checkpoint, save_checkpoint
 from models.heatmap_predictor import HeatmapPredictor, HeatmapPredictorConfig
+from models.sync_expert import SyncExpert, SyncExpertConfig
 from training.best import SCORES, best_score
 from training.config import TrainConfig
 from training.data import mean_of_parts, validation_batch
@@ -165,6 +167,25 @@ def test_without_a_choice_each_script_keeps_its_own_score():
         "train_face": "psnr",
         "finetune_e2e": "psnr",
     }
+
+
+@pytest.mark.slow
+def test_the_synthesizer_is_kept_by_the_expert_of_the_run_without_its_loss_too(clips, tmp_path):
+    expert, config = tmp_path / "expert", SyncExpertConfig(width=0.03)
+    save_checkpoint(expert, {"sync_expert": SyncExpert(config)}, {"sync_expert": config})
+    settings = ["train.steps=2", "train.validate_every=1", "train.best_by=sync", "frames=5", f"sync_expert={expert}"]
+    output, log = tmp_path / "run", tmp_path / "log"
+    command = arguments("train_face", clips, output, *settings, "train.keep_every=1")
+    assert run("train_face", command, RUN_LOG=str(log)) == 0, log.read_text()
+    best = OmegaConf.load(output / "state" / "step-00000002" / "run.yaml").best
+    assert f"best -log cos of sound and lips {-best:.4f}; weights in" in log.read_text()
+    file = "face_synthesizer.safetensors"
+    steps = [(output / f"step-0000000{step}" / file).read_bytes() for step in (1, 2)]
+    events = EventAccumulator(str(output / "tensorboard"), size_guidance={"scalars": 0})
+    events.Reload()
+    scores = [event.value for event in events.Scalars("val/sync")]
+    assert min(scores) == pytest.approx(-best) and len(scores) == 2
+    assert (output / "best" / file).read_bytes() == steps[scores.index(min(scores))] and steps[0] != steps[1]
 
 
 # --- LPIPS and FID in validation -------------------------------------------------------------------------------------
