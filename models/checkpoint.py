@@ -24,6 +24,7 @@ from models import chung_syncnet, face_synthesizer, heatmap_predictor, sync_expe
 from models.chung_syncnet import ChungSyncNet
 from models.discriminator import DiscriminatorConfig, PatchDiscriminator
 from models.face_synthesizer import FaceSynthesizer, FaceSynthesizerConfig
+from models.first_form import from_first_form
 from models.g4g import G4GConfig, G4GSynthesizer
 from models.heatmap_predictor import SIZE, HeatmapPredictor, HeatmapPredictorConfig
 from models.sync_expert import SyncExpert, SyncExpertConfig
@@ -111,8 +112,10 @@ def network_config(path: str | os.PathLike, name: str) -> Any:
         raise InputError(f"{path} is not YAML ({first_line(error)})") from error
     if not OmegaConf.is_dict(sections) or name not in sections:
         raise InputError(f"{path} has no section {name}; take the config.yaml saved with {name}.safetensors")
+    kind = NETWORKS[name][1]
+    section = from_first_form(kind, sections[name], f"{path}: section {name}")
     try:
-        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(NETWORKS[name][1]), sections[name]))
+        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), section))
     except OmegaConfBaseException as error:
         raise InputError(
             f"{path}: section {name} is of another version of the code ({first_line(error)}); use that version"

@@ -1,5 +1,6 @@
 """STSA's face synthesizer (paper III-B): the lower half of a face from references, heatmap and sound."""
 
+import dataclasses
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -17,21 +18,64 @@ from models.temporal import FlowPredictor, TemporalEncoder, deformation, warp, w
 from models.transport import ANCHORS, apply_affine, fit_similarity, landmark_warp, unlike_lips
 
 
+class Form(NamedTuple):
+    """Where the paper's network and the released one differ.
+
+    colour_major: the spatial path stacks all N red planes, then all green, then all blue; else image after image.
+    grid: the flow's points, `deformation`'s "centres" or "corners".
+    sampler: `AdaAT`'s, "plain" or "channel_blending".
+    per_scale: an alignment CNN for each scale (eq. 5); else the coarsest scale's serves all.
+    fusion_kernel: one 1x1 convolution a scale, or two of 3x3.
+    bgr: the weights expect BGR images; images are RGB outside.
+    heatmap_channels: equal channels of a heatmap.
+    spade_relu: `SpadeNorm`'s.
+    """
+
+    colour_major: bool
+    grid: str
+    sampler: str
+    per_scale: bool
+    fusion_kernel: int
+    bgr: bool
+    heatmap_channels: int
+    spade_relu: bool
+
+
+FORMS = {
+    "paper": Form(
+        colour_major=False,
+        grid="centres",
+        sampler="plain",
+        per_scale=True,
+        fusion_kernel=1,
+        bgr=False,
+        heatmap_channels=1,
+        spade_relu=True,
+    ),
+    "released": Form(
+        colour_major=True,
+        grid="corners",
+        sampler="channel_blending",
+        per_scale=False,
+        fusion_kernel=3,
+        bgr=True,
+        heatmap_channels=3,
+        spade_relu=False,
+    ),
+}
+
+
 @dataclass
 class FaceSynthesizerConfig:
-    """The defaults are the paper's network."""
+    """The defaults are the paper's network. None means: as `form` says."""
 
+    form: str = "paper"  # or "released", the network whose weights the authors published; `FORMS`
     audio: str = "mel"  # "mel" (80 channels, 16 wide) or "wav2vec2" (768 channels, 10 wide)
     width: float = 1.0  # factor of every layer's channels
     references: int = 5  # N, fixed by the spatial path's stacking
     size: int = 128  # H = W of the face crops, a multiple of 4, at least 100
-    stacking: str = "image_major"  # of the spatial path's references (paper), or "colour_major": red of all, then green
-    grid: str = "centres"  # the flow's points count from pixel centres, so that no flow moves nothing; or "corners"
-    sampler: str = "plain"  # AdaAT's: "plain", or the released network's "channel_blending"
-    alignment: str = "per_scale"  # one alignment CNN a scale (paper), or the "coarsest" scale's for all (released)
-    fusion_kernel: int = 1  # one 1x1 convolution a scale (paper), or two of 3x3 (released)
-    image_order: str = "rgb"  # what the weights expect inside: "rgb", or "bgr" (released); images are RGB outside
-    heatmap_channels: int = 1  # the released network takes 3 equal ones
+    spade_relu: bool | None = None  # a ReLU between SPADE's convolutions; not with the two options below
+    colour_major: bool | None = None  # stack the spatial path's references red of all, then green, then blue
     spatial: bool = True  # Table III's ablations: a path that is absent has no parameters
     temporal: bool = True
     landmark_flow: bool = False  # not in the paper: the flow starts where landmarks say, and a copy's mouth comes from
@@ -42,17 +86,20 @@ class FaceSynthesizerConfig:
     @classmethod
     def released(cls, **options) -> "FaceSynthesizerConfig":
         """The network whose weights the STSA authors published."""
-        form = {
-            "audio": "wav2vec2",
-            "stacking": "colour_major",
-            "grid": "corners",
-            "sampler": "channel_blending",
-            "alignment": "coarsest",
-            "fusion_kernel": 3,
-            "image_order": "bgr",
-            "heatmap_channels": 3,
-        }
-        return cls(**(form | options))
+        return cls(**({"form": "released", "audio": "wav2vec2"} | options)).resolved()
+
+    def resolved(self) -> "FaceSynthesizerConfig":
+        """This config with a value in the place of each None; ValueError where `form` is unknown."""
+        if self.form not in FORMS:
+            raise ValueError(f"form is {self.form!r}; it can be {' or '.join(map(repr, FORMS))}")
+        form = FORMS[self.form]
+        # Networks that landmarks guide are this project's, and were trained without it.
+        relu = form.spade_relu and not (self.landmark_flow or self.copy_references)
+        return dataclasses.replace(
+            self,
+            spade_relu=relu if self.spade_relu is None else self.spade_relu,
+            colour_major=form.colour_major if self.colour_major is None else self.colour_major,
+        )
 
 
 _TAKING_SIDES = 3.0  # on the logits of a copy's shares, which training otherwise leaves small
@@ -63,7 +110,7 @@ class References(NamedTuple):
     """What `encode_references` keeps of a video: nothing in it depends on the frame to be made.
 
     spatial: a scale each, the features (B, C, h, w) that AdaAT samples from.
-    alignment: a scale each (the coarsest alone for alignment "coarsest"), the alignment CNN's reference part.
+    alignment: a scale each (the coarsest alone in the released form), the alignment CNN's reference part.
     temporal: a scale each, the N references' features (B, N, C, h, w).
     copied: with copy_references, their images (B, N, 3, H, W), alone in a list.
     points: with landmark_flow, their landmarks (B, N, 131, 2), alone in a list.
@@ -98,15 +145,14 @@ class SpatialPath(nn.Module):
 
     def __init__(self, config: FaceSynthesizerConfig, base: int, code: int):
         super().__init__()
-        channels = [base, 4 * base, 8 * base]
-        self.per_scale = config.alignment == "per_scale"
-        self.colour_major = config.stacking == "colour_major"
+        channels, form = [base, 4 * base, 8 * base], FORMS[config.form]
+        self.per_scale, self.colour_major = form.per_scale, config.colour_major
         self.references = ReferenceEncoder(3 * config.references, base)
-        self.target_heatmap = HeatmapEncoder(config.heatmap_channels, base)
-        self.reference_heatmaps = HeatmapEncoder(config.heatmap_channels * config.references, base)
+        self.target_heatmap = HeatmapEncoder(form.heatmap_channels, base)
+        self.reference_heatmaps = HeatmapEncoder(form.heatmap_channels * config.references, base)
         scales = range(3) if self.per_scale else [2]
         self.alignment = nn.ModuleList(AlignmentEncoder(channels[i] + 2 * base, code, doublings=2 - i) for i in scales)
-        self.adaat = nn.ModuleList(AdaAT(c, code, config.sampler) for c in channels)
+        self.adaat = nn.ModuleList(AdaAT(c, code, form.sampler) for c in channels)
         self.before = nn.ModuleList(residual_pair(c) for c in channels)
         self.after = nn.ModuleList(residual_pair(c) for c in channels)
 
@@ -161,12 +207,13 @@ class Told(NamedTuple):
 class TemporalPath(nn.Module):
     """Reference features warped by dense flow and summed by weight, at three scales (eq. 6)."""
 
-    def __init__(self, config: FaceSynthesizerConfig, heatmap_channels: int, base: int, hidden: int, code: int):
+    def __init__(self, config: FaceSynthesizerConfig, base: int, hidden: int, code: int):
         super().__init__()
-        self.grid, self.size = config.grid, config.size
+        form = FORMS[config.form]
+        self.grid, self.size = form.grid, config.size
         self.landmark_flow, self.copies = config.landmark_flow, config.copy_references
-        self.encoder = TemporalEncoder(3 + heatmap_channels, base)
-        self.flow_predictor = FlowPredictor(heatmap_channels, base, hidden, code)
+        self.encoder = TemporalEncoder(3 + form.heatmap_channels, base)
+        self.flow_predictor = FlowPredictor(form.heatmap_channels, base, hidden, code, config.spade_relu)
         # Where the device is: an index that came from the host could not be part of a CUDA graph.
         self.register_buffer("lip_points", torch.tensor(LIP_POINTS), persistent=False)
         self.register_buffer("upper_points", torch.tensor(ANCHORS), persistent=False)
@@ -258,18 +305,21 @@ class FaceSynthesizer(nn.Module):
 
     def __init__(self, config: FaceSynthesizerConfig):
         super().__init__()
+        self.config = config = config.resolved()
         _check(config)
-        self.config = config
+        form = FORMS[config.form]
+        self.bgr, self.heatmap_channels = form.bgr, form.heatmap_channels
         base, hidden, code = scaled(32, config.width), scaled(256, config.width), scaled(128, config.width)
         self.audio_encoder = AudioEncoder(AUDIO_CHANNELS[config.audio], code)
         self.spatial = SpatialPath(config, base, code) if config.spatial else None
-        widths = (config.heatmap_channels, base, hidden, code)
-        self.temporal = TemporalPath(config, *widths) if config.temporal else None
+        self.temporal = TemporalPath(config, base, hidden, code) if config.temporal else None
         channels = [base, 4 * base, 8 * base]
         paths = config.spatial + config.temporal
-        self.fusion = nn.ModuleList(_fusion(paths * c, c, config.fusion_kernel) for c in channels)
+        self.fusion = nn.ModuleList(_fusion(paths * c, c, form.fusion_kernel) for c in channels)
         self.mutual_information = MutualInformation(channels, code) if config.mutual_information else None
-        self.generator = InpaintingGenerator(*widths, config.copy_references)
+        self.generator = InpaintingGenerator(
+            form.heatmap_channels, base, hidden, code, config.spade_relu, config.copy_references
+        )
         self.reader = PointReader() if config.landmark_flow else None
 
     def forward(
@@ -348,10 +398,10 @@ class FaceSynthesizer(nn.Module):
 
     def _inside(self, images: Tensor) -> Tensor:
         """Images (..., 3, H, W) between RGB and the order of the weights; its own inverse."""
-        return images.flip(-3) if self.config.image_order == "bgr" else images
+        return images.flip(-3) if self.bgr else images
 
     def _channels(self, heatmaps: Tensor) -> Tensor:
-        return heatmaps.expand(*heatmaps.shape[:-3], self.config.heatmap_channels, *heatmaps.shape[-2:])
+        return heatmaps.expand(*heatmaps.shape[:-3], self.heatmap_channels, *heatmaps.shape[-2:])
 
 
 def released_form(state_dict: dict[str, Tensor]) -> FaceSynthesizerConfig:
@@ -390,19 +440,8 @@ def _fusion(in_channels: int, channels: int, kernel_size: int) -> nn.Sequential:
 
 
 def _check(config: FaceSynthesizerConfig) -> None:
-    choices = {
-        "audio": tuple(AUDIO_CHANNELS),
-        "stacking": ("image_major", "colour_major"),
-        "grid": ("centres", "corners"),
-        "sampler": ("plain", "channel_blending"),
-        "alignment": ("per_scale", "coarsest"),
-        "fusion_kernel": (1, 3),
-        "image_order": ("rgb", "bgr"),
-        "heatmap_channels": (1, 3),
-    }
-    for name, allowed in choices.items():
-        if getattr(config, name) not in allowed:
-            raise ValueError(f"{name} is {getattr(config, name)!r}; it can be {' or '.join(map(repr, allowed))}")
+    if config.audio not in AUDIO_CHANNELS:
+        raise ValueError(f"audio is {config.audio!r}; it can be {' or '.join(map(repr, AUDIO_CHANNELS))}")
     check_positive(config, "width", "references")
     if not (config.spatial or config.temporal):
         raise ValueError("the synthesizer needs its spatial or its temporal path; switch one on")

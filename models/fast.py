@@ -4,7 +4,7 @@
 operations and fewer passes over memory:
 
 - a batch norm's scale and shift move into the convolution before it;
-- the 5x5 kernels of SPADE's two convolutions are folded once instead of at every call;
+- where no ReLU lies between SPADE's two convolutions, their 5x5 kernels are folded once instead of at every call;
 - the released form's three equal heatmap channels are summed to one in the weights;
 - without landmark_flow, the references' first instance norm is taken once a video, and no frame copies the
   references' features;
@@ -12,7 +12,6 @@ operations and fewer passes over memory:
 """
 
 import copy
-import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -40,7 +39,7 @@ def accelerate_inference(synthesizer: Synthesizer) -> Synthesizer:
     """
     fast = copy.deepcopy(synthesizer).eval().requires_grad_(False)
     if isinstance(fast, FaceSynthesizer):
-        if fast.config.heatmap_channels > 1:
+        if fast.heatmap_channels > 1:
             _sum_heatmap_channels(fast)
         if fast.temporal is not None:
             fast.temporal = FastTemporalPath(fast.temporal)
@@ -102,7 +101,7 @@ def _exchange(module: nn.Module) -> None:
 
 
 def _sum_heatmap_channels(network: FaceSynthesizer) -> None:
-    channels = network.config.heatmap_channels
+    channels = network.heatmap_channels
     if network.spatial is not None:
         _sum_groups(network.spatial.target_heatmap.scale_1.conv, 0, channels)
         _sum_groups(network.spatial.reference_heatmaps.scale_1.conv, 0, channels)
@@ -113,7 +112,7 @@ def _sum_heatmap_channels(network: FaceSynthesizer) -> None:
                 _sum_groups(block.norm_1.shared, 0, channels)
                 _sum_groups(block.norm_2.shared, 0, channels)
     _sum_groups(network.generator.encoder[0].conv, 3, channels)
-    network.config = dataclasses.replace(network.config, heatmap_channels=1)
+    network.heatmap_channels = 1
 
 
 def _sum_groups(conv: nn.Conv2d, start: int, group: int) -> None:
@@ -170,7 +169,7 @@ class FastAdaAT(nn.Module):
 
 
 class FastModulatedBlock(nn.Module):
-    """`ModulatedBlock` with gamma + 1 in place of gamma, SPADE's kernels folded, and its norms in few passes."""
+    """`ModulatedBlock` with gamma + 1 in place of gamma, its norms in few passes, and kernels folded that can be."""
 
     def __init__(self, block: ModulatedBlock):
         super().__init__()

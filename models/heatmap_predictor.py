@@ -4,7 +4,7 @@ import dataclasses
 import math
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Self
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -22,25 +22,47 @@ _LONGEST_WINDOW = 512
 _STEP = 0.1
 
 
+class Form(NamedTuple):
+    """Where the paper's network and the released one differ.
+
+    shared_message: the lip-to-jaw message-passing layer serves both directions.
+    add_pose: the output is h_m + h_lip + h_jaw, else h_lip + h_jaw.
+    keypoint_shortcut, pose_messages: the config's.
+    """
+
+    shared_message: bool
+    add_pose: bool
+    keypoint_shortcut: bool
+    pose_messages: bool
+
+
+FORMS = {
+    "paper": Form(shared_message=False, add_pose=True, keypoint_shortcut=False, pose_messages=False),
+    "released": Form(shared_message=True, add_pose=False, keypoint_shortcut=True, pose_messages=True),
+}
+
+
 @dataclass
 class HeatmapPredictorConfig:
-    """What a `HeatmapPredictor` is made of; the defaults are the paper's form.
+    """What a `HeatmapPredictor` is made of; the defaults are the paper's form. None means: as `form` says.
 
     Attributes:
+        form: "paper", or "released", the network whose weights the authors published; `FORMS`.
         audio: features the sound comes as, "mel" or "wav2vec2".
         width: factor on every channel count, the transformer's width and feed-forward included.
         frames: T, consecutive frames in a window.
         references: N, reference frames it is trained with.
         layers, heads, dropout: of the transformer encoder.
-        messages: "separate" has one message-passing layer a direction; "shared" applies the lip-to-jaw one in both
-            directions, as the released network does.
-        add_pose: the output is h_m + h_lip + h_jaw (paper) instead of h_lip + h_jaw (released).
+        keypoint_shortcut: the keypoint extractors add the branch's token to what they read off its heatmap (released);
+            the paper extracts keypoints from the heatmaps alone.
+        pose_messages: both decoder branches take the pose heatmap at 32x32 (released); eq. 2 gives them tokens alone.
         heatmaps: "decoded" by the coupled decoder (paper), or "drawn" through keypoints, which are the references' as
             they lie on the target's upper face, moved by how that is turned, by what is heard and by what the tokens
             say; not in the paper, but sharp after minutes of training, where decoding takes days, and it needs few
             people to learn from.
     """
 
+    form: str = "paper"
     audio: str = "mel"
     width: float = 1.0
     frames: int = 5
@@ -48,14 +70,22 @@ class HeatmapPredictorConfig:
     layers: int = 8
     heads: int = 4
     dropout: float = 0.1
-    messages: str = "separate"
-    add_pose: bool = True
+    keypoint_shortcut: bool | None = None
+    pose_messages: bool | None = None
     heatmaps: str = "decoded"
 
     @classmethod
     def released(cls) -> Self:
         """The form of the authors' `heatmap_weight.pth`."""
-        return cls(audio="wav2vec2", messages="shared", add_pose=False)
+        return cls(form="released", audio="wav2vec2").resolved()
+
+    def resolved(self) -> Self:
+        """This config with a value in the place of each None; ValueError where `form` is unknown."""
+        if self.form not in FORMS:
+            raise ValueError(f"form is {self.form!r}; give {' or '.join(FORMS)}")
+        names = ("keypoint_shortcut", "pose_messages")
+        unset = [name for name in names if getattr(self, name) is None]
+        return dataclasses.replace(self, **{name: getattr(FORMS[self.form], name) for name in unset})
 
 
 SIZE = 128  # H and W of the heatmaps
@@ -70,7 +100,7 @@ class HeatmapPredictor(nn.Module):
 
     def __init__(self, config: HeatmapPredictorConfig | None = None):
         super().__init__()
-        self.config = config = dataclasses.replace(config) if config else HeatmapPredictorConfig()
+        self.config = config = (config or HeatmapPredictorConfig()).resolved()
         width = scaled(512, config.width)
         _check(config, width)
         self.audio_encoder = _audio_encoder(AUDIO_CHANNELS[config.audio], config.width)
@@ -85,12 +115,14 @@ class HeatmapPredictor(nn.Module):
         )
         self.transformer = nn.TransformerEncoder(layer, config.layers, enable_nested_tensor=False)
         decoded = config.heatmaps == "decoded"
-        self.decoder = _CoupledDecoder(config.width, config.messages) if decoded else None
+        form, shortcut = FORMS[config.form], config.keypoint_shortcut
+        self.add_pose = form.add_pose
+        self.decoder = _CoupledDecoder(config.width, form.shared_message, config.pose_messages) if decoded else None
         self.drawing = None if decoded else CurveDrawing()
         self.turning = None if decoded else _TurnedHead()
         self.reader = None if decoded else PointReader()
-        self.lip_keypoints = _KeypointExtractor(len(LIP_POINTS), config.width, decoded)
-        self.jaw_keypoints = _KeypointExtractor(len(JAW_POINTS), config.width, decoded)
+        self.lip_keypoints = _KeypointExtractor(len(LIP_POINTS), config.width, decoded, shortcut)
+        self.jaw_keypoints = _KeypointExtractor(len(JAW_POINTS), config.width, decoded, shortcut)
         self.speech = None if decoded else _SpeechBranch(AUDIO_CHANNELS[config.audio], config.width)
         # Where the device is: an index that came from the host could not be part of a CUDA graph.
         self.register_buffer("upper_points", torch.tensor(ANCHORS), persistent=False)
@@ -251,21 +283,21 @@ class HeatmapPredictor(nn.Module):
 
     def _complete(self, lip_heatmaps: Tensor, jaw_heatmaps: Tensor, pose_heatmaps: Tensor) -> Tensor:
         heatmaps = lip_heatmaps + jaw_heatmaps
-        return heatmaps + pose_heatmaps if self.config.add_pose else heatmaps
+        return heatmaps + pose_heatmaps if self.add_pose else heatmaps
 
 
 class _CoupledDecoder(nn.Module):
     """Eq. 2: two branches of transposed convolutions that pass messages (as in Look at Boundary)."""
 
-    def __init__(self, width: float, messages: str):
+    def __init__(self, width: float, shared_message: bool, pose_messages: bool):
         super().__init__()
         self.lip = _decoder_branch(width)
         self.jaw = _decoder_branch(width)
         channels = scaled(256, width)
         self.lip_to_jaw = ConvBlock(2, channels, channels)
-        self.jaw_to_lip = ConvBlock(2, channels, channels) if messages == "separate" else None
-        self.pose_to_lip = _pose_message(width)
-        self.pose_to_jaw = _pose_message(width)
+        self.jaw_to_lip = None if shared_message else ConvBlock(2, channels, channels)
+        self.pose_to_lip = _pose_message(width) if pose_messages else None
+        self.pose_to_jaw = _pose_message(width) if pose_messages else None
 
     def forward(self, lip: Tensor, jaw: Tensor, pose_heatmaps: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens (B, width) each and pose_heatmaps (B, 1, 128, 128) -> lip and jaw heatmaps (B, 1, 128, 128)."""
@@ -273,15 +305,17 @@ class _CoupledDecoder(nn.Module):
         jaw_to_lip = self.lip_to_jaw if self.jaw_to_lip is None else self.jaw_to_lip
         lip, jaw = lip + jaw_to_lip(jaw), jaw + self.lip_to_jaw(lip)
         lip, jaw = self.lip[2:4](lip), self.jaw[2:4](jaw)  # 32x32
-        lip, jaw = lip + self.pose_to_lip(pose_heatmaps), jaw + self.pose_to_jaw(pose_heatmaps)
+        if self.pose_to_lip is not None:
+            lip, jaw = lip + self.pose_to_lip(pose_heatmaps), jaw + self.pose_to_jaw(pose_heatmaps)
         return torch.tanh(self.lip[4:](lip)), torch.tanh(self.jaw[4:](jaw))
 
 
 class _KeypointExtractor(nn.Module):
-    """Keypoints of one branch's heatmap, with the branch's token as a shortcut; or of the token alone."""
+    """Keypoints of one branch's heatmap, and with `shortcut` of its token too; or of the token alone."""
 
-    def __init__(self, points: int, width: float, reads_heatmap: bool):
+    def __init__(self, points: int, width: float, reads_heatmap: bool, shortcut: bool):
         super().__init__()
+        self.shortcut = shortcut
         self.encoder = _heatmap_encoder(width) if reads_heatmap else None
         self.linear = nn.Linear(scaled(512, width), 2 * points)
         if not reads_heatmap:  # a correction, next to nothing at first
@@ -291,7 +325,8 @@ class _KeypointExtractor(nn.Module):
     def forward(self, token: Tensor, heatmaps: Tensor | None) -> Tensor:
         """(B, width), (B, 1, 128, 128) -> (B, points, 2)."""
         if self.encoder is not None:
-            token = self.encoder(heatmaps).flatten(1) + token
+            seen = self.encoder(heatmaps).flatten(1)
+            token = seen + token if self.shortcut else seen
         points = _in_full(self.linear, token).unflatten(1, (-1, 2))
         return points if self.encoder is not None else _STEP * points
 
@@ -421,8 +456,6 @@ def _sinusoids(length: int, width: int) -> Tensor:
 def _check(config: HeatmapPredictorConfig, width: int) -> None:
     if config.audio not in AUDIO_CHANNELS:
         raise ValueError(f"audio is {config.audio!r}; give one of {', '.join(AUDIO_CHANNELS)}")
-    if config.messages not in ("separate", "shared"):
-        raise ValueError(f"messages is {config.messages!r}; give separate or shared")
     if config.heatmaps not in ("decoded", "drawn"):
         raise ValueError(f"heatmaps is {config.heatmaps!r}; give decoded or drawn")
     check_positive(config, "width", "frames", "references", "layers", "heads")

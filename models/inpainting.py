@@ -16,18 +16,20 @@ class InpaintingGenerator(nn.Module):
     copy of the references, which training starts from.
     """
 
-    def __init__(self, heatmap_channels: int, base: int, hidden: int, code: int, copies: bool = False):
+    def __init__(
+        self, heatmap_channels: int, base: int, hidden: int, code: int, spade_relu: bool, copies: bool = False
+    ):
         super().__init__()
         self.encoder = nn.Sequential(
             ConvBlock(2, 3 + heatmap_channels, base, kernel_size=7, padding=3),
             ConvBlock(2, base, 4 * base, stride=2),
             ConvBlock(2, 4 * base, 16 * base, stride=2),
         )
-        self.spade_1 = ModulatedBlock(16 * base, SpadeNorm, 8 * base, hidden)
+        self.spade_1 = ModulatedBlock(16 * base, SpadeNorm, 8 * base, hidden, spade_relu)
         self.adain_1 = ModulatedBlock(16 * base, AdaInNorm, code)
-        self.spade_2 = ModulatedBlock(4 * base, SpadeNorm, 4 * base, hidden)
+        self.spade_2 = ModulatedBlock(4 * base, SpadeNorm, 4 * base, hidden, spade_relu)
         self.adain_2 = ModulatedBlock(4 * base, AdaInNorm, code)
-        self.spade_3 = ModulatedBlock(base, SpadeNorm, base, hidden)
+        self.spade_3 = ModulatedBlock(base, SpadeNorm, base, hidden, spade_relu)
         self.adain_3 = ModulatedBlock(base, AdaInNorm, code)
         self.to_rgb = nn.Conv2d(base, 4 if copies else 3, 7, padding=3, bias=False)
 

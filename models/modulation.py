@@ -14,20 +14,23 @@ Modulation = tuple[Tensor, Tensor]  # (gamma, beta), each (B, C, H, W) or (B, C,
 
 
 class SpadeNorm(nn.Module):
-    """SPADE's scale and shift (Park et al. 2019, without the non-linearity that the original has in the middle).
+    """SPADE's scale and shift (Park et al. 2019).
 
     Args:
         channels: of the feature to modulate.
         condition_channels: of the image that modulates it.
         hidden: channels between the two convolutions.
+        relu: a ReLU between them, as SPADE has; the released network has none.
     """
 
-    def __init__(self, channels: int, condition_channels: int, hidden: int):
+    def __init__(self, channels: int, condition_channels: int, hidden: int, relu: bool):
         super().__init__()
+        self.relu = relu
         self.shared = nn.Conv2d(condition_channels, hidden, 3, padding=1)
         self.gamma_beta = nn.Conv2d(hidden, 2 * channels, 3, padding=1)
         composed = 9 * hidden * (condition_channels + 2 * channels)
-        self.folds = 25 * condition_channels * 2 * channels < composed / 2
+        # Two convolutions in a row are one; a ReLU between them ends that.
+        self.folds = not relu and 25 * condition_channels * 2 * channels < composed / 2
 
     def modulation(self, condition: Tensor, size: tuple[int, int]) -> Modulation:
         """gamma, beta (B, C, *size) of the condition (B, channels, H, W), brought to `size` by nearest pixel."""
@@ -35,7 +38,8 @@ class SpadeNorm(nn.Module):
         # Not on a GPU: to fold at every call is thousands of small kernels, which take longer than the products saved.
         if self.folds and condition.device.type == "cpu":
             return tuple(folded_convolutions(condition, self.shared, self.gamma_beta).chunk(2, dim=1))
-        return tuple(self.gamma_beta(self.shared(condition)).chunk(2, dim=1))
+        hidden = self.shared(condition)
+        return tuple(self.gamma_beta(hidden.relu_() if self.relu else hidden).chunk(2, dim=1))
 
 
 class AdaInNorm(nn.Module):

@@ -27,13 +27,13 @@ class TemporalEncoder(nn.Module):
 class FlowPredictor(nn.Module):
     """Flow and weight of a reference from its half-size feature, the target heatmap and the audio (eq. 6)."""
 
-    def __init__(self, heatmap_channels: int, base: int, hidden: int, code: int):
+    def __init__(self, heatmap_channels: int, base: int, hidden: int, code: int, spade_relu: bool):
         super().__init__()
-        self.spade_1 = ModulatedBlock(4 * base, SpadeNorm, heatmap_channels, hidden)
+        self.spade_1 = ModulatedBlock(4 * base, SpadeNorm, heatmap_channels, hidden, spade_relu)
         self.adain_1 = ModulatedBlock(4 * base, AdaInNorm, code)
-        self.spade_2 = ModulatedBlock(4 * base, SpadeNorm, heatmap_channels, hidden)
+        self.spade_2 = ModulatedBlock(4 * base, SpadeNorm, heatmap_channels, hidden, spade_relu)
         self.adain_2 = ModulatedBlock(4 * base, AdaInNorm, code)
-        self.spade_3 = ModulatedBlock(base, SpadeNorm, heatmap_channels, hidden)
+        self.spade_3 = ModulatedBlock(base, SpadeNorm, heatmap_channels, hidden, spade_relu)
         self.flow = nn.Conv2d(base, 2, 7, padding=3)
         self.weight = nn.Sequential(nn.Conv2d(base, base, 7, padding=3), nn.ReLU(), nn.Conv2d(base, 1, 7, padding=3))
         for head in (self.flow, self.weight[2]):  # training starts from the references' mean, unmoved

@@ -5,7 +5,7 @@ import shlex
 import shutil
 import sysconfig
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,6 +20,7 @@ from yaml import YAMLError
 from media.errors import InputError, Parser, first_line
 from media.files import check_output_folder, existing_file
 from models.discriminator import DiscriminatorConfig
+from models.first_form import FIRST_KEYS, from_first_form
 from training.run import holds_a_run
 
 WAIT = timedelta(hours=2)  # the most that processes wait for one: the main process validates alone
@@ -103,6 +104,7 @@ def read_config(
             raise InputError(f"config {path}: network={network} is unknown; use {' or '.join(schema)}")
         schema = schema[network]
     try:
+        layers = _in_todays_keys(schema, layers, path)
         merged = OmegaConf.merge(OmegaConf.structured(schema), *layers)
         missing = sorted(OmegaConf.missing_keys(merged))
         if missing:
@@ -111,6 +113,17 @@ def read_config(
     except OmegaConfBaseException as error:
         place = f" ({error.full_key})" if error.full_key else ""
         raise InputError(f"config {path}: {first_line(error)}{place}; correct the key or value") from error
+
+
+def _in_todays_keys(schema: type, layers: list[Any], path: str | Path) -> list[Any]:
+    """`layers` with a `model` that sets a key from before `form` translated to the same network's of today."""
+    kind = next((field.type for field in fields(schema) if field.name == "model"), None)
+    settings = OmegaConf.merge(*layers)
+    model = settings.get("model")
+    if not OmegaConf.is_dict(model) or not FIRST_KEYS.get(kind, {}).keys() & model.keys():
+        return layers
+    settings.model = from_first_form(kind, model, f"config {path}: model")
+    return [settings]
 
 
 def _setting(override: str) -> Any:
