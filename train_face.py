@@ -200,7 +200,7 @@ def main() -> None:
         learn_reading(reader, dataset, config.reading, config.train.seed, config.output)
     synthesizer = synchronised(synthesizer, accelerator, config.train).to(memory_format=torch.channels_last)
     learner = Learner(synthesizer, config.train, accelerator)
-    networks, sections = {config.network: learner.network}, {config.network: config.model, "training": config}
+    networks, sections = {config.network: learner.network}, {config.network: synthesizer.config, "training": config}
     adversary = None
     if objective.adversarial:
         adversary = Adversary(build_network("discriminator", config.discriminator), config.train, accelerator)

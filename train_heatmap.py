@@ -186,7 +186,7 @@ def main() -> None:
         accelerator.print(f"speech explains {100 * explained:.1f} % of the mouth's motion in the training clips")
     freeze_unread(predictor, config.losses)
     learner = Learner(synchronised(predictor, accelerator, config.train), config.train, accelerator)
-    sections = {"heatmap_predictor": config.model, "training": config}
+    sections = {"heatmap_predictor": predictor.config, "training": config}
     networks = {"heatmap_predictor": learner.network}
     run = Run(config, accelerator, networks, sections, averaged=["heatmap_predictor"], measure=measure)
     first = run.resume()

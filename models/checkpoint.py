@@ -4,6 +4,7 @@ A checkpoint folder holds `config.yaml`, whose sections named after a network ar
 `.safetensors` file a network.
 """
 
+import dataclasses
 import hashlib
 import os
 import pickle
@@ -24,7 +25,7 @@ from models import chung_syncnet, face_synthesizer, heatmap_predictor, sync_expe
 from models.chung_syncnet import ChungSyncNet
 from models.discriminator import DiscriminatorConfig, PatchDiscriminator
 from models.face_synthesizer import FaceSynthesizer, FaceSynthesizerConfig
-from models.first_form import from_first_form
+from models.first_form import FIRST_KEYS, from_first_form
 from models.g4g import G4GConfig, G4GSynthesizer
 from models.heatmap_predictor import SIZE, HeatmapPredictor, HeatmapPredictorConfig
 from models.sync_expert import SyncExpert, SyncExpertConfig
@@ -120,6 +121,27 @@ def network_config(path: str | os.PathLike, name: str) -> Any:
         raise InputError(
             f"{path}: section {name} is of another version of the code ({first_line(error)}); use that version"
         ) from error
+
+
+def check_form(folder: str | os.PathLike, networks: dict[str, nn.Module]) -> None:
+    """InputError where weights in `folder` are of another form than `networks` by checkpoint name.
+
+    Their tensors can be the same: a state of one form would load into the other and compute something else.
+    """
+    path = Path(folder) / "config.yaml"
+    for name, network in networks.items():
+        if NETWORKS[name][1] not in FIRST_KEYS or not path.is_file():
+            continue
+        known, ours = network_config(path, name).resolved(), network.config
+        for option in dataclasses.fields(ours):
+            if option.name != "form" and option.default is not None:
+                continue
+            old, new = getattr(known, option.name), getattr(ours, option.name)
+            if old != new:
+                raise InputError(
+                    f"{folder} holds a {name} trained with model.{option.name}={str(old).lower()}, this config says "
+                    f"{str(new).lower()}; set it to {str(old).lower()} to go on, or choose another output"
+                )
 
 
 def load_checkpoint(folder: str | os.PathLike) -> tuple[HeatmapPredictor, FaceSynthesizer]:

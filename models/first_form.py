@@ -51,7 +51,7 @@ def from_first_form(kind: type, section: Any, source: str) -> Any:
     paper = [name for name in keys if values[name] == keys[name][0]]
     released = [name for name in keys if values[name] == keys[name][1]]
     if len(paper) == len(keys):
-        section = {"form": "paper", **_PAPER_THEN[kind], **section}
+        section = {"form": "paper", **(_PAPER_THEN[kind] if keys else {}), **section}
     elif len(released) == len(keys):
         section = {"form": "released", **section}
     else:

@@ -63,7 +63,7 @@ def test_a_recording_tells_what_cannot_be_recorded():
 @pytest.mark.parametrize("heatmaps", ["drawn", "decoded"])
 @pytest.mark.parametrize(
     "options",
-    [{}, {"copy_references": True, "landmark_flow": True}, {"sampler": "channel_blending", "image_order": "bgr"}],
+    [{}, {"copy_references": True, "landmark_flow": True}, {"form": "released"}],
 )
 def test_both_networks_can_be_recorded(heatmaps, options):
     torch.manual_seed(0)

@@ -119,12 +119,33 @@ def test_the_grid_scales_rotates_and_moves():
 
 def test_folded_convolutions_are_exact_at_the_border_too():
     torch.manual_seed(0)
-    norm = SpadeNorm(channels=3, condition_channels=1, hidden=32)
+    norm = SpadeNorm(channels=3, condition_channels=1, hidden=32, relu=False)
     assert norm.folds
     condition = torch.rand(2, 1, 9, 11)
     with torch.no_grad():
         folded = folded_convolutions(condition, norm.shared, norm.gamma_beta)
         assert torch.allclose(folded, norm.gamma_beta(norm.shared(condition)), atol=1e-5)
+
+
+@torch.no_grad()
+def test_spade_has_a_relu_between_its_convolutions_in_the_papers_form():
+    condition, size = torch.rand(2, 1, 9, 11), (9, 11)
+    plain, paper = (SpadeNorm(channels=3, condition_channels=1, hidden=32, relu=relu) for relu in (False, True))
+    paper.load_state_dict(plain.state_dict())
+    expected = paper.gamma_beta(F.relu(paper.shared(condition)))
+    assert torch.equal(torch.cat(paper.modulation(condition, size), dim=1), expected)
+    assert not torch.allclose(torch.cat(plain.modulation(condition, size), dim=1), expected, atol=1e-3)
+    for options, relu in (
+        ({}, True),
+        ({"spade_relu": False}, False),
+        ({"form": "released"}, False),
+        ({"form": "released", "spade_relu": True}, True),
+        ({"landmark_flow": True}, False),
+        ({"copy_references": True}, False),
+        ({"copy_references": True, "spade_relu": True}, True),
+    ):
+        norms = [module for module in small(**options).modules() if isinstance(module, SpadeNorm)]
+        assert len(norms) == 12 and all(norm.relu is relu for norm in norms)
 
 
 def test_references_are_warped_by_flow_in_pixels_and_weighted():
@@ -157,13 +178,13 @@ def test_on_a_grid_of_centres_no_flow_moves_nothing_at_any_scale():
     assert torch.allclose(moved[..., :-2], features.mean(dim=1)[..., 2:], atol=1e-4)
 
 
-@pytest.mark.parametrize("stacking", ["image_major", "colour_major"])
-def test_references_are_stacked_as_the_config_says(stacking):
-    network, images = small(stacking=stacking), torch.rand(1, 5, 3, 128, 128)
+@pytest.mark.parametrize("colour_major", [False, True])
+def test_references_are_stacked_as_the_config_says(colour_major):
+    network, images = small(colour_major=colour_major), torch.rand(1, 5, 3, 128, 128)
     seen = []
     network.spatial.references.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     network.encode_references(images, torch.rand(1, 5, 1, 128, 128))
-    second_green = 4 if stacking == "image_major" else 6
+    second_green = 6 if colour_major else 4
     assert torch.equal(seen[0][0, second_green], images[0, 1, 1])
 
 
@@ -222,10 +243,10 @@ def test_ablations_have_no_trace_of_the_absent_path():
         small(spatial=False, temporal=False)
     with pytest.raises(ValueError, match="needs both"):
         small(temporal=False, mutual_information=True)
-    with pytest.raises(ValueError, match="sampler is 'nearest'"):
-        small(sampler="nearest")
-    with pytest.raises(ValueError, match="stacking is 'rows'"):
-        small(stacking="rows")
+    with pytest.raises(ValueError, match="form is 'other'; it can be 'paper' or 'released'"):
+        small(form="other")
+    with pytest.raises(ValueError, match="audio is 'mfcc'"):
+        small(audio="mfcc")
 
 
 def test_mutual_information_scores_reach_both_paths():
@@ -240,7 +261,7 @@ def test_mutual_information_scores_reach_both_paths():
 
 
 def test_it_learns_a_batch_by_heart():
-    network = small(alignment="coarsest").train()
+    network = small(form="released").train()
     inputs = window(batch=2, frames=1)
     target = F.interpolate(torch.rand(2, 3, 4, 4), size=(128, 128), mode="bilinear")[:, None]
     optimizer = torch.optim.Adam(network.parameters(), lr=5e-3)

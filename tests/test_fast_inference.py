@@ -16,7 +16,9 @@ from models.heatmap_predictor import HeatmapPredictor, HeatmapPredictorConfig
 FORMS = {
     "paper": FaceSynthesizerConfig(width=0.125),
     "released": FaceSynthesizerConfig.released(width=0.125),
-    "copying": FaceSynthesizerConfig(width=0.125, alignment="coarsest", copy_references=True),
+    "paper without ReLU": FaceSynthesizerConfig(width=0.125, spade_relu=False),
+    "released with ReLU": FaceSynthesizerConfig(form="released", width=0.125, spade_relu=True),
+    "copying": FaceSynthesizerConfig(form="released", width=0.125, copy_references=True),
     "landmarks": FaceSynthesizerConfig(width=0.125, copy_references=True, landmark_flow=True),
     "spatial path alone": FaceSynthesizerConfig(width=0.125, temporal=False),
     "temporal path alone": FaceSynthesizerConfig(width=0.125, spatial=False),

@@ -1,6 +1,5 @@
 """The guidance prediction network against the released one, its fast form against the plain one, its options."""
 
-import copy
 from types import SimpleNamespace
 
 import numpy as np
@@ -108,7 +107,13 @@ def test_tensors_that_the_network_does_not_use_may_be_absent_or_more(shared):
 
 
 @pytest.mark.parametrize(
-    "options", [{"messages": "separate"}, {"audio": "wav2vec2", "messages": "shared"}, {"heatmaps": "drawn"}]
+    "options",
+    [
+        {},
+        {"keypoint_shortcut": True, "pose_messages": True},
+        {"form": "released", "audio": "wav2vec2"},
+        {"heatmaps": "drawn"},
+    ],
 )
 def test_narrow_networks_give_the_contracts_shapes_and_train_every_parameter(options):
     predictor = small_predictor(**options).train()
@@ -189,23 +194,48 @@ def test_a_drawn_network_learns_what_a_turning_head_does_to_the_mouth():
 
 @torch.no_grad()
 def test_the_papers_form_adds_the_pose_heatmap():
-    with_pose = small_predictor().eval()
-    without = copy.deepcopy(with_pose)
-    without.config.add_pose = False
-    inputs = random_inputs()
-    assert_close(with_pose(*inputs)[0], without(*inputs)[0] + inputs[1])
+    paper = settle_statistics(small_predictor())
+    parts, inputs = [], random_inputs()
+    paper.decoder.register_forward_hook(lambda module, inputs, outputs: parts.append(sum(outputs)))
+    heatmaps = paper(*inputs)[0]
+    assert_close(heatmaps, parts[0].unflatten(0, (2, 3)) + inputs[1])
 
 
 @torch.no_grad()
-def test_shared_messages_are_separate_ones_with_equal_weights():
-    separate = settle_statistics(small_predictor())
-    shared = small_predictor(messages="shared").eval()
-    state = separate.state_dict()
-    shared.load_state_dict({name: tensor for name, tensor in state.items() if "jaw_to_lip" not in name})
+def test_the_released_form_shares_one_message_layer_and_leaves_the_pose_heatmap_out():
+    options = {"keypoint_shortcut": True, "pose_messages": True}
+    paper = settle_statistics(small_predictor(**options))
+    released = small_predictor(form="released", **options).eval()
+    state = paper.state_dict()
+    released.load_state_dict({name: tensor for name, tensor in state.items() if "jaw_to_lip" not in name})
     inputs = random_inputs()
-    assert not torch.allclose(separate(*inputs)[0], shared(*inputs)[0], atol=1e-3)
-    separate.decoder.jaw_to_lip.load_state_dict(separate.decoder.lip_to_jaw.state_dict())
-    assert_close(separate(*inputs), shared(*inputs))
+    assert not torch.allclose(paper(*inputs)[0], released(*inputs)[0] + inputs[1], atol=1e-3)
+    paper.decoder.jaw_to_lip.load_state_dict(paper.decoder.lip_to_jaw.state_dict())
+    heatmaps, landmarks = paper(*inputs)
+    expected, keypoints = released(*inputs)
+    assert_close((heatmaps, landmarks), (expected + inputs[1], keypoints))
+
+
+@torch.no_grad()
+def test_the_papers_keypoints_are_read_off_the_heatmaps_alone():
+    """Heatmaps that stay where the tokens change: with the shortcut, keypoints of other tokens are others."""
+    for options, follows in (({}, False), ({"keypoint_shortcut": True}, True), ({"form": "released"}, True)):
+        predictor = settle_statistics(small_predictor(**options))
+        heatmap = torch.rand(6, 1, 128, 128)
+        predictor.decoder.register_forward_hook(lambda module, inputs, outputs, still=heatmap: (still, still))
+        inputs = random_inputs()
+        keypoints, others = (predictor(audio, *inputs[1:])[1] for audio in (inputs[0], inputs[0].flip(0)))
+        assert torch.allclose(keypoints, others, atol=1e-5) != follows
+
+
+@torch.no_grad()
+def test_the_papers_decoder_takes_tokens_alone():
+    for options, takes in (({}, False), ({"pose_messages": True}, True), ({"form": "released"}, True)):
+        decoder = settle_statistics(small_predictor(**options)).decoder
+        lip, jaw = torch.randn(2, 2, 64)
+        poses = torch.rand(2, 2, 1, 128, 128)
+        first, second = (torch.cat(decoder(lip, jaw, pose)) for pose in poses)
+        assert torch.equal(first, second) != takes
 
 
 @torch.no_grad()
@@ -223,7 +253,7 @@ def test_frames_speech_pose_and_references_all_reach_the_output():
     ("options", "message"),
     [
         ({"audio": "mfcc"}, "mel, wav2vec2"),
-        ({"messages": "none"}, "separate or shared"),
+        ({"form": "drawn"}, "give paper or released"),
         ({"heatmaps": "sketched"}, "decoded or drawn"),
         ({"heads": 5}, "5 heads"),
     ],

@@ -32,7 +32,7 @@ from yaml import YAMLError
 
 from media.errors import InputError, first_line
 from media.files import output_folder
-from models.checkpoint import save_checkpoint
+from models.checkpoint import check_form, save_checkpoint
 from training.best import Score
 
 # RuntimeErrors that tell of neither a file nor a config.
@@ -103,6 +103,7 @@ class Run:
                 f"make it a folder that all machines share"
             )
         if states:
+            check_form(self.output, self.networks)
             self.step, folder = states[-1]
             try:
                 # On several GPUs, Adam's counts would otherwise lie there and be waited for at every step.
