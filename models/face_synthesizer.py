@@ -75,7 +75,7 @@ class FaceSynthesizerConfig:
     references: int = 5  # N, fixed by the spatial path's stacking
     size: int = 128  # H = W of the face crops, a multiple of 4, at least 100
     spade_relu: bool | None = None  # a ReLU between SPADE's convolutions; not with the two options below
-    colour_major: bool | None = None  # stack the spatial path's references red of all, then green, then blue
+    colour_major: bool | None = None  # `Form`'s; only the two options below may set it otherwise
     spatial: bool = True  # Table III's ablations: a path that is absent has no parameters
     temporal: bool = True
     landmark_flow: bool = False  # not in the paper: the flow starts where landmarks say, and a copy's mouth comes from
@@ -443,6 +443,9 @@ def _check(config: FaceSynthesizerConfig) -> None:
     if config.audio not in AUDIO_CHANNELS:
         raise ValueError(f"audio is {config.audio!r}; it can be {' or '.join(map(repr, AUDIO_CHANNELS))}")
     check_positive(config, "width", "references")
+    guided = config.landmark_flow or config.copy_references
+    if config.colour_major != FORMS[config.form].colour_major and not guided:
+        raise ValueError(f"colour_major is {config.colour_major}, which form: {config.form} is not; leave it out")
     if not (config.spatial or config.temporal):
         raise ValueError("the synthesizer needs its spatial or its temporal path; switch one on")
     if config.copy_references and not config.temporal:

@@ -43,8 +43,10 @@ def from_first_form(kind: type, section: Any, source: str) -> Any:
         return section
     section, keys = OmegaConf.to_container(section), dict(FIRST_KEYS[kind])
     values = {name: section.pop(name, paper) for name, (paper, _) in keys.items()}
-    stacking = keys.pop("stacking", ())  # an option still, by another name
-    if section.get("landmark_flow") is True:
+    stacking = ()
+    if section.get("landmark_flow") or section.get("copy_references"):
+        stacking = keys.pop("stacking")  # an option still, by another name
+    if section.get("landmark_flow"):
         del keys["grid"]  # landmarks gave the points that a flow starts from
     if section.get("heatmaps") == "drawn":
         keys = {}  # both keys were a decoder's

@@ -180,7 +180,8 @@ def test_on_a_grid_of_centres_no_flow_moves_nothing_at_any_scale():
 
 @pytest.mark.parametrize("colour_major", [False, True])
 def test_references_are_stacked_as_the_config_says(colour_major):
-    network, images = small(colour_major=colour_major), torch.rand(1, 5, 3, 128, 128)
+    network = small(colour_major=colour_major, copy_references=True)
+    images = torch.rand(1, 5, 3, 128, 128)
     seen = []
     network.spatial.references.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     network.encode_references(images, torch.rand(1, 5, 1, 128, 128))
@@ -245,6 +246,8 @@ def test_ablations_have_no_trace_of_the_absent_path():
         small(temporal=False, mutual_information=True)
     with pytest.raises(ValueError, match="form is 'other'; it can be 'paper' or 'released'"):
         small(form="other")
+    with pytest.raises(ValueError, match="colour_major is True, which form: paper is not"):
+        small(colour_major=True)
     with pytest.raises(ValueError, match="audio is 'mfcc'"):
         small(audio="mfcc")
 

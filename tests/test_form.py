@@ -43,8 +43,8 @@ FACES = [
     ({"width": 0.5}, FaceSynthesizerConfig(width=0.5, spade_relu=False)),
     (RELEASED, FaceSynthesizerConfig(form="released")),
     (RELEASED | {"audio": "wav2vec2"}, FaceSynthesizerConfig.released()),
-    ({"stacking": "colour_major"}, FaceSynthesizerConfig(spade_relu=False, colour_major=True)),
-    (RELEASED | {"stacking": "image_major"}, FaceSynthesizerConfig(form="released", colour_major=False)),
+    (GUIDED | {"stacking": "colour_major"}, FaceSynthesizerConfig(colour_major=True, **GUIDED)),
+    (RELEASED | GUIDED | {"stacking": "image_major"}, FaceSynthesizerConfig("released", colour_major=False, **GUIDED)),
     (PAPER | GUIDED | {"grid": "corners"}, FaceSynthesizerConfig(**GUIDED)),  # where the grid meant nothing
 ]
 HEATMAPS = [
@@ -58,6 +58,7 @@ HEATMAPS = [
 CASES = [("face_synthesizer", *case) for case in FACES] + [("heatmap_predictor", *case) for case in HEATMAPS]
 MIXED = [
     ("face_synthesizer", {"fusion_kernel": 3}, ["fusion_kernel: 3", "grid, sampler, alignment, image_order"]),
+    ("face_synthesizer", {"stacking": "colour_major"}, ["stacking: colour_major"]),
     ("face_synthesizer", RELEASED | {"sampler": "plain"}, ["grid: corners, alignment: coarsest", "paper's sampler"]),
     ("face_synthesizer", {"sampler": "nearest"}, ["sampler: nearest"]),
     ("heatmap_predictor", {"messages": "shared"}, ["messages: shared", "paper's add_pose"]),
