@@ -32,7 +32,7 @@ from models.face_synthesizer import Alignment, FaceSynthesizer, mask_lower_half
 from models.heatmap_predictor import HeatmapPredictor
 from models.reader import share_reader
 from training.best import best_score
-from training.config import DataConfig, TrainConfig, check_batch, check_judged, parse_config, start
+from training.config import DataConfig, TrainConfig, check_batch, check_judged, check_pairs, parse_config, start
 from training.data import mean_of_parts, move, parts, training_batches, training_windows, validation_batch
 from training.learner import Adversary, Learner, compiled, synchronised, train_mode
 from training.run import Run
@@ -169,9 +169,12 @@ def main() -> None:
     if config.train_predictor:
         check_batch(predictor.config.references, config.train, accelerator)
     weights = config.losses
+    check_pairs(weights.mutual_information, config.train, accelerator)
 
-    objective = FaceObjective(weights, synthesizer.config, config.frames, config.sync_expert, accelerator.print)
+    cil, expert = synthesizer.mutual_information, config.sync_expert
+    objective = FaceObjective(weights, synthesizer.config, config.frames, expert, accelerator.print, cil)
     objective = objective.to(accelerator.device)
+    information = objective.information
     shape = {"audio": predictor.config.audio, "window": predictor.config.frames}
     shape |= {"references": predictor.config.references, "mel_from": first_synthesized(predictor, config.frames)}
     dataset, others = training_windows(config.data, shape)
@@ -181,8 +184,8 @@ def main() -> None:
     freeze_unread(predictor, config.heatmap_losses)
     if not config.train_predictor:
         predictor.requires_grad_(False)
-    if synthesizer.mutual_information is not None and weights.mutual_information == 0:
-        synthesizer.mutual_information.requires_grad_(False)
+    if cil is not None and information is None:
+        cil.requires_grad_(False)
     sections = {"heatmap_predictor": predictor.config, "face_synthesizer": synthesizer.config, "training": config}
     dubbing = Dubbing(predictor, synthesizer, config.frames, config.true_heatmaps)
     dubbing = synchronised(dubbing, accelerator, config.train).to(memory_format=torch.channels_last)
@@ -231,7 +234,11 @@ def main() -> None:
         train_mode(learner.network, config.train)
         if not config.train_predictor:
             bare.predictor.eval()
+        if information is not None:
+            information.begin()
         values, pictures = learner.step(batch, step, compute)
+        if information is not None:
+            values |= information.values()
         run.average()
         if adversary is not None:
             values |= adversary.judge(*map(torch.cat, zip(*pictures, strict=True)), batch, step)

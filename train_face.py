@@ -35,7 +35,16 @@ from models.face_synthesizer import FaceSynthesizer, FaceSynthesizerConfig, mask
 from models.g4g import G4GAlignment, G4GConfig, G4GSynthesizer
 from pretraining import ReadingTraining, learn_reading
 from training.best import best_score
-from training.config import DataConfig, TrainConfig, check_batch, check_judged, parse_config, start, windows_at_once
+from training.config import (
+    DataConfig,
+    TrainConfig,
+    check_batch,
+    check_judged,
+    check_pairs,
+    parse_config,
+    start,
+    windows_at_once,
+)
 from training.data import mean_of_parts, move, parts, training_batches, training_windows, validation_batch
 from training.learner import Adversary, Learner, compiled, synchronised, train_mode
 from training.run import Run, holds_a_run
@@ -61,7 +70,7 @@ class SynthesizerTraining:
 class FaceTraining(SynthesizerTraining):
     """And what it may set of STSA's."""
 
-    model: FaceSynthesizerConfig = field(default_factory=FaceSynthesizerConfig)
+    model: FaceSynthesizerConfig = field(default_factory=lambda: FaceSynthesizerConfig(mutual_information=None))
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     losses: FaceLosses = field(default_factory=FaceLosses)
     # Of networks with landmark_flow, and fresh ones; finetune_e2e.py and checkpoints.combine take over the predictor's.
@@ -84,12 +93,24 @@ SCHEMAS = {"face_synthesizer": FaceTraining, "g4g_synthesizer": G4GTraining}
 
 
 def starting_point(config: FaceTraining | G4GTraining) -> FaceSynthesizer | G4GSynthesizer:
-    """The synthesizer that a run begins with; of `config.start_from` it takes the form too."""
+    """The synthesizer that a run begins with; of `config.start_from` it takes the form too.
+
+    Raises:
+        InputError: `model.mutual_information` contradicts the weight `losses.mutual_information`, which decides whether
+            eq. 7's network exists.
+    """
+    if isinstance(config, FaceTraining):
+        informed, said = config.losses.mutual_information > 0, config.model.mutual_information
+        if said not in (None, informed):
+            raise InputError(
+                f"model.mutual_information={str(said).lower()} contradicts losses.mutual_information="
+                f"{config.losses.mutual_information:g}, whose weight decides; leave the former out"
+            )
     begun = load_network(config.start_from, config.network) if config.start_from else None
     if begun is not None:
         config.model = dataclasses.replace(begun.config)
     if isinstance(config, FaceTraining):  # eq. 7's network exists where it is trained
-        config.model.mutual_information = config.losses.mutual_information > 0
+        config.model.mutual_information = informed
     synthesizer = build_network(config.network, config.model)
     if begun is not None:
         synthesizer.load_state_dict(begun.state_dict(), strict=False)  # one of them may lack eq. 7's network
@@ -177,8 +198,13 @@ def main() -> None:
             "reading.steps is for a network that reads points; set model.landmark_flow=true, or leave it 0"
         )
 
-    kind = FaceObjective if isinstance(config, FaceTraining) else G4GObjective
-    objective = kind(config.losses, config.model, config.frames, config.sync_expert, accelerator.print)
+    options, information = (config.losses, config.model, config.frames, config.sync_expert, accelerator.print), None
+    if isinstance(config, FaceTraining):
+        check_pairs(config.losses.mutual_information, config.train, accelerator)
+        objective = FaceObjective(*options, synthesizer.mutual_information)
+        information = objective.information
+    else:
+        objective = G4GObjective(*options)
     objective = objective.to(accelerator.device)
     if objective.adversarial:
         check_judged(config.discriminator, config.frames)
@@ -217,7 +243,11 @@ def main() -> None:
 
     for step, batch in run.progress(training_batches(dataset, config, accelerator, first)):
         train_mode(learner.network, config.train)
+        if information is not None:
+            information.begin()
         values, faces = learner.step(batch, step, compute)
+        if information is not None:
+            values |= information.values()
         run.average()
         if adversary is not None:
             values |= adversary.judge(batch["frames"], torch.cat(faces), batch, step)

@@ -56,7 +56,7 @@ from data_prep.windows import ClipDataset
 from losses.face import FaceLosses, FaceObjective
 from media.crop import CROP_SIZE
 from models.discriminator import DiscriminatorConfig, PatchDiscriminator
-from models.face_synthesizer import Alignment, FaceSynthesizer, FaceSynthesizerConfig
+from models.face_synthesizer import Alignment, FaceSynthesizer, FaceSynthesizerConfig, MutualInformation
 from models.modulation import SpadeNorm
 from train_face import INPUTS, FaceTraining
 from training.config import DataConfig, TrainConfig, check_compiler
@@ -155,8 +155,11 @@ def measure(
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=config.train.precision)
     torch.backends.cudnn.benchmark = True  # as training.start does
     torch.manual_seed(0)
-    learner = Learner(build(FaceSynthesizer(config.model)), config.train, accelerator)
-    objective = FaceObjective(config.losses, config.model, config.frames, config.sync_expert).to(accelerator.device)
+    network = build(FaceSynthesizer(config.model))
+    cil = next((part for part in network.modules() if isinstance(part, MutualInformation)), None)
+    learner = Learner(network, config.train, accelerator)
+    objective = FaceObjective(config.losses, config.model, config.frames, config.sync_expert, cil=cil)
+    objective = objective.to(accelerator.device)
     adversary = Adversary(PatchDiscriminator(config.discriminator), config.train, accelerator)
     discriminator = accelerator.unwrap_model(adversary.network)
     dataset = ClipDataset(config.data.train, config.model.audio, config.frames, config.model.references)
@@ -171,6 +174,8 @@ def measure(
     asked = time.perf_counter()
     for step, batch in enumerate(training_batches(dataset, config, accelerator, 0)):
         waited += time.perf_counter() - asked
+        if objective.information is not None:
+            objective.information.begin()
         _, faces = learner.step(batch, step, compute)
         adversary.judge(batch["frames"], torch.cat(faces), batch, step)
         synchronize(accelerator.device)

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from losses.adversarial import feature_matching_loss, generator_loss
 from losses.flow import landmark_flow_loss
-from losses.mutual_information import mutual_information_loss
+from losses.mutual_information import StepInformation
 from losses.perceptual import check_perceptual, perceptual_loss
 from losses.reconstruction import gradient_loss, l1_loss, lower_half_weight, mouth_weight, ssim_loss
 from losses.sync import frozen_expert, sync_loss
 from media.errors import InputError
-from models.face_synthesizer import Alignment, FaceSynthesizerConfig
+from models.face_synthesizer import Alignment, FaceSynthesizerConfig, MutualInformation
 from models.sync_expert import lower_faces
 
 
@@ -52,6 +52,10 @@ class FaceObjective(nn.Module):
         weights, frames, sync_expert: of the run's config.
         network: the synthesizer's config.
         say: prints what takes the place of a term whose weights are absent; of several processes, in one.
+        cil: the synthesizer's CIL module, where L_mi has a weight.
+
+    Attributes:
+        information: the pairs of L_mi in a step, whose `begin` is called before each; None where L_mi has no weight.
 
     Raises:
         InputError: a term needs weights that are not there, or a part that the network lacks.
@@ -64,9 +68,10 @@ class FaceObjective(nn.Module):
         frames: int,
         sync_expert: str,
         say: Callable[[str], None] = print,
+        cil: MutualInformation | None = None,
     ):
         super().__init__()
-        if weights.mutual_information > 0 and not network.mutual_information:
+        if weights.mutual_information > 0 and cil is None:
             raise InputError("the synthesizer has no mutual-information network; set losses.mutual_information=0")
         if weights.flow > 0 and not network.temporal:
             raise InputError("the synthesizer has no temporal path, whose flow it is; set losses.flow=0")
@@ -82,6 +87,7 @@ class FaceObjective(nn.Module):
             if self.perceptual is None and instead:
                 weights = dataclasses.replace(weights, l1=weights.l1_without_vgg)
         self.weights = weights
+        self.information = StepInformation(cil) if weights.mutual_information > 0 else None
         self.adversarial = weights.gan > 0 or weights.feature > 0  # whether it asks a discriminator
         if weights.sync > 0:
             self.expert = frozen_expert(sync_expert, frames)
@@ -133,8 +139,8 @@ class FaceObjective(nn.Module):
         if self.expert is not None:
             sound, lips = self.expert(batch["mel"], lower_faces(faces))
             terms["sync"] = weights.sync * sync_loss(sound, lips)
-        if weights.mutual_information > 0:
-            information = mutual_information_loss(*alignment.information)
+        if self.information is not None:
+            information = self.information(alignment.information, faces.shape[1])
             terms["mutual_information"] = weights.mutual_information * information
         if weights.flow > 0:
             terms["flow"] = weights.flow * landmark_flow_loss(

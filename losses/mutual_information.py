@@ -2,15 +2,22 @@
 
 L_mi = -(E_J[T(E^spa, E^tem)] - log E_M[exp T(E^spa, E^tem)])
 
-J pairs the embeddings of one frame (the joint distribution), M those of different frames (the product of the marginal
+J pairs the embeddings of one frame (the joint distribution), M those of any two frames (the product of the marginal
 ones). T and the embeddings are networks of the CIL module, which learn with the rest.
+
+Of N frames in the marginal pairs, no T makes the estimate larger than ln N; where the frames of a window of T look
+alike, it stays near ln(N/T). `StepInformation` draws the pairs from all windows of a training step.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
+import torch.distributed
+import torch.distributed.nn.functional
 from torch import Tensor
 
+from models.face_synthesizer import MutualInformation
 from models.precision import full_precision
 
 
@@ -28,3 +35,58 @@ def donsker_varadhan(joint: Tensor, marginal: Tensor) -> Tensor:
 def mutual_information_loss(*scales: tuple[Tensor, Tensor]) -> Tensor:
     """Eq. 7, the mean over the scales; each scale gives the scores of its joint and of its marginal pairs."""
     return -sum(donsker_varadhan(joint, marginal) for joint, marginal in scales) / len(scales)
+
+
+class StepInformation:
+    """Eq. 7 of a training step, however processes and `train.micro_batch` divide its windows.
+
+    The E^spa of a process's part meet the E^tem of its own frames, of the other processes' (whose gradients return to
+    them) and of the step's earlier parts (which have had their backward pass and take none). Averaged over processes,
+    the gradient is that of the mean of their losses.
+
+    Args:
+        network: the synthesizer's CIL module. Its T_theta is called here, outside of the synthesizer's `forward`.
+    """
+
+    def __init__(self, network: MutualInformation):
+        self.network = network
+        self.begin()
+
+    def begin(self) -> None:
+        """Forget the step before; call it at the beginning of each."""
+        self._kept: list[Tensor] = []
+        self._losses: list[Tensor] = []
+        self._bounds: list[tuple[float, float]] = []
+
+    def __call__(self, embeddings: Sequence[tuple[Tensor, Tensor]], frames: int) -> Tensor:
+        """L_mi of the next part, in nats, the mean over the scales; at least -ln of the frames that it meets.
+
+        Args:
+            embeddings: `MutualInformation.embeddings` of the part's M frames, (M, d) each, M the same in every process.
+            frames: T, how many of them a window has.
+        """
+        part = gathered(torch.stack([e_tem for _, e_tem in embeddings]))
+        met = torch.cat([part, *self._kept], dim=1)
+        scores = (self.network.score(e_spa, others) for (e_spa, _), others in zip(embeddings, met, strict=True))
+        loss = mutual_information_loss(*scores)
+        self._kept.append(part.detach())
+        self._losses.append(loss.detach())
+        self._bounds.append((math.log(met.shape[1]), math.log(met.shape[1] / frames)))
+        return loss
+
+    def values(self) -> dict[str, Tensor | float]:
+        """What to log of the step, means over its parts, in nats: the estimate -L_mi, ln N and ln(N/T)."""
+        if not self._losses:
+            return {}
+        bounds, windows = (sum(part) / len(part) for part in zip(*self._bounds, strict=True))
+        estimate = -torch.stack(self._losses).mean()
+        values = {"estimate": estimate, "ln_frames": bounds, "ln_windows": windows}
+        return {f"mutual_information/{name}": value for name, value in values.items()}
+
+
+def gathered(x: Tensor) -> Tensor:
+    """x (S, M, d) of this process and, behind it, of all the others, (S, M processes, d); gradients reach them."""
+    if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
+        return x
+    parts = list(torch.distributed.nn.functional.all_gather(x.contiguous()))
+    return torch.cat([parts.pop(torch.distributed.get_rank()), *parts], dim=1)

@@ -81,7 +81,9 @@ class FaceSynthesizerConfig:
     landmark_flow: bool = False  # not in the paper: the flow starts where landmarks say, and a copy's mouth comes from
     # the references whose lips are shaped alike; small models gain
     copy_references: bool = False  # not in the paper: blend the warped references' own pixels in; small models gain
-    mutual_information: bool = False  # the CIL module's embeddings and T_theta, which only training needs
+    # The CIL module's embeddings and T_theta, which only training needs. In a config file the weight
+    # losses.mutual_information decides, and None, its default there, follows it.
+    mutual_information: bool | None = False
 
     @classmethod
     def released(cls, **options) -> "FaceSynthesizerConfig":
@@ -99,6 +101,7 @@ class FaceSynthesizerConfig:
             self,
             spade_relu=relu if self.spade_relu is None else self.spade_relu,
             colour_major=form.colour_major if self.colour_major is None else self.colour_major,
+            mutual_information=bool(self.mutual_information),
         )
 
 
@@ -130,8 +133,8 @@ class References(NamedTuple):
 class Alignment(NamedTuple):
     """What the losses ask about how the references of B windows of T frames were aligned.
 
-    information: T_theta's scores of the joint and of the marginal pairs, (B T,) each, a pair a scale; None without the
-        CIL module.
+    information: a scale each, the embeddings E^spa and E^tem that eq. 7 compares, (B T, d) each; None without the CIL
+        module.
     grid: the points of each reference that the temporal path reads, (B, T, N, 2, H, W), x and y in [-1, 1] between the
         image's outer edges; None without that path.
     """
@@ -153,6 +156,8 @@ class SpatialPath(nn.Module):
         scales = range(3) if self.per_scale else [2]
         self.alignment = nn.ModuleList(AlignmentEncoder(channels[i] + 2 * base, code, doublings=2 - i) for i in scales)
         self.adaat = nn.ModuleList(AdaAT(c, code, form.sampler) for c in channels)
+        for adaat in self.adaat:
+            nn.init.xavier_uniform_(adaat.shared.weight)  # as the authors' linear layers
         self.before = nn.ModuleList(residual_pair(c) for c in channels)
         self.after = nn.ModuleList(residual_pair(c) for c in channels)
 
@@ -264,7 +269,10 @@ class TemporalPath(nn.Module):
 
 
 class MutualInformation(nn.Module):
-    """The CIL module: embeddings of both paths' features at each scale, and T_theta on pairs of them (eq. 7)."""
+    """The CIL module: embeddings of both paths' features at each scale, and T_theta on pairs of them (eq. 7).
+
+    T_theta starts as the authors' does: weights from N(0, 0.02); its biases are 0.
+    """
 
     def __init__(self, channels: list[int], embedding: int):
         super().__init__()
@@ -278,22 +286,42 @@ class MutualInformation(nn.Module):
             nn.ELU(),
             nn.Linear(embedding, 1),
         )
+        for layer in self.statistics[::2]:
+            nn.init.normal_(layer.weight, std=0.02)
+            nn.init.zeros_(layer.bias)
 
     def forward(self, spatial: list[Tensor], temporal: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
-        """Both paths' features -> a scale each, T_theta (M,) of the joint and of the marginal pairs, M = B T.
+        """Both paths' features of M frames -> a scale each, `score` of the pairs within these frames."""
+        return [self.score(*pair) for pair in self.embeddings(spatial, temporal)]
 
-        A marginal pair is an E^spa with the E^tem of another frame of the batch; the batch is turned by a random
-        number of places, so that with M > 1 no frame meets itself.
+    def embeddings(self, spatial: list[Tensor], temporal: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """Both paths' features (M, C, h, w) of M = B T frames -> a scale each, E^spa and E^tem, (M, d) each."""
+        return [
+            (embed(features).mean(dim=(2, 3)), embed(others).mean(dim=(2, 3)))
+            for embed, features, others in zip(self.embed, spatial, temporal, strict=True)
+        ]
+
+    def score(self, e_spa: Tensor, e_tem: Tensor) -> tuple[Tensor, Tensor]:
+        """T_theta of the joint and of the marginal pairs of one scale.
+
+        Every E^spa meets every E^tem, its own frame's too. The authors permute the frames (`torch.randperm`), which
+        draws M of these pairs: their mean is the same in expectation, but 37 % of permutations leave no frame
+        with itself, and then nothing bounds eq. 7. Over all pairs its estimate cannot exceed ln N.
+
+        Args:
+            e_spa: (M, d).
+            e_tem: (N, d), N >= M; the first M are of the same frames as `e_spa`.
+
+        Returns:
+            The scores (M,) of the joint pairs and (M, N) of the marginal ones.
         """
-        scores = []
-        for embed, features, others in zip(self.embed, spatial, temporal, strict=True):
-            e_spa, e_tem = embed(features).mean(dim=(2, 3)), embed(others).mean(dim=(2, 3))
-            count, device = len(e_tem), e_tem.device
-            turn = torch.randint(1, max(count, 2), (), device=device)  # a number would end the graph of torch.compile
-            shuffled = e_tem[(torch.arange(count, device=device) + turn) % count]
-            pairs = torch.cat([torch.cat([e_spa, e_tem], dim=1), torch.cat([e_spa, shuffled], dim=1)])
-            scores.append(tuple(self.statistics(pairs).squeeze(1).chunk(2)))
-        return scores
+        first, *rest = self.statistics
+        own, others = first.weight.chunk(2, dim=1)  # of [E^spa, E^tem]: M + N products, not M N
+        scores = F.linear(e_spa, own, first.bias)[:, None] + F.linear(e_tem, others)
+        for layer in rest:
+            scores = layer(scores)
+        scores = scores.squeeze(-1)
+        return scores.diagonal(), scores
 
 
 class FaceSynthesizer(nn.Module):
@@ -393,7 +421,8 @@ class FaceSynthesizer(nn.Module):
         faces = self._inside(faces).unflatten(0, shape)
         if not alignment:
             return faces
-        information = None if self.mutual_information is None else self.mutual_information(*paths)
+        cil = self.mutual_information
+        information = None if cil is None else cil.embeddings(*paths)
         return faces, Alignment(information, None if grid is None else grid.unflatten(0, (*shape, -1)))
 
     def _inside(self, images: Tensor) -> Tensor:

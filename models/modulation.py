@@ -49,6 +49,8 @@ class AdaInNorm(nn.Module):
         super().__init__()
         self.shared = nn.Linear(code, code)
         self.gamma_beta = nn.Linear(code, 2 * channels)
+        for layer in (self.shared, self.gamma_beta):
+            nn.init.xavier_uniform_(layer.weight)  # as the STSA authors' linear layers
 
     def modulation(self, code: Tensor, size: tuple[int, int] | None = None) -> Modulation:
         """gamma, beta (B, C, 1, 1) of the code (B, code); they serve every size."""

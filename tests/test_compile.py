@@ -38,7 +38,7 @@ class Tracing:
     [
         ("train_sync", ["model.width=0.03"]),
         ("train_heatmap", ["losses.heatmap=1"]),
-        ("train_face", ["model.mutual_information=true", "losses.mutual_information=0.01"]),
+        ("train_face", ["losses.mutual_information=0.01"]),
         ("finetune_e2e", ["train.precision=bf16", "train_predictor=true"]),
     ],
 )

@@ -254,13 +254,14 @@ def test_ablations_have_no_trace_of_the_absent_path():
 
 def test_mutual_information_scores_reach_both_paths():
     network = small(mutual_information=True)
-    _, (scores, grid) = network(*window(batch=2, frames=1), alignment=True)
+    _, (embeddings, grid) = network(*window(batch=2, frames=1), alignment=True)
     assert grid.shape == (2, 1, 5, 2, 128, 128)
-    assert [[part.shape for part in scale] for scale in scores] == [[(2,), (2,)]] * 3
+    scores = [network.mutual_information.score(*pair) for pair in embeddings]
+    assert [[part.shape for part in scale] for scale in scores] == [[(2,), (2, 2)]] * 3
     sum(joint.sum() - marginal.sum() for joint, marginal in scores).backward()
     assert network.spatial.after[0][0].conv_1.weight.grad.abs().sum() > 0
     assert network.temporal.encoder.scale_1.conv.weight.grad.abs().sum() > 0
-    assert not torch.equal(*scores[0])
+    assert not torch.equal(*embeddings[0])
 
 
 def test_it_learns_a_batch_by_heart():

@@ -35,6 +35,8 @@ from training_runs import STEPS, arguments, last_error, run, write_clips
         ("train_heatmap", "reading.learning_rate=-1", "learning_rate=-1.0 must be positive"),
         ("train_face", "start_from=/nowhere/run", "/nowhere/run is not a folder"),
         ("train_face", "train.batch_size=1", "raise train.batch_size"),
+        ("train_face", "frames=2 train.micro_batch=1", "L_mi compares frames of different windows"),
+        ("train_face", "model.mutual_information=false", "contradicts losses.mutual_information=0.01, whose weight"),
         ("train_sync", "loss=softmax", "use contrastive, shifted or bce"),
         ("finetune_e2e", "heatmap_predictor=/nowhere/run", "/nowhere/run is not a folder"),
     ],

@@ -86,6 +86,16 @@ def test_two_processes_keep_the_synthesizers_and_the_discriminators_weights_equa
     assert len(windows) >= 12 and not set(map(tuple, first["seen"])) & set(map(tuple, second["seen"]))
 
 
+def test_l_mi_compares_the_windows_of_both_processes_and_of_a_steps_parts(clips, tmp_path):
+    settings = ["train.batch_size=4", "train.micro_batch=1", "train.steps=2", "frames=2"]
+    command = arguments("train_face", clips, tmp_path / "run", *settings, "losses.mutual_information=0.01")
+    assert run_group("train_face", command, [Record(tmp_path / "face")] * 2) == [0, 0]
+    first, second = (json.loads((tmp_path / f"face.{i}").read_text()) for i in range(2))
+    assert first["weights"] == second["weights"]
+    scalars, _ = scalars_and_images(tmp_path / "run")
+    assert scalars["mutual_information/ln_windows"] == pytest.approx([(np.log(2) + np.log(4)) / 2] * 2)
+
+
 @pytest.mark.parametrize("weights", [["heatmap_losses.landmarks=0", "heatmap_losses.temporal=0"], []])
 def test_two_processes_do_not_wait_for_what_no_loss_reads(weights, clips, tmp_path):
     start = write_checkpoints(tmp_path / "start", mutual_information=True, heatmaps="decoded")

@@ -30,6 +30,7 @@ def test_the_four_scripts_train_one_after_the_other(clips, tmp_path):
         "train_face": {"l1", "gradient", "gan", "feature", "sync", "mutual_information", "flow", "discriminator"},
     }
     expected["finetune_e2e"] = expected["train_heatmap"] | expected["train_face"]
+    nats = {f"mutual_information/{name}" for name in ("estimate", "ln_frames", "ln_windows")}
     common = {"loss", "gradient_norm", "learning_rate", "samples_per_second", "waiting_for_data"}
     for script, output in outputs.items():
         scalars, images = scalars_and_images(output)
@@ -45,7 +46,10 @@ def test_the_four_scripts_train_one_after_the_other(clips, tmp_path):
             "val/sync",
             "val/sync_true",
             "train/discriminator_gradient_norm",
+            *nats,
         }
+        assert scalars["mutual_information/ln_windows"] == pytest.approx([np.log(2)] * 2)
+        assert scalars["mutual_information/ln_frames"] == pytest.approx([np.log(10)] * 2)
     for script in ("train_heatmap", "finetune_e2e"):
         assert "val/keypoint_LipLMD" in scalars_and_images(outputs[script])[0]
     assert "val/window_exact" in scalars_and_images(outputs["train_sync"])[0]

@@ -59,7 +59,8 @@ class TrainConfig:
     compile: bool = False  # the step through torch.compile; on several GPUs with freeze_batch_norm alone
     freeze_batch_norm: bool = False  # running statistics stay as they are, also in training
     # The most windows that a process has in memory at once; 0: its whole share of a step. The gradients of a step's
-    # parts are summed; batch norm, contrastive losses and mutual information know the windows of a part alone.
+    # parts are summed; batch norm and contrastive losses know the windows of a part alone, mutual information knows the
+    # parts before it too.
     micro_batch: int = 0
     log_every: int = 10
     validate_every: int = 1000
@@ -248,6 +249,15 @@ def check_batch(frames: int, train: TrainConfig, accelerator: Accelerator) -> No
         raise InputError(
             f"a process sees {windows * frames} frame at once, batch norm needs two or more; raise train.batch_size or "
             f"train.micro_batch"
+        )
+
+
+def check_pairs(weight: float, train: TrainConfig, accelerator: Accelerator) -> None:
+    """InputError where L_mi has a weight and a step, or its first part, pairs frames of one window alone (eq. 7)."""
+    if weight > 0 and windows_at_once(train, accelerator) * accelerator.num_processes < 2:
+        raise InputError(
+            "L_mi compares frames of different windows, and a step begins with one window; raise train.batch_size or "
+            "train.micro_batch, or set losses.mutual_information=0"
         )
 
 
