@@ -36,9 +36,9 @@ class VisemeTraining:
     """How an audio encoder first learns, on synthetic speech, which mouth shapes it hears."""
 
     data: str = ""  # file of data_prep.synthetic_speech; empty: the encoder begins with random weights
-    steps: int = 2500
-    batch_size: int = 256
-    learning_rate: float = 2.0e-3
+    steps: int = 2500  # of the lesson
+    batch_size: int = 256  # windows of sound a step
+    learning_rate: float = 2.0e-3  # the highest of its cycle
 
 
 @dataclass
@@ -46,8 +46,8 @@ class ReadingTraining:
     """How a `PointReader` learns, on faces drawn for it; 0 steps leave it with random weights."""
 
     steps: int = 0  # to read, and as many to correct what is read
-    batch_size: int = 32
-    learning_rate: float = 2.0e-3
+    batch_size: int = 32  # drawn faces a step
+    learning_rate: float = 2.0e-3  # the highest of its cycle
     warp: float = 0.12  # turn, stretch and shift the faces by up to this share of the crop
     bend: float = 0.01  # and move parts of them beside others by about this share
 

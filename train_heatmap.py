@@ -61,7 +61,7 @@ class HeatmapTraining:
     # This and `reading`: of networks that draw, and fresh ones; what a run starts from has learned them.
     speech: SpeechTraining = field(default_factory=SpeechTraining)
     start_from: str = ""  # checkpoint folder whose predictor, and its form, the run begins with; empty: fresh weights
-    output: str = MISSING
+    output: str = MISSING  # the run's folder
 
 
 @torch.no_grad()

@@ -60,7 +60,7 @@ class SyncTraining:
     furthest: int = 15  # frames that they are away at most; with bce larger ones too end with the clip
     motion: float = 0.0  # weight of a head that has to tell from either embedding how the mouth moves
     freeze_speech: bool = True  # what `speech` has taught the audio encoder stays, but for its last two layers
-    output: str = MISSING
+    output: str = MISSING  # the run's folder
 
 
 @torch.no_grad()

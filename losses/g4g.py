@@ -24,11 +24,11 @@ from models.sync_expert import lower_faces
 class G4GLosses:
     """Weights of eq. 17's terms; the paper's by default."""
 
-    attribute: float = 1.0
-    perceptual: float = 2.0
+    attribute: float = 1.0  # L_v, eq. 12
+    perceptual: float = 2.0  # L_p, eq. 13
     gan: float = 3.0  # of the sum over the discriminator's scales, of single frames and of windows
-    reconstruction: float = 4.0
-    contrastive: float = 5.0
+    reconstruction: float = 4.0  # L_r, eq. 15
+    contrastive: float = 5.0  # L_con, eq. 10 and 16
     multi_scale: bool = True  # the masks of L_r, Table 2's "supervision"; without them it weighs the whole crop alike
     without_vgg: str = "stop"  # where VGG-19's weights are absent: "stop", or "skip" its term
 

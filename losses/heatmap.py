@@ -13,9 +13,9 @@ from media.heatmap import LIP_KEYPOINTS
 class HeatmapLosses:
     """Weights of the loss terms; the paper's are all 1. A term at weight 0 is not computed."""
 
-    heatmap: float = 1.0
-    landmarks: float = 1.0
-    temporal: float = 1.0
+    heatmap: float = 1.0  # the heatmaps' term of eq. 3
+    landmarks: float = 1.0  # the keypoints' term of eq. 3
+    temporal: float = 1.0  # L_temporal of eq. 4
 
 
 def freeze_unread(predictor: nn.Module, weights: HeatmapLosses) -> None:

@@ -76,11 +76,12 @@ class FaceSynthesizerConfig:
     size: int = 128  # H = W of the face crops, a multiple of 4, at least 100
     spade_relu: bool | None = None  # a ReLU between SPADE's convolutions; not with the two options below
     colour_major: bool | None = None  # `Form`'s; only the two options below may set it otherwise
-    spatial: bool = True  # Table III's ablations: a path that is absent has no parameters
-    temporal: bool = True
-    landmark_flow: bool = False  # not in the paper: the flow starts where landmarks say, and a copy's mouth comes from
-    # the references whose lips are shaped alike; small models gain
-    copy_references: bool = False  # not in the paper: blend the warped references' own pixels in; small models gain
+    spatial: bool = True  # the spatial path; Table III's ablations leave one out
+    temporal: bool = True  # the temporal path; a path that is absent has no parameters
+    # Not in the paper, small models gain: the flow starts from a warp between landmarks, and a copy takes the mouth of
+    # the references whose lips have a similar shape.
+    landmark_flow: bool = False
+    copy_references: bool = False  # not in the paper, small models gain: blend in the warped references' own pixels
     # The CIL module's embeddings and T_theta, which only training needs. In a config file the weight
     # losses.mutual_information decides, and None, its default there, follows it.
     mutual_information: bool | None = False

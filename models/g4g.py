@@ -47,8 +47,8 @@ class G4GConfig:
     size: int = 128  # H = W of the face crops, a multiple of 32; the paper's mouth region has 256
     stride: int = 2  # of F_ref against the crop, 2 or 4; DINet's 4 is for faces three times as large
     alignment_blocks: int = 2  # residual blocks of the intra-modality alignment
-    alignment: bool = True  # Table 2's ablations: without it, convolutions in its place
-    fusion: bool = True
+    alignment: bool = True  # both alignments; Table 2's ablation has convolutions in their place
+    fusion: bool = True  # the face fusion network; without it (Table 2) the composite is the result
 
 
 class G4GReferences(NamedTuple):

@@ -44,34 +44,25 @@ FORMS = {
 
 @dataclass
 class HeatmapPredictorConfig:
-    """What a `HeatmapPredictor` is made of; the defaults are the paper's form. None means: as `form` says.
+    """What a `HeatmapPredictor` is made of; the defaults are the paper's form. None means: as `form` says."""
 
-    Attributes:
-        form: "paper", or "released", the network whose weights the authors published; `FORMS`.
-        audio: features the sound comes as, "mel" or "wav2vec2".
-        width: factor on every channel count, the transformer's width and feed-forward included.
-        frames: T, consecutive frames in a window.
-        references: N, reference frames it is trained with.
-        layers, heads, dropout: of the transformer encoder.
-        keypoint_shortcut: the keypoint extractors add the branch's token to what they read off its heatmap (released);
-            the paper extracts keypoints from the heatmaps alone.
-        pose_messages: both decoder branches take the pose heatmap at 32x32 (released); eq. 2 gives them tokens alone.
-        heatmaps: "decoded" by the coupled decoder (paper), or "drawn" through keypoints, which are the references' as
-            they lie on the target's upper face, moved by how that is turned, by what is heard and by what the tokens
-            say; not in the paper, but sharp after minutes of training, where decoding takes days, and it needs few
-            people to learn from.
-    """
-
-    form: str = "paper"
-    audio: str = "mel"
-    width: float = 1.0
-    frames: int = 5
-    references: int = 5
-    layers: int = 8
-    heads: int = 4
-    dropout: float = 0.1
+    form: str = "paper"  # or "released", the network whose weights the authors published; `FORMS`
+    audio: str = "mel"  # the kind of sound features, "mel" or "wav2vec2"
+    width: float = 1.0  # factor of every layer's channels, the transformer's width and feed-forward included
+    frames: int = 5  # T, consecutive frames in a window
+    references: int = 5  # N, reference frames it is trained with
+    layers: int = 8  # of the transformer encoder
+    heads: int = 4  # of the transformer encoder
+    dropout: float = 0.1  # of the transformer encoder
+    # Whether the keypoint extractors add the branch's token to what they read off its heatmap, as the released network
+    # does; the paper extracts keypoints from the heatmaps alone.
     keypoint_shortcut: bool | None = None
+    # Whether both decoder branches take the pose heatmap at 32x32, as in the released network; eq. 2 gives them tokens
+    # alone.
     pose_messages: bool | None = None
+    # "decoded" by the coupled decoder (paper), or "drawn" through keypoints: those of the references, moved to the
+    # target's pose, by the sound and by the tokens. Not in the paper: drawn heatmaps need few people and minutes of
+    # training, decoded ones days.
     heatmaps: str = "decoded"
 
     @classmethod

@@ -34,13 +34,9 @@ _AUDIO_LAYERS = (
 
 @dataclass
 class SyncExpertConfig:
-    """What a `SyncExpert` is made of.
+    """What a `SyncExpert` is made of."""
 
-    Attributes:
-        width: factor on every channel count, the embeddings' 512 included.
-    """
-
-    width: float = 1.0
+    width: float = 1.0  # factor of every layer's channels, the embeddings' 512 included
 
     @classmethod
     def released(cls) -> "SyncExpertConfig":

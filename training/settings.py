@@ -1,0 +1,214 @@
+"""Every setting of the training scripts: `--help` and docs/settings.md, read from the dataclasses' source.
+
+    python -m training.settings > docs/settings.md
+
+Reading the source instead of importing it keeps `--help` quick (PyTorch alone takes seconds) and finds the comment that
+explains each field: the one on its line, which may go on below it, or the lines above a field without one.
+"""
+
+import ast
+import sys
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+SCHEMAS = {
+    "train_sync.py": ["SyncTraining"],
+    "train_heatmap.py": ["HeatmapTraining"],
+    "train_face.py": ["FaceTraining", "G4GTraining"],
+    "finetune_e2e.py": ["Finetuning"],
+}
+REQUIRED = "required"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting of a config.
+
+    name: its key, with dots.
+    kind: its type, as the dataclass spells it.
+    default: its default as a config writes it, or `REQUIRED`.
+    meaning: what its comment says.
+    """
+
+    name: str
+    kind: str
+    default: str
+    meaning: str
+
+
+class _Source:
+    """A module's classes, imports and lines."""
+
+    def __init__(self, path: Path):
+        text = path.read_text(encoding="utf-8")
+        self.lines = text.splitlines()
+        tree = ast.parse(text)
+        self.docstring = ast.get_docstring(tree) or ""
+        self.classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+        self.imports = {
+            alias.asname or alias.name: node.module
+            for node in tree.body
+            if isinstance(node, ast.ImportFrom) and node.module
+            for alias in node.names
+        }
+
+    def comment(self, field: ast.AnnAssign) -> str:
+        """What the comments on a field's last line and below it say, or the lines above a field without one."""
+        own, below = self._trailing(field), self._block(field.end_lineno)
+        if not own:
+            return " ".join(self._block(field.lineno - 2, step=-1))
+        after = field.end_lineno + len(below)  # the next field, whose comment the lines are if it has no other
+        continues = after < len(self.lines) and "  # " in self.lines[after]
+        return " ".join([own, *below] if continues else [own])
+
+    def _trailing(self, field: ast.AnnAssign) -> str:
+        line = self.lines[field.end_lineno - 1][field.end_col_offset :]
+        return line.split("#", 1)[1].strip() if "#" in line else ""
+
+    def _block(self, line: int, step: int = 1) -> list[str]:
+        """The comment lines from line `line` (from 0) on, downwards or upwards, in the file's order."""
+        block = []
+        while 0 <= line < len(self.lines) and self.lines[line].lstrip().startswith("#"):
+            block.append(self.lines[line].lstrip().lstrip("#").strip())
+            line += step
+        return block[::step]
+
+
+def answer_help(script: str) -> None:
+    """Print the help of a training script and exit with 0, where the command line asks for it.
+
+    Args:
+        script: the script's `__file__`.
+    """
+    if not {"-h", "--help"} & set(sys.argv[1:]):
+        return
+    path = Path(script).resolve()
+    source = _source(path)
+    print(f"usage: {path.name} --config FILE [key=value ...]\n\n{source.docstring}\n")
+    print("  --config FILE  YAML file with the run's settings; it may name another one under `base`")
+    print("  key=value      settings that replace the file's, as in train.steps=20")
+    for schema in SCHEMAS[path.name]:
+        print(f"\nSettings of {schema} (key: type = default):\n")
+        for setting in settings(path, schema):
+            print(f"  {setting.name}: {setting.kind} = {setting.default}")
+            print(textwrap.fill(setting.meaning, 100, initial_indent="      ", subsequent_indent="      "))
+    sys.exit(0)
+
+
+def settings(script: Path, schema: str) -> list[Setting]:
+    """All settings of the dataclass `schema` of the file `script`, sections flattened to dotted keys."""
+    return list(_settings(script, schema, {}, ""))
+
+
+def _settings(path: Path, schema: str, given: dict[str, str], prefix: str) -> Iterator[Setting]:
+    """The fields of a dataclass, its bases' first; `given` holds defaults that replace the class's own."""
+    for owner, field in _fields(path, schema).values():
+        name, source = field.target.id, _source(owner)
+        section = _section(field.value, source, owner)
+        if section is not None:
+            where, kind, arguments = section
+            yield from _settings(where, kind, arguments, f"{prefix}{name}.")
+        else:
+            default = given.get(name, _default(field.value))
+            yield Setting(prefix + name, ast.unparse(field.annotation), default, source.comment(field))
+
+
+def _fields(path: Path, schema: str) -> dict[str, tuple[Path, ast.AnnAssign]]:
+    """The fields of a class by name, each with the file that declares it; a redeclared one keeps its place."""
+    source = _source(path)
+    if schema not in source.classes:
+        return _fields(_file(source.imports[schema]), schema)
+    node = source.classes[schema]
+    fields = {}
+    for base in node.bases:
+        if isinstance(base, ast.Name):
+            fields |= _fields(path, base.id)
+    declared = {item.target.id: (path, item) for item in node.body if isinstance(item, ast.AnnAssign)}
+    return fields | declared
+
+
+def _section(value: ast.expr | None, source: _Source, path: Path) -> tuple[Path, str, dict[str, str]] | None:
+    """The file, the class and the replaced defaults of a field that is a section; None of a plain field."""
+    factory = _factory(value)
+    if isinstance(factory, ast.Lambda):
+        factory = factory.body
+    call = factory if isinstance(factory, ast.Call) else None
+    name = call.func if call else factory
+    if not isinstance(name, ast.Name) or not (name.id in source.classes or name.id in source.imports):
+        return None
+    arguments = {word.arg: _written(word.value) for word in call.keywords} if call else {}
+    where = path if name.id in source.classes else _file(source.imports[name.id])
+    return where, name.id, arguments
+
+
+def _factory(value: ast.expr | None) -> ast.expr | None:
+    """The `default_factory` of `field(...)`."""
+    if isinstance(value, ast.Call) and isinstance(value.func, ast.Name) and value.func.id == "field":
+        return next((word.value for word in value.keywords if word.arg == "default_factory"), None)
+    return None
+
+
+def _default(value: ast.expr | None) -> str:
+    factory = _factory(value)
+    if isinstance(factory, ast.Lambda):
+        value = factory.body
+    if value is None or (isinstance(value, ast.Name) and value.id == "MISSING"):
+        return REQUIRED
+    return _written(value)
+
+
+def _written(value: ast.expr) -> str:
+    """A default as YAML writes it."""
+    try:
+        constant = ast.literal_eval(value)
+    except ValueError:
+        return ast.unparse(value)
+    if isinstance(constant, str):
+        return constant or '""'
+    if constant is None or isinstance(constant, bool):
+        return {True: "true", False: "false", None: "null"}[constant]
+    return ast.unparse(value)
+
+
+def _file(module: str) -> Path:
+    return ROOT / f"{module.replace('.', '/')}.py"
+
+
+_read: dict[Path, _Source] = {}
+
+
+def _source(path: Path) -> _Source:
+    if path not in _read:
+        _read[path] = _Source(path)
+    return _read[path]
+
+
+def document() -> str:
+    """docs/settings.md: a section a script, a table a section of its config."""
+    lines = [
+        "# Settings",
+        "",
+        "Every setting of the training configs, from the dataclasses. `python -m training.settings > docs/settings.md`",
+        "writes this page; `--help` of a script prints its part. A setting goes into the config's YAML file or, as",
+        "`key=value`, onto the command line.",
+    ]
+    for script, schemas in SCHEMAS.items():
+        for schema in schemas:
+            lines += [
+                "",
+                f"## {script}: {schema}",
+                "",
+                "| setting | type | default | meaning |",
+                "| --- | --- | --- | --- |",
+            ]
+            for each in settings(ROOT / script, schema):
+                cells = (f"`{each.name}`", f"`{each.kind}`", f"`{each.default}`", each.meaning)
+                lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(document(), end="")
