@@ -1,4 +1,4 @@
-"""The features of speech that the networks hear."""
+"""Audio features: log-mel spectrograms, MFCCs and Wav2Vec 2.0, and their windows for video frames."""
 
 import os
 from collections.abc import Sequence
@@ -8,12 +8,12 @@ from scipy.sparse import csr_array
 
 SAMPLE_RATE = 16000
 FEATURES = {"mel": (80, 16), "wav2vec2": (768, 10)}  # channels, width of a video frame's window
-SILENCE = {"mel": -4.0, "wav2vec2": 0.0}  # what lies beyond either end of the sound
+SILENCE = {"mel": -4.0, "wav2vec2": 0.0}  # padding beyond either end of the sound
 
 MEL_WINDOW, MEL_HOP = 800, 200
 MFCC_WINDOW, MFCC_HOP = 400, 160
 PREEMPHASIS = 0.97
-BLOCK = 4096  # feature frames computed at a time, to keep the memory of long sound small
+BLOCK = 4096  # feature frames computed at a time; bounds the memory of long sound
 
 
 def mel_spectrogram(wav: np.ndarray) -> np.ndarray:
@@ -27,7 +27,7 @@ def mel_spectrogram(wav: np.ndarray) -> np.ndarray:
     """
     import librosa
 
-    # A sparse product, as BLAS sums in an order that depends on its number of threads: clip files must not.
+    # A sparse product: BLAS's order of summation depends on the number of threads, and clip files must not.
     basis = csr_array(librosa.filters.mel(sr=SAMPLE_RATE, n_fft=MEL_WINDOW, n_mels=80, fmin=55, fmax=7600))
     count = 1 + len(wav) // MEL_HOP
     blocks = []
@@ -64,7 +64,7 @@ def mfcc(wav: np.ndarray) -> np.ndarray:
 def wav2vec2_features(
     wav: np.ndarray, model: str | os.PathLike = "facebook/wav2vec2-base-960h", device: str = "cpu"
 ) -> np.ndarray:
-    """Last hidden state of Wav2Vec 2.0, computed piece by piece; see `media.wav2vec2` for what that leaves the same.
+    """Last hidden state of Wav2Vec 2.0, computed in pieces; `media.wav2vec2` says how this equals one run.
 
     Args:
         wav: (samples,) float32 in [-1, 1] at 16 kHz.
@@ -72,10 +72,11 @@ def wav2vec2_features(
         device: Where torch computes.
 
     Returns:
-        (frames, channels) float32 at 50 Hz; 768 channels for the base model. Frame k hears 400 samples from 320 k on.
+        (frames, channels) float32 at 50 Hz; 768 channels for the base model. The convolutions of frame k cover the 400
+        samples from 320 k on.
 
     Raises:
-        InputError: The model's files are not there, or are of another kind of network.
+        InputError: The model's files are missing, or hold another kind of network.
     """
     from media.wav2vec2 import features, load
 
@@ -83,16 +84,15 @@ def wav2vec2_features(
 
 
 def audio_windows(features: np.ndarray, kind: str, indices: Sequence[float]) -> np.ndarray:
-    """Cut, for each frame of a 25 fps video, the five frames of sound around it (i-2 to i+2).
+    """Cut the window of sound around each frame i of a 25 fps video: five frames, i-2 to i+2.
 
     Args:
         features: (frames, channels), from `mel_spectrogram` or `wav2vec2_features`.
         kind: "mel" or "wav2vec2".
-        indices: Frame numbers on the 25 fps timeline, any integers; or places between frames, for pictures at another
-            rate.
+        indices: Frame numbers on the 25 fps timeline: any integers, or fractions for video at another rate.
 
     Returns:
-        (len(indices), channels, width) float32; silence beyond either end of the sound.
+        (len(indices), channels, width) float32, padded with silence beyond either end of the sound.
     """
     channels, width = FEATURES[kind]
     first = np.asarray(indices, dtype=np.float64) - 2
@@ -110,5 +110,5 @@ def _emphasized(samples: np.ndarray, start: int, stop: int) -> np.ndarray:
     padded = np.zeros(stop - start + 1)
     padded[inside.start - start + 1 : inside.stop - start + 1] = samples[inside]
     filtered = padded[1:] - PREEMPHASIS * padded[:-1]
-    filtered[max(0, len(samples) - start) :] = 0  # the filter's tail is no part of the sound
+    filtered[max(0, len(samples) - start) :] = 0  # the filter's tail is not part of the sound
     return filtered

@@ -1,4 +1,4 @@
-"""Opening a media file with PyAV: one place that picks its streams, finds its time zero and says what is wrong."""
+"""Opens media files with PyAV: picks the streams, finds time zero, reports what is wrong."""
 
 import contextlib
 import os
@@ -16,17 +16,17 @@ from av.video.stream import VideoStream
 from media.errors import InputError
 from media.files import existing_file
 
-av.logging.set_level(None)  # FFmpeg's own lines on stderr would bury the one line that says what to do
+av.logging.set_level(None)  # FFmpeg's lines on stderr would bury the command's one-line error
 
-# What PyAV raises for a file that it cannot make sense of; some of FFmpeg's findings come as Python's own exceptions.
+# PyAV raises these for unreadable files; it turns some of FFmpeg's errors into built-in exceptions.
 UNREADABLE = (av.error.FFmpegError, ValueError, LookupError, ArithmeticError, MemoryError, NotImplementedError)
 REMEDY = "copy or download it again, or convert it to MP4 or WAV"
 
 PRIMING = Fraction(1, 10)  # seconds
 
-# Seconds. A pause in the timestamps longer than the first is believed only within the length that the file declares:
-# one flipped bit would otherwise hold a frame for days. One longer than the second is not: a file of a few kilobytes
-# may declare any length, which would be filled with frames and silence.
+# Seconds. A pause in the timestamps above the first limit is accepted only within the file's declared length: one
+# flipped bit would otherwise hold a frame for days. A pause above the second limit is never accepted: a file of a few
+# kilobytes may declare any length, which would be filled with frames and silence.
 LONGEST_PAUSE, LONGEST_DECLARED_PAUSE = 10, 3600
 
 
@@ -34,15 +34,15 @@ LONGEST_PAUSE, LONGEST_DECLARED_PAUSE = 10, 3600
 def open_media(path: str | os.PathLike, what: str) -> Iterator[InputContainer]:
     """Open the file `path` for reading; `what` names it in messages.
 
-    Playlists and the like may refer to other files, but to nothing on the network.
+    A playlist may refer to other files, but not to the network.
 
     Raises:
-        InputError: There is no such file, it is no media file, or its end is missing.
+        InputError: The file does not exist, is not a media file, or is truncated.
     """
     path = existing_file(path, what)
     try:
         container = av.open(
-            f"file:{path.absolute()}",  # a prefix, so that a colon or a percent sign in the name means nothing
+            f"file:{path.absolute()}",  # with this prefix, a colon or a percent sign in the name is literal
             options={"protocol_whitelist": "file"},
             metadata_errors="replace",
         )
@@ -54,27 +54,27 @@ def open_media(path: str | os.PathLike, what: str) -> Iterator[InputContainer]:
 
 
 def reason(error: BaseException) -> str:
-    """FFmpeg's few words on what went wrong, on one line."""
+    """FFmpeg's error message, first line only."""
     words = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return words.splitlines()[0]
 
 
 def video_stream(container: InputContainer) -> VideoStream | None:
-    """The largest picture track that there is a decoder for; the cover of a sound file is none."""
+    """The largest video stream that has a decoder, or None. A sound file's cover picture does not count."""
     streams = [s for s in container.streams.video if s.codec_context and not s.disposition & Disposition.attached_pic]
     return max(streams, key=lambda s: s.codec_context.width * s.codec_context.height, default=None)
 
 
 def audio_stream(container: InputContainer) -> AudioStream | None:
-    """The first sound track that there is a decoder for, which is the one that players start with."""
+    """The first audio stream that has a decoder, or None. Players choose the same one."""
     return next((s for s in container.streams.audio if s.codec_context), None)
 
 
 def time_zero(container: InputContainer) -> Fraction:
-    """When the file begins, in seconds of its own clock: with its picture, or with sound that starts well before it.
+    """The file's start in seconds of its own clock: the start of its picture, or of sound that starts well before it.
 
-    Frames and samples are both counted from here, which keeps them in step whatever the first timestamps are. Sound
-    that starts a little earlier than the picture is mostly an encoder's priming, which would move every frame.
+    Frames and samples are both counted from here, so they stay in step whatever the first timestamps are. Sound that
+    starts slightly before the picture is usually an encoder's priming; counting from it would shift every frame.
     """
     picture, sound = _start(video_stream(container)), _start(audio_stream(container))
     if picture is None or sound is None:
@@ -83,7 +83,7 @@ def time_zero(container: InputContainer) -> Fraction:
 
 
 def declared_end(container: InputContainer, stream: VideoStream | AudioStream) -> Fraction | None:
-    """When `stream` ends by the file's own account, in seconds from `time_zero`; None where it does not say."""
+    """The end of `stream` that the file declares, in seconds from `time_zero`; None if it declares none."""
     if stream.duration and stream.time_base:
         return (_start(stream) or Fraction(0)) - time_zero(container) + stream.duration * stream.time_base
     if container.duration:
@@ -92,9 +92,9 @@ def declared_end(container: InputContainer, stream: VideoStream | AudioStream) -
 
 
 def believable(start: Fraction, previous_end: Fraction, declared: Fraction | None) -> bool:
-    """Whether a frame of sound or picture may start at `start` seconds where the one before ended at `previous_end`."""
+    """Whether a frame of sound or picture can start at `start` seconds if the previous one ended at `previous_end`."""
     if start < previous_end:
-        return previous_end - start < 1  # overlaps happen; a clock that starts anew does not count
+        return previous_end - start < 1  # overlaps occur; a larger step back is a clock that restarts
     pause = start - previous_end
     if pause <= LONGEST_PAUSE:
         return True
@@ -104,19 +104,19 @@ def believable(start: Fraction, previous_end: Fraction, declared: Fraction | Non
 def decoded(
     container: InputContainer, stream: VideoStream | AudioStream, times: deque | None = None
 ) -> Iterator[av.VideoFrame | av.AudioFrame]:
-    """Decode `stream` to the end of what can be decoded, as players do: a damaged packet is passed over.
+    """Decode `stream` and skip damaged packets, as players do.
 
     Args:
         container: An open file.
         stream: One of its streams.
-        times: Receives the decoding time stamp of every packet with data that goes into the decoder.
+        times: Receives the decoding timestamp of every non-empty packet that is decoded.
     """
     packets = container.demux(stream)
     while True:
         try:
             packet = next(packets, None)
         except (av.error.InvalidDataError, av.error.EOFError):
-            packets = iter(())  # nothing further can be made sense of: have the decoder give what it still holds
+            packets = iter(())  # nothing further is readable: flush the decoder
             packet = av.Packet()
             packet.stream = stream
         if packet is None:
@@ -137,7 +137,7 @@ def _start(stream: VideoStream | AudioStream | None) -> Fraction | None:
 
 
 def _refuse_truncated(container: InputContainer, path: Path, what: str) -> None:
-    """An MP4 with its index in front opens however little of it is there; its index tells."""
+    """Refuse a file whose index lists data beyond its end: a truncated MP4 with its index in front still opens."""
     size = path.stat().st_size
     for stream in (*container.streams.video, *container.streams.audio):
         entries = stream.index_entries

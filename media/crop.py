@@ -5,17 +5,17 @@ import numpy as np
 
 from media.heatmap import ORDER, OVAL_POINTS
 
-CROP_SIZE = 128  # px, the networks' side
+CROP_SIZE = 128  # px, side of the networks' input
 
 
-MARGIN = 5  # source px around the 131 points
+MARGIN = 5  # px of the frame around the landmarks
 
 
 _ORDER = np.array(ORDER)
 
 
 def select131(landmarks: np.ndarray) -> np.ndarray:
-    """The project's 131 points, in `ORDER`, of (..., 478, 2) MediaPipe points; (..., 131, 2) points as they are."""
+    """Select the 131 landmarks, in `ORDER`, from (..., 478, 2) mesh points; (..., 131, 2) is returned unchanged."""
     if landmarks.shape[-2] == len(ORDER):
         return landmarks
     if landmarks.shape[-2] != 478:
@@ -24,7 +24,7 @@ def select131(landmarks: np.ndarray) -> np.ndarray:
 
 
 def face_bounds(landmarks: np.ndarray, width: int, height: int) -> np.ndarray:
-    """Bounds of the 131 points, 5 px wider on each side, clipped to the frame: (4,) float64 x1 y1 x2 y2.
+    """Bounds of the landmarks, 5 px wider on each side, clipped to the frame: (4,) float64 x1 y1 x2 y2.
 
     Args:
         landmarks: (478, 2) or (131, 2), pixels of a frame of `width` by `height`.
@@ -35,7 +35,7 @@ def face_bounds(landmarks: np.ndarray, width: int, height: int) -> np.ndarray:
 
 
 def face_box(landmarks: np.ndarray, width: int, height: int) -> np.ndarray:
-    """The crop of a face, `face_bounds` cut at whole pixels: (4,) int32 x1 y1 x2 y2, the last two exclusive."""
+    """The crop box of a face, `face_bounds` truncated to whole pixels: (4,) int32 x1 y1 x2 y2, x2 and y2 exclusive."""
     return face_bounds(landmarks, width, height).astype(np.int32)
 
 
@@ -47,13 +47,13 @@ def overlap(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def crop_face(frame: np.ndarray, box: np.ndarray, size: int = CROP_SIZE) -> np.ndarray:
-    """Cut `box` out of `frame` (H, W, 3) uint8 and resize it to (size, size, 3), not keeping the aspect."""
+    """Cut `box` out of `frame` (H, W, 3) uint8 and resize it to (size, size, 3); the aspect ratio is not kept."""
     x1, y1, x2, y2 = (int(side) for side in box)
     return resize(frame[y1:y2, x1:x2], size, size)
 
 
 def to_crop(landmarks: np.ndarray, box: np.ndarray) -> np.ndarray:
-    """Landmarks (..., 2) in pixels of the frame to units of `box`: [0, 1] inside it. float32."""
+    """Convert landmarks (..., 2) from pixels of the frame to units of `box`, [0, 1] inside it; float32."""
     box = np.asarray(box, np.float64)
     return ((landmarks - box[:2]) / (box[2:] - box[:2])).astype(np.float32)
 
@@ -61,18 +61,19 @@ def to_crop(landmarks: np.ndarray, box: np.ndarray) -> np.ndarray:
 def paste_face(
     frame: np.ndarray, face: np.ndarray, box: np.ndarray, landmarks: np.ndarray, upper: float = 0.0
 ) -> np.ndarray:
-    """Put `face` into `frame` at `box`, blended inside the face's contour.
+    """Paste `face` into `frame` at `box`, blended inside the face's contour.
 
-    The blend is 0 outside the convex hull of the face oval and rises inside it over a Gaussian-blurred edge whose
-    width follows the box (STSA's code: 21 px, sigma 11; here at a box of 256 px): every pixel outside
-    the contour keeps its exact value.
+    The blending weight is 0 outside the convex hull of the face oval: pixels there keep their exact values. Inside, it
+    rises over a Gaussian-blurred edge. STSA's code blurs 21 px with sigma 11; here this holds for a box of 256 px, and
+    the blur scales with the box.
 
     Args:
         frame: (H, W, 3) uint8.
         face: (h, w, 3) uint8, of any size.
         box: (4,) x1 y1 x2 y2 in the frame.
         landmarks: (478, 2) or (131, 2), pixels of the frame; they give the contour.
-        upper: part of the box's height, from its top, to leave as it is: 0 pastes the whole face, 0.5 its lower half.
+        upper: fraction of the box's height, from its top, to leave unchanged: 0 pastes the whole face, 0.5 its lower
+            half.
 
     Returns:
         A new (H, W, 3) uint8 frame.
@@ -98,7 +99,7 @@ def paste_weight(shape: tuple[int, int], box: tuple[int, ...], landmarks: np.nda
     hull = cv2.convexHull(np.rint(contour).astype(np.int32))
     mask = np.zeros((y2 - y1 + 2 * reach, x2 - x1 + 2 * reach), np.uint8)
     cv2.fillConvexPoly(mask, hull, 255)
-    # Nothing is pasted beyond the box, so the edge lies inside it, but for where the frame itself ends.
+    # Nothing is pasted beyond the box, so the edge lies inside it, except along the frame's border.
     top = round(upper * (y2 - y1)) if upper > 0 else 0
     mask[: reach + top if y1 > 0 or top else 0] = 0
     mask[mask.shape[0] - reach if y2 < height else mask.shape[0] :] = 0
@@ -112,6 +113,6 @@ def paste_weight(shape: tuple[int, int], box: tuple[int, ...], landmarks: np.nda
 
 
 def resize(image: np.ndarray, width: int, height: int) -> np.ndarray:
-    """Resize with averaging where it shrinks, which keeps fine texture from aliasing, and cubic where it grows."""
+    """Resize: area averaging when shrinking, so that fine texture does not alias; cubic when enlarging."""
     shrinks = image.shape[0] * image.shape[1] > width * height
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)

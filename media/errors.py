@@ -1,4 +1,4 @@
-"""What a command says when its input is wrong: one line on stderr and exit code 2."""
+"""Input errors of a command: one line on stderr and exit code 2."""
 
 import argparse
 import functools
@@ -10,16 +10,16 @@ from omegaconf.errors import OmegaConfBaseException
 
 
 class InputError(Exception):
-    """An input that cannot be used. The message is one line: which input, what is wrong with it, what to do."""
+    """An input that cannot be used. The message is one line: the input, the fault, the remedy."""
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, as far as it goes into a message of one line; its kind where it says nothing."""
+    """The first line of an error's message; its type's name if the message is empty."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose complaints are one line too: argparse's own prints the whole usage before them."""
+    """An argument parser with one-line errors; argparse's own prints the whole usage before each."""
 
     def __init__(self, description: str | None = None):
         super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -29,9 +29,9 @@ class Parser(argparse.ArgumentParser):
 
 
 def quick_help(parse: Callable[..., Any]) -> Callable[..., Any]:
-    """Answer `--help` at once: call `parse` where it stands, before the imports below it, which may take seconds.
+    """Decorator of a command's `parse`: answers `--help` before the imports below it, which may take seconds.
 
-    For the `parse` of a command that is run as such; imported, it stays as it is.
+    Has no effect in a module that is imported, not run.
     """
     if parse.__module__ == "__main__" and {"-h", "--help"} & set(sys.argv[1:]):
         parse()
@@ -39,7 +39,7 @@ def quick_help(parse: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def positive(text: str) -> int:
-    """The type of an option that is a whole number from 1 on."""
+    """Type of an option for argparse: an integer of at least 1."""
     try:
         number = int(text)
     except ValueError as error:
@@ -50,11 +50,11 @@ def positive(text: str) -> int:
 
 
 def command(main: Callable[..., int | None]) -> Callable[..., int]:
-    """Turn an `InputError` or a config error raised below `main` into one line on stderr and the exit code 2.
+    """Decorator that turns an `InputError` or a config error in `main` into one line on stderr and exit code 2.
 
-    So with a path that the system refuses, a package that is not installed, and a GPU whose memory is full. Every
-    script's entry point wears this decorator and is started as `sys.exit(main())`. Other exceptions are defects of the
-    program and keep their traceback; Ctrl-C exits with 130 like any interrupted Unix command.
+    A path that the system refuses, a package that is not installed and a full GPU memory are reported in the same way.
+    Every script's entry point has this decorator and is started as `sys.exit(main())`. Other exceptions are defects of
+    the program and keep their traceback. Ctrl-C exits with 130, like any interrupted Unix command.
     """
 
     @functools.wraps(main)
@@ -74,7 +74,7 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
             print(f"error: {error}; install what is missing (pip install -r requirements.txt)", file=sys.stderr)
             return 2
         except RuntimeError as error:
-            if type(error).__name__ != "OutOfMemoryError":  # PyTorch's, which not every command imports
+            if type(error).__name__ != "OutOfMemoryError":  # by name: not every command imports PyTorch
                 raise
             print(
                 "error: the GPU's memory is full; set a lower train.micro_batch or train.batch_size of a training, "

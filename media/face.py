@@ -1,4 +1,4 @@
-"""Faces in a frame: find and follow one, cut it out, put another in its place."""
+"""Face tracking: finds the faces of a frame with MediaPipe and follows one through a video."""
 
 import contextlib
 import os
@@ -11,16 +11,16 @@ import numpy as np
 
 from media.crop import face_bounds, face_box, overlap
 
-_SMALL = 0.2  # of the frame's longer side, the face width below which the mesh is laid twice
-_SMALLEST = 8  # px, the side below which a box is not a face worth cutting out
+_SMALL = 0.2  # fraction of the frame's longer side; the mesh of a narrower face is fitted twice
+_SMALLEST = 8  # px; a box with a shorter side is not used as a face
 
 
 @dataclass(frozen=True)
 class Face:
     """One face of a frame.
 
-    landmarks: (478, 2) float32, MediaPipe Face Mesh points x, y in pixels of the frame; they may lie outside it.
-    box: (4,) int32, x1 y1 x2 y2, the crop `face_box` gives for them.
+    landmarks: (478, 2) float32, MediaPipe's mesh points, x and y in pixels of the frame; they may lie outside it.
+    box: (4,) int32, x1 y1 x2 y2, the `face_box` of these points.
     """
 
     landmarks: np.ndarray
@@ -30,13 +30,12 @@ class Face:
 class FaceTracker:
     """Finds the face in each frame of a video. A context manager; holds MediaPipe's networks while open.
 
-    Every frame is searched by itself (MediaPipe's static mode), so that a frame gives the same landmarks wherever
-    reading starts; only the choice among several faces looks at the frame before. A face that MediaPipe's own
-    short-range detector does not see is looked for with the full-range one, and the mesh laid on an enlarged
-    crop around it.
+    Each frame is searched on its own (MediaPipe's static mode), so its mesh points do not depend on where reading
+    starts. Only the choice among several faces depends on the previous frame. Where MediaPipe's short-range detector
+    finds no face, the full-range detector searches, and the mesh is fitted to an enlarged crop around what it finds.
 
     Args:
-        faces: how many faces to look for in a frame, at most.
+        faces: maximum number of faces to find in a frame.
     """
 
     def __init__(self, faces: int = 1):
@@ -47,7 +46,7 @@ class FaceTracker:
             self._close_mesh = face_mesh.FaceMesh(static_image_mode=True, max_num_faces=1, refine_landmarks=True)
             self._detector = face_detection.FaceDetection(model_selection=1, min_detection_confidence=0.5)
             for graph in (self._mesh, self._close_mesh, self._detector):
-                graph.process(np.zeros((64, 64, 3), np.uint8))  # loads the networks, whose chatter stops here
+                graph.process(np.zeros((64, 64, 3), np.uint8))  # loads the networks, which write to stderr
         self._faces = faces
         self._warned = False
         self._last: np.ndarray | None = None
@@ -63,9 +62,9 @@ class FaceTracker:
             graph.close()
 
     def track(self, frame: np.ndarray) -> Face | None:
-        """The face of `frame` (H, W, 3) uint8 RGB, or None where there is none.
+        """The face of `frame` (H, W, 3) uint8 RGB, or None if there is none.
 
-        Among several, the one that overlaps most with the face of the last frame that had one, else the largest.
+        Among several faces, the one that overlaps most with the last face returned; the largest if none overlaps.
         """
         found = self.find(frame)
         if not found:
@@ -79,9 +78,9 @@ class FaceTracker:
         return face
 
     def find(self, frame: np.ndarray) -> list[Face]:
-        """All faces of `frame` (H, W, 3) uint8 RGB, at most as many as asked for, the largest first."""
+        """All faces of `frame` (H, W, 3) uint8 RGB, at most `faces` of them, the largest first."""
         frame = np.ascontiguousarray(frame)
-        # MediaPipe warns once, at its first face; from then on stderr is left to the progress bars of other threads.
+        # MediaPipe warns once, at its first face. Afterwards stderr stays open for other threads' progress bars.
         with contextlib.nullcontext() if self._warned else _silence:
             points = [self._steadied(frame, found) for found in _mesh_points(self._mesh, frame)]
             if not points:
@@ -96,7 +95,7 @@ class FaceTracker:
     def _windows(self, frame: np.ndarray) -> list[np.ndarray]:
         """Square windows x1 y1 x2 y2, clipped to the frame, around the full-range detector's faces, largest first.
 
-        The detector sees 192 px: where it finds nothing in a large frame, it looks at overlapping parts of it.
+        The detector's input is 192 px. If it finds nothing in a large frame, it runs on overlapping parts of the frame.
         """
         height, width = frame.shape[:2]
         boxes = self._detections(frame)
@@ -112,7 +111,7 @@ class FaceTracker:
             centre, half = (box[:2] + box[2:]) / 2, 1.25 * (box[2:] - box[:2]).max()
             window = np.concatenate([np.floor(centre - half), np.ceil(centre + half)])
             window = np.clip(window, 0, [width, height, width, height]).astype(int)
-            new = all(overlap(window, other) < 0.3 for other in windows)  # parts overlap, and so may show one face
+            new = all(overlap(window, other) < 0.3 for other in windows)  # overlapping parts may show the same face
             if new and (window[2:] - window[:2]).min() >= _SMALLEST:
                 windows.append(window)
         return sorted(windows, key=lambda window: -int(np.prod(window[2:] - window[:2])))[: self._faces]
@@ -126,10 +125,10 @@ class FaceTracker:
         return [np.array(box) * [width, height, width, height] for box in corners]
 
     def _steadied(self, frame: np.ndarray, points: np.ndarray) -> np.ndarray:
-        """Points of a face that is small in its frame, found again in a window around it.
+        """Fit the mesh of a small face again, in a window around it; other faces' points are returned unchanged.
 
-        The detector sees the whole frame at 128 px, so it places a small face's mesh roughly and anew each frame:
-        where the face is a tenth of the frame wide, a second look halves the jitter.
+        The detector takes the whole frame at 128 px, so a small face's mesh is coarse and jitters between frames. For a
+        face a tenth of the frame wide, the second fit halves the jitter.
         """
         height, width = frame.shape[:2]
         low, high = points.min(axis=0), points.max(axis=0)
@@ -155,7 +154,7 @@ class FaceTracker:
 
 
 def _tiles(length: int, side: int) -> list[int]:
-    """Where windows of `side` begin that cover `length`, overlapping by a third or more."""
+    """Starts of windows of `side` that cover `length` and overlap by a third or more."""
     if length <= side:
         return [0]
     count = int(np.ceil((length - side) / (side * 2 / 3))) + 1
@@ -163,7 +162,7 @@ def _tiles(length: int, side: int) -> list[int]:
 
 
 def _mesh_points(mesh, frame: np.ndarray) -> list[np.ndarray]:
-    """(478, 2) float64 points in pixels of `frame`, one array a face."""
+    """Mesh points in pixels of `frame`, one (478, 2) float64 array per face."""
     size = np.array([frame.shape[1], frame.shape[0]], np.float64)
     faces = mesh.process(frame).multi_face_landmarks or []
     points = [np.array([(point.x, point.y) for point in face.landmark]) * size for face in faces]
@@ -171,9 +170,9 @@ def _mesh_points(mesh, frame: np.ndarray) -> list[np.ndarray]:
 
 
 class _Silence:
-    """Sends what MediaPipe's C++ writes to the process's stderr nowhere, as long as any thread asks for it.
+    """Discards the process's stderr, which MediaPipe's C++ code writes to, while any thread is inside this context.
 
-    It has no switch for it, and stderr is the process's: two threads must not keep each other's redirection.
+    MediaPipe has no switch for its messages. Threads share stderr, so they also share one redirection.
     """
 
     def __init__(self):
@@ -203,4 +202,4 @@ class _Silence:
 
 
 _silence = _Silence()
-_one_at_a_time = threading.Lock()  # nobody says that MediaPipe can be set up by two threads at once
+_one_at_a_time = threading.Lock()  # MediaPipe does not document that two threads may set it up at once

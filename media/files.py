@@ -1,4 +1,4 @@
-"""Files: found below a folder, and written so that they are either complete or not there."""
+"""Finds files below a folder, checks paths, and writes files either completely or not at all."""
 
 import contextlib
 import hashlib
@@ -14,11 +14,11 @@ VIDEO_SUFFIXES = {
     ".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".mts", ".flv", ".wmv", ".3gp", ".ogv",
 }  # fmt: skip
 SOUND_SUFFIXES = {".wav", ".flac", ".mp3", ".m4a", ".aac", ".ogg", ".opus", ".wma"}
-_SHORT = 160  # bytes; names have 255
+_SHORT = 160  # bytes; file systems allow 255 for a name
 
 
 def existing_file(path: str | os.PathLike, what: str) -> Path:
-    """Return `path` if it is a file with something in it; `what` names it in the InputError raised otherwise."""
+    """Return `path` if it is a non-empty file; `what` names it in the InputError raised otherwise."""
     path = Path(path)
     try:
         status = path.stat()
@@ -49,7 +49,7 @@ def files_below(folder: Path, suffixes: Iterable[str]) -> list[Path]:
 
 
 def check_output_folder(path: str | os.PathLike) -> None:
-    """InputError if `output_folder` could not make the folder `path` or write to it; nothing is made yet."""
+    """InputError if `output_folder` could not create the folder `path` or write to it. Creates nothing."""
     path = Path(path)
     place = next(folder for folder in (path, *path.absolute().parents) if os.path.exists(folder))  # never raises
     if not place.is_dir():
@@ -59,7 +59,7 @@ def check_output_folder(path: str | os.PathLike) -> None:
 
 
 def output_folder(path: str | os.PathLike) -> Path:
-    """Create the folder `path` where it is missing and return it; InputError if it cannot be written to."""
+    """Create the folder `path` if it is missing, and return it; InputError if it cannot be written to."""
     path = Path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -71,7 +71,7 @@ def output_folder(path: str | os.PathLike) -> Path:
 
 
 def short_stem(path: Path) -> str:
-    """A name's stem where that leaves room for more behind it, else its beginning and what tells it from others."""
+    """The stem of `path`'s name. Above 160 bytes, its first 160 and a hash of the stem: leaves room for suffixes."""
     whole = os.fsencode(path.stem)
     if len(whole) <= _SHORT:
         return path.stem
@@ -80,10 +80,10 @@ def short_stem(path: Path) -> str:
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[Path]:
-    """Yield a temporary name beside `path`; on success it is renamed to `path`, on any error it is removed.
+    """Yield a temporary name next to `path`; on success it is renamed to `path`, on any error it is removed.
 
-    A reader therefore sees the old file or the whole new one. The temporary name keeps the suffix, which some
-    writers take the format from, and carries a random part, so that two processes, here or elsewhere, never share it.
+    A reader therefore sees the old file or the complete new one. The temporary name keeps the suffix, from which some
+    writers take the format. Its random part keeps processes on this or other machines from sharing it.
     """
     path = Path(path)
     output_folder(path.parent)
@@ -95,20 +95,20 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
         reason = error.strerror or error
         raise InputError(f"{path} cannot be written ({reason}); free some space or choose another place") from error
     finally:
-        with contextlib.suppress(OSError):  # which would hide what went wrong
+        with contextlib.suppress(OSError):  # an error here would hide the first one
             temporary.unlink(missing_ok=True)
 
 
 def named_paths(option: str, arguments: list[str]) -> dict[str, Path]:
-    """Paths by their names, of arguments `NAME=PATH`, or `PATH` alone, which is named after its last part.
+    """Paths by name, from arguments `NAME=PATH` or `PATH`; a bare `PATH` is named after its last part.
 
     Raises:
-        InputError: a name or a path is empty, or two have the same name; `option` is named.
+        InputError: a name or a path is empty, or a name appears twice. The message names `option`.
     """
     paths: dict[str, Path] = {}
     for argument in arguments:
         name, separator, path = argument.partition("=")
-        if not separator or Path(argument).exists():  # a path may hold an equals sign itself
+        if not separator or Path(argument).exists():  # a path may contain an equals sign
             whole = Path(argument).resolve()
             name, path = whole.stem if whole.is_file() else whole.name, argument
         if not name or not path:

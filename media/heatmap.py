@@ -11,7 +11,7 @@ Edges = Sequence[tuple[int, int]]
 
 _topology = json.loads(Path(__file__).with_name("topology.json").read_text())
 
-#: The 131 MediaPipe Face Mesh ids that this project uses, in the order in which every array of 131 points holds them.
+#: MediaPipe ids of the 131 landmarks, in the order of every array of landmarks.
 ORDER: tuple[int, ...] = tuple(_topology["order"])
 
 
@@ -19,7 +19,7 @@ def _edges(*parts: str) -> tuple[tuple[int, int], ...]:
     return tuple((a, b) for part in parts for a, b in _topology[part])
 
 
-#: Edge lists, as pairs of MediaPipe ids: the upper face, what speech moves, and the two together.
+#: Edges as pairs of MediaPipe ids: the upper face, the lips and jaw that speech moves, and both together.
 POSE = _edges("nose", "left_eyebrow", "right_eyebrow", "left_eye", "right_eye", "face_oval_upper")
 CONTENT = _edges("lips", "face_oval_lower")
 FULL_FACE = POSE + CONTENT
@@ -33,11 +33,11 @@ def _positions(edges: Edges) -> np.ndarray:
     return np.array([position for position, id in enumerate(ORDER) if id in ids])
 
 
-#: Positions within the 131 points, each group in `ORDER`'s order.
+#: Indices into the 131 landmarks, each group in `ORDER`'s order.
 LIP_POINTS = _positions(LIPS)  # 40
-JAW_POINTS = _positions(JAW)  # 17: the lower oval's 15, and 361 and 132 where it meets the upper one
-KEYPOINTS = np.concatenate([JAW_POINTS, LIP_POINTS])  # 57: what the predictor's keypoint head gives
-LIP_KEYPOINTS = slice(len(JAW_POINTS), len(KEYPOINTS))  # the lips' places among these
+JAW_POINTS = _positions(JAW)  # 17: the lower oval's 15, and ids 361 and 132, where it meets the upper oval
+KEYPOINTS = np.concatenate([JAW_POINTS, LIP_POINTS])  # 57: the output of the predictor's keypoint head
+LIP_KEYPOINTS = slice(len(JAW_POINTS), len(KEYPOINTS))  # the lips within KEYPOINTS
 OVAL_POINTS = _positions(FACE_OVAL)
 
 _MIRRORED_IDS = (
@@ -56,11 +56,11 @@ def _mirror() -> np.ndarray:
     return np.array([ORDER.index(partner.get(id, id)) for id in ORDER])
 
 
-#: For each of the 131 points, the position of the one that it becomes in a mirrored face.
+#: For each landmark, the index of its counterpart in a mirrored face.
 MIRROR = _mirror()
 
-_RADIUS = 3.0  # px, beyond which a heatmap is 0
-_FINE = 4  # drawing grid of the sub-pixel form, per heatmap pixel
+_RADIUS = 3.0  # px; a heatmap is 0 from this distance on
+_FINE = 4  # drawn pixels per heatmap pixel with `subpixel`
 
 _position_of_id = np.full(478, -1)
 _position_of_id[list(ORDER)] = np.arange(len(ORDER))
@@ -68,7 +68,7 @@ _index_cache: dict[tuple, tuple[np.ndarray, np.ndarray]] = {}
 
 
 def _edge_indices(edges: Edges) -> tuple[np.ndarray, np.ndarray]:
-    """Index arrays (E, 2) of `edges` into 478 and into 131 points."""
+    """Indices (E, 2) of `edges` into the 478 mesh points and into the 131 landmarks."""
     key = edges if isinstance(edges, tuple) else tuple(tuple(edge) for edge in edges)
     if key not in _index_cache:
         ids = np.array(key, dtype=np.int64).reshape(-1, 2)
@@ -79,20 +79,20 @@ def _edge_indices(edges: Edges) -> tuple[np.ndarray, np.ndarray]:
 def draw_heatmap(
     landmarks: np.ndarray, edges: Edges = FULL_FACE, size: int = 128, subpixel: bool = False
 ) -> np.ndarray:
-    """Draw the boundary heatmap exp(-d^2 / 2), d the distance in pixels to the nearest drawn edge, 0 where d >= 3.
+    """Draw the boundary heatmap exp(-d^2 / 2), 0 where d >= 3; d is the distance in pixels to the nearest drawn edge.
 
     Args:
-        landmarks: (478, 2) MediaPipe points or (131, 2) points in `ORDER`'s order, x and y in [0, 1] of the crop.
+        landmarks: (478, 2) mesh points or (131, 2) landmarks in `ORDER`'s order, x and y in [0, 1] of the crop.
             An edge with an end outside [0, 1] is not drawn.
         edges: pairs of MediaPipe ids.
         size: height and width of the heatmap in pixels.
-        subpixel: draw at the landmarks' true places instead of at whole pixels, so that slow motion does not jump.
+        subpixel: draw at the landmarks' exact positions instead of whole pixels, so that slow motion does not jump.
 
     Returns:
         (size, size) float32 in [0, 1]; all 0 where no edge is drawn.
 
     Raises:
-        ValueError: `landmarks` has another shape, or `edges` names a point that is not among the 131 given.
+        ValueError: `landmarks` has another shape, or `edges` names a point that is not among the 131 landmarks given.
     """
     landmarks = np.asarray(landmarks)
     if landmarks.shape not in ((478, 2), (len(ORDER), 2)):
@@ -107,7 +107,7 @@ def draw_heatmap(
     if not len(segments):
         return np.zeros((size, size), np.float32)
     if subpixel:
-        # Fine pixel 4 i + 2 stands for the centre of heatmap pixel i, so x lies on the fine pixel nearest to 4 W x.
+        # Drawn pixel 4 i + 2 is the centre of heatmap pixel i, so x lies on the drawn pixel nearest to 4 W x.
         grid, points = size * _FINE, np.rint(np.where(inside[:, None], landmarks, 0) * (size * _FINE))
     else:
         grid, points = size, np.floor(np.where(inside[:, None], landmarks, 0) * size)
@@ -127,5 +127,5 @@ def draw_heatmap(
 
 
 def draw_heatmaps(landmarks: np.ndarray, edges: Edges, size: int = 128) -> np.ndarray:
-    """`draw_heatmap` of F faces, (F, 478 or 131, 2) -> (F, 1, size, size)."""
+    """`draw_heatmap` for F faces: (F, 478 or 131, 2) -> (F, 1, size, size)."""
     return np.stack([draw_heatmap(points, edges, size) for points in landmarks])[:, None]

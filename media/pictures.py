@@ -1,4 +1,4 @@
-"""Pictures as arrays (H, W, 3) of uint8, as files and MediaPipe have them, and as tensors (3, H, W) in [0, 1]."""
+"""Converts pictures between uint8 arrays (H, W, 3), as in files and MediaPipe, and tensors (3, H, W) in [0, 1]."""
 
 import numpy as np
 import torch
@@ -11,5 +11,5 @@ def to_tensor(pictures: np.ndarray, device: torch.device | str = "cpu") -> Tenso
 
 
 def to_pictures(images: Tensor) -> np.ndarray:
-    """(..., 3, H, W), of which [0, 1] can be shown, to (..., H, W, 3) uint8; rounded, not cut."""
+    """(..., 3, H, W), clamped to [0, 1], to (..., H, W, 3) uint8, rounded to the nearest level."""
     return (images.detach().float().clamp(0, 1) * 255).round().byte().movedim(-3, -1).cpu().numpy()

@@ -1,4 +1,4 @@
-"""Which frames of a video serve as references."""
+"""Chooses a video's reference frames."""
 
 import numpy as np
 from scipy.spatial.distance import cdist
@@ -10,7 +10,7 @@ _UPPER_LIP, _LOWER_LIP = 0, 17  # MediaPipe ids of the outer lips' middle
 
 
 def lip_opening(landmarks: np.ndarray) -> np.ndarray:
-    """Distance of the outer lips' middle points (MediaPipe 0 and 17), in the unit of the landmarks.
+    """Distance between the outer lips' middle points (MediaPipe ids 0 and 17), in the unit of the landmarks.
 
     Args:
         landmarks: (..., 478, 2) or (..., 131, 2).
@@ -24,17 +24,17 @@ def lip_opening(landmarks: np.ndarray) -> np.ndarray:
 
 
 def by_lip_opening(frames: np.ndarray, openings: np.ndarray) -> np.ndarray:
-    """Order reference frames from the most closed mouth to the most open one, and equal ones by time.
+    """Sort reference frames from the most closed mouth to the most open one; ties by time.
 
-    Training and dubbing give references in this one order: STSA's spatial path (eq. 8) and G4G's encoder (eq. 3) stack
-    them by channel, and so learn the place of each.
+    Training and dubbing use this order. STSA's spatial path (eq. 8) and G4G's encoder (eq. 3) concatenate the
+    references along the channels, so their weights depend on the order.
 
     Args:
         frames: (N,) indices into `openings`.
         openings: (F,) lip opening of each of the video's frames, before any augmentation.
 
     Returns:
-        (N,) `frames`, ordered.
+        (N,) `frames`, sorted.
     """
     frames = np.sort(frames)
     return frames[np.argsort(np.asarray(openings)[frames], kind="stable")]
@@ -61,14 +61,14 @@ def choose_references(openings: np.ndarray, count: int = 5) -> np.ndarray:
 
 
 def covering_references(landmarks: np.ndarray, count: int = 5, candidates: int = 600) -> np.ndarray:
-    """Choose the `count` frames that have among them, for every frame, a face most like it: k-medoids of the landmarks.
+    """Choose `count` frames that minimise the frames' summed distance to the nearest of them: k-medoids of landmarks.
 
-    So the references show the head in the ways in which the video shows it, with the mouth open and closed, and a frame
-    in which tracking failed is not among them. Starts from `choose_references`' and exchanges one at a time.
+    The references then show the video's head poses with the mouth open and closed, and no frame in which tracking
+    failed. Starts from `choose_references` and exchanges one frame at a time.
 
     Args:
         landmarks: (F, 131, 2) in units of the crop. Frames repeat where F < count.
-        candidates: of more frames, so many at equal distances are looked at.
+        candidates: maximum number of frames considered; of a longer video, this many at equal intervals.
 
     Returns:
         (count,) int64 indices into `landmarks`, from the most closed mouth to the most open.

@@ -1,4 +1,4 @@
-"""Sound files and the sound of videos, read."""
+"""Reads sound files and the sound of videos."""
 
 import os
 from collections.abc import Iterator
@@ -21,20 +21,20 @@ from media.container import (
 )
 from media.errors import InputError
 
-# How loud a channel is in the mono mix (ITU-R BS.775), before the weights are brought to a sum of 1 so that nothing
-# clips: FFmpeg's own mix of float samples does not do that.
+# Channel weights of the mono mix (ITU-R BS.775). `_mono` divides them by their sum so that nothing clips; FFmpeg's mix
+# of float samples does not.
 MONO_MIX = {"FC": 1.0, "FL": 0.5**0.5, "FR": 0.5**0.5, "LFE": 0.0, "LFE2": 0.0}
 SURROUND = 0.5  # every other channel
 
-# An MP4 file says where its sound ends, within the last frame of AAC; the decoder gives frames whole, of 2048 samples
-# at most. What lies further beyond is sound that the file has wrongly not counted.
+# An MP4 declares where its sound ends, within the last AAC frame. The decoder returns whole frames, of at most 2048
+# samples. Sound further beyond the end is real; the file's declared length is wrong.
 PADDING = 2048
 
-# Sound that is this many seconds from where its timestamps say is moved there: less is the clock's own unsteadiness
-# in many files, more is heard, and it adds up.
+# Sound that is more than this many seconds from its timestamp is moved there. Smaller differences are clock jitter,
+# common in files; larger ones are audible and accumulate.
 DRIFT = Fraction(1, 25)
 
-LOWEST_RATE = 2000  # Hz; at fewer, a small file would fill the memory
+LOWEST_RATE = 2000  # Hz; at a lower rate, a small file would fill the memory
 
 
 def sound_format(path: str | os.PathLike) -> tuple[int, int]:
@@ -51,8 +51,8 @@ def sound_format(path: str | os.PathLike) -> tuple[int, int]:
 def read_sound(path: str | os.PathLike, rate: int, layout: str) -> Iterator[np.ndarray]:
     """Stream a sound file or a video's sound track as (channels, samples) float32 blocks in [-1, 1].
 
-    Sample n belongs to the time n/rate on the timeline of `media.video.read_frames`: a track that starts later than
-    the picture is preceded by silence, one with a hole has silence there.
+    Sample n belongs to the time n/rate on the timeline of `media.video.read_frames`. Silence precedes a track that
+    starts later than the picture, and fills its holes.
 
     Args:
         path: Any file that PyAV decodes.
@@ -78,7 +78,7 @@ def read_sound(path: str | os.PathLike, rate: int, layout: str) -> Iterator[np.n
 def read_audio(path: str | os.PathLike) -> np.ndarray:
     """Read a sound file or a video's sound track as (samples,) float32 in [-1, 1], 16 kHz mono.
 
-    Sample 0 is heard with frame 0 of `media.video.read_frames`.
+    Sample 0 coincides with the start of frame 0 of `media.video.read_frames`.
 
     Raises:
         InputError: The file cannot be read, or has no sound or no samples.
@@ -96,7 +96,7 @@ def _sound_track(container: av.container.InputContainer, path: str | os.PathLike
 def _unpadded(
     container: av.container.InputContainer, stream: av.audio.stream.AudioStream, rate: int, blocks: Iterator[np.ndarray]
 ) -> Iterator[np.ndarray]:
-    """Leave out the samples with which the encoder has filled up its last frame; other formats' decoders do so."""
+    """Drop the encoder's padding of an MP4's last frame; other formats' decoders drop it themselves."""
     end = declared_end(container, stream) if stream.duration and "mp4" in container.format.name else None
     if not end or end < 0:
         yield from blocks
@@ -121,27 +121,27 @@ def _unpadded(
 def _in_step(
     container: av.container.InputContainer, stream: av.audio.stream.AudioStream, rate: int, layout: str
 ) -> Iterator[np.ndarray]:
-    """Decode, mix and resample a sound track, with silence put in or samples left out where its timestamps ask."""
+    """Decode, mix and resample a sound track; insert silence or drop samples to match its timestamps."""
     zero, declared = time_zero(container), declared_end(container, stream)
     silence = np.zeros((av.AudioLayout(layout).nb_channels, rate), np.float32)
     resampler = form = None
-    surplus = 0  # samples yet to be left out
+    surplus = 0  # samples still to drop
 
     def resampled(frame: av.AudioFrame | None) -> Iterator[np.ndarray]:
         nonlocal surplus
         for block in resampler.resample(frame) if resampler else ():
             if block.samples > surplus:
-                # Packed samples, as PyAV reads beyond the eighth plane of planar ones.
+                # Packed samples: with planar ones, PyAV reads beyond the eighth plane.
                 samples = block.to_ndarray().reshape(block.samples, -1).T[:, surplus:]
                 yield _mono(samples, block.layout) if layout == "mono" else samples
             surplus = max(0, surplus - block.samples)
 
-    end, shift, tolerance = Fraction(0), Fraction(0), 0  # the first frame is put exactly where it belongs
+    end, shift, tolerance = Fraction(0), Fraction(0), 0  # no tolerance for the first frame
     for frame in decoded(container, stream):
         if form != (frame.sample_rate, frame.layout.name, frame.format.name):
             if frame.sample_rate < LOWEST_RATE:
                 raise ValueError(f"it claims {frame.sample_rate} samples a second")
-            yield from resampled(None)  # the track may change its form on the way
+            yield from resampled(None)  # the track's format may change midway
             form = (frame.sample_rate, frame.layout.name, frame.format.name)
             resampler = av.AudioResampler("flt", None if layout == "mono" else layout, rate)
         if frame.pts is not None and frame.time_base:
@@ -157,7 +157,7 @@ def _in_step(
                 end = start
         tolerance = DRIFT
         end += Fraction(frame.samples, frame.sample_rate)
-        frame.pts = None  # the resampler is only to count samples
+        frame.pts = None  # the resampler must only count samples
         yield from resampled(frame)
     yield from resampled(None)
 

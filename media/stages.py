@@ -1,4 +1,4 @@
-"""Stages of a pipeline that overlap, and how long each of them works."""
+"""Pipeline stages that run concurrently, and the working time of each."""
 
 import contextlib
 import threading
@@ -10,7 +10,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 _END = object()
-_POLL = 0.1  # seconds after which a waiting stage looks whether it is still wanted
+_POLL = 0.1  # seconds between a waiting stage's checks that its reader still runs
 
 
 class _Failure:
@@ -19,10 +19,10 @@ class _Failure:
 
 
 def background(items: Iterable[T], depth: int) -> Iterator[T]:
-    """Give `items` in their order while a thread of its own makes up to `depth` of them ahead.
+    """Yield `items` in order while a separate thread produces up to `depth` of them ahead.
 
-    An exception in `items` is raised here. When the reader stops early, or fails, the thread ends and `items` is
-    closed before this generator is.
+    An exception in `items` is raised here. If the reader stops early or fails, the thread ends and `items` is closed
+    before this generator is.
     """
     queue: Queue = Queue(max(1, depth))
     unwanted = threading.Event()
@@ -39,8 +39,8 @@ def background(items: Iterable[T], depth: int) -> Iterator[T]:
             for item in items:
                 if not put(item):
                     break
-                del item  # nothing is held while the next is made
-        except BaseException as error:  # whatever it is, it belongs to the reader
+                del item  # hold no item while the next is produced
+        except BaseException as error:  # the reader raises it
             put(_Failure(error))
         else:
             put(_END)
@@ -69,7 +69,7 @@ def background(items: Iterable[T], depth: int) -> Iterator[T]:
 
 
 class Clock:
-    """Seconds that each named stage has worked, added up over threads."""
+    """Seconds that each named stage has worked, summed over threads."""
 
     def __init__(self):
         self.seconds: dict[str, float] = defaultdict(float)
@@ -85,7 +85,7 @@ class Clock:
                 self.seconds[stage] += time.perf_counter() - start
 
     def iterate(self, stage: str, items: Iterable[T]) -> Iterator[T]:
-        """Give `items`, counting the time that each takes to come as work of `stage`."""
+        """Yield `items`; the time until each arrives counts as work of `stage`."""
         iterator = iter(items)
         try:
             while True:

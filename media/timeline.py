@@ -1,3 +1,3 @@
-"""The one clock of frames, sound features and clip files."""
+"""The common frame rate of video frames, sound features and clip files."""
 
-FPS = 25  # frames a second that the networks see; other videos are read at this rate
+FPS = 25  # frames per second of the networks' input; videos of other rates are resampled to it

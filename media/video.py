@@ -1,4 +1,4 @@
-"""Video files read as upright RGB frames on a constant-rate timeline; `VideoWriter` writes them."""
+"""Reads video files as upright RGB frames on a constant-rate timeline; `VideoWriter` writes them."""
 
 import contextlib
 import os
@@ -33,28 +33,28 @@ from media.video_writer import BT601, Colour, VideoWriter, check_suffix
 
 __all__ = ["Colour", "VideoInfo", "VideoWriter", "check_suffix", "probe", "read_frames", "watchable"]
 
-RGB_SPACE = 0  # the H.273 matrix of images
-# swscale's default takes a level off the brightness; these flags do not.
+RGB_SPACE = 0  # H.273 matrix of RGB images
+# swscale's default lowers the brightness by one level; these flags do not.
 EXACT = int(Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT)
 SWS_BT601 = 5  # swscale's name for the H.273 matrix 6
-INDEXED = {"mov", "mp4", "matroska", "webm"}  # formats in which a seek lands where it should
-SEEK_MARGIN = 5  # seconds; an index by decoding time may point behind what is displayed at that time
-LONGEST_FRAME = 60  # seconds that one frame may stay on display by its own account
+INDEXED = {"mov", "mp4", "matroska", "webm"}  # formats in which seeking is reliable
+SEEK_MARGIN = 5  # seconds; an index by decoding time may point past the frame displayed at that time
+LONGEST_FRAME = 60  # seconds; the longest display time that a frame may declare
 LARGEST_SIDE, LARGEST_AREA = 16384, 2**26  # px; H.264's largest side, and 200 MB a frame
 
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a video is, as it is watched.
+    """Properties of a video, as displayed.
 
     Attributes:
         path: The file.
-        width, height: Size in stored pixels, after the rotation that the metadata asks for.
-        duration: Seconds from the file's first instant to the end of its last frame, by the file's own account.
-        frame_rate: The source's own average frames a second.
+        width, height: Size in stored pixels, after the metadata's rotation.
+        duration: Seconds from the file's start to the end of its last frame, as the file declares.
+        frame_rate: The source's average number of frames per second.
         pixel_aspect: Width over height of a pixel, after the rotation.
         has_sound: Whether there is a sound track.
-        colour: For a `VideoWriter` that is to keep the source's colours.
+        colour: The source's colour space; pass it to a `VideoWriter` to keep it.
     """
 
     path: Path
@@ -68,7 +68,7 @@ class VideoInfo:
 
 
 def probe(path: str | os.PathLike) -> VideoInfo:
-    """Describe the video `path`; its first frame is decoded. InputError if it has none, or cannot be read."""
+    """Describe the video `path`; decodes its first frame. InputError if it has none or cannot be read."""
     with open_media(path, "video") as container:
         stream = _picture_track(container, path)
         frame, start, end = next(_timed(container, stream, path))
@@ -93,22 +93,22 @@ def probe(path: str | os.PathLike) -> VideoInfo:
 def read_frames(path: str | os.PathLike, fps: int | Fraction | None = FPS, start: int = 0) -> Iterator[np.ndarray]:
     """Read a video, an animation or a single image as a stream of frames at a constant rate.
 
-    Frame i shows the interval [i/fps, (i+1)/fps): it is what the source has on display in the middle of that, by its
-    timestamps, so that a source of another or of a varying rate keeps its duration.
+    Frame i covers the interval [i/fps, (i+1)/fps). It is the frame that the source displays at the middle of the
+    interval, by its timestamps, so a source of another or of a varying rate keeps its duration.
 
     Args:
         path: Any file that PyAV decodes.
-        fps: Frames a second; None for the source's own average rate, where that is `watchable`.
-        start: Index of the first frame to give. What lies before is passed over by seeking where the file has an index,
-            else by decoding; the frames are the same.
+        fps: Frames per second; None for the source's average rate if it is `watchable`, else 25.
+        start: Index of the first frame to yield. Earlier frames are skipped by seeking where the file has an index,
+            else by decoding; the frames are the same either way.
 
     Yields:
-        (H, W, 3) uint8 RGB, turned upright where the metadata asks for it; every array is the caller's own.
+        (H, W, 3) uint8 RGB, rotated upright as the metadata says; the caller may modify each array.
 
     Raises:
         InputError: The file cannot be read or has no frame.
     """
-    picture = _first_picture(path) if start else None  # in whose size all are given
+    picture = _first_picture(path) if start else None  # all frames get its size
     with open_media(path, "video") as container:
         stream = _picture_track(container, path)
         step = 1 / Fraction(fps or watchable(_frame_rate(stream)))
@@ -133,7 +133,7 @@ def _first_picture(path: str | os.PathLike) -> "_Picture":
 
 
 def watchable(rate: Fraction) -> Fraction:
-    """`rate` where a video can be watched at it, else 25; what varies may average to anything."""
+    """`rate` if it is in [1, 240], else 25; the average of a varying rate may be anything."""
     return rate if 1 <= rate <= 240 else Fraction(FPS)
 
 
@@ -146,9 +146,9 @@ def _picture_track(container: InputContainer, path: str | os.PathLike) -> VideoS
 
 
 def _seek(container: InputContainer, stream: VideoStream, zero: Fraction, wanted: Fraction) -> Fraction:
-    """Have `container` go on with a key frame on display by `wanted` seconds, and return when that one starts.
+    """Seek to a key frame that starts at or before `wanted` seconds, and return its start.
 
-    Where there is none to be found, as in a damaged file, it goes on with the first frame.
+    If none is found, as in a damaged file, seeks to the first frame.
     """
     for earlier in (0, SEEK_MARGIN):
         place = int((zero + wanted - earlier) / stream.time_base)
@@ -163,7 +163,7 @@ def _seek(container: InputContainer, stream: VideoStream, zero: Fraction, wanted
 
 
 def _packets(path: str | os.PathLike) -> int:
-    """How many packets of picture a file has; they need not be decoded to be counted."""
+    """Number of video packets in a file, counted without decoding."""
     count = 0
     with open_media(path, "video") as container, contextlib.suppress(*UNREADABLE):
         for packet in container.demux(_picture_track(container, path)):
@@ -178,16 +178,16 @@ def _frame_rate(stream: VideoStream) -> Fraction:
 def _timed(
     container: InputContainer, stream: VideoStream, path: str | os.PathLike, wanted: Fraction = Fraction(0)
 ) -> Iterator[tuple[av.VideoFrame, Fraction, Fraction]]:
-    """Give each frame its interval [start, end) in seconds from the file's beginning; starts never decrease.
+    """Yield each frame with its interval [start, end) in seconds from the file's start; starts never decrease.
 
-    Frames that end before the one on display at `wanted` seconds may be left out.
+    May skip frames that end before the frame displayed at `wanted` seconds.
     """
     rate = _frame_rate(stream)
     if rate < Fraction(1, 60):
         raise InputError(f"video {path} claims to show {float(rate):.3g} frames a second; {REMEDY}")
     zero, declared = time_zero(container), declared_end(container, stream)
-    # AVI stores no presentation times, and FFmpeg's guesses run late or out of order where there are B-frames. Frames
-    # come out of the decoder in the order of presentation, so each takes the next of the packets' times.
+    # AVI stores no presentation times, and with B-frames FFmpeg's guesses are late or out of order. The decoder returns
+    # frames in the order of presentation, so each takes the next packet time.
     times = deque() if container.format.name == "avi" else None
     start = end = shift = Fraction(0)
     found = False
@@ -222,7 +222,7 @@ def _timed(
 
 
 class _Picture:
-    """Turns a video's frames into upright RGB arrays of one size, that of its first frame."""
+    """Converts a video's frames to upright RGB arrays of the first frame's size."""
 
     def __init__(self, first: av.VideoFrame):
         self.width, self.height = first.width, first.height
@@ -243,7 +243,7 @@ class _Picture:
         to = {"width": self.width, "height": self.height, "format": "rgb24", "interpolation": EXACT}
         try:
             converted = self.reformatter.reformat(frame, **to)
-        except (OSError, av.error.FFmpegError):  # swscale refuses the rare matrices, and those that do not exist
+        except (OSError, av.error.FFmpegError):  # swscale refuses rare and undefined matrices
             converted = self.reformatter.reformat(frame, src_colorspace=SWS_BT601, **to)
         image = converted.to_ndarray()
         if self.transpose:

@@ -1,17 +1,17 @@
-"""Wav2Vec 2.0 over a recording of any length, equal to the network run once over the whole of it.
+"""Wav2Vec 2.0 over a recording of any length, equal to one run of the network over the whole recording.
 
-Three of the network's operations see more than their surroundings, which is why simply running it on overlapping
-pieces of the sound gives other features. Each is made exact here:
+Running the network on overlapping pieces of the sound would give other features, because some of its operations cover
+the whole recording. Each operation is computed as follows:
 
-- the input is brought to zero mean and unit variance over the recording, and the base model's first convolution is
-  normalised per channel over the recording (group norm): both statistics are gathered in a pass of their own;
-- the convolutions, the positional one included, run in pieces that overlap by their receptive field;
-- self-attention hears everything. It runs layer by layer, a block of queries at a time against the keys of their own
-  five-minute span and of its two neighbours. A recording of up to ten minutes is thus computed as a whole. In a longer
-  one a frame hears at least five minutes to either side, where it would have heard all, as the cost of all grows with
-  the square of the length. The network was trained on utterances of half a minute.
+- Normalisation: the input has zero mean and unit variance over the recording, and the base model's first convolution is
+  normalised per channel over the recording (group norm). A separate pass collects both statistics.
+- Convolutions, including the positional one, run in pieces that overlap by their receptive field.
+- Self-attention covers the whole recording. It runs layer by layer; a block of queries attends to the keys of its own
+  five-minute span and of the two neighbouring spans. Up to ten minutes, this is the whole recording. In a longer one, a
+  frame attends to at least five minutes on either side, the only difference from one run: attending to everything would
+  cost the square of the length. The network was trained on utterances of half a minute.
 
-Besides the features themselves (550 MB an hour for the base model) memory does not depend on the length.
+Memory does not depend on the length, except for the features themselves (550 MB an hour for the base model).
 """
 
 import functools
@@ -28,14 +28,14 @@ from transformers.utils import logging
 from media.errors import InputError, first_line
 
 DOWNLOADS = Path(__file__).resolve().parent.parent / "checkpoints" / "downloads"
-UNTRAINED = {"masked_spec_embed"}  # serves pretraining alone; published files may lack it
+UNTRAINED = {"masked_spec_embed"}  # used in pretraining only; published files may lack it
 
 PIECE = 500  # features computed by the convolutions and the feed-forward layers at a time: 10 s
-SPAN = 15_000  # features whose keys are held together: 5 minutes
+SPAN = 15_000  # features in a span of attention keys: 5 minutes
 
 
 class Wav2Vec2(NamedTuple):
-    """A Wav2Vec 2.0 network and whether it wants its input at zero mean and unit variance."""
+    """A Wav2Vec 2.0 network, and whether its input is normalised to zero mean and unit variance."""
 
     network: Wav2Vec2Model
     normalize: bool
@@ -46,7 +46,7 @@ def load(model: str, device: str = "cpu") -> Wav2Vec2:
     """Load Wav2Vec 2.0 from the folder `model`, from the downloads of that name, or from the Hugging Face cache.
 
     Raises:
-        InputError: The model's files are nowhere there, lack weights, or are of another kind of network.
+        InputError: The model's files are missing, lack weights, or hold another kind of network.
     """
     downloaded = DOWNLOADS / model.rsplit("/", 1)[-1]
     source = next((str(place) for place in (Path(model), downloaded) if (place / "config.json").is_file()), model)
@@ -62,7 +62,7 @@ def load(model: str, device: str = "cpu") -> Wav2Vec2:
         network, info = Wav2Vec2Model.from_pretrained(
             source, local_files_only=True, weights_only=True, output_loading_info=True
         )
-    except Exception as error:  # transformers raises a different kind for each thing that may be wrong with the files
+    except Exception as error:  # transformers raises a different exception for each fault of the files
         fault = f"cannot be loaded from {source} ({first_line(error)})"
         if source == model and not Path(model).is_dir():
             fault = f"is not in {downloaded}"
@@ -104,7 +104,7 @@ def features(model: Wav2Vec2, wav: np.ndarray) -> np.ndarray:
 
 
 class _Sound:
-    """A recording of which pieces come as the network wants them, (1, samples) on its device."""
+    """A recording whose pieces are returned as the network's input: (1, samples), normalised, on its device."""
 
     def __init__(self, wav: np.ndarray, normalize: bool, device: torch.device):
         self.wav, self.device = wav, device
@@ -170,10 +170,10 @@ def _attend(layer: torch.nn.Module, hidden: torch.Tensor) -> None:
         return rows.unflatten(1, (attention.num_heads, -1)).transpose(0, 1)[None]
 
     spans = _parts(0, len(hidden), SPAN)
-    held = deque(maxlen=3)  # keys and values of the span before, the span itself and the one after
+    held = deque(maxlen=3)  # keys and values of the previous, the current and the next span
     projected = 0
     for index, span in enumerate(spans):
-        # A span's keys are taken before its rows are overwritten.
+        # A span's keys are computed before its rows are overwritten.
         for ahead in spans[projected : index + 2]:
             held.append((heads(attention.k_proj(hidden[ahead])), heads(attention.v_proj(hidden[ahead]))))
             projected += 1
