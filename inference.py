@@ -1,9 +1,9 @@
-"""Dub a video: make the person in it say a recording.
+"""Dub a video: generate the mouth of the person in it to match a recording of speech.
 
     python inference.py --video person.mp4 --audio speech.wav --output dubbed.mp4
 
-The video may be anything that can be decoded, an animation or a single image too; it is played forward and back for as
-long as the sound lasts. The output has the video's size and 25 frames a second. Frames without a face stay as they are.
+The video may be any video, animation or image that can be decoded. It is played forward and back for as long as the
+sound lasts. The output has the video's size and 25 frames per second. Frames without a face stay unchanged.
 """
 
 import argparse
@@ -67,20 +67,20 @@ def pairs_of(arguments: argparse.Namespace) -> list[Pair]:
         return read_pairs(arguments.list)
     if any(path is None for path in single):
         raise InputError("give --video, --audio and --output, or --list; see --help")
-    existing_file(arguments.video, "video")  # a wrong path is said before the networks are loaded
+    existing_file(arguments.video, "video")  # report a wrong path before the networks are loaded
     existing_file(arguments.audio, "sound")
     return [Pair(*single)]
 
 
 def interrupt(signal_number, frame) -> None:
     for number in STOPS:
-        signal.signal(number, signal.SIG_IGN)  # a second one must not disturb the tidying up
+        signal.signal(number, signal.SIG_IGN)  # a second signal must not interrupt the clean-up
     raise KeyboardInterrupt
 
 
 @command
 def main() -> int:
-    for number in STOPS:  # also where a shell script, which has started this with &, has SIGINT ignored
+    for number in STOPS:  # a shell script that starts this with & ignores SIGINT; handle it there too
         signal.signal(number, interrupt)
     arguments = parse()
     options = options_of(arguments)

@@ -26,7 +26,7 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is asked for: `dubbing.options` alone must not load PyTorch."""
+    """Import a public name on first use: `dubbing.options` alone must not load PyTorch."""
     for module, names in _MODULES.items():
         if name in names:
             return getattr(importlib.import_module(module), name)

@@ -1,4 +1,4 @@
-"""G4G's network as dubbing uses it: the sound alone moves the mouth."""
+"""G4G's network in dubbing: the mouth is conditioned on the sound alone."""
 
 from dataclasses import dataclass
 
@@ -16,14 +16,14 @@ from models.g4g import G4GReferences
 
 @dataclass
 class PersonReferences:
-    """A person's reference frames as the network has encoded them, and for `--visualize` their landmarks as one map."""
+    """A person's encoded reference frames; `heatmap` combines their landmark heatmaps, for `--visualize`."""
 
     images: G4GReferences
     heatmap: np.ndarray
 
 
 class G4GSpeaker(Speaker):
-    """Args as of `Speaker`; it predicts no heatmaps."""
+    """`Speaker` with G4G's network; predicts no heatmaps. Its arguments are those of `Speaker`."""
 
     def __init__(
         self,
@@ -45,13 +45,13 @@ class G4GSpeaker(Speaker):
     def speak(
         self, jobs: list[FaceJob], references: PersonReferences, features: np.ndarray, known: dict
     ) -> tuple[np.ndarray, np.ndarray]:
-        """See `Speaker`; the heatmaps are the references', the same for each face."""
+        """See `Speaker`. Every face gets the same heatmap, that of the references."""
         sound = self._sound(features, np.array([job.sound[0] for job in jobs]))
         batch = self._padded(sound, to_tensor(np.stack([job.crop for job in jobs]), self.device))
         faces = self._run(self._dub, *batch, *references.images)[: len(jobs)]
         return to_pictures(faces), np.broadcast_to(references.heatmap, (len(jobs), *references.heatmap.shape))
 
     def _dub(self, sound: Tensor, crops: Tensor, *references: Tensor) -> Tensor:
-        """Faces (B, 3, S, S) of one person's frames."""
+        """Faces (B, 3, S, S) for one person's frames."""
         with autocast(self.device, self.dtype):
             return self.synthesizer.render(crops[None], None, G4GReferences(*references), sound[None])[0].float()

@@ -1,4 +1,4 @@
-"""From a checkpoint folder to what makes faces speak."""
+"""Loads the networks of a checkpoint folder for dubbing."""
 
 import os
 
@@ -13,12 +13,12 @@ from models import is_g4g, load_checkpoint, load_network
 def load_speaker(
     folder: str | os.PathLike, device: torch.device, precision: str | None = None, batch_size: int | None = None
 ) -> Speaker:
-    """The networks of a checkpoint folder, as dubbing uses them: G4G's where it holds that alone, else STSA's two.
+    """Load a checkpoint folder's networks as a `Speaker`: G4G's if the folder holds it alone, else STSA's two.
 
     The other arguments are those of `Speaker`.
 
     Raises:
-        InputError: a network is missing or wrong, or the device cannot compute so.
+        InputError: a network is missing or wrong, or the device does not support the precision.
     """
     if is_g4g(folder):
         return G4GSpeaker(load_network(folder, "g4g_synthesizer"), device, precision, batch_size)

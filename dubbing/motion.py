@@ -1,4 +1,4 @@
-"""A person's face along the output's timeline: steady landmarks and boxes, and the runs of frames without a gap."""
+"""A person's face on the output's timeline: smoothed landmarks, boxes, and runs of consecutive frames."""
 
 from dataclasses import dataclass
 
@@ -9,17 +9,17 @@ from dubbing.people import Person
 from dubbing.source import source_index
 from media.crop import face_box
 
-_WINDOW, _ORDER = 7, 2  # of the smoothing polynomial, in frames
+_WINDOW, _ORDER = 7, 2  # smoothing filter: window in frames, degree of its polynomial
 
 
 @dataclass
 class Motion:
-    """Where a person's face is in the frames that shall be dubbed.
+    """Positions of a person's face in the P source frames to dub, and their use in the L output frames.
 
     landmarks: (P, 131, 2) float32 pixels; boxes: (P, 4) int32.
-    rows: (L,) for each output frame the row of `landmarks` and `boxes`, -1 where the face is not dubbed.
-    first, last: (L,) for each output frame the ends of the run it is in: output frames that show the face without a
-        gap or a cut; -1 where the face is not dubbed.
+    rows: (L,) row of `landmarks` and `boxes` for each output frame; -1 where the face is not dubbed.
+    first, last: (L,) ends of the run that contains each output frame; -1 where the face is not dubbed. A run is a
+        stretch of output frames that show the face without a gap or a cut.
     """
 
     landmarks: np.ndarray
@@ -35,11 +35,11 @@ def motion(
     """The motion of `person` in an output of `length` frames.
 
     Args:
-        dubbed: (F,) bool, the source's frames in which this person is dubbed.
-        cuts: frames of the source at which a shot begins.
-        width, height: of the source's frames.
-        smooth: take the trembling of the tracker out, by fitting parabolas to 7 frames at a time. The fit looks as
-            far ahead as back, so that nothing lags.
+        dubbed: (F,) bool, the source frames in which this person is dubbed.
+        cuts: source frames at which a shot begins.
+        width, height: size of the source's frames.
+        smooth: remove the tracker's jitter by fitting parabolas to 7 frames at a time. The window is symmetric in time,
+            so the result does not lag.
     """
     shown = [i for i, frame in enumerate(person.frames) if dubbed[frame]]
     frames = np.array([person.frames[i] for i in shown])
@@ -62,7 +62,7 @@ def motion(
 
 
 def _run_ends(run: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """First and last index of the stretch of equal numbers that each element is in; -1 where the number is."""
+    """First and last index of the stretch of equal numbers around each element; -1 where the number is -1."""
     edges = np.flatnonzero(np.diff(run)) + 1
     starts, stops = np.concatenate([[0], edges]), np.concatenate([edges, [len(run)]])
     lengths = stops - starts

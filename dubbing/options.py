@@ -1,4 +1,4 @@
-"""What a user chooses about a dub: the options of inference.py and of `dub`, from one dataclass."""
+"""The options of inference.py and of `dub`, from one dataclass."""
 
 import argparse
 import dataclasses
@@ -11,7 +11,7 @@ from media.errors import positive
 
 
 def _option(value: Any, help: str, group: str, *flags: str, **argparse_options: Any) -> Any:
-    """A field with what argparse needs to offer it; its flag is --field-name where `flags` name no other."""
+    """A dataclass field with its settings for argparse; its flag is --field-name unless `flags` gives others."""
     return field(default=value, metadata={"help": help, "group": group, "flags": flags, **argparse_options})
 
 
@@ -30,7 +30,7 @@ def _point(text: str) -> tuple[int, int]:
 
 @dataclass
 class DubOptions:
-    """How one video is dubbed. Each field's help says what it does; `None` of a path writes no such video."""
+    """Options of one dub; each field's help describes it. A video whose path is `None` is not written."""
 
     visualize: Path | None = _option(
         None, "also write source, heatmap, crop and result side by side", "one dub", metavar="FILE.mp4", type=Path
@@ -96,7 +96,7 @@ class DubOptions:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Give `parser` an option for each field of `DubOptions`, in the fields' groups."""
+    """Add an option for each field of `DubOptions` to `parser`, in the field's group."""
     groups = {group.title: group for group in parser._action_groups}
     for each in dataclasses.fields(DubOptions):
         details = {"default": each.default, "dest": each.name, **each.metadata}
@@ -108,10 +108,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def options_of(arguments: argparse.Namespace) -> DubOptions:
-    """The options that were given; what was left out and depends on the machine is chosen here.
+    """Convert parsed arguments to options; sets the defaults that depend on the machine.
 
     Args:
-        arguments: of a parser with `add_options` and `--device`.
+        arguments: from a parser with `add_options` and `--device`.
     """
     given = {each.name: getattr(arguments, each.name) for each in dataclasses.fields(DubOptions)}
     if given["batch_size"] is None:

@@ -1,4 +1,4 @@
-"""Many dubs from a list, with the networks loaded once."""
+"""Dubs a list of videos with the networks loaded once."""
 
 import csv
 import os
@@ -16,7 +16,7 @@ _HEADER = ("video", "audio", "output")
 
 @dataclass(frozen=True)
 class Pair:
-    """A video, the sound it shall say, and the file to write."""
+    """A video, the speech to dub it with, and the file to write."""
 
     video: Path
     audio: Path
@@ -27,8 +27,8 @@ def read_pairs(path: Path) -> list[Pair]:
     """Read a CSV file of video, audio, output; a first line with these words is a header.
 
     Raises:
-        InputError: the file cannot be read, a line has not three columns, or an output is another line's too, or any
-            line's video or sound.
+        InputError: the file cannot be read, a line does not have three columns, or an output is also another line's
+            output or any line's video or sound.
     """
     existing_file(path, "list")
     try:
@@ -58,9 +58,9 @@ def read_pairs(path: Path) -> list[Pair]:
 
 
 def dub_pairs(pairs: list[Pair], dub: Callable[[Pair], Summary]) -> int:
-    """Dub each pair whose output is not there yet; a pair that fails is reported and passed over.
+    """Dub each pair whose output does not exist yet; report a pair that fails and continue with the next.
 
-    Outputs appear under their names only when they are complete, so one that is there is done.
+    An output appears under its name only when it is complete, so an existing one is done.
 
     Returns:
         The exit code: 2 if any pair failed.
@@ -73,7 +73,7 @@ def dub_pairs(pairs: list[Pair], dub: Callable[[Pair], Summary]) -> int:
         try:
             print(dub(pair))
             done += 1
-        except Exception as error:  # a defect that one video brings out is no reason to leave the others
+        except Exception as error:  # a defect triggered by one video must not stop the others
             kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
             message = " ".join(str(error).split())
             print(f"error: {pair.output}: {kind}{message}", file=sys.stderr)

@@ -1,34 +1,34 @@
-"""A generated face in its frame: its colour matched to the frame's, then pasted into the lower half of the face."""
+"""Pastes a generated face into its frame: matches its colour to the frame's, then pastes its lower half."""
 
 import cv2
 import numpy as np
 
 from media.crop import paste_face
 
-UPPER = 0.5  # the part of the crop's height, from the top, that the networks are given and that stays the source's
+UPPER = 0.5  # fraction of the crop's height, from the top: input of the networks, not pasted
 
 
 def paste(
     frame: np.ndarray, face: np.ndarray, source: np.ndarray, box: np.ndarray, landmarks: np.ndarray
 ) -> np.ndarray:
-    """A copy of `frame` (H, W, 3) uint8 whose lower half of the face is `face` (S, S, 3) uint8.
+    """Copy `frame` (H, W, 3) uint8 and paste the lower half of `face` (S, S, 3) uint8 into the copy.
 
-    source (S, S, 3) uint8 is the frame's own crop; box (4,) and landmarks (131, 2) are in pixels of the frame. Outside
-    the face's contour every pixel keeps its value.
+    source (S, S, 3) uint8 is the frame's own crop; box (4,) and landmarks (131, 2) are in pixels of the frame. Pixels
+    outside the face's contour keep their values.
     """
     return paste_face(frame, match_colour(face, source), box, landmarks, upper=UPPER)
 
 
 def match_colour(face: np.ndarray, source: np.ndarray) -> np.ndarray:
-    """Shift the colour of `face` by what its upper half, which shows the same as the source's, is off by.
+    """Shift the colour of `face` to that of `source`, both (S, S, 3) uint8. Their upper halves show the same content.
 
-    The shift is the difference of the two upper halves near the seam, averaged along the seam's height and smoothed
-    across the face, so that light from one side is matched as well. Both (S, S, 3) uint8.
+    The shift is the difference of the upper halves near the seam: the median along the height, smoothed across the
+    face, so that light from one side is matched as well.
     """
     size = face.shape[0]
     band = slice(size * 3 // 8, size // 2)
     difference = source[band].astype(np.float32) - face[band]
-    # A wrong pixel here and there (a strand of hair, a lid) must not colour the cheek: the median along the height.
+    # The median, because a few wrong pixels (a strand of hair, an eyelid) must not colour the cheek.
     shift = np.median(difference, axis=0)[None]
     shift = cv2.blur(shift, (size // 4 | 1, 1), borderType=cv2.BORDER_REPLICATE)
     return np.clip(face + shift, 0, 255).round().astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Who is seen in a video, and where: the faces of single frames linked into people."""
+"""Links the faces of a video's frames into people, and chooses whom to dub."""
 
 import itertools
 from bisect import bisect_left
@@ -16,24 +16,25 @@ from media.errors import InputError
 from media.face import Face, FaceTracker
 from media.stages import Clock
 
-MOST_FACES = 4  # looked for in a frame
-_CUT = 24.0  # mean grey levels between two frames' thumbnails from which they are two shots
-_SAME_PLACE = 0.3  # overlap of two boxes from which they may be one person's from frame to frame
-_SAME_LOOK = 14.0  # mean grey levels between two upper faces up to which they are one person's
-_SIMILAR_LOOK = 22.0  # the same for two neighbouring frames of a shot, where the place speaks for it too
-_NEW_LOOK = 5.0  # mean grey levels from which a look is worth remembering beside the others
+MOST_FACES = 4  # most faces to find in a frame
+# Differences of two pictures are means of absolute differences, in grey levels.
+_CUT = 24.0  # two frames whose thumbnails differ by more are of two shots
+_SAME_PLACE = 0.3  # boxes of consecutive frames that overlap by more may be one person's
+_SAME_LOOK = 14.0  # two upper faces that differ by less are one person's
+_SIMILAR_LOOK = 22.0  # the same for consecutive frames of a shot, where the place is evidence too
+_NEW_LOOK = 5.0  # a look that differs by more from those remembered is remembered too
 _LOOK_SHAPE = (10, 16, 3)
-_LOOKS = 32  # looks remembered of a person
+_LOOKS = 32  # most looks to remember of a person
 _NOSE, _LEFT_SIDE, _RIGHT_SIDE = 1, 234, 454  # MediaPipe ids
-_PROFILE = 0.06  # nose tip nearer to one side of the face than this part of its width: turned away
+_PROFILE = 0.06  # a face is turned away if its nose tip is nearer to one side than this fraction of its width
 
 
 @dataclass
 class Person:
     """One person's face through a video.
 
-    frames: index of each frame that shows it, ascending; landmarks: (131, 2) pixels there, and box x1 y1 x2 y2.
-    looks: different upper faces as small pictures, by which the person is known again; last_look: the last.
+    frames: index of each frame that shows it, ascending; landmarks: (131, 2) pixels in each; boxes: x1 y1 x2 y2.
+    looks: thumbnails of different upper faces, by which the person is recognised; last_look: the latest thumbnail.
     """
 
     frames: list[int] = field(default_factory=list)
@@ -51,11 +52,11 @@ class Person:
         self.last_look = look
 
     def unlikeness(self, look: np.ndarray) -> float:
-        """Mean difference in grey levels of a face's look from the most similar one remembered."""
+        """Mean difference, in grey levels, between `look` and the most similar one remembered."""
         return float(np.abs(self.looks - look).mean(axis=(1, 2, 3)).min())
 
     def in_crops(self) -> np.ndarray:
-        """The landmarks of each of `frames` in units of the face's box, (F, 131, 2): coming nearer changes nothing."""
+        """Landmarks in each of `frames` in units of the face's box, (F, 131, 2): independent of the face's size."""
         return np.stack([to_crop(points, box) for points, box in zip(self.landmarks, self.boxes, strict=True)])
 
     def centre(self, position: int) -> np.ndarray:
@@ -63,7 +64,7 @@ class Person:
         return (box[:2] + box[2:]) / 2
 
     def between(self, start: int, stop: int) -> range:
-        """Positions in `frames` of those in [start, stop)."""
+        """Indices into `frames` of the frames in [start, stop)."""
         return range(bisect_left(self.frames, start), bisect_left(self.frames, stop))
 
     def area(self, position: int) -> int:
@@ -73,7 +74,7 @@ class Person:
 
 @dataclass
 class Scene:
-    """What the first pass over a video finds: its people, and the frames at which a new shot begins (0 among them)."""
+    """Result of the first pass: a video's people, the frames at which shots begin (0 included), the frame count."""
 
     people: list[Person]
     cuts: list[int]
@@ -97,7 +98,7 @@ def observe(frames: Iterable[np.ndarray], workers: int, clock: Clock | None = No
 
 
 def turned_away(landmarks: np.ndarray) -> bool:
-    """Whether a face (478, 2) is in profile or beyond, where the mesh is a guess and the mouth is not seen whole."""
+    """Whether a face (478, 2) is in profile or beyond: the mesh is unreliable there, and the mouth partly hidden."""
     side = landmarks[_RIGHT_SIDE] - landmarks[_LEFT_SIDE]
     width = float(np.linalg.norm(side))
     if width == 0:
@@ -107,11 +108,11 @@ def turned_away(landmarks: np.ndarray) -> bool:
 
 
 def choose(scene: Scene, face: str = "largest", at: tuple[int, int] | None = None) -> list[list[Person]]:
-    """Choose whom to dub: for each frame of the scene the people whose faces are replaced.
+    """Choose whom to dub: for each frame of the scene, the people whose faces are replaced.
 
-    "largest" takes, shot by shot, the person whose face is the largest of the shot. "left", "right" and an index
-    (0 is the leftmost) name a person in the first frame that shows most faces, `at` the one there at the point x, y;
-    that person is followed through the video. "all" takes everyone.
+    "largest" takes the person whose face has the largest total area in each shot. "left", "right" and an index (0 is
+    the leftmost) name a person in the first frame that shows most faces; `at` names the person whose face is first seen
+    at the point x, y. The named person is followed through the video. "all" takes everyone.
 
     Raises:
         InputError: there is no such person.
@@ -149,9 +150,9 @@ def _area_between(person: Person, start: int, stop: int) -> int:
 
 
 def recognise(people: list[Person], others: list[Person]) -> list[Person | None]:
-    """For each of `people` who it is among `others`, the people of another video; None where nobody looks like it.
+    """Match each of `people` to one of `others`, the people of another video; None where nobody looks similar.
 
-    Nobody is two people: the likest are paired first.
+    Each of `others` is matched once at most; the most similar pairs come first.
     """
     pairs = [
         (difference, i, j)
@@ -193,7 +194,7 @@ def _person_at(scene: Scene, point: tuple[int, int]) -> Person:
 
 
 def _tracked(frames: Iterable[np.ndarray], workers: int, clock: Clock) -> Iterator[tuple[np.ndarray, list[Face]]]:
-    """Each frame with its faces, in order; at most twice `workers` frames are under way."""
+    """Yield each frame with its faces, in order; at most twice `workers` frames are processed at a time."""
     trackers: SimpleQueue = SimpleQueue()
     opened = [FaceTracker(MOST_FACES) for _ in range(workers)]
     for tracker in opened:
@@ -225,7 +226,7 @@ def _tracked(frames: Iterable[np.ndarray], workers: int, clock: Clock) -> Iterat
 
 
 def _link(people: list[Person], frame: int, seen: list[tuple[Face, np.ndarray]], cut: bool) -> None:
-    """Give each face of a frame to the person it belongs to, best matches first, or to a new one."""
+    """Add each face of a frame to the person it matches, best matches first, or to a new person."""
     scores = [
         (score, i, j)
         for i, (face, look) in enumerate(seen)
@@ -244,7 +245,7 @@ def _link(people: list[Person], frame: int, seen: list[tuple[Face, np.ndarray]],
 
 
 def _match(person: Person, frame: int, face: Face, look: np.ndarray, cut: bool) -> float | None:
-    """How well a face continues a person, or None where it is somebody else's: place first, then look."""
+    """Score of a face as a person's next, by place first, then by look; None if it is somebody else's."""
     place = overlap(face.box, person.boxes[-1])
     if not cut and frame - person.frames[-1] == 1 and place > _SAME_PLACE:
         return 1 + place if _difference(look, person.last_look) < _SIMILAR_LOOK else None
@@ -253,7 +254,7 @@ def _match(person: Person, frame: int, face: Face, look: np.ndarray, cut: bool) 
 
 
 def _look(frame: np.ndarray, face: Face) -> np.ndarray:
-    """The upper part of a face, which speech hardly moves, as a small picture."""
+    """Thumbnail of the upper part of a face, which speech hardly moves."""
     rows, columns, _ = _LOOK_SHAPE
     return crop_face(frame, face.box, columns)[:rows].astype(np.float32)
 

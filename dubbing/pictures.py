@@ -1,4 +1,4 @@
-"""The picture that shows a dub at work: source, heatmap, generated crop and result side by side."""
+"""The picture of `--visualize`: source, heatmap, generated crop and result side by side."""
 
 import cv2
 import numpy as np
@@ -19,7 +19,7 @@ def grey(heatmap: np.ndarray) -> np.ndarray:
 
 
 def panel(source: np.ndarray, heatmap: np.ndarray, crop: np.ndarray, result: np.ndarray) -> np.ndarray:
-    """Source (H, W, 3) uint8, heatmap (S, S) in [0, 1], crop (S, S, 3) uint8 and result (H, W, 3) uint8 in a row."""
+    """Place source (H, W, 3) uint8, heatmap (S, S) in [0, 1], crop (S, S, 3) uint8, result (H, W, 3) uint8 in a row."""
     total, tall = panel_size(source.shape[1], source.shape[0])
     wide = total // 2 - tall
     widths = (wide, tall, tall, wide)

@@ -1,4 +1,4 @@
-"""One video dubbed: a first pass that finds faces and chooses references, a second that decodes, speaks and encodes."""
+"""Dubs one video: a first pass finds faces and chooses references, a second decodes, generates and encodes."""
 
 import contextlib
 import itertools
@@ -30,16 +30,16 @@ from media.stages import Clock, background
 from media.timeline import FPS
 from media.video import VideoInfo, VideoWriter, check_suffix, probe, watchable
 
-SCANNED = 60  # seconds of the source, at least, in which references are looked for
-_QUEUED = 48 * 2**20  # bytes of frames that wait between two stages
+SCANNED = 60  # seconds of the source, at least, that are searched for references
+_QUEUED = 48 * 2**20  # bytes of frames queued between two stages
 
 
 @dataclass
 class Summary:
-    """What became of a dub.
+    """Result of a dub.
 
-    `untouched` are the spans, in seconds of the output, whose frames have no dubbed face; `unkept_rate` is the frame
-    rate that was to be kept and is none that a video can have.
+    `untouched` lists the spans, in seconds of the output, whose frames have no dubbed face. `unkept_rate` is the
+    source's frame rate if `keep_fps` is set but the rate is not `watchable`.
     """
 
     output: Path
@@ -66,7 +66,7 @@ class Summary:
 
 @dataclass
 class _Face:
-    """One face to be made in a frame, and what the networks made of it."""
+    """A face to generate in a frame, and the networks' output for it."""
 
     person: int
     job: FaceJob
@@ -93,16 +93,16 @@ def dub(
     options: DubOptions | None = None,
     clock: Clock | None = None,
 ) -> Summary:
-    """Make the person in `video` say `audio`, and write it to `output`.
+    """Dub `video` with the speech in `audio` and write the result to `output`.
 
     Args:
         video: any video, animation or image; played forward and back for as long as the sound lasts.
         audio: a sound file, or a video with sound.
         output: an MP4 file.
-        clock: takes the seconds that each stage works.
+        clock: collects the seconds that each stage works.
 
     Raises:
-        InputError: an input cannot be used, or the output cannot be written; nothing is left behind then.
+        InputError: an input cannot be used, or the output cannot be written; no file is left behind.
     """
     options, clock = options or DubOptions(), clock or Clock()
     outputs = (output, options.visualize, options.crop_output, options.heatmap_output)
@@ -208,7 +208,7 @@ def _refuse_gaps(scene: Scene, dubbed: list[list[Person]], shown: int, video: st
 
 
 def _people_of_references(options: DubOptions, clock: Clock) -> tuple[Source, list[Person]] | None:
-    """The video that the reference frames shall come from, and who is in it; None where that is the source itself."""
+    """The video to take reference frames from, and the people in it; None if that is the source itself."""
     if options.references is None:
         return None
     info = probe(options.references)
@@ -222,10 +222,11 @@ def _people_of_references(options: DubOptions, clock: Clock) -> tuple[Source, li
 def _references(
     source: Source, people: list[Person], known: tuple[Source, list[Person]] | None, speaker: Speaker, choice: str
 ) -> list[Any]:
-    """Each person's reference frames, chosen as `choice` says (see `DubOptions`), encoded.
+    """Choose each person's reference frames by `choice` (see `DubOptions`) and encode them.
 
-    With a video of references, `known`, they come from there: for a single person from the face that is seen most of,
-    for several each from whom it looks like, and for who is not there from the source as ever.
+    They come from the source, or from a video of references if `known` is one. There, a single person takes the face
+    with the largest total area. Several people take the faces that look like theirs; those without a match take
+    references from the source.
     """
     if known is None:
         return [_encoded_references(source, person, speaker, choice) for person in people]
@@ -251,7 +252,7 @@ def _encoded_references(source: Source, person: Person, speaker: Speaker, choice
 def _with_jobs(
     frames: Iterator[tuple[int, np.ndarray]], motions: list[Motion], fps: Fraction, speaker: Speaker, clock: Clock
 ) -> Iterator[_Frame]:
-    """Each frame of the output with the faces that are to be made in it."""
+    """Yield each frame of the output with the faces to generate in it."""
     offsets = np.arange(speaker.window) - speaker.window // 2
     for k, (_, picture) in enumerate(frames):
         frame = _Frame(picture)
@@ -272,7 +273,7 @@ def _face(
     size: int,
 ) -> _Face:
     row = m.rows[k]
-    # The window is frames of 1/25 s whatever the output's rate, and ends where the run of frames does.
+    # The window's frames are 1/25 s apart whatever the output's rate; it ends where the run of frames does.
     window = np.clip(k + np.rint(offsets * float(fps / FPS)).astype(int), m.first[k], m.last[k])
     places = _places(window, fps)
     if fps != FPS:
@@ -284,7 +285,7 @@ def _face(
 
 
 def _places(frames: np.ndarray, fps: Fraction) -> np.ndarray:
-    """Where the middles of frames of the output lie on the 25 fps timeline, in its frames."""
+    """Positions of the output frames' midpoints on the 25 fps timeline, in frames of that timeline."""
     return frames if fps == FPS else (frames + 0.5) * float(FPS / fps) - 0.5
 
 
@@ -296,7 +297,7 @@ def _spoken(
     batch_size: int,
     clock: Clock,
 ) -> Iterator[_Frame]:
-    """The frames with their faces made, in batches of `batch_size` frames."""
+    """Yield the frames with their faces generated, in batches of `batch_size` frames."""
     known: list[dict] = [{} for _ in references]
     with contextlib.closing(frames):
         while batch := list(itertools.islice(frames, batch_size)):
@@ -329,9 +330,9 @@ def _writers(
     size: int,
     options: DubOptions,
 ) -> Callable[[_Frame], None]:
-    """Open the output and the optional videos beside it; the function returned writes a frame to each.
+    """Open the output and the optional videos; the function returned writes a frame to each.
 
-    The output is opened last and thus closed first: if that fails, the others are not left behind.
+    The output is opened last and so closed first: if closing it fails, the others are not left behind.
     """
     writes = []
     if options.visualize is not None:
@@ -358,7 +359,7 @@ def _writers(
 
 
 def _shown(frame: _Frame, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The heatmap and the generated crop of a frame's first face, both black where there is none."""
+    """The heatmap and the generated crop of a frame's first face; both black if there is none."""
     if frame.faces:
         return frame.faces[0].heatmap, frame.faces[0].made
     return np.zeros((size, size), np.float32), np.zeros((size, size, 3), np.uint8)

@@ -1,4 +1,4 @@
-"""The source video as frames that are played forward, back, and forward again, in bounded memory."""
+"""Plays the source video's frames forward, back and forward again, in bounded memory."""
 
 import contextlib
 import os
@@ -12,27 +12,27 @@ from media.container import REMEDY
 from media.errors import InputError
 from media.video import read_frames
 
-MEMORY = 256 * 2**20  # bytes of decoded frames that are held at most
+MEMORY = 256 * 2**20  # most bytes of decoded frames to hold
 
 
 def source_index(position: int | np.ndarray, frames: int) -> int | np.ndarray:
-    """Which of a video's `frames` frames is shown at `position` when it is played forward, then back, and so on.
+    """Index of the frame shown at `position` when a video of `frames` frames plays forward, then back, and so on.
 
-    Time turns round at the last frame's end, so that the first and the last frame are shown twice in a row.
+    Playback reverses at the end of the last frame, so the first and the last frame are shown twice in a row.
     """
     phase = position % (2 * frames)
     return np.minimum(phase, 2 * frames - 1 - phase)
 
 
 class Source:
-    """A video read in two passes: `scan` once, then `play` for as long as wanted.
+    """A video read in two passes: `scan` once, then `play` for any length.
 
-    A video whose frames fit in `memory` bytes is decoded once and held. Of a longer one, only a stretch that is
-    played backward is held, at most `memory` bytes of it.
+    A video whose frames fit in `memory` bytes is decoded once and held. For a longer one, only stretches played
+    backward are held, one at a time, at most `memory` bytes each.
 
     Args:
         path: any file that `media.video.read_frames` reads.
-        fps: frames a second of the timeline.
+        fps: frames per second of the timeline.
         memory: bytes.
     """
 
@@ -43,7 +43,7 @@ class Source:
         self._held: list[np.ndarray] | None = []
 
     def scan(self, limit: int | None = None) -> Iterator[np.ndarray]:
-        """Give the frames (H, W, 3) uint8 from the first on, `limit` at most, and count them."""
+        """Yield the frames (H, W, 3) uint8 from the first on, `limit` at most, and count them."""
         self.frames, self._held = 0, []
         for frame in islice(read_frames(self.path, self.fps), limit):
             self.frames += 1
@@ -55,7 +55,7 @@ class Source:
             yield frame
 
     def play(self, length: int) -> Iterator[tuple[int, np.ndarray]]:
-        """Give `length` pairs of (index of the frame, frame), forward and back over the scanned frames."""
+        """Yield `length` pairs (frame index, frame), forward and back over the scanned frames."""
         done = 0
         while done < length:
             forward = (done // self.frames) % 2 == 0
@@ -66,7 +66,7 @@ class Source:
                     return
 
     def frame(self, index: int) -> np.ndarray:
-        """The frame of an index below the number of scanned ones."""
+        """The frame at `index`, which is below the number of scanned frames."""
         return next(self._span(index, index + 1))
 
     def _forward(self) -> Iterator[tuple[int, np.ndarray]]:
@@ -83,10 +83,10 @@ class Source:
             stop = start
 
     def _span(self, start: int, stop: int) -> Iterator[np.ndarray]:
-        """The frames from `start` to `stop`, as many as that.
+        """Yield exactly the frames from `start` to `stop`.
 
-        A damaged file may end sooner when it is read from the middle, or read again: what is missing then is looked for
-        from the first frame on, and in the end the last frame stands still.
+        A damaged file may end sooner when it is read from the middle or read again. Missing frames are then searched
+        for from the first frame on; the last frame found replaces those still missing.
         """
         if self._held is not None:
             yield from self._held[start:stop]

@@ -1,4 +1,4 @@
-"""What makes faces speak, a batch of frames in and the faces that say the sound out: what all kinds share."""
+"""`Speaker`, the base of all networks in dubbing: takes a batch of frames and returns the generated faces."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -20,11 +20,12 @@ PRECISIONS = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass
 class FaceJob:
-    """One face to make.
+    """One face to generate.
 
-    crop: (S, S, 3) uint8, the source's face. window: (T,) indices of the output frames in the speaker's window,
-    the centre one in the middle. sound: (T,) places on the 25 fps timeline of the sound that each of them hears.
-    pose: landmarks (131, 2) in the crop's units of each of the window's frames, (T, 131, 2).
+    crop: (S, S, 3) uint8, the source's face.
+    window: (T,) indices of the output frames in the speaker's window; the frame to generate is in the middle.
+    sound: (T,) position of each of the window's frames on the 25 fps timeline of the sound.
+    pose: (T, 131, 2) landmarks of each of the window's frames, in the crop's units.
     """
 
     crop: np.ndarray
@@ -34,20 +35,20 @@ class FaceJob:
 
 
 class Speaker(ABC):
-    """Makes faces speak; `StsaSpeaker` and `G4GSpeaker` are the kinds.
+    """Generates faces that match the sound; `StsaSpeaker` and `G4GSpeaker` implement it.
 
-    On CUDA the networks are recorded as graphs of `batch_size` faces at the first batch; smaller batches are padded.
+    On CUDA the first batch records the networks as graphs of `batch_size` faces; smaller batches are padded.
 
     Args:
         synthesizer: in eval mode.
-        window: T, the frames in a `FaceJob`.
-        predicts_heatmaps: whether the heatmaps that `speak` returns are those of the faces that it makes.
+        window: T, the number of frames in a `FaceJob`.
+        predicts_heatmaps: whether `speak` returns heatmaps of the generated faces.
         device: where the networks run.
-        precision: of their products, "float32", "bf16" or "fp16"; None is fp16 on CUDA, else float32.
-        batch_size: faces made at once, at most; None runs every batch as it comes, without graphs.
+        precision: of their matrix products: "float32", "bf16" or "fp16"; None is fp16 on CUDA, else float32.
+        batch_size: most faces generated at a time; None runs each batch at its own size, without graphs.
 
     Raises:
-        InputError: the device cannot compute so.
+        InputError: the device does not support the precision.
     """
 
     def __init__(
@@ -65,7 +66,7 @@ class Speaker(ABC):
         self.device, self.dtype = device, PRECISIONS[precision]
         if self.dtype is None:
             forbid_tf32()
-        self.padding = batch_size or 0 if device.type == "cuda" else 0  # faces that a graph takes; 0: there is none
+        self.padding = batch_size or 0 if device.type == "cuda" else 0  # faces per graph; 0: no graphs
         self._graphs: dict[Callable, Callable] = {}
         self.synthesizer = accelerate_inference(synthesizer).to(device)
         self.window, self.predicts_heatmaps = window, predicts_heatmaps
@@ -80,20 +81,20 @@ class Speaker(ABC):
     def speak(
         self, jobs: list[FaceJob], references: Any, features: np.ndarray, known: dict
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Make the faces of `jobs`, one person's, in the order of the output.
+        """Generate the faces of `jobs`, all of one person, in the order of the output.
 
         Args:
             references: `encode`'s result for the person.
             features: (frames, channels) of the whole sound.
-            known: what the speaker keeps of the person from one batch to the next; empty at first.
+            known: data of the person that the speaker keeps between batches; empty at first.
 
         Returns:
-            faces (B, S, S, 3) uint8 RGB, and heatmaps (B, S, S) float32 in [0, 1] to show beside them: their own where
-            the speaker `predicts_heatmaps`, else the references'.
+            faces (B, S, S, 3) uint8 RGB, and heatmaps (B, S, S) float32 in [0, 1] for display: those of the faces if
+            the speaker `predicts_heatmaps`, else those of the references.
         """
 
     def _run(self, function: Callable, *inputs: Tensor):
-        """`function(*inputs)`; where batches are padded, as a graph that the first call records."""
+        """Call `function(*inputs)`; a padded batch runs as a graph that the first call records."""
         if len(inputs[0]) != self.padding:
             return function(*inputs)
         if function not in self._graphs:

@@ -1,4 +1,4 @@
-"""STSA's two networks as dubbing uses them: the predictor's heatmaps drive the synthesizer."""
+"""STSA's two networks in dubbing: the synthesizer is conditioned on the predictor's heatmaps."""
 
 from dataclasses import dataclass
 
@@ -17,30 +17,30 @@ from models.fast import autocast, padded
 
 @dataclass
 class PersonReferences:
-    """A person's reference frames as the networks have encoded them; once a video."""
+    """A person's reference frames, encoded by the networks once per video."""
 
     heatmaps: Tensor
     points: Tensor
     images: References
 
     def tensors(self) -> list[Tensor]:
-        """All that is kept, in a row."""
+        """All tensors in one list."""
         return [self.heatmaps, self.points, *(tensor for part in self.images for tensor in part)]
 
     def holding(self, tensors: tuple[Tensor, ...]) -> "PersonReferences":
-        """The same made of others like `tensors()`."""
+        """A copy with other tensors, in the order of `tensors()`."""
         heatmaps, points, *rest = tensors
         rest = iter(rest)
         return PersonReferences(heatmaps, points, References(*([next(rest) for _ in part] for part in self.images)))
 
 
 class StsaSpeaker(Speaker):
-    """Args as of `Speaker`, and
+    """`Speaker` with STSA's two networks. Its arguments are those of `Speaker`, and
 
         predictor, synthesizer: networks in eval mode, trained on the same sound features.
 
     Raises:
-        InputError: the two networks hear different features, or the device cannot compute so.
+        InputError: the two networks take different sound features, or the device does not support the precision.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class StsaSpeaker(Speaker):
     def speak(
         self, jobs: list[FaceJob], references: PersonReferences, features: np.ndarray, known: dict
     ) -> tuple[np.ndarray, np.ndarray]:
-        """See `Speaker`; `known` keeps the embeddings of the frames of the batch before."""
+        """See `Speaker`; `known` keeps the embeddings of the previous batch's frames."""
         embeddings = self._embed(jobs, features, known)
         centre, count = self.window // 2, len(jobs)
         landmarks = np.stack([job.pose[centre] for job in jobs])
@@ -89,7 +89,7 @@ class StsaSpeaker(Speaker):
     def _dub(
         self, embeddings: Tensor, poses: Tensor, points: Tensor, sound: Tensor, crops: Tensor, *references: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Faces (B, 3, S, S) and heatmaps (B, 1, S, S) of one person's frames."""
+        """Faces (B, 3, S, S) and heatmaps (B, 1, S, S) for one person's frames."""
         references = self._form.holding(references)
         with autocast(self.device, self.dtype):
             wanted = self.synthesizer.config.landmark_flow
@@ -106,7 +106,7 @@ class StsaSpeaker(Speaker):
             return self.predictor.encode_frames(sound, poses).float()
 
     def _embed(self, jobs: list[FaceJob], features: np.ndarray, known: dict) -> Tensor:
-        """(B, T, 2, width): the windows' embeddings, each frame's computed once."""
+        """Embeddings of the windows, (B, T, 2, width); each frame is encoded once."""
         keys = [[(int(index), float(place)) for index, place in zip(j.window, j.sound, strict=True)] for j in jobs]
         poses: dict = {}
         for row, job in zip(keys, jobs, strict=True):
@@ -119,7 +119,7 @@ class StsaSpeaker(Speaker):
             for i in range(0, len(missing), size):
                 part = slice(i, i + size)
                 inputs = (padded(x[part], size) for x in (sound, pose))
-                encoded = self._run(self._encode_frames, *inputs).clone()  # a graph's own is overwritten
+                encoded = self._run(self._encode_frames, *inputs).clone()  # the next run overwrites a graph's output
                 known.update(zip(missing[part], encoded, strict=False))
         for key in [key for key in known if key not in poses]:
             del known[key]
