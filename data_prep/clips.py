@@ -1,4 +1,4 @@
-"""The clip file, one `.safetensors` a source video, and the training windows read from a folder of them."""
+"""The clip file: one `.safetensors` per source video, with its faces, landmarks and sound."""
 
 import contextlib
 import os
@@ -24,7 +24,7 @@ JPEG = [
     cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
 ]  # fmt: skip
 
-_F, _ANY = "frames", None  # dimensions that a clip's tensors share, or that are free
+_F, _ANY = "frames", None  # a dimension shared by a clip's tensors, and a free one
 _LAYOUT: dict[str, tuple[str, tuple]] = {
     "frames": ("I32", (_F,)),
     "faces": ("U8", (_ANY,)),
@@ -39,14 +39,14 @@ _OPTIONAL = {"audio_wav2vec2": ("F32", (_ANY, 768))}
 
 @dataclass
 class ClipData:
-    """What goes into a clip file. F faces; see `Clip`.
+    """Contents of a clip file with F faces; see `Clip`.
 
     faces: JPEG bytes of each face, RGB 128 x 128.
     landmarks: (131, 2) float32 of each face, in units of its box.
     boxes: (4,) int32 of each face, x1 y1 x2 y2 in the source frame.
-    frames: index of each face on the 25 fps timeline, rising.
+    frames: index of each face on the 25 fps timeline, ascending.
     wav: (samples,) float32 in [-1, 1] at 16 kHz.
-    audio: features by kind, (frames, channels) float32; "mel" always.
+    audio: features by kind, (frames, channels) float32; always includes "mel".
     """
 
     faces: list[bytes]
@@ -63,7 +63,7 @@ def encode_face(face: np.ndarray) -> bytes:
 
 
 def write_clip(path: str | os.PathLike, data: ClipData) -> None:
-    """Write a clip file: complete, or not there. InputError if it cannot be written."""
+    """Write a clip file, completely or not at all. InputError if it cannot be written."""
     tensors = {
         "faces": np.frombuffer(b"".join(data.faces), np.uint8),
         "face_offsets": np.cumsum([0, *map(len, data.faces)], dtype=np.int64),
@@ -84,12 +84,12 @@ class Clip:
     Args:
         path: the file.
         id: its name in messages and manifests; by default the file's name.
-        decoded: folder for a copy of the faces as plain pixels, made when the first face is asked for; a changed clip
-            file gets a new copy, beside the old one. Some ten times the space of the JPEGs, and as many times as fast.
+        decoded: folder for a copy of the faces as raw pixels, written when the first face is read. A changed clip file
+            gets a new copy next to the old one. The copy is some ten times as large as the JPEGs, and as much faster.
 
     Raises:
-        InputError: the file is no clip file: unreadable, a tensor missing or of the wrong type or shape, offsets or
-            frame numbers that do not rise.
+        InputError: the file is not a clip file: it is unreadable, a tensor is missing or of the wrong type or shape, or
+            offsets or frame numbers do not ascend.
     """
 
     def __init__(self, path: str | os.PathLike, id: str | None = None, decoded: str | os.PathLike | None = None):
@@ -186,7 +186,7 @@ class Clip:
 
     @property
     def kinds(self) -> list[str]:
-        """Kinds of audio features that the file holds: "mel", perhaps "wav2vec2"."""
+        """Kinds of audio features in the file: "mel", possibly "wav2vec2"."""
         return [name.removeprefix("audio_") for name in self._sizes if name.startswith("audio_")]
 
     def audio(self, kind: str) -> np.ndarray:
@@ -196,7 +196,7 @@ class Clip:
         return self._read(f"audio_{kind}")
 
     def face_bytes(self, positions: Sequence[int]) -> list[bytes]:
-        """The JPEG files of some faces."""
+        """JPEG bytes of the faces at `positions`."""
         with self._open() as file:
             faces = file.get_slice("faces")
             return [bytes(faces[int(self._offsets[i]) : int(self._offsets[i + 1])]) for i in positions]
@@ -212,7 +212,7 @@ class Clip:
 
     @cached_property
     def _decoded_copy(self) -> Path:
-        """The file of all faces' pixels, one after the other; made if it is not there."""
+        """The file of all faces' pixels in order; written if it does not exist."""
         state = self.path.stat()
         place = self._decoded / f"{self.id}.rgb"
         copy = place.with_name(f"{short_stem(place)}.{state.st_size:x}-{state.st_mtime_ns:x}.rgb")
@@ -224,7 +224,7 @@ class Clip:
 
     def _decode(self, data: bytes) -> np.ndarray:
         size = jpeg_size(data)
-        if size not in (None, (CROP_SIZE, CROP_SIZE)):  # before it is decoded: it may be of any size
+        if size not in (None, (CROP_SIZE, CROP_SIZE)):  # checked before decoding: it may be of any size
             self._refuse("faces", f"holds a picture of {size[0]}x{size[1]}, not {CROP_SIZE}x{CROP_SIZE}")
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if size else None
         if image is None:
@@ -233,7 +233,7 @@ class Clip:
 
 
 def jpeg_size(data: bytes) -> tuple[int, int] | None:
-    """Width and height by a JPEG's header (ITU-T T.81, B.2.2), before it is decoded; None where there is none."""
+    """Width and height from a JPEG's header (ITU-T T.81, B.2.2), without decoding; None if it has none."""
     at = 2 if data[:2] == b"\xff\xd8" else len(data)
     while at + 9 <= len(data) and data[at] == 0xFF:
         if 0xC0 <= data[at + 1] <= 0xCF and data[at + 1] not in (0xC4, 0xC8, 0xCC):  # a start of frame
@@ -255,5 +255,5 @@ def clip_paths(folder: str | os.PathLike) -> list[Path]:
 
 
 def clip_id(path: Path, folder: str | os.PathLike) -> str:
-    """What the clip file `path` below `folder` is called, as in the folder's manifest."""
+    """Name of the clip file `path` below `folder`, as in the folder's manifest."""
     return path.relative_to(folder).as_posix().removesuffix(SUFFIX)

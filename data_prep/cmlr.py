@@ -1,4 +1,4 @@
-"""CMLR: speakers `s1` to `s11`, a folder a date, pictures and sound in separate files, and split files in CSV."""
+"""CMLR: speakers `s1` to `s11`, a folder per date, video and sound in separate files, split files in CSV."""
 
 import re
 from pathlib import Path
@@ -8,14 +8,14 @@ from media.errors import InputError
 from media.files import SOUND_SUFFIXES, VIDEO_SUFFIXES, files_below
 
 _SPEAKER = re.compile(r"s\d+")
-_CONTENT = {"video", "videos", "audio", "audios", "wav"}  # folders that tell what, not who or when
+_CONTENT = {"video", "videos", "audio", "audios", "wav"}  # folders named for their content, not for a speaker or a date
 
 
 def sources(folder: Path) -> list[Source]:
-    """The clips that train.csv, val.csv and test.csv name, or, without them, all videos that are there.
+    """The clips that train.csv, val.csv and test.csv name; without these files, all videos found.
 
-    Videos lie in `video/<speaker>/<date>/<name>.mp4`, their sound in `audio/<speaker>/<date>/<name>.wav`; the folder
-    that says which may also come below the speaker's. A video without a sound file is expected to have its own.
+    Videos lie in `video/<speaker>/<date>/<name>.mp4`, their sound in `audio/<speaker>/<date>/<name>.wav`; the folders
+    `video` and `audio` may also lie below the speaker's. A video without a sound file must contain its own sound.
 
     Ids are `<split>/<speaker>/<date>/<name>`.
     """
@@ -54,6 +54,6 @@ def _by_name(folder: Path, suffixes: set[str]) -> dict[str, Path]:
 
 
 def _without_suffix(name: str) -> str:
-    """Names hold dots (`section_1_002.05_004.82`), so only a known suffix is cut."""
+    """Cut a known suffix only, because names contain dots (`section_1_002.05_004.82`)."""
     suffix = Path(name).suffix
     return name.removesuffix(suffix) if suffix.lower() in VIDEO_SUFFIXES | SOUND_SUFFIXES else name

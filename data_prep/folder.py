@@ -1,4 +1,4 @@
-"""A folder of videos with sound, in subfolders too: the layout for one's own clips."""
+"""The layout for one's own clips: a folder of videos with sound, subfolders included."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What every dataset layout gives: a list of sources, each with the id that names its clip file."""
+"""Sources of a dataset: each layout returns a list of them. A source's id names its clip file."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -12,10 +12,10 @@ from media.errors import InputError
 class Source:
     """One clip of a dataset.
 
-    id: names the clip file, a relative path without suffix, its parts joined by "/".
+    id: name of the clip file: a relative path without suffix, its parts joined by "/".
     video: the file with the picture.
-    sound: the file with the sound; the video itself where they are one file.
-    problem: why the source cannot be used, where the layout itself knows it ("" otherwise).
+    sound: the file with the sound; may be the video itself.
+    problem: why the source cannot be used, if the layout finds a reason; else "".
     """
 
     id: str
@@ -25,9 +25,9 @@ class Source:
 
 
 def relative_ids(paths: list[Path], folder: Path) -> list[str]:
-    """Ids of files below `folder`: the relative path without the suffix, or with it where two would be the same.
+    """Ids of files below `folder`: the relative path without the suffix, or with it if two would be equal.
 
-    Ids that differ in case alone count as the same, for file systems that do not tell them apart.
+    Ids that differ only in case count as equal, for file systems that ignore case.
     """
     short = [path.relative_to(folder).with_suffix("").as_posix() for path in paths]
     times = Counter(id.lower() for id in short)
@@ -46,7 +46,7 @@ def relative_ids(paths: list[Path], folder: Path) -> list[str]:
 
 
 def inside(folder: Path, relative: str, listed_in: Path) -> Path:
-    """The path of `relative` below `folder`; InputError where it would lead out of it."""
+    """The path of `relative` below `folder`; InputError if it leads out of `folder`."""
     path = folder / relative
     if Path(relative).is_absolute() or ".." in Path(relative).parts:
         raise InputError(f"split file {listed_in} names {relative!r}, which lies outside {folder}; correct the line")
@@ -54,14 +54,14 @@ def inside(folder: Path, relative: str, listed_in: Path) -> Path:
 
 
 def splits(places: list[Path], suffix: str) -> Iterator[tuple[str, Path, str]]:
-    """The lines of the split files, as (split, file, line), stripped and without blank ones.
+    """Yield the lines of the split files as (split, file, line), stripped and without blank ones.
 
     Args:
-        places: folders to look in for train, val and test; the first that has a file gives it.
+        places: folders to search for the files train, val and test; the first folder that has a file counts.
         suffix: ".txt" or ".csv".
 
     Raises:
-        InputError: a file is no text.
+        InputError: a file is not text.
     """
     for split in ("train", "val", "test"):
         path = next((place / f"{split}{suffix}" for place in places if (place / f"{split}{suffix}").is_file()), None)

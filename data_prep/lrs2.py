@@ -10,10 +10,10 @@ _CLIP = re.compile(r"[\w-]+/\d+")
 
 
 def sources(folder: Path) -> list[Source]:
-    """The clips that the split files name, or, without split files, all that are there.
+    """The clips that the split files name; without split files, all clips found.
 
     Args:
-        folder: what holds `mvlrs_v1`, or `mvlrs_v1` itself; the split files lie in either.
+        folder: the folder that contains `mvlrs_v1`, or `mvlrs_v1` itself; either may hold the split files.
 
     Ids are `<split>/<video id>/<digits>`, so that OUTPUT/train is a folder of clip files to train on.
     """

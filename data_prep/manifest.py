@@ -1,4 +1,4 @@
-"""manifest.jsonl: what became of each source of a folder of clip files."""
+"""manifest.jsonl: the outcome of each source of a folder of clip files."""
 
 import contextlib
 import fcntl
@@ -12,11 +12,11 @@ from media.files import replacing
 
 
 class Manifest:
-    """The manifest of a folder of clip files: a line of JSON a source, `id`, `outcome` ("ok" or "failed"), `reason`.
+    """The manifest of a folder of clip files: one JSON line per source, `id`, `outcome` ("ok" or "failed"), `reason`.
 
-    Lines are appended as sources are finished and, at a run's end, put in the order of the ids, one a source. A kill
-    can leave nothing worse than half a last line, which the next reader leaves out. Several processes, or machines with
-    a common file system, may write at a time.
+    Lines are appended as sources finish. At the end of a run they are sorted by id, one per source. A kill leaves at
+    worst an incomplete last line, which readers skip. Several processes, or machines with a common file system, may
+    write at the same time.
     """
 
     def __init__(self, folder: Path):
@@ -36,23 +36,23 @@ class Manifest:
 
     @cached_property
     def _offsets(self) -> dict[str, int | None]:
-        """Each clip's audio-video offset in frames by its id, where `data_prep.offsets` has been; None: too short."""
+        """Audio-video offset in frames by clip id, for clips that `data_prep.offsets` has measured; None: too short."""
         return {
             id: line["offset"] for id, line in self.read().items() if isinstance(line.get("offset", ""), int | None)
         }
 
     def lateness(self, clip: str, max_offset: int | None, correct: bool) -> int | None:
-        """How many frames later than its picture a clip's sound is to be read, for a training that asks for this.
+        """Number of frames by which training reads a clip's sound later than its picture.
 
         Args:
-            max_offset: clips that are off by more are left out; None keeps all, and reads nothing but for `correct`.
-            correct: move the sound by the clip's offset; otherwise it is read as it is, 0.
+            max_offset: leave out clips with a larger offset; None keeps all, and needs no offsets unless `correct`.
+            correct: compensate the clip's offset; otherwise the number is 0.
 
         Returns:
-            None where the clip is to be left out.
+            None if the clip is left out.
 
         Raises:
-            InputError: an offset is needed, and nobody has looked for it.
+            InputError: an offset is needed but has not been measured.
         """
         if max_offset is None and not correct:
             return 0
@@ -75,12 +75,12 @@ class Manifest:
             file.seek(0, 2)
             if file.tell():
                 file.seek(-1, 2)
-                if file.read(1) != b"\n":  # a killed run's half line: keep it from swallowing this one
+                if file.read(1) != b"\n":  # end a killed run's incomplete line
                     text = "\n" + text
             file.write(text.encode())
 
     def sort(self) -> None:
-        """Rewrite the file: one line a source, in the order of the ids."""
+        """Rewrite the file: one line per source, sorted by id."""
         with self._alone():
             lines = self.read()
             with replacing(self.path) as temporary:
@@ -88,7 +88,7 @@ class Manifest:
                 temporary.write_text(text, encoding="utf-8")
 
     def remove_partial(self) -> None:
-        """Remove what a run that was killed while it sorted has left."""
+        """Remove the temporary files of runs that were killed while sorting."""
         with self._alone():  # others' temporary files exist only while they hold the lock
             for path in self.path.parent.glob(".manifest.*.partial.jsonl"):
                 path.unlink(missing_ok=True)

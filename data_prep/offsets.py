@@ -1,14 +1,14 @@
-"""Find how far each clip's sound is from its picture, and write it into the manifest.
+"""Measure each clip's audio-video offset and write it into the manifest.
 
     python -m data_prep.offsets CLIPS --expert runs/sync/best
 
-CLIPS is a folder of clip files; --expert is a checkpoint folder of train_sync.py, Wav2Lip's `lipsync_expert.pth`, or
+CLIPS is a folder of clip files. --expert is a checkpoint folder of train_sync.py, Wav2Lip's `lipsync_expert.pth`, or
 Chung's `syncnet_v2.model`.
-The offset is the number of frames by which the sound has to be moved later to fit (negative: it comes too late), as
-LSE-D and LSE-C count it; null where a clip has no five frames in a row. `data.max_offset=1` then leaves out of a
-training what is off by more than a frame, `data.correct_offsets=true` moves it into step. An expert that has not
-learned finds offsets too: with --proven-on, a folder of clips in step that it was not trained on, nothing is written
-unless it finds most of them within a frame.
+The offset is the number of frames by which the sound must be delayed to match the picture (negative: it comes too
+late), as in LSE-D and LSE-C. It is null for a clip without five consecutive frames. In training, `data.max_offset=1`
+leaves out clips with a larger offset than one frame, and `data.correct_offsets=true` corrects offsets. An untrained
+expert finds offsets too. --proven-on checks it: a folder of synchronised clips held out from the expert's training.
+Nothing is written unless the expert finds offsets of at most one frame for more than half of these clips.
 """
 
 import argparse
@@ -57,17 +57,17 @@ def similarity_curves(
     shown: Callable[[range], np.ndarray] | None = None,
     voice: Clip | None = None,
 ) -> np.ndarray:
-    """How near each window of five faces is to its sound moved by -shifts .. shifts frames.
+    """Similarity of each window of five faces to its sound, shifted by -shifts .. shifts frames.
 
     Args:
-        expert: in eval mode; the work is done on its device.
-        shown: gives other faces (n, H, W, 3) uint8 in the place of some of the clip's, such as dubbed ones.
-        voice: another clip, whose sound is heard in the place of the clip's own.
+        expert: in eval mode; computes on its device.
+        shown: returns faces (n, H, W, 3) uint8 for positions, to replace the clip's own, for example dubbed ones.
+        voice: another clip, whose sound replaces the clip's own.
 
     Returns:
-        (windows, 2 shifts + 1) float32, cosine similarity, of Chung's network the negative Euclidean distance: column
-        k is the sound that comes k - shifts frames after the faces. Windows whose shifted sounds do not all lie within
-        the sound are left out, unless that leaves none: silence then stands for what is missing.
+        (windows, 2 shifts + 1) float32: cosine similarity, or for Chung's network the negative Euclidean distance.
+        Column k is the sound k - shifts frames after the faces. Windows whose shifted sounds reach beyond the recording
+        are left out; if none would remain, the recording is padded with silence instead.
     """
     device = next(expert.parameters()).device
     voice = voice or clip
@@ -116,9 +116,9 @@ def similarity_curves(
 
 
 def framed(face: np.ndarray, box: np.ndarray) -> np.ndarray:
-    """A clip's face (H, W, 3) uint8, cut at `box` from its source, where Chung's SyncNet expects it: (224, 224, 3).
+    """Place a clip's face (H, W, 3) uint8, cut at `box` from its source, in an input of Chung's SyncNet: (224, 224, 3).
 
-    A clip file holds nothing of the source around the face; the margin is filled as where the source ends.
+    A clip file has no pixels around the face, so the margin is grey, as it is beyond the border of a source frame.
     """
     width, height = (float(side) for side in box[2:] - box[:2])
     scale = SIZE / (max(width, height) * (1 + MARGIN))  # of the source
@@ -138,13 +138,13 @@ def find_offset(curves: np.ndarray) -> tuple[int, float]:
 
 
 def clip_offset(expert: SyncExpert | ChungSyncNet, clip: Clip) -> tuple[int | None, float]:
-    """`find_offset` of a clip; None where it has no five frames in a row."""
+    """`find_offset` for a clip; offset None if the clip has no five consecutive frames."""
     curves = similarity_curves(expert, clip)
     return find_offset(curves) if len(curves) else (None, 0.0)
 
 
 def check_expert(expert: SyncExpert | ChungSyncNet, folder: Path) -> None:
-    """InputError unless the expert finds more than half of the clips of `folder`, which are in step, within a frame."""
+    """InputError unless the expert's offset is at most one frame for more than half of the synchronised clips."""
     paths = clip_paths(folder)
     offsets = [clip_offset(expert, Clip(path))[0] for path in tqdm(paths, unit="clip", desc="proof")]
     found = sum(offset is not None and abs(offset) <= 1 for offset in offsets)
@@ -171,7 +171,7 @@ def main() -> None:
     for path in tqdm(paths, unit="clip", desc="offsets"):
         name = clip_id(path, options.clips)
         line = known.get(name, {"id": name, "outcome": "ok"})
-        if line.get("offset_expert") != judge:  # where an earlier run was interrupted, others are done
+        if line.get("offset_expert") != judge:  # an interrupted run has measured the others
             offset, confidence = clip_offset(expert, Clip(path, name))
             line |= {"offset": offset, "offset_confidence": round(confidence, 4), "offset_expert": judge}
             manifest.add([line])

@@ -2,8 +2,8 @@
 
     python -m data_prep.preprocess INPUT OUTPUT [--dataset lrs2] [--audio mel wav2vec2] [--workers N]
 
-Each source gives one clip file OUTPUT/<id>.safetensors and one line in OUTPUT/manifest.jsonl. A run that was stopped
-goes on where it was when started again; several machines share the work with --shard 1/N .. N/N or --backend dask.
+Each source gives one clip file OUTPUT/<id>.safetensors and one line in OUTPUT/manifest.jsonl. A stopped run resumes
+when started again. Several machines share the work with --shard 1/N .. N/N or --backend dask.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from media.timeline import FPS
 
 
 def parse_shard(text: str) -> tuple[int, int]:
-    """Read I/N as (I - 1, N). Parts count from 1; 0 names the last, so that those who count from 0 are served too."""
+    """Read I/N as (I - 1, N). Parts count from 1; 0 is the last part, so that counting from 0 works too."""
     try:
         part, parts = (int(number) for number in text.split("/"))
     except ValueError:
@@ -60,13 +60,13 @@ from media.face import FaceTracker
 from media.sound import read_audio
 from media.video import read_frames
 
-MINIMUM = FPS  # frames with a face: one second
-LONGEST_NAME = 255  # bytes, of a file on the usual systems
-_FACES = 3  # looked for in a frame, so that the tracker stays with one of them
+MINIMUM = FPS  # fewest frames with a face: one second
+LONGEST_NAME = 255  # bytes; limit of common file systems
+_FACES = 3  # faces to find in a frame, so that the tracker can stay with the same one
 
 
 def read_source(source: Source, kinds: list[str]) -> ClipData:
-    """Read a source's sound and the face in each of its frames; InputError says why it cannot be used."""
+    """Read a source's sound and the face in each of its frames; InputError if the source cannot be used."""
     if source.problem:
         raise InputError(source.problem)
     wav = read_audio(source.sound)
@@ -95,7 +95,7 @@ def read_source(source: Source, kinds: list[str]) -> ClipData:
 
 
 def features(wav: np.ndarray, kinds: list[str]) -> dict[str, np.ndarray]:
-    """Audio features by kind; log-mel always, which the lip-sync expert hears."""
+    """Audio features by kind; always includes log-mel, the input of the lip-sync expert."""
     found = {"mel": mel_spectrogram(wav)}
     if "wav2vec2" in kinds:
         with _one_thread():
@@ -105,9 +105,9 @@ def features(wav: np.ndarray, kinds: list[str]) -> dict[str, np.ndarray]:
 
 @contextlib.contextmanager
 def _one_thread() -> Iterator[None]:
-    """Torch computes in one thread: sums differ with their number, and clip files must not.
+    """Run torch in one thread: sums depend on the number of threads, and clip files must not.
 
-    Little is lost, as the workers are as many as the cores.
+    This costs little, because there are as many workers as cores.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -118,13 +118,13 @@ def _one_thread() -> Iterator[None]:
 
 
 def process(source: Source, output: Path, kinds: list[str]) -> dict:
-    """Make the clip file of one source. Returns its manifest line; InputError only if the file cannot be written."""
-    cv2.setNumThreads(0)  # the workers are as many as the cores
+    """Write the clip file of one source and return its manifest line; InputError only if writing fails."""
+    cv2.setNumThreads(0)  # there are as many workers as cores
     try:
         data = read_source(source, kinds)
-    except ModuleNotFoundError:  # no file's fault
+    except ModuleNotFoundError:  # not the file's fault
         raise
-    except Exception as error:  # whatever a foreign file provokes, the other files go on
+    except Exception as error:  # no error of one file may stop the others
         reason = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
         return failure(source, reason)
     path = clip_path(output, source)
@@ -137,13 +137,13 @@ def clip_path(output: Path, source: Source) -> Path:
 
 
 def name_problem(source: Source) -> str:
-    """Why a source's name cannot name a clip file; empty where it can."""
+    """Why a source's name cannot name a clip file; empty if it can."""
     name = f"{source.id}{SUFFIX}".rpartition("/")[2]
     return "its name is too long for a clip file; shorten it" if len(os.fsencode(name)) > LONGEST_NAME else ""
 
 
 def done_line(source: Source, clip: Clip) -> dict:
-    """The manifest line of a source whose clip file is there."""
+    """The manifest line of a source whose clip file exists."""
     return {
         "id": source.id,
         "source": source.video.name,
@@ -156,10 +156,7 @@ def done_line(source: Source, clip: Clip) -> dict:
 
 
 def source_bytes(source: Source) -> int | None:
-    """The size of the files that a source consists of, by which a video is told from another of its name.
-
-    None where they are gone.
-    """
+    """Total size of a source's files, which distinguishes videos of the same name; None if a file is gone."""
     try:
         return sum(path.stat().st_size for path in {source.video, source.sound})
     except OSError:
@@ -172,24 +169,24 @@ def failure(source: Source, reason: str) -> dict:
 
 
 def with_remarks(line: dict, earlier: dict) -> dict:
-    """`line` with what other commands have added to the `earlier` one of the same clip, such as its offset."""
+    """`line` plus the keys that other commands added to the `earlier` line of the same clip, such as its offset."""
     told_by = ("outcome", "frames", "seconds", "source_bytes")
     same = all(earlier.get(key, line.get(key)) == line.get(key) for key in told_by)
     return earlier | line if same else line
 
 
 def finished(sources: list[Source], output: Path, kinds: list[str], known: dict[str, dict]) -> list[dict]:
-    """The manifest lines of the sources whose clip files are there, whole, with all the audio that is asked for.
+    """The manifest lines of the sources whose clip files exist, are intact and have the audio features `kinds`.
 
-    The clip file decides, since a run may have been killed between the file and its line, `known`; unless that line
-    tells of a source of another size.
+    The clip file decides, not its line in `known`: a run may have been killed between writing the two. A source is not
+    finished if its line records another size of the source.
     """
     lines = []
     for source in sources:
         path = clip_path(output, source)
         line = known.get(source.id, {})
         size, now = line.get("source_bytes"), source_bytes(source)
-        gone = bool(source.problem) or now is None  # a source that was deleted once its clip file was there
+        gone = bool(source.problem) or now is None  # the source was deleted after its clip file was written
         if not os.path.isfile(path) or (not gone and size is not None and size != now):  # never raises
             continue
         try:
@@ -202,7 +199,7 @@ def finished(sources: list[Source], output: Path, kinds: list[str], known: dict[
 
 
 def remove_partial(output: Path, sources: list[Source]) -> None:
-    """Remove what a killed run left half written of these sources; those of other shards may be at work."""
+    """Remove a killed run's partial clip files of these sources only: other shards may be running."""
     paths = (clip_path(output, source) for source in sources)
     ours = {(path.parent, short_stem(path)) for path in paths}
     for path in output.rglob(f".*.partial{SUFFIX}"):

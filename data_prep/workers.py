@@ -1,4 +1,4 @@
-"""A function over many items in several processes, none of which can take the others down."""
+"""Runs a function over many items in several processes; if one crashes, the others continue."""
 
 import os
 import signal
@@ -16,7 +16,7 @@ from media.errors import InputError
 
 
 class _Crashed:
-    """The result of an item whose process died: decoders and detectors are native code, and files are foreign."""
+    """The result of an item whose process died. Decoders and detectors are native code, which bad files can crash."""
 
 
 CRASHED = _Crashed()
@@ -25,21 +25,21 @@ CRASHED = _Crashed()
 def spread(
     function: Callable[[Any], Any], items: list, workers: int, backend: str = "loky"
 ) -> Iterator[tuple[Any, Any]]:
-    """Yield (item, function(item)) as they are finished, in any order; CRASHED for an item that kills its process.
+    """Yield (item, function(item)) in order of completion; CRASHED as the result of an item that kills its process.
 
     Args:
         function: picklable.
-        workers: processes beside this one.
-        backend: "loky", processes of this machine, or "dask", those of the cluster at $DASK_SCHEDULER_ADDRESS (without
-            it, of a local one).
+        workers: number of processes, this one not counted.
+        backend: "loky" uses processes of this machine; "dask" those of the cluster at $DASK_SCHEDULER_ADDRESS, or of a
+            local cluster if that is not set.
 
     Raises:
-        InputError: dask is not installed. What `function` raises is raised here, too.
+        InputError: dask is not installed. Exceptions of `function` are raised too.
     """
     if backend == "dask":
         yield from _over_dask(function, items, workers)
         return
-    if workers == 1:  # which joblib would take for this process
+    if workers == 1:  # joblib would use this process instead of a worker
         yield from _one_by_one(function, items)
         return
     pending = dict(enumerate(items))
@@ -52,7 +52,7 @@ def spread(
             for position, result in parallel(calls):
                 yield pending.pop(position), result
         except TerminatedWorkerError:
-            # joblib does not say which item it was, but hands them out in order, one a worker: one of the next.
+            # joblib does not name the item, but hands items out in order, one per worker: it is one of the next.
             for position in list(pending)[:workers]:
                 yield from _one_by_one(function, [pending.pop(position)])
 
@@ -64,7 +64,7 @@ def _numbered(function: Callable[[Any], Any], position: int, item: Any) -> tuple
 def _one_by_one(function: Callable[[Any], Any], items: list) -> Iterator[tuple[Any, Any]]:
     pending = deque(items)
     while pending:
-        # The default of SIGINT ends a worker without a word; it is for this process to say that it was interrupted.
+        # With SIGINT's default action a worker ends silently; this process reports the interruption.
         default = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_DFL)}
         with ProcessPoolExecutor(1, mp_context=get_context("spawn"), **default) as pool:
             try:
