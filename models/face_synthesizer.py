@@ -74,8 +74,12 @@ class FaceSynthesizerConfig:
     width: float = 1.0  # factor of every layer's channels
     references: int = 5  # N, fixed by the spatial path's stacking
     size: int = 128  # H = W of the face crops, a multiple of 4, at least 100
-    spade_relu: bool | None = None  # a ReLU between SPADE's convolutions; not with the two options below
-    colour_major: bool | None = None  # `Form`'s; only the two options below may set it otherwise
+    # A ReLU between SPADE's two convolutions, as in its paper. The default of networks with landmark_flow or
+    # copy_references is none.
+    spade_relu: bool | None = None
+    # The spatial path stacks its references colour by colour, as the released network does, instead of image by image.
+    # Only a network with landmark_flow or copy_references may depart from its form.
+    colour_major: bool | None = None
     spatial: bool = True  # the spatial path; Table III's ablations leave one out
     temporal: bool = True  # the temporal path; a path that is absent has no parameters
     # Not in the paper, small models gain: the flow starts from a warp between landmarks, and a copy takes the mouth of
