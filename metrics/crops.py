@@ -1,4 +1,4 @@
-"""Scores of generated face crops in memory: what the training scripts and `metrics.quality` validate with."""
+"""Scores of generated face crops in memory, for validation in the training scripts and for `metrics.quality`."""
 
 from collections.abc import Callable, Iterable, Iterator
 from importlib.util import find_spec
@@ -18,17 +18,17 @@ from metrics.fid import FeatureStatistics, fid, inception_features, load_incepti
 from metrics.image import psnr, ssim
 from metrics.perceptual import load_lpips, lpips
 
-BATCH = 16  # crops that are scored together on the device
+BATCH = 16  # crops scored at once on the device
 
 
 def with_upper_half(faces: Tensor, true_faces: Tensor) -> Tensor:
-    """`faces` with rows 0 to H/2 taken from `true_faces`, both (..., 3, H, W): what a dubbed crop consists of."""
+    """`faces` with rows 0 to H/2 taken from `true_faces`, both (..., 3, H, W), as in a dubbed crop."""
     half = faces.shape[-2] // 2
     return torch.cat([true_faces[..., :half, :], faces[..., half:, :]], dim=-2)
 
 
 def crop_scores(faces: Tensor, true_faces: Tensor) -> dict[str, Tensor]:
-    """PSNR in dB and SSIM (Gaussian 11x11) of each crop, upper halves as given.
+    """PSNR in dB and SSIM (Gaussian 11x11) of each crop, with the true crop's upper half.
 
     Args:
         faces, true_faces: (M, 3, H, W), RGB in [0, 1].
@@ -41,10 +41,10 @@ def crop_scores(faces: Tensor, true_faces: Tensor) -> dict[str, Tensor]:
 
 
 class LipDistance:
-    """LipLMD of generated face crops: MediaPipe's lips in them against those in the true crops, in units of the crop.
+    """LipLMD of generated face crops: distance of MediaPipe's lips from those in the true crops, in units of the crop.
 
-    Both are found alike, in crops enlarged and set apart from the edge, so that what MediaPipe errs by on small
-    pictures is in both. Where it is not installed, or finds no true face, that is said once.
+    Generated and true crops are enlarged and padded in the same way, so that MediaPipe's errors on small images affect
+    both. A message is printed once if MediaPipe is not installed or finds no face in the true crops.
 
     Args:
         true: the true crops, (..., 3, H, W) in [0, 1].
@@ -55,9 +55,9 @@ class LipDistance:
         self.lips: list[np.ndarray | None] | None = None
 
     def __call__(self, faces: Tensor) -> float | None:
-        """The mean over the crops in which both are found; None where there is none.
+        """The mean over the crops in which both faces are found; None if there are none.
 
-        `faces` (..., 3, H, W) has a crop for each true one, whose upper half it gets, as `crop_scores` does.
+        `faces` (..., 3, H, W) has one crop for each true crop and takes its upper half, as in `crop_scores`.
         """
         faces = with_upper_half(faces.reshape(self.true.shape), self.true)
         try:
@@ -78,23 +78,22 @@ class LipDistance:
 
 
 def _lips(tracker: FaceTracker, face: Tensor) -> np.ndarray | None:
-    """The 40 lip points of a crop (3, H, W) in [0, 1], in its units; None where no face is found."""
-    size, margin = 200, 50  # all of it below the size in whose parts the tracker would search again
+    """The 40 lip points of a crop (3, H, W) in [0, 1], in units of the crop; None if no face is found."""
+    size, margin = 200, 50  # together below the size from which the tracker also searches tiles
     picture = cv2.resize(np.ascontiguousarray(to_pictures(face)), (size, size), interpolation=cv2.INTER_CUBIC)
     found = tracker.find(cv2.copyMakeBorder(picture, *[margin] * 4, cv2.BORDER_REPLICATE))
     return (select131(found[0].landmarks)[KEYPOINTS][LIP_KEYPOINTS] - margin) / size if found else None
 
 
 class PerceptualScores:
-    """LPIPS and FID of generated face crops, each where its weights and its package are; their absence is said once.
+    """LPIPS and FID of generated face crops, each if its weights and its package are present; absence is printed once.
 
-    FID is of a small sample here: 256 windows of five frames are 1280 crops, fewer than Inception's 2048 features, and
-    the frames of a window are nearly one picture. That biases it upwards. The crops are the same ones at every call,
-    so that it ranks the checkpoints of a run; it does not compare with a published FID, nor with other numbers of
-    windows.
+    The FID's sample is small: 256 windows of five frames are 1280 crops, fewer than Inception's 2048 features, and the
+    frames of a window are nearly identical. This biases FID upwards. Every call scores the same crops, so FID ranks the
+    checkpoints of a run. It is not comparable with a published FID, nor with another number of windows.
 
     Args:
-        true: the true crops, (..., 3, H, W) in [0, 1]; on the CPU, of which batches are moved.
+        true: the true crops, (..., 3, H, W) in [0, 1]; they stay on the CPU, and batches are moved to `device`.
         device: where the networks compute.
     """
 
@@ -115,9 +114,9 @@ class PerceptualScores:
         self._reference: FeatureStatistics | None = None
 
     def __call__(self, faces: Tensor) -> dict[str, float]:
-        """Those of "LPIPS" and "FID" that can be computed, both smaller the better.
+        """The scores "LPIPS" and "FID" that can be computed; lower is better.
 
-        `faces` (..., 3, H, W) has a crop for each true one, whose upper half it gets, as `crop_scores` does.
+        `faces` (..., 3, H, W) has one crop for each true crop and takes its upper half, as in `crop_scores`.
         """
         faces = faces.reshape(self.true.shape)
         scores = {}
@@ -132,7 +131,7 @@ class PerceptualScores:
         return scores
 
     def _pairs(self, faces: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches of generated, completed crops and of true ones, on the device."""
+        """Batches of generated crops with the true upper halves, and of true crops, on the device."""
         for generated, true in zip(faces.split(BATCH), self.true.split(BATCH), strict=True):
             generated, true = generated.to(self.device), true.to(self.device)
             yield with_upper_half(generated, true).clamp(0, 1), true
@@ -145,11 +144,11 @@ class PerceptualScores:
 
 
 class Validation:
-    """The scores by which a training script validates the face crops that it generates, as TensorBoard's scalars.
+    """The validation scores of a training script's generated face crops, as TensorBoard scalars.
 
     Args:
-        true, device, say: as `PerceptualScores` takes them; `say` also takes what `LipDistance` says.
-        level: of the run's sync expert, for -log cos; None where it has none.
+        true, device, say: as for `PerceptualScores`; `say` also prints the messages of `LipDistance`.
+        level: the -log cos of the run's sync expert; None without an expert.
     """
 
     def __init__(
@@ -162,9 +161,9 @@ class Validation:
         self.distance, self.perceptual, self.level = LipDistance(true, say), PerceptualScores(true, device, say), level
 
     def __call__(self, faces: Tensor) -> dict[str, float]:
-        """PSNR and SSIM; LipLMD, LPIPS, FID and -log cos where they can be computed.
+        """PSNR and SSIM; LipLMD, LPIPS, FID and -log cos if they can be computed.
 
-        `faces` (..., 3, H, W) is on the CPU, with `level` (W, 5, 3, H, W).
+        `faces` (..., 3, H, W) is on the CPU; with `level` its shape is (W, 5, 3, H, W).
         """
         true = self.perceptual.true
         pairs = zip(faces.reshape(true.shape).split(BATCH), true.split(BATCH), strict=True)

@@ -1,9 +1,9 @@
-"""Curves of training runs side by side, from what they wrote for TensorBoard.
+"""Draw the TensorBoard curves of several training runs side by side.
 
     python -m metrics.curves with=runs/a without=runs/b --scalars val/PSNR train/loss --output curves.png
 
-A panel a scalar, a line a run. What is logged every few steps (`train/...`) is drawn as a moving mean over its
-neighbours; TensorBoard itself shows every value.
+The figure has one panel a scalar and one line a run. Scalars logged every few steps (`train/...`) are drawn as a moving
+mean over 15 values; TensorBoard itself shows every value.
 """
 
 import sys
@@ -33,7 +33,7 @@ def scalar(run: Path, tag: str) -> tuple[np.ndarray, np.ndarray]:
         raise InputError(f"{run} holds no TensorBoard curves; give the output folder of a training run")
     known: dict[int, float] = {}
     tags: set[str] = set()
-    for file in files:  # a run that was resumed has several; what was logged twice counts as it was last
+    for file in files:  # a resumed run has several; a later value of a step replaces an earlier one
         events = EventAccumulator(str(file), size_guidance={"scalars": 0})
         events.Reload()
         tags |= set(events.Tags()["scalars"])

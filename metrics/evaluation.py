@@ -16,7 +16,7 @@ from metrics.pairs import Batch, FrameCount, FramePair, Pair, pair_videos, read_
 from metrics.scoring import ClipResult, ClipScorer, FrechetSets, Options
 
 _LARGEST_BATCH = 16
-_BATCH_PIXELS = 2**20  # of whole frames
+_BATCH_PIXELS = 2**20  # of a batch of whole frames
 
 
 @dataclass
@@ -28,9 +28,9 @@ class MethodResult:
         clips: one result a compared pair.
         left_out: name of a pair -> why it was not compared.
         only_generated, only_reference: videos without a partner.
-        fid: of all compared frames together; None where it was not computed.
-        pairs: name -> the two files, of all pairs whether compared or left out.
-        in_neither: clips of the list that neither folder has.
+        fid: over all compared frames together; None if not computed.
+        pairs: name -> the two files of every pair, compared or left out.
+        in_neither: listed clips that neither folder holds.
     """
 
     name: str
@@ -44,7 +44,7 @@ class MethodResult:
 
 
 class Observer(Protocol):
-    """Sees the frames of every clip while they are scored: the report's picture gallery."""
+    """Receives the frames of every clip while they are scored, as the report's gallery does."""
 
     def start(self, method: str, pair: Pair) -> None: ...
 
@@ -54,18 +54,18 @@ class Observer(Protocol):
 
 
 class Evaluation:
-    """Scores methods on the clips they share with the truth.
+    """Scores each method on the clips that it shares with the true videos.
 
     Args:
         folders: method -> folder of generated videos.
         reference: folder of the true videos.
         options: what to compute.
         networks: from `scoring.load_networks`.
-        only: the clips to score, each as it is called and the names that its videos may have; all where None.
-        observer: sees every frame that is scored.
+        only: clips to score: listed name -> names that the clip's videos may have; None scores all.
+        observer: receives every scored frame.
 
     Raises:
-        InputError: a folder has no video, or none with a partner.
+        InputError: a folder has no video, or no video with a partner.
     """
 
     def __init__(
@@ -102,10 +102,10 @@ class Evaluation:
         self.clips = sorted({clip for method in self.methods for clip in method.pairs})
 
     def run(self, progress: Callable[[str, int], None] = lambda clip, frames: None) -> list[MethodResult]:
-        """Score every pair; `progress` is told of a clip's frames as they are done.
+        """Score every pair; `progress(clip, frames)` is called after every batch.
 
         Raises:
-            InputError: not one pair could be compared; the message names the first and its reason.
+            InputError: no pair could be compared; the message names the first one and the reason.
         """
         with torch.inference_mode():
             for clip in self.clips:
@@ -152,7 +152,7 @@ class Evaluation:
 
 
 def _batches(frames: Iterator[FramePair], region: str) -> Iterator[list[FramePair]]:
-    """Consecutive frame pairs in lists; whole frames that are large come in small ones."""
+    """Consecutive frame pairs in batches; large whole frames come in smaller batches."""
     pairs: list[FramePair] = []
     for pair in frames:
         pairs.append(pair)

@@ -25,7 +25,7 @@ def load_inception(weights: Path) -> nn.Module:
     from pytorch_fid import inception
 
     state = read_foreign(weights)
-    # The package builds the network and downloads its weights in one function; hand it those that are here.
+    # The package builds the network and downloads its weights in one function; the patch passes it the local weights.
     with mock.patch.object(inception, "load_state_dict_from_url", lambda *args, **kwargs: state):
         try:
             network = inception.InceptionV3([inception.InceptionV3.BLOCK_INDEX_BY_DIM[FEATURES]])
@@ -56,12 +56,12 @@ class FeatureStatistics:
             self._add(len(vectors), mean, (vectors - mean).T @ (vectors - mean))
 
     def merge(self, other: "FeatureStatistics") -> None:
-        """Add all that `other` has seen."""
+        """Add all vectors of `other`."""
         if other.count:
             self._add(other.count, other._mean, other._scatter)
 
     def _add(self, count: int, mean: np.ndarray, scatter: np.ndarray) -> None:
-        """Chan, Golub and LeVeque's update, which does not cancel digits as sums of squares do."""
+        """Chan, Golub and LeVeque's update; sums of squares would lose digits to cancellation."""
         if not self.count:
             self.count, self._mean, self._scatter = count, mean.copy(), scatter.copy()
             return
@@ -88,9 +88,9 @@ def frechet_distance(
 ) -> float:
     """Fréchet distance of two Gaussians, |m1 - m2|^2 + Tr(C1 + C2 - 2 (C1 C2)^(1/2)); 0 where they are equal.
 
-    pytorch-fid takes the root of the product with `scipy.linalg.sqrtm`, which loses digits where the covariances are
-    singular (fewer frames than features), as a handful of clips makes them. Tr (C1 C2)^(1/2) is also the trace of the
-    root of C1^(1/2) C2 C1^(1/2), which is symmetric, so that its eigenvalues are accurate in every case.
+    pytorch-fid takes the root of the product with `scipy.linalg.sqrtm`, which loses digits if the covariances are
+    singular, as with fewer frames than features. Tr (C1 C2)^(1/2) equals the trace of the root of C1^(1/2) C2 C1^(1/2).
+    That matrix is symmetric, so its eigenvalues are accurate in every case.
 
     Args:
         mean, other_mean: (D,).
@@ -106,11 +106,11 @@ def frechet_distance(
 def fid(generated: FeatureStatistics, reference: FeatureStatistics) -> float | None:
     """Fréchet inception distance of two sets; lower is better, equal sets give 0.
 
-    A property of the two sets as wholes: it has no value a frame or a clip. Sets smaller than the 2048 features bias it
-    upwards, so that only numbers from sets of one size compare.
+    FID is defined for whole sets, not for a frame or a clip. Sets with fewer images than the 2048 features bias it
+    upwards, so only sets of equal size are comparable.
 
     Returns:
-        The distance, or None where a set has fewer than two images.
+        The distance, or None if a set has fewer than two images.
     """
     if min(generated.count, reference.count) < 2:
         return None

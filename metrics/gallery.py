@@ -1,4 +1,4 @@
-"""What there is to see of an evaluation: each clip's best and worst frame and a small video beside the truth."""
+"""The report's pictures: each clip's best and worst frame, and a small video next to the true one."""
 
 import tempfile
 from dataclasses import dataclass, field
@@ -17,11 +17,11 @@ from metrics.pairs import Batch, FramePair, Pair
 from metrics.scoring import ClipResult
 from metrics.tables import METRICS
 
-RANKING = ("lpips", "ssim", "psnr", "mse", "liplmd")  # the first that was computed says which frames are good
+RANKING = ("lpips", "ssim", "psnr", "mse", "liplmd")  # the first computed one ranks the frames
 SIDE = 192  # px, of a shot
 HEIGHT = 160  # px, of a preview
 SECONDS = 10  # of a preview
-PREVIEWS = 40  # that a report embeds; more make it too large to open
+PREVIEWS = 40  # embedded in a report at most; more make it too large to open
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class Shot:
     """One frame of a clip.
 
     Attributes:
-        metric, value: what ranks it.
-        truth, generated, true_heatmap, heatmap: JPEG bytes; a heatmap is None where no face was looked for.
+        metric, value: the metric that ranks the frame, and its value.
+        truth, generated, true_heatmap, heatmap: JPEG bytes; a heatmap is None if no face was found or tracked.
     """
 
     method: str
@@ -83,7 +83,7 @@ class Gallery:
                 self._extremes[best] = (float(goodness[place]), metric, batch.compared[place], batch.region)
 
     def finish(self, result: ClipResult | None) -> None:
-        """End a clip; one that was left out (None) leaves nothing."""
+        """End a clip; a clip that was left out (None) adds nothing."""
         if result is not None:
             for best, shots in ((True, self.best), (False, self.worst)):
                 if best in self._extremes:
@@ -118,7 +118,7 @@ class Gallery:
         sound = next((path for path in (self._pair.generated, self._pair.reference) if probe(path).has_sound), None)
         try:
             return self._with_sound(sound)
-        except InputError:  # of the sound, which the scores did without, too
+        except InputError:  # the sound cannot be read; the scores do without it too
             return self._with_sound(None)
 
     def _with_sound(self, sound: Path | None) -> Preview:

@@ -25,7 +25,7 @@ def psnr(generated: Tensor, reference: Tensor) -> Tensor:
         generated, reference: (B, 3, H, W) in [0, 1].
 
     Returns:
-        (B,) of each image on its own (a mean over frames is a mean of decibels, as the papers' code does it).
+        (B,), one value an image. A mean over frames is therefore a mean of decibels, as in the papers' code.
     """
     from torchmetrics.functional.image import peak_signal_noise_ratio
 
@@ -35,8 +35,8 @@ def psnr(generated: Tensor, reference: Tensor) -> Tensor:
 def ssim(generated: Tensor, reference: Tensor) -> Tensor:
     """Structural similarity (Wang et al., "Image quality assessment: from error visibility to ...", TIP 2004).
 
-    Gaussian window 11x11, sigma 1.5, K1 = 0.01, K2 = 0.03, the image reflected beyond its border, mean over all pixels
-    and colours; higher is better, identical images give 1.
+    Gaussian window 11x11, sigma 1.5, K1 = 0.01, K2 = 0.03, reflection padding, mean over all pixels and colours. Higher
+    is better; identical images give 1.
 
     Args:
         generated, reference: (B, 3, H, W) in [0, 1], H and W at least 11.
@@ -46,7 +46,7 @@ def ssim(generated: Tensor, reference: Tensor) -> Tensor:
     """
     from torchmetrics.functional.image import structural_similarity_index_measure
 
-    # The depthwise convolution is twice as fast on a CPU when the channels lie together.
+    # The depthwise convolution is twice as fast on a CPU in the channels-last layout.
     pairs = (exact(images).contiguous(memory_format=torch.channels_last) for images in (generated, reference))
     with without_autocast(generated):
         values = structural_similarity_index_measure(

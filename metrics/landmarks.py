@@ -6,8 +6,8 @@ import numpy as np
 def lip_landmark_distance(generated: np.ndarray, reference: np.ndarray, box: np.ndarray) -> np.ndarray:
     """Normalized lip landmarks distance; lower is better, identical lips give 0.
 
-    The paper names it without a formula. Here: the mean Euclidean distance over MediaPipe's 40 lip points (outer and
-    inner contour), in units of the reference video's face box, x in its width and y in its height.
+    The paper gives no formula. Here it is the mean Euclidean distance over MediaPipe's 40 lip points (outer and inner
+    contour), in units of the reference video's face box: x in its width and y in its height.
 
     Args:
         generated, reference: (..., 40, 2) lip points in pixels of the frame.

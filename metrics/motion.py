@@ -1,4 +1,4 @@
-"""DME: does the generated video move as the reference does? RAFT's optical flow of both, compared."""
+"""DME: the error of a generated video's motion, by RAFT's optical flow of it and of the reference."""
 
 from pathlib import Path
 
@@ -36,8 +36,8 @@ def load_raft(weights: Path) -> nn.Module:
 def optical_flow(network: nn.Module, first: Tensor, second: Tensor) -> Tensor:
     """RAFT's flow from `first` to `second` (Teed and Deng, ECCV 2020), 20 iterations.
 
-    Images are padded with their border to RAFT's multiples of 8. Larger ones than 640x640 pixels are measured at
-    that area and their flow scaled back.
+    Images are padded to multiples of 8, which RAFT requires, by replicating their border. Images of more than 640x640
+    pixels are scaled down to that area, and their flow is scaled back.
 
     Args:
         first, second: (B, 3, H, W) in [0, 1].

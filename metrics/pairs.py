@@ -1,4 +1,4 @@
-"""Generated and true videos, paired by file name and read frame by frame side by side."""
+"""Pairs generated and true videos by file name and reads both frame by frame."""
 
 import contextlib
 import itertools
@@ -19,8 +19,8 @@ from media.stages import background
 from media.video import read_frames
 
 SUFFIXES = VIDEO_SUFFIXES | {".gif"}
-_FACES = 3  # looked for in a frame, so that the tracker stays with one of them
-_AHEAD = 4  # frames that a reader may be ahead of the metrics
+_FACES = 3  # detected in a frame, so that the tracker stays with one of them
+_AHEAD = 4  # frames by which a reader may be ahead of the metrics
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class FramePair:
     Attributes:
         index: the frame's place on the 25 fps timeline.
         generated, reference: (H, W, 3) uint8 RGB.
-        generated_face, reference_face: the face in each, None where there is none or none was looked for.
+        generated_face, reference_face: the face in each; None if there is none or faces are not tracked.
     """
 
     index: int
@@ -50,12 +50,12 @@ class FramePair:
 
 
 class Batch:
-    """Consecutive frame pairs of one clip, and the images of them that are compared.
+    """Consecutive frame pairs of one clip, and their compared images.
 
     Args:
-        pairs: the frame pairs, none left out.
-        region: "face": the crop of the reference's face box, cut from both; pairs without a face in one of them are not
-            compared, by no metric. "frame": the whole frame of every pair.
+        pairs: all frame pairs, including those that cannot be compared.
+        region: "face": both frames are cropped to the reference's face box, and no metric compares a pair that lacks a
+            face in either frame. "frame": whole frames of every pair are compared.
         size: side of the face crops in pixels.
     """
 
@@ -87,7 +87,7 @@ class Batch:
 
 
 def find_videos(folder: Path, what: str) -> dict[str, Path]:
-    """The videos in `folder` and its subfolders, by their path below it without the suffix.
+    """The videos in `folder` and its subfolders: relative path without the suffix -> file.
 
     Raises:
         InputError: no folder, no video in it, or two videos that differ by their suffix alone.
@@ -127,11 +127,11 @@ def pair_videos(generated: Path, reference: Path) -> tuple[list[Pair], list[str]
 
 @dataclass
 class FrameCount:
-    """What became of a pair's frames while they were read.
+    """Frames read from a pair of videos.
 
     Attributes:
         shared: frames that both videos have.
-        only_generated, only_reference: frames by which one is longer.
+        only_generated, only_reference: frames by which that video is longer.
     """
 
     shared: int = 0
@@ -151,11 +151,11 @@ def read_pairs(
     Args:
         count: filled in while reading.
         track_reference, track_generated: whether to look for faces.
-        known_faces: faces of the reference that an earlier reading found, frame by frame; what this one finds is added,
-            so that several methods share the work.
+        known_faces: the reference's faces found by earlier calls, one entry a frame. This call appends the faces that
+            it finds, so that several methods share the tracking.
 
     Raises:
-        InputError: a video cannot be read, or the two are of different size.
+        InputError: a video cannot be read, or the two differ in size.
     """
     known_faces = [] if known_faces is None else known_faces
     with contextlib.ExitStack() as stack:
@@ -177,7 +177,7 @@ def read_pairs(
 
 
 def _with_faces(path: Path, track: bool, known: list[Face | None]) -> Iterator[tuple[np.ndarray, Face | None]]:
-    """Frames of `path` with their faces, from `known` as far as it goes, then tracked and added to it."""
+    """Frames of `path` with their faces: first those in `known`, then tracked ones, which are appended to it."""
     with contextlib.ExitStack() as stack:
         tracker = None
         for index, frame in enumerate(read_frames(path)):

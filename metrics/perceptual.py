@@ -1,4 +1,4 @@
-"""LPIPS: the distance of deep features that agrees with people's judgement."""
+"""LPIPS: a distance of deep features, calibrated on human judgements."""
 
 import warnings
 from pathlib import Path
@@ -13,8 +13,8 @@ from models.checkpoint import load_state, read_foreign
 def load_lpips(weights: Path) -> nn.Module:
     """The `lpips` package's network with AlexNet's features, version 0.1, in eval mode.
 
-    The package's own constructor downloads AlexNet; here its trunk is filled from a file that is already there. The
-    linear layers on top of it come with the package.
+    The package's constructor would download AlexNet; here its trunk is filled from a local file. The linear layers on
+    top of it come with the package.
 
     Args:
         weights: torchvision's AlexNet state dict (`python -m checkpoints.fetch lpips`).
@@ -24,7 +24,7 @@ def load_lpips(weights: Path) -> nn.Module:
     """
     import lpips
 
-    with warnings.catch_warnings():  # of the old argument by which the package asks torchvision for no weights
+    with warnings.catch_warnings():  # the package passes torchvision a deprecated argument
         warnings.filterwarnings("ignore", category=UserWarning, module="torchvision")
         network = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)
     trunk = {}

@@ -1,4 +1,4 @@
-"""What the commands that draw figures share: the figure's file, what is drawn in it, and names letter by letter."""
+"""Shared by the commands that draw figures: the option `--output`, literal text and legend labels."""
 
 import argparse
 from contextlib import AbstractContextManager
@@ -10,7 +10,7 @@ SUFFIXES = (".png", ".pdf", ".svg", ".jpg")
 
 
 def add_figure(parser: Parser, default: str) -> None:
-    """Give a command its `--output`, a figure's file."""
+    """Add the option `--output`, a figure's file, to `parser`."""
 
     def figure(text: str) -> Path:
         if Path(text).suffix.lower() not in SUFFIXES:
@@ -21,7 +21,7 @@ def add_figure(parser: Parser, default: str) -> None:
 
 
 def plain_text(**settings) -> AbstractContextManager:
-    """While it is open, matplotlib draws texts as they are: a `$` in a file's name is no formula.
+    """A context in which matplotlib draws text literally: a `$` in a file's name starts no formula.
 
     Args:
         settings: further rc parameters, "." written as "__".
@@ -34,5 +34,5 @@ def plain_text(**settings) -> AbstractContextManager:
 
 
 def legend_label(name: str) -> str:
-    """`name` for a legend, which leaves out what begins with an underscore."""
+    """`name` as a legend's label; matplotlib omits labels that begin with an underscore."""
     return f" {name}" if name.startswith("_") else name

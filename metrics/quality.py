@@ -1,20 +1,20 @@
-"""How well a checkpoint rebuilds the faces of clip files, best of people whom it has not seen.
+"""Score a checkpoint by reconstructing the faces of clip files, ideally of held-out speakers.
 
     python -m metrics.quality --checkpoint checkpoints/demo --clips CLIPS --json scores.json
     python -m metrics.quality --compare runs/*/scores.json
 
-Each face but the references gets a generated lower half; its upper half stays. Five references come from the clip,
-chosen as dubbing chooses them. Printed for each clip, and as the mean over clips:
+Each face except the references gets a generated lower half and keeps its upper half. Five references are chosen from
+the clip as in dubbing. Printed for each clip, and as the mean over clips:
 
-- PSNR and SSIM of the 128x128 crops, and LipLMD in units of the face box, of the lips that MediaPipe finds in the faces
+- PSNR and SSIM of the 128x128 crops. LipLMD, in units of the face box, of the lips that MediaPipe finds in the faces
   and of the predicted keypoints. STSA's networks are scored with the true heatmaps and with heatmaps predicted from the
   clip's sound; G4G's with that sound and with the sound played backward. Two baselines: the lower half of the reference
   of median lip opening copied into each frame, and a mouth that keeps that reference's lips.
-- The correlation of the mouth's opening with the true one, changes slower than a second removed, for the clip's sound
-  and for the sound played backward. What is left backward comes from the pose.
-- With --expert, how much more similar faces are to a sound than to the same sound up to 15 frames away. The true faces,
-  and those dubbed with the clip's sound forward and backward, are compared with that sound; faces dubbed with the next
-  clip's sound with that one.
+- The correlation of the mouth's opening with the true one, for the clip's sound and for the sound played backward.
+  Changes slower than a second are removed. The correlation that is left with the backward sound comes from the pose.
+- With --expert, how much more similar faces are to a sound than to the same sound shifted by up to 15 frames. The true
+  faces, and faces dubbed with the clip's sound forward and backward, are compared with the clip's sound. Faces dubbed
+  with the next clip's sound are compared with the next clip's sound.
 
 With --heatmaps-alone, networks that take landmarks read them off the heatmaps.
 """
@@ -71,10 +71,10 @@ from models.sync_expert import SyncExpert
 
 BATCH = 16
 TRUE, PREDICTED, COPIED = "true heatmaps", "predicted heatmaps", "copied lower half"  # rows
-HEARD, MISHEARD = "from the sound", "from the sound backward"  # G4G's
+HEARD, MISHEARD = "from the sound", "from the sound backward"  # rows of G4G
 FOLLOWS, JUDGED = "mouth opening", "in sync"
 
-# From positions (M,) in a clip and the true faces there (M, 3, 128, 128), faces in their place.
+# Maps positions (M,) in a clip and the true faces there (M, 3, 128, 128) to generated faces.
 Form = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -90,11 +90,11 @@ def predict(
     points: Tensor,
     references: tuple[Tensor, Tensor],
 ) -> tuple[Tensor, Tensor]:
-    """Heatmaps (F, 1, 128, 128) and keypoints (F, 57, 2), each frame's as the centre of its window.
+    """Predict heatmaps (F, 1, 128, 128) and keypoints (F, 57, 2), each frame as the centre of its window.
 
     Args:
         audio, pose, points: (F, C, W), (F, 1, 128, 128) and (F, 131, 2) of consecutive frames.
-        references: their heatmaps (1, N, 1, 128, 128) and points (1, N, 131, 2).
+        references: heatmaps (1, N, 1, 128, 128) and landmarks (1, N, 131, 2) of the references.
     """
     frames = torch.cat(
         [predictor.encode_frames(*part) for part in zip(audio.split(BATCH), pose.split(BATCH), strict=True)]
@@ -113,14 +113,14 @@ def predict(
 
 
 def read_points(network: HeatmapPredictor | FaceSynthesizer, heatmaps: Tensor, known: Tensor) -> Tensor:
-    """What the network reads off heatmaps (F, 1, 128, 128), (F, 131, 2); `known` where it does not work with points."""
+    """Landmarks (F, 131, 2) that the network reads off heatmaps (F, 1, 128, 128); `known` if it has no reader."""
     if network.reader is None:
         return known
     return torch.cat([network.reader(part) for part in heatmaps.split(BATCH)])
 
 
 def mouth_opening(keypoints: np.ndarray) -> np.ndarray:
-    """How far (F, 57, 2) keypoints' lips are open, however the head is tilted, less its mean over a second; (F,)."""
+    """Lip opening (F,) of keypoints (F, 57, 2), independent of head tilt, minus its mean over a second."""
     lips = keypoints[:, LIP_KEYPOINTS]
     opening = np.linalg.svd(lips - lips.mean(axis=1, keepdims=True), compute_uv=False)[:, 1]
     return opening - uniform_filter1d(opening, FPS)
@@ -129,10 +129,9 @@ def mouth_opening(keypoints: np.ndarray) -> np.ndarray:
 def in_sync(
     expert: SyncExpert | ChungSyncNet, clip: Clip, faces: np.ndarray | None = None, voice: Clip | None = None
 ) -> float:
-    """How much nearer a clip's faces, or others (F, H, W, 3) uint8 in their place, are to their sound than to others.
+    """Mean similarity of faces with their sound, minus the median similarity over shifts of up to `SHIFTS` frames.
 
-    The mean similarity with the sound of the same time, less the median one over `SHIFTS` frames either way. The sound
-    is the clip's own, or that of `voice`.
+    The faces are the clip's, or `faces` (F, H, W, 3) uint8 in their place. The sound is the clip's, or that of `voice`.
     """
     shown = None if faces is None else lambda positions: faces[positions]
     curve = similarity_curves(expert, clip, shown=shown, voice=voice).mean(axis=0)
@@ -140,7 +139,7 @@ def in_sync(
 
 
 def picture_scores(clip: Clip, chosen: np.ndarray, forms: dict[str, Form], every: int) -> dict[str, dict[str, float]]:
-    """PSNR, SSIM and LipLMD of each of `forms`, means over every so manieth of the clip's faces but those `chosen`."""
+    """Mean PSNR, SSIM and LipLMD of each of `forms` over every `every`-th face of the clip, without those `chosen`."""
     positions = torch.from_numpy(np.setdiff1d(np.arange(len(clip)), chosen)[::every])
     true = pictures(clip, positions.numpy())
     distance, scores = LipDistance(true, tqdm.write), {}
@@ -153,7 +152,7 @@ def picture_scores(clip: Clip, chosen: np.ndarray, forms: dict[str, Form], every
 
 
 def remembering(draw: Form) -> Form:
-    """`draw`, which draws each position once, for the scores and for the expert."""
+    """`draw` with a cache: each position is drawn once, for the scores and for the expert."""
     drawn: dict[int, Tensor] = {}
 
     def remembered(positions: Tensor, true: Tensor) -> Tensor:
@@ -168,8 +167,10 @@ def remembering(draw: Form) -> Form:
 def judgement(
     expert: SyncExpert | ChungSyncNet, clip: Clip, voice: Clip, own: Form, backward: Form, foreign: Form
 ) -> dict[str, float]:
-    """`in_sync` of the true faces, and of all faces dubbed: with the clip's sound, with that played backward, and with
-    the sound of `voice`, which then is the one that they are held against.
+    """`in_sync` of the true faces, and of all faces dubbed with three sounds.
+
+    Faces dubbed with the clip's sound (`own`) and with that sound played backward are compared with the clip's sound.
+    Faces dubbed with the sound of `voice` (`foreign`) are compared with that sound.
     """
     result = {"true": in_sync(expert, clip)}
     for name, draw, heard in (("own", own, clip), ("backward", backward, clip), ("foreign", foreign, voice)):
@@ -179,14 +180,14 @@ def judgement(
 
 
 def sounds(clip: Clip, voice: Clip, kind: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Windows of sound (F, C, W) for the clip's faces: of its own, of that played backward, of the sound of `voice`."""
+    """Sound windows (F, C, W) for the clip's faces: of its own sound, the same played backward, and that of `voice`."""
     features = clip.audio(kind)
     heard = (features, features[::-1], voice.audio(kind))
     return tuple(torch.from_numpy(audio_windows(sound, kind, clip.frames)) for sound in heard)
 
 
 def copying(clip: Clip, chosen: np.ndarray) -> Form:
-    """The yardstick: the reference of median lip opening in every face's place."""
+    """The baseline: the reference of median lip opening in place of every face."""
     copied = pictures(clip, chosen[len(chosen) // 2 : len(chosen) // 2 + 1])
     return lambda positions, true: copied.expand_as(true)
 
@@ -200,11 +201,11 @@ def score_clip(
     expert: SyncExpert | ChungSyncNet | None = None,
     heatmaps_alone: bool = False,
 ) -> dict[str, dict[str, float]]:
-    """PSNR, SSIM and LipLMD of STSA's rows on one clip, means over its faces but the references; and `FOLLOWS`.
+    """Mean PSNR, SSIM and LipLMD of STSA's rows over one clip's faces without the references; and `FOLLOWS`.
 
-    Of the pictures, only every so manieth is drawn. `synthesizer` is one of `accelerate_inference`. With `expert`, also
-    `JUDGED`, for which all are drawn, also with the sound of `voice`. With `heatmaps_alone`, neither network is given
-    points.
+    Only every `every`-th frame is rendered. `synthesizer` comes from `accelerate_inference`. With `expert`, also
+    `JUDGED`, for which all frames are rendered, also with the sound of `voice`. With `heatmaps_alone`, both networks
+    read their landmarks off the heatmaps.
     """
     own, backward, foreign = sounds(clip, voice, predictor.config.audio)
     full, pose = (torch.from_numpy(draw_heatmaps(clip.landmarks, edges)) for edges in (FULL_FACE, POSE))
@@ -262,7 +263,7 @@ def score_g4g_clip(
     every: int = 1,
     expert: SyncExpert | ChungSyncNet | None = None,
 ) -> dict[str, dict[str, float]]:
-    """As `score_clip`, of G4G: PSNR, SSIM and LipLMD of its rows, and `JUDGED`."""
+    """`score_clip` for G4G: PSNR, SSIM and LipLMD of its rows, and `JUDGED` with `expert`."""
     chosen = covering_references(clip.landmarks, synthesizer.config.references)
     shown = pictures(clip, chosen), torch.from_numpy(draw_heatmaps(clip.landmarks[chosen], FULL_FACE))
     references = synthesizer.encode_references(*(x[None] for x in shown))
@@ -289,7 +290,7 @@ def means_of(scores: dict[str, dict[str, dict[str, float]]]) -> dict[str, dict[s
 
 
 def write_json(path: Path, checkpoint: Path, scores: dict, means: dict) -> None:
-    """Write all scores; what is not a number (no lips found) becomes null."""
+    """Write all scores; values that are not finite (no lips found) become null."""
 
     def finite(value: Any) -> Any:
         if isinstance(value, dict):
@@ -302,7 +303,7 @@ def write_json(path: Path, checkpoint: Path, scores: dict, means: dict) -> None:
 
 
 def compare(paths: list[Path]) -> None:
-    """Print the means that several runs of this command wrote with --json, a row a file."""
+    """Print the means of several files of --json, a row a file."""
     print("| scores | lower half | PSNR (dB) | SSIM | LipLMD | LipLMD of the keypoints |")
     print("| --- | --- | --- | --- | --- | --- |")
     for path in paths:
@@ -316,14 +317,14 @@ def compare(paths: list[Path]) -> None:
 
 
 def picture_line(clip: str, row: str, values: dict[str, float | None]) -> str:
-    """A line of the table of pictures."""
+    """A row of the table of image scores."""
     lips = (values.get(name) for name in ("LipLMD", "keypoints"))
     lips = " | ".join("-" if value is None or math.isnan(value) else f"{value:.4f}" for value in lips)
     return f"| {clip} | {row} | {values['PSNR']:.2f} | {values['SSIM']:.4f} | {lips} |"
 
 
 def print_tables(scores: dict[str, dict[str, dict[str, float]]]) -> None:
-    """Print pictures, how the mouth follows the sound, and what an expert says, as far as they were scored."""
+    """Print the tables of image scores, mouth openings and the expert's scores, as far as they were computed."""
     print("| clip | lower half | PSNR (dB) | SSIM | LipLMD | LipLMD of the keypoints |")
     print("| --- | --- | --- | --- | --- | --- |")
     for clip, rows in scores.items():

@@ -1,4 +1,4 @@
-"""A grid of text as a terminal shows it, as Markdown, LaTeX and CSV."""
+"""Renders a table for a terminal, and as Markdown, LaTeX and CSV."""
 
 import csv
 import io
@@ -27,7 +27,7 @@ class Grid:
 
     Attributes:
         header: one text a column.
-        rows: as many cells in each.
+        rows: one cell a column in each.
         rule: index of the row above which a line is drawn, if any.
         notes: lines to print below.
     """
@@ -47,7 +47,7 @@ class Grid:
 
 
 def to_text(grid: Grid) -> str:
-    """Aligned columns, the first to the left and the others to the right; marks as raised 1 and 2."""
+    """Aligned columns, the first to the left and the others to the right; a raised 1 or 2 marks best and second."""
     signs = {"": " ", "best": "¹", "second": "²"} if grid.marked else dict.fromkeys(("", "best", "second"), "")
     rows = [[cell.text + signs[cell.mark] for cell in row] for row in grid.rows]
     header = [text + signs[""] for text in grid.header]
@@ -69,7 +69,7 @@ def to_text(grid: Grid) -> str:
 
 
 def markdown(text: str) -> str:
-    """`text` on one line, with what Markdown would read as a mark escaped."""
+    """`text` on one line, with Markdown's special characters escaped."""
     return re.sub(r"([\\`*_\[\]<>#|~$&])", r"\\\1", " ".join(text.split()))
 
 
@@ -97,7 +97,7 @@ _LATEX = {
     "_": r"\_",
     "{": r"\{",
     "}": r"\}",
-    "[": "{[}",  # at the start of a row it would be an argument of the line break before
+    "[": "{[}",  # at the start of a row, LaTeX takes a bare one for an argument of the line break
     "]": "{]}",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
@@ -107,7 +107,7 @@ _LATEX = {
 
 
 def to_latex(grid: Grid) -> str:
-    """A `table` with a `tabular` (booktabs) and its notes below; of more rows than a page has, a `longtable`."""
+    """A `table` with a `tabular` (booktabs) and its notes below; a `longtable` if its rows exceed a page."""
     wrap = {"": "{}", "best": r"\textbf{{{}}}", "second": r"\underline{{{}}}"}
 
     def safe(text: str) -> str:

@@ -75,7 +75,7 @@ def _uri(content: bytes, kind: str) -> str:
 
 
 def _table(grid: Grid, own: int) -> str:
-    """A table; rows from `own` on are the user's, set apart where others stand above them."""
+    """An HTML table; rows from `own` on are the user's, and a line separates them from published rows above."""
     head = "".join(f"<th>{_safe(text)}</th>" for text in grid.header)
     body = []
     for index, row in enumerate(grid.rows):

@@ -1,15 +1,16 @@
-"""A paper's protocol from the dataset to the table: choose test clips, dub each with its own sound, evaluate.
+"""Run a paper's protocol from the dataset to the table: choose test clips, dub each with its own sound, evaluate.
 
     python -m metrics.reproduce LRS2 --table stsa-lrs2 --checkpoint checkpoints/mine --output out/stsa-lrs2
     python -m metrics.reproduce CMLR --table stsa-cmlr --checkpoint checkpoints/mine --output out/stsa-cmlr
     python -m metrics.reproduce videos/val --table stsa-lrs2 --dataset folder --output out/val
 
-The last one takes any folder of videos in LRS2's place. As in STSA's experiments the reference frames come from the
-clip that is dubbed, and the sound is the clip's own: 40 clips of LRS2's test split (intra-domain), 40 of CMLR's
-(cross-domain); for G4G's tables 45 of LRS2 and 20 of HDTF. The papers do not list their clips; here a fixed seed
-chooses them. A run that was stopped goes on where it was.
+The last command takes any folder of videos instead of LRS2. As in STSA's experiments, the reference frames and the
+sound come from the dubbed clip itself. STSA's tables take 40 clips of LRS2's test split (intra-domain) and 40 of CMLR's
+(cross-domain); G4G's take 45 of LRS2 and 20 of HDTF. The papers do not list their clips; here a fixed seed chooses
+them. A stopped run resumes when started again.
 
-OUTPUT holds list.csv (what is dubbed), clips.txt (the names), truth/ (links to the true videos), dubbed/ and results/.
+OUTPUT holds list.csv (the dubs to make), clips.txt (the names), truth/ (links to the true videos), dubbed/ and
+results/.
 """
 
 import argparse
@@ -67,10 +68,10 @@ PRECISION = "float32"  # scores are compared digit by digit
 
 
 def candidates(sources: list[Source]) -> list[Source]:
-    """The sources of the test split, or all where there are no splits.
+    """The sources of the test split, or all if there are no splits.
 
     Raises:
-        InputError: there are splits, and no test split among them.
+        InputError: there are splits, but no test split.
     """
     test = [source for source in sources if source.id.startswith("test/")]
     if not test and any(source.id.startswith(("train/", "val/")) for source in sources):
@@ -79,7 +80,7 @@ def candidates(sources: list[Source]) -> list[Source]:
 
 
 def shortfall(sources: list[Source], count: int) -> list[str]:
-    """What keeps `choose_clips` from drawing `count` clips out of all test clips, a line each."""
+    """Why `choose_clips` cannot draw `count` clips from all test clips, a line a reason."""
     test = candidates(sources)
     unusable = [source for source in test if source.problem]
     usable, lines = len(test) - len(unusable), []
@@ -106,7 +107,7 @@ def choose_clips(sources: list[Source], count: int, seed: int) -> list[Source]:
 
 
 def prepare(clips: list[Source], output: Path) -> None:
-    """Write the list to dub and the names to evaluate, and gather the true videos under those names."""
+    """Write the list of dubs and the names to evaluate, and link the true videos under those names."""
     with replacing(output / "list.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["video", "audio", "output"])
@@ -128,7 +129,7 @@ def prepare(clips: list[Source], output: Path) -> None:
 
 
 def keep_settings(settings: dict, output: Path) -> None:
-    """Remember what a folder is for; InputError where it is for something else, which resuming would mix up."""
+    """Store the run's settings in its folder; InputError if the folder belongs to a run with other settings."""
     path = output / "settings.json"
     if path.is_file():
         try:
@@ -148,7 +149,7 @@ def keep_settings(settings: dict, output: Path) -> None:
 
 
 def step(*arguments: str | os.PathLike) -> int:
-    """Run one of the repository's scripts with this Python, its output shown as it comes; its exit code."""
+    """Run one of the repository's scripts with this Python, showing its output; returns its exit code."""
     script, *rest = map(str, arguments)
     return subprocess.run([sys.executable, str(ROOT / script), *rest], check=False).returncode
 
@@ -186,7 +187,7 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"{TABLES[args.table].title}: dubbing {len(clips)} clips of {args.input}")
     how = ("--checkpoint", args.checkpoint, "--reference-choice", args.reference_choice, "--precision", PRECISION)
     code = step("inference.py", "--list", output / "list.csv", *how)
-    if code not in (0, 2) or not any((output / "dubbed").rglob("*.mp4")):  # what failed of many, evaluate.py lists
+    if code not in (0, 2) or not any((output / "dubbed").rglob("*.mp4")):  # evaluate.py lists failed clips
         return code
     metrics = ["--metrics", *args.metrics] if args.metrics else []
     return step(

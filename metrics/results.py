@@ -1,4 +1,4 @@
-"""From scores to tables: means with their intervals, beside a paper's rows, as grids of text and as JSON."""
+"""Tables of scores: means with their intervals, next to a paper's rows, as grids of text and as JSON."""
 
 import math
 from dataclasses import asdict, dataclass
@@ -20,8 +20,7 @@ class Summary:
     """A metric over a method's clips.
 
     Attributes:
-        mean: mean of the clips' values, each clip counting alike; for FID the value of all frames together; None where
-            there is none.
+        mean: mean of the clips' values with equal weights; for FID the value over all frames; None if there is none.
         low, high: 95 % bootstrap interval of the mean over clips; None for FID and for fewer than two clips.
         clips: how many clips have a finite value.
     """
@@ -36,7 +35,7 @@ def bootstrap_interval(values: np.ndarray, confidence: float = 0.95, seed: int =
     """Percentile bootstrap interval of the mean of `values` (n,), n at least 2, with a fixed seed."""
     values = np.asarray(values, np.float64)
     generator = np.random.default_rng(seed)
-    # One count vector a resample is the same draw as picking values, in a tenth of the memory of an index matrix.
+    # Multinomial counts draw the same resamples as an index matrix, in a tenth of its memory.
     counts = generator.multinomial(len(values), np.full(len(values), 1 / len(values)), RESAMPLES)
     tail = (1 - confidence) / 2
     low, high = np.quantile(counts @ values / len(values), [tail, 1 - tail])
@@ -56,7 +55,7 @@ def summarise(method: MethodResult, metric: str) -> Summary:
 
 
 def number(value: float | None, decimals: int) -> str:
-    """`value` as the papers print it; "-" where there is none, "N/A" where it is infinite."""
+    """`value` as the papers print it; "-" if there is none, "N/A" if it is infinite."""
     if value is None:
         return ABSENT
     return INFINITE if math.isinf(value) else f"{value:.{decimals}f}"
@@ -64,13 +63,13 @@ def number(value: float | None, decimals: int) -> str:
 
 @dataclass(frozen=True)
 class Results:
-    """All that an evaluation found, and how it is shown.
+    """The results of an evaluation and their tables.
 
     Attributes:
         methods: one a folder of generated videos.
         options: what was computed.
         footnotes: metric -> why it has no value.
-        table: the paper's table to stand beside, if any.
+        table: the paper's table to show above, if any.
     """
 
     methods: list[MethodResult]
@@ -80,7 +79,7 @@ class Results:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The paper's columns first, then what was computed beyond them."""
+        """The paper's columns first, then the other computed metrics."""
         published = self.table.metrics if self.table else ()
         return (*published, *(metric for metric in self.options.metrics if metric not in published))
 
@@ -88,7 +87,7 @@ class Results:
         return self.table.decimals(metric) if self.table else COLUMNS[metric].decimals
 
     def names(self) -> list[str]:
-        """The methods' names, told apart from the paper's."""
+        """The methods' names; a name that the paper's table also has gets the suffix "(yours)"."""
         published = self.table.rows if self.table else {}
         return [f"{method.name} (yours)" if method.name in published else method.name for method in self.methods]
 
@@ -157,7 +156,7 @@ class Results:
         return Grid("Clips", header, rows)
 
     def remarks(self) -> list[str]:
-        """What was left out and why, a line each."""
+        """Clips and frames that were left out and why, a line each."""
         lines = []
         for name, method in zip(self.names(), self.methods, strict=True):
             for clip in method.clips:
@@ -175,7 +174,7 @@ class Results:
         return lines
 
     def to_json(self) -> dict:
-        """Everything, with all digits; an infinite value is the string "inf", frames are ranges of first and last."""
+        """All results with all digits; an infinite value is the string "inf", frames are ranges of first and last."""
 
         def plain(value: float | None) -> float | str | None:
             return "inf" if value is not None and math.isinf(value) else value
@@ -223,7 +222,7 @@ class Results:
 
 
 def remark(clip: ClipResult) -> str:
-    """One line on a clip's frames: how many were compared, left out and why, and its notes."""
+    """One line on a clip: how many frames were compared, how many were left out and why, and its notes."""
     reasons = [
         f"{count_frames({reason: ranges})} {what} ({reason})"
         for what, left_out in (("left out", clip.left_out), ("without LipLMD", clip.without_lips))

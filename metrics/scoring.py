@@ -1,4 +1,4 @@
-"""What one clip scores: every metric accumulated frame by frame, in constant memory."""
+"""The scores of one clip: every metric accumulated frame by frame, in constant memory."""
 
 import math
 from collections import defaultdict
@@ -40,7 +40,7 @@ REFERENCE_LONGER = "the reference video is longer"
 
 @dataclass(frozen=True)
 class Options:
-    """What is compared, and where.
+    """The settings of an evaluation.
 
     Attributes:
         metrics: keys of `tables.METRICS`.
@@ -63,7 +63,7 @@ FrameRanges = list[list[int]]  # first and last index of runs of frames on the 2
 
 
 def add_frame(ranges: FrameRanges, index: int) -> None:
-    """Add the next frame, which lies behind all that `ranges` has."""
+    """Add the frame `index`, which is later than all frames in `ranges`."""
     if ranges and ranges[-1][1] + 1 == index:
         ranges[-1][1] = index
     else:
@@ -71,7 +71,7 @@ def add_frame(ranges: FrameRanges, index: int) -> None:
 
 
 def count_frames(left_out: dict[str, FrameRanges]) -> int:
-    """How many frames there are in the ranges of all reasons together."""
+    """Number of frames in the ranges of all reasons together."""
     return sum(last - first + 1 for ranges in left_out.values() for first, last in ranges)
 
 
@@ -81,11 +81,11 @@ class ClipResult:
 
     Attributes:
         name: the videos' common name.
-        values: metric -> value; None where it could not be computed. FID has none: it is a property of the whole set.
+        values: metric -> value; None if it could not be computed. FID is absent, as it belongs to the whole set.
         frames: frames compared.
         left_out: reason -> frames that no metric compared.
-        notes: what else a reader of the numbers should know.
-        sync_offset: frames by which the sound has to move later to fit best, where LSE was computed.
+        notes: further remarks on the numbers.
+        sync_offset: frames by which the sound must move later to fit best; None if LSE was not computed.
         without_lips: reason -> frames that were compared, but not by LipLMD.
     """
 
@@ -102,11 +102,11 @@ def load_networks(metrics: Sequence[str], device: str = "cpu") -> tuple[dict[str
     """Load the pretrained networks that `metrics` need.
 
     Returns:
-        Networks by their name in the weights' manifest, and metric -> footnote for metrics whose weights are absent:
-        the file, its URL and the command that fetches it. (Or, where it is the package that is absent, its name.)
+        Networks by their name in the weights' manifest, and metric -> footnote for metrics that cannot be computed. The
+        footnote names the missing file, its URL and the command that fetches it, or the missing package.
 
     Raises:
-        InputError: a file is there but is not what it should be.
+        InputError: a file does not hold the network that it should.
     """
     networks, absent = {}, {}
     for name in dict.fromkeys(WEIGHTS[metric] for metric in metrics if metric in WEIGHTS):
@@ -126,8 +126,8 @@ def load_networks(metrics: Sequence[str], device: str = "cpu") -> tuple[dict[str
 def clip_mean(values: np.ndarray) -> float | None:
     """Mean of a clip's per-frame values, or of a set's per-clip values.
 
-    NaN marks a frame without a value. Infinite PSNR of identical frames would drown all others, so the mean is over the
-    finite values and infinite only where all are. None where there is no value at all.
+    NaN marks a frame without a value. The mean is over the finite values, as the infinite PSNR of identical frames
+    would hide all others; it is infinite only if all values are. None if there is no value at all.
     """
     values = np.asarray(values, np.float64)
     values = values[~np.isnan(values)]
@@ -143,8 +143,8 @@ class ClipScorer:
     Args:
         options: what to compute.
         networks: from `load_networks`.
-        known_features: FID's features of the true frames that another method's scorer left here, by frame index; None
-            where there is no other method.
+        known_features: a cache of FID's features of the true frames, by frame index, shared by the scorers of all
+            methods; None if there is only one method.
     """
 
     def __init__(
@@ -185,7 +185,7 @@ class ClipScorer:
         return wanted
 
     def update(self, batch: Batch) -> dict[str, np.ndarray]:
-        """Score a batch; the per-frame values, one for each of `batch.compared`.
+        """Score a batch; returns metric -> values, one for each of `batch.compared`.
 
         Raises:
             InputError: the images are too small for a metric.
@@ -226,7 +226,7 @@ class ClipScorer:
 
     def _follow_lips(self, batch: Batch) -> None:
         for pair in batch.pairs:
-            # A face hidden for some frames is where it was last seen: SyncNet needs every frame.
+            # SyncNet needs every frame: a hidden face keeps its last box.
             face = pair.generated_face or pair.reference_face
             self._sync_box = self._sync_box if face is None else face.box
             if self._sync_box is not None:
@@ -248,7 +248,7 @@ class ClipScorer:
         return dynamic_motion_error(generated, reference)
 
     def finish(self, pair: Pair, count: FrameCount) -> ClipResult:
-        """The clip's scores, once all its frames were given.
+        """The clip's scores, after its last batch.
 
         Raises:
             InputError: no frame could be compared.
@@ -299,7 +299,7 @@ class ClipScorer:
             return
         try:
             sound = read_audio(source)
-        except InputError as error:  # the pictures were compared without it
+        except InputError as error:  # the other metrics need no sound
             result.notes.append(f"no LSE: {error}")
             return
         if source == pair.reference:
@@ -315,7 +315,7 @@ class ClipScorer:
 
 
 def _lip_distances(batch: Batch) -> np.ndarray:
-    """LipLMD of each compared pair; NaN where a face is missing, as a whole frame may lack one."""
+    """LipLMD of each compared pair; NaN if a face is missing, as it may be in a whole frame."""
     values = np.full(len(batch.compared), np.nan)
     for place, pair in enumerate(batch.compared):
         if pair.generated_face is not None and pair.reference_face is not None:
@@ -325,14 +325,14 @@ def _lip_distances(batch: Batch) -> np.ndarray:
 
 
 class FrechetSets:
-    """FID's statistics of generated frames and of the true ones they were compared with."""
+    """FID's statistics of generated frames and of the true frames compared with them."""
 
     def __init__(self):
         self.generated = FeatureStatistics()
         self.reference = FeatureStatistics()
 
     def update(self, network: nn.Module, batch: Batch, known: dict[int, np.ndarray] | None = None) -> None:
-        """Add the compared frames of `batch`; features of true frames are taken from, and added to, `known`."""
+        """Add the compared frames of `batch`; `known` caches the features of true frames by index."""
         self.generated.update(inception_features(network, batch.generated).cpu().numpy())
         indices = [pair.index for pair in batch.compared]
         if known is not None and all(index in known for index in indices):

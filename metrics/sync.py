@@ -23,17 +23,17 @@ from models.chung_syncnet import (
 )
 from models.sync_expert import FRAMES
 
-EPSILON = 1e-6  # added to each difference by torch's pairwise distance, with which the scores were published
+EPSILON = 1e-6  # torch's pairwise distance, which the published scores use, adds it to each difference
 BATCH = 8  # windows embedded at once
 REACH = 6  # frames either way over which boxes are smoothed, as SyncNet's published pipeline does
 
 
 @dataclass(frozen=True)
 class SyncScore:
-    """How well lips and sound agree.
+    """The agreement of lips and sound.
 
     Attributes:
-        offset: frames by which the sound has to be moved later to fit best (negative: it comes too late).
+        offset: frames by which the sound must move later to fit best (negative: it comes too late).
         distance: LSE-D, the smallest mean distance over the shifts; lower is better.
         confidence: LSE-C, median minus minimum of the distances over the shifts; higher is better.
     """
@@ -44,10 +44,10 @@ class SyncScore:
 
 
 def sync_score(lips: np.ndarray, sound: np.ndarray, shifts: int = SHIFTS) -> SyncScore:
-    """LSE-D, LSE-C and the offset from the embeddings of SyncNet, one a frame.
+    """LSE-D, LSE-C and the offset from SyncNet's embeddings, one a frame.
 
-    For every frame the Euclidean distances of its lips to the sound shifted by -shifts .. shifts frames, with zero
-    embeddings beyond the sound's ends; the mean over frames is a curve over the shifts.
+    The scores come from the curve of distances over shifts of the sound by -shifts .. shifts frames. A distance is the
+    mean over frames of the Euclidean distance of lips and sound; beyond the sound's ends its embeddings are zero.
 
     Args:
         lips, sound: (F, D) embeddings of the same F frames.
@@ -70,7 +70,7 @@ def sync_score(lips: np.ndarray, sound: np.ndarray, shifts: int = SHIFTS) -> Syn
 
 
 def sync_crop(frame: np.ndarray, box: np.ndarray) -> np.ndarray:
-    """The face as SyncNet's published pipeline frames it: a square with room at the sides and below the chin.
+    """Crop a face as SyncNet's published pipeline does: a square with margins at the sides and below the chin.
 
     Args:
         frame: (H, W, 3) uint8 RGB.
@@ -82,7 +82,7 @@ def sync_crop(frame: np.ndarray, box: np.ndarray) -> np.ndarray:
     x1, y1, x2, y2 = (float(value) for value in box)
     half = max(x2 - x1, y2 - y1) / 2
     centre_x, centre_y = (x1 + x2) / 2, (y1 + y2) / 2
-    # One warp cuts, fills and resizes; the square reaches from half above the centre to half (1 + 2 margins) below.
+    # One warp crops, fills and resizes; the square spans half above the centre to half (1 + 2 margins) below.
     side = 2 * half * (1 + MARGIN)
     left, top = centre_x - side / 2, centre_y - half
     scale = SIZE / side
@@ -93,7 +93,7 @@ def sync_crop(frame: np.ndarray, box: np.ndarray) -> np.ndarray:
 
 
 class SyncEmbeddings:
-    """The embeddings of a video's lips, from frames that come one after the other, and the scores with its sound.
+    """Embeds a video's lips from consecutive frames, and scores them with its sound.
 
     Args:
         network: in eval mode, on `device`.
@@ -102,7 +102,7 @@ class SyncEmbeddings:
     def __init__(self, network: ChungSyncNet, device: str = "cpu"):
         self._network = network
         self._device = device
-        self._waiting: deque[np.ndarray] = deque()  # frames until the boxes after them are known
+        self._waiting: deque[np.ndarray] = deque()  # frames that wait for the boxes after them
         self._squares: list[np.ndarray] = []
         self._crops: list[np.ndarray] = []
         self._lips: list[np.ndarray] = []
@@ -111,8 +111,8 @@ class SyncEmbeddings:
     def add(self, index: int, frame: np.ndarray, box: np.ndarray) -> None:
         """Add frame `index`, (H, W, 3) uint8 RGB with the face in `box`; indices run without a gap.
 
-        A crop's centre and size are the medians of the boxes of the 13 frames around it: a box that follows the jaw
-        would hold still in the crop what moves in the video.
+        A crop's centre and size are the medians over the boxes of the 13 frames around it: a box that follows the jaw
+        would cancel the jaw's motion in the crop.
         """
         if self._first is None:
             self._first = index

@@ -1,4 +1,4 @@
-"""The papers' tables, number for number as printed, and the columns that they and `evaluate.py` share.
+"""The papers' tables as printed, and the columns that they and `evaluate.py` share.
 
 STSA: "STSA: Spatial-Temporal Semantic Alignment for Visual Dubbing", Tables I to III.
 G4G: "G4G: A Generic Framework for High Fidelity Talking Face Generation with Fine-grained Intra-modal Alignment",
@@ -13,7 +13,7 @@ GROUND_TRUTH = "GT"
 
 @dataclass(frozen=True)
 class Column:
-    """A metric as a table's column: its printed name, which way is better, and how many decimals the papers print."""
+    """A metric as a table's column: its printed name, its direction, and how many decimals the papers print."""
 
     label: str
     higher_is_better: bool
@@ -48,11 +48,11 @@ class PublishedTable:
     """A table of a paper.
 
     Attributes:
-        name: what `--table` calls it.
-        title: the paper, the table's number and what it shows.
+        name: its value for `--table`.
+        title: the paper, the table's number and its subject.
         metrics: keys of `COLUMNS`, in the paper's order.
         rows: method name -> printed values, strings so that no digit is lost; the row `GT` is the ground truth.
-        note: what a reader should know about the printed numbers, such as a bold row that is not the best.
+        note: a remark on the printed numbers, such as a bold row that is not the best.
     """
 
     name: str
@@ -191,8 +191,8 @@ def best_and_second(values: dict[Hashable, float], higher_is_better: bool) -> tu
     """The rows with the best and with the second best value of a column; equal values share a rank.
 
     Args:
-        values: row -> value; a row without a value, and the ground truth, are left out by the caller. Of identical
-            videos the PSNR is infinite, which is the best.
+        values: row -> value. The caller leaves out rows without a value and the ground truth. The infinite PSNR of
+            identical videos is the best.
     """
     ranks = [*sorted(set(values.values()), reverse=higher_is_better), None, None]
     best, second = ({row for row, value in values.items() if value == rank} for rank in ranks[:2])

@@ -1,10 +1,10 @@
-"""Figure 4 of the paper: the path of a mouth corner through videos of heatmaps, sketches or faces.
+"""Draw Figure 4 of the paper: the path of a mouth corner through videos of heatmaps, sketches or faces.
 
     python -m metrics.trajectories "STSA=heatmaps.mp4" "IP-LAP=sketches.mp4" --output trajectories.png
 
-Each video's corner is found in its first frame and followed with Lucas-Kanade. The figure draws the path over the frame
-and x, y over time; the path's length and its jerk, which say how convoluted and how shaky it is, are printed, and its
-points written to a CSV file beside the figure.
+The corner is located in each video's first frame and tracked with Lucas-Kanade. The figure shows the path over the
+frame, and x and y over time. The path's length (how convoluted it is) and its jerk (how shaky it is) are printed. Its
+points are written to a CSV file next to the figure.
 """
 
 import csv
@@ -24,10 +24,10 @@ from media.video import read_frames
 from metrics.plots import add_figure, legend_label, plain_text
 from metrics.render import Cell, Grid, to_text
 
-CORNERS = {"right": 61, "left": 291}  # MediaPipe points; the person's right is on the left of the picture
+CORNERS = {"right": 61, "left": 291}  # MediaPipe mesh points; the person's right is on the left of the picture
 _WINDOW = (21, 21)  # px, Lucas and Kanade's neighbourhood
 _LEVELS = 3
-_RETURN = 0.05  # of the longer side, by which a point may miss its origin when followed back
+_RETURN = 0.05  # of the longer side: largest error of a point tracked back to its origin
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class Trajectory:
     """A point's path.
 
     Attributes:
-        method: whose video it is.
-        first_frame: (H, W, 3) uint8 RGB, what the path is drawn over.
+        method: the method that made the video.
+        first_frame: (H, W, 3) uint8 RGB, drawn behind the path.
         points: (F, 2) x, y in pixels; NaN from the frame on in which the point was lost.
     """
 
@@ -51,15 +51,15 @@ class Trajectory:
 
 
 def path_length(points: np.ndarray) -> float:
-    """Length in pixels of the path through `points` (F, 2), as far as they are finite."""
+    """Length in pixels of the path through the finite `points` (F, 2)."""
     points = points[np.isfinite(points).all(axis=1)]
     return float(np.linalg.norm(np.diff(points, axis=0), axis=1).sum())
 
 
 def jerk(points: np.ndarray) -> float:
-    """Mean size of the third difference of `points` (F, 2) over time, in pixels a frame^3; NaN below four points.
+    """Mean norm of the third difference of `points` (F, 2) over time, in pixels a frame^3; NaN below four points.
 
-    0 for a point that moves at constant speed or under constant acceleration: smooth motion has little of it.
+    It is 0 at constant velocity or constant acceleration, and small for smooth motion.
     """
     points = points[np.isfinite(points).all(axis=1)]
     if len(points) < 4:
@@ -68,7 +68,7 @@ def jerk(points: np.ndarray) -> float:
 
 
 def track_point(frames: Iterable[np.ndarray], start: np.ndarray) -> np.ndarray:
-    """Follow a point with pyramidal Lucas-Kanade (OpenCV), checking every step by following it back.
+    """Track a point with pyramidal Lucas-Kanade (OpenCV), checking every step by tracking it back.
 
     Args:
         frames: (H, W, 3) uint8 RGB, one or more.
@@ -101,14 +101,14 @@ def _step(last: np.ndarray, grey: np.ndarray, point: np.ndarray) -> np.ndarray:
 
 
 def mouth_corner(frame: np.ndarray, corner: str = "right") -> np.ndarray | None:
-    """Where a mouth corner lies in a frame: a face's landmark, or the end of the lips in a drawing of a face.
+    """Locate a mouth corner in a frame: a mesh point of a face, or the end of the lips in a drawing of a face.
 
     Args:
         frame: (H, W, 3) uint8 RGB, of a face, or a heatmap or sketch of one crop.
         corner: the person's "right" or "left".
 
     Returns:
-        (2,) x, y in pixels, or None where there is neither.
+        (2,) x, y in pixels, or None if the frame shows neither.
     """
     drawn = _drawn_corner(frame, corner)
     if drawn is not None:
@@ -119,11 +119,11 @@ def mouth_corner(frame: np.ndarray, corner: str = "right") -> np.ndarray | None:
 
 
 def _drawn_corner(frame: np.ndarray, corner: str) -> np.ndarray | None:
-    """The corner in a heatmap or sketch: the outermost pixel of the lips, the wide closed line low in the middle."""
+    """The corner in a heatmap or sketch: the outermost pixel of the lips, the widest line low in the middle."""
     grey = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
     if grey.mean() > 127:  # dark lines on white
         grey = 255 - grey
-    if (grey > 40).mean() > 0.4:  # a picture has grey all over, lines leave most of it empty
+    if (grey > 40).mean() > 0.4:  # a photograph is grey all over, lines leave most of it empty
         return None
     height, width = grey.shape
     _, labels, stats, centres = cv2.connectedComponentsWithStats((grey > 100).astype(np.uint8), connectivity=8)
