@@ -1,12 +1,12 @@
-"""How long each stage of dubbing takes, and how much memory it needs.
+"""Measure the time of each stage of dubbing, and the memory.
 
     python -m benchmarks.dubbing                                                      # 10 s at 512x512
     python -m benchmarks.dubbing --seconds 600 --width 1920 --height 1080             # the memory of a long video
     python -m benchmarks.dubbing --skip-networks                                      # everything but the networks
 
-Makes a video of the bundled portrait and a sound of that length, dubs it, and prints a table. The stages overlap, so
-their seconds add up to more than the whole takes; a stage's seconds are the time that its thread was at work or
-waiting for a core. The CPU time at the end is that of all threads and tells what one core would need.
+Makes a video of the bundled portrait and a sound of that length, dubs the video, and prints a table. A stage's seconds
+are the time in which its thread worked or waited for a core. The stages overlap, so their sum exceeds the total time.
+The CPU time at the end is the sum over all threads, which is the time that one core would need.
 """
 
 import argparse
@@ -53,7 +53,7 @@ STAGES = ("sound", "decode, first pass", "track", "references", "decode", "crop"
 
 
 class SourcesOwnFaces(Speaker):
-    """Gives each face back as it was."""
+    """Returns each face unchanged."""
 
     def __init__(self):
         self.device, self.audio, self.predicts_heatmaps = torch.device("cpu"), "mel", False
@@ -67,7 +67,7 @@ class SourcesOwnFaces(Speaker):
 
 
 def make_video(path: Path, width: int, height: int, seconds: float) -> None:
-    """The bundled portrait, played back and forth, in the middle of a picture of `width` by `height`."""
+    """Write a video of `width` by `height` with the bundled portrait, played back and forth, in its middle."""
     source = Source(PORTRAIT, FPS)
     for _ in source.scan():
         pass
@@ -82,7 +82,7 @@ def make_video(path: Path, width: int, height: int, seconds: float) -> None:
 
 
 def make_sound(path: Path, seconds: float, speech: Path = SPEECH) -> None:
-    """The bundled recording, or that of another file, repeated or cut to length, as 16 kHz mono WAV."""
+    """Write the sound of `speech`, repeated or cut to length, as 16 kHz mono WAV."""
     import wave
 
     samples = np.concatenate(list(read_sound(speech, 16000, "mono")), axis=1)[0]

@@ -1,10 +1,11 @@
-"""How steady a dub is where nothing should move of itself: videos dubbed with their own sound, beside their sources.
+"""Measure the flicker of dubs: videos dubbed with their own sound, compared with their sources.
 
     python -m benchmarks.flicker videos/val/*.mp4
 
-Printed a video and as the mean over them: the mean absolute difference from frame to frame, in grey levels, of the
-source and of the dub, on the cheeks (what is pasted wholly, without the mouth), on the contour (where what is pasted
-fades out, and some pixels beyond it) and in the rest of the frame. Flicker is what the dub has more than the source.
+Prints the mean absolute difference between consecutive frames, in grey levels, of source and dub, for each video and as
+the mean over videos. The regions are the cheeks (pasted at full weight, without the mouth), the contour (where the
+pasted face fades out, and some pixels beyond it) and the rest of the frame. Flicker is the dub's excess over the
+source.
 """
 
 import argparse
@@ -45,12 +46,12 @@ from media.sound import read_audio
 from media.video import read_frames
 
 REGIONS = ("cheeks", "contour", "rest")
-MOUTH = 0.12  # of the face's width, by which the mouth's region is wider than the lips on every side
-BEYOND = 0.04  # of the face's width, to which the contour's band reaches outside the pasted face
+MOUTH = 0.12  # of the face's width: margin of the mouth's region around the lips
+BEYOND = 0.04  # of the face's width: how far the contour's band extends beyond the pasted face
 
 
 def regions(shape: tuple[int, int], box: np.ndarray, landmarks: np.ndarray) -> dict[str, np.ndarray]:
-    """Where the `REGIONS` of a face are in a frame of `shape` (H, W): (H, W) bool each."""
+    """Masks of a face's `REGIONS` in a frame of `shape` (H, W), (H, W) bool each."""
     x1, y1, x2, y2 = box
     weight = np.zeros(shape, np.float32)
     weight[y1:y2, x1:x2] = paste_weight(shape, tuple(box), landmarks, UPPER)
@@ -76,7 +77,7 @@ def faces(scene: Scene) -> Iterator[tuple[np.ndarray, np.ndarray] | None]:
 
 
 def flicker(source: Path, dubbed: Path) -> dict[str, tuple[float, float]]:
-    """For each of the `REGIONS` the mean difference from frame to frame of `source` and of `dubbed`."""
+    """The mean difference between consecutive frames of `source` and of `dubbed`, for each of the `REGIONS`."""
     sums: dict[str, list[np.ndarray]] = defaultdict(list)
     length = sum(1 for _ in read_frames(dubbed))
     scene = observe((frame for frame, _ in zip(read_frames(source), range(length), strict=False)), workers=1)
@@ -103,7 +104,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         sound, output = Path(folder) / "sound.wav", Path(folder) / "dubbed.mp4"
         for video in arguments.videos:
-            shown = sum(1 for _ in read_frames(video)) / FPS  # not to be played backward too
+            shown = sum(1 for _ in read_frames(video)) / FPS  # a longer sound would play the video backward too
             seconds = min(arguments.seconds, shown, len(read_audio(video)) / SAMPLE_RATE)
             make_sound(sound, seconds, video)
             dub(video, sound, output, speaker, DubOptions(progress=sys.stderr.isatty()))

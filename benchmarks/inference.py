@@ -1,12 +1,13 @@
-"""Speed of dubbing: what a frame costs in the plain and in the fast form of the two networks, and that both agree.
+"""Measure the cost of a frame in the plain and in the fast form of the two networks, and the forms' difference.
 
     python -m benchmarks.inference                      # the released networks' form at the paper's size
     python -m benchmarks.inference --config checkpoints/demo/config.yaml
 
-The plain form is the reference structure: every frame encodes its own references, the predictor decodes a window of T
-frames of which one is used, and SPADE's two convolutions run for each reference. The fast form is what inference.py
-uses: references once a video, `accelerate_inference`, `encode_frames` and `predict_centre`. Weights are random with the
-statistics of trained ones, so no checkpoint is needed. Both forms are timed in turns, the best of each counts.
+The plain form follows the reference code: every frame encodes the references again, the predictor decodes a window of T
+frames and uses one of them, and SPADE's two convolutions run for each reference. The fast form is that of inference.py:
+it encodes references once a video and uses `accelerate_inference`, `encode_frames` and `predict_centre`. Weights are
+random with the statistics of trained ones, so no checkpoint is needed. The forms are timed in turns, and the best time
+of each counts.
 """
 
 import argparse
@@ -49,7 +50,7 @@ from models.modulation import SpadeNorm
 
 @dataclasses.dataclass
 class Inputs:
-    """A stretch of `frames` consecutive frames of one video, (1, frames, ...), and the references of the video."""
+    """Consecutive frames of one video, (1, frames, ...), and the references of the video."""
 
     frames: Tensor
     heatmaps: Tensor
@@ -62,7 +63,7 @@ class Inputs:
 
 
 class PlainTemporalPath(nn.Module):
-    """The temporal path as the reference computes it: one reference after the other, each with its own modulations."""
+    """The temporal path as in the reference code: one reference after the other, each with its own modulations."""
 
     def __init__(self, path: TemporalPath):
         super().__init__()
@@ -81,7 +82,7 @@ class PlainTemporalPath(nn.Module):
 
 
 class PlainDubbing:
-    """Both networks in the reference structure."""
+    """Both networks in the plain form."""
 
     def __init__(self, predictor: HeatmapPredictor, synthesizer: FaceSynthesizer):
         self.predictor, self.synthesizer = predictor, copy.deepcopy(synthesizer)
@@ -118,7 +119,7 @@ class FastDubbing:
         self.predictor, self.synthesizer = predictor, accelerate_inference(synthesizer)
 
     def prepare(self, inputs: Inputs) -> None:
-        """What is done once a video."""
+        """Encode the references, once a video."""
         self.reference_tokens = self.predictor.encode_references(inputs.reference_heatmaps)
         known = inputs.reference_images, inputs.reference_heatmaps, inputs.reference_points
         self.references = self.synthesizer.encode_references(*known)
@@ -150,7 +151,8 @@ def _windows(count: int, length: int, device: torch.device) -> Tensor:
 def trained_like(network: nn.Module, seed: int = 0) -> nn.Module:
     """Fill `network` with random weights of a trained network's statistics, in place, and set it to eval mode.
 
-    Convolutions keep the variance, batch norms have moved; AdaAT's maps are near the identity and flows a few pixels.
+    Convolutions keep the variance, batch norms are not the identity, AdaAT's maps are close to it and flows are a few
+    pixels.
     """
     random = torch.Generator().manual_seed(seed)
     near_identity = ("scale", "rotation", "translation")
@@ -239,14 +241,14 @@ def load_configs(path: str | None, width: float) -> tuple[HeatmapPredictorConfig
 def compare(
     predictor: HeatmapPredictor, synthesizer: FaceSynthesizer, frames: int, device: torch.device, seconds: float
 ) -> list[str]:
-    """Measure every form on a stretch of `frames` frames; the lines of the table."""
+    """Measure every form on `frames` consecutive frames; returns the lines of the table."""
     inputs = random_inputs(predictor, synthesizer, frames)
     inputs = Inputs(*(value.to(device) for value in vars(inputs).values()))
     predictor, synthesizer = predictor.to(device), synthesizer.to(device)
     plain, fast = PlainDubbing(predictor, synthesizer), FastDubbing(predictor, synthesizer)
     forms: dict[str, Callable[[Inputs], Tensor]] = {"plain": plain.dub, "fast": fast.dub}
     fast.prepare(inputs)
-    forms["fast bf16"] = _autocast(fast.dub, torch.bfloat16)  # sooner on a CPU too where that has AMX
+    forms["fast bf16"] = _autocast(fast.dub, torch.bfloat16)  # faster on a CPU too, if it has AMX
     if device.type == "cuda":
         forms["fast fp16"] = _autocast(fast.dub, torch.float16)
         forms |= {f"{name} graph": _graphed(dub, inputs) for name, dub in forms.items() if name != "plain"}
@@ -257,12 +259,12 @@ def compare(
         for name, dub in (("plain", plain.dub), ("fast", fast.dub))
     }
     times = dict.fromkeys(forms, float("inf"))
-    for _ in range(3):  # in turns, so that a busy moment of the machine meets every form
+    for _ in range(3):  # in turns, so that other load on the machine affects every form
         for name, dub in forms.items():
             times[name] = min(times[name], measure(lambda dub=dub: dub(inputs), device, seconds))
     lines = []
     for name, dub in forms.items():
-        replayed = name.endswith("graph")  # in memory that it took when it was recorded
+        replayed = name.endswith("graph")  # runs in the memory that its recording allocated
         reset_peak(device)
         difference = (dub(inputs) - expected).abs().max().item()
         memory = "-" if replayed else f"{peak_memory(device) / 1024:.2f}"
@@ -289,7 +291,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
     if options.threads:
         torch.set_num_threads(options.threads)
-    forbid_tf32()  # which would be the largest difference
+    forbid_tf32()  # whose error would exceed the forms' difference
     predictor_config, synthesizer_config = load_configs(options.config, options.width)
     predictor = trained_like(HeatmapPredictor(predictor_config))
     synthesizer = trained_like(FaceSynthesizer(synthesizer_config))

@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 
 _STATUS = Path("/proc/self/status")
-_PEAK = Path("/proc/self/clear_refs")  # Linux: 5 starts the process's peak anew
+_PEAK = Path("/proc/self/clear_refs")  # Linux: writing 5 resets the process's peak
 
 
 def reset_peak(device: torch.device) -> None:
-    """Start counting anew: the GPU's memory that PyTorch holds, else this process's, where the system can."""
+    """Reset the peak of PyTorch's memory on a GPU, else of this process's memory if the system supports it."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
@@ -22,7 +22,7 @@ def reset_peak(device: torch.device) -> None:
 
 
 def peak_memory(device: torch.device | None = None) -> float:
-    """MiB at the most since `reset_peak`, or since the start where the system cannot count anew; None: this process."""
+    """Peak in MiB since `reset_peak`, or since the start if the system cannot reset it; None: of this process."""
     if device is not None and device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     if _STATUS.exists():

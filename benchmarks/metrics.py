@@ -4,9 +4,9 @@
     python -m benchmarks.metrics --minutes 10         # a long video: memory must not grow with it
     python -m benchmarks.metrics --threads 2 --metrics psnr ssim
 
-Two videos are made from a source: its frames at --size, over and over for --minutes, and the same blurred. Frames a
-second count pairs of frames; decoding, landmarks of both videos and the metrics are included, loading is not: the
-libraries and the first start of the trackers are warmed up on a second of video.
+Two videos are made from a source: its frames at --size, repeated for --minutes, and the same frames blurred. Frames a
+second count pairs of frames. They include decoding, landmarks of both videos and the metrics. They exclude loading: a
+second of video warms up the libraries and the trackers.
 """
 
 import argparse
@@ -63,7 +63,7 @@ def make_videos(source: Path, folder: Path, size: int, frames: int) -> None:
 
 
 def score(folder: Path, options: Options, networks: dict[str, nn.Module]) -> int:
-    """Evaluate the pair of videos in `folder`; how many frames it has."""
+    """Evaluate the pair of videos in `folder`; returns its number of frames."""
     evaluation = Evaluation({"blurred": folder / "blurred"}, folder / "truth", options, networks)
     return evaluation.run()[0].clips[0].frames
 

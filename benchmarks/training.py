@@ -2,12 +2,11 @@
 
     python -m benchmarks.training [--data CLIPS] [--width 1 --windows 2 --frames 5 --steps 5] [--device cuda]
 
-The step is that of `train_face.py`: eq. 10 with the discriminator's step, the optimizers and the loader; beside it the
-same step with the plain forward, in which every frame encodes the references anew, one reference after the other, and
-tensors lie in memory as PyTorch lays them, as in the reference code. With --compile also the step with `train.compile`;
-that it compiles at first is not counted. Terms whose weights are absent (VGG-19, the sync expert) are left out of all
-and named.
-`--clips N` then reads N clip files of 75 frames, as they are and through `data.decoded`, against one PNG a frame.
+The step is that of `train_face.py`: eq. 10 with the discriminator's step, the optimizers and the loader. It is compared
+with the same step with the plain forward of the reference code: every frame encodes the references again, one after the
+other, and tensors have PyTorch's default memory layout. --compile adds the step with `train.compile`, without the time
+of compilation. Terms whose weights are absent (VGG-19, the sync expert) are left out of all steps and named.
+`--clips N` also reads N clip files of 75 frames, directly and through `data.decoded`, compared with one PNG a frame.
 Without --data, clips are drawn.
 """
 
@@ -67,9 +66,9 @@ PORTRAIT = Path(__file__).resolve().parent.parent / "assets" / "portrait.mp4"
 
 
 class OneByOne(nn.Module):
-    """A part of the temporal path that takes N references a frame at once, called for each reference on its own.
+    """Calls a part of the temporal path, which takes N references a frame at once, for each reference on its own.
 
-    With it come the modulations, which the part itself computes once a frame for all of its references.
+    Each call computes the modulations, which the part computes once a frame for all references.
     """
 
     def __init__(self, part: nn.Module, references: int):
@@ -120,7 +119,7 @@ class PlainSynthesizer(nn.Module):
 
 
 def channels_last(synthesizer: FaceSynthesizer) -> FaceSynthesizer:
-    """The network as train_face.py trains it."""
+    """The network in the memory layout of train_face.py."""
     return synthesizer.to(memory_format=torch.channels_last)
 
 
@@ -141,7 +140,7 @@ def draw_clips(folder: Path, count: int, frames: int, kind: str) -> None:
 
 @dataclasses.dataclass
 class Speed:
-    """What a run of steps took: frames a second, share of the time spent waiting for data, peak memory in MiB."""
+    """The cost of a run of steps: frames a second, share of time spent waiting for data, peak memory in MiB."""
 
     frames: float
     waiting: float
@@ -153,7 +152,7 @@ def measure(
 ) -> Speed:
     """Run `train_face.py`'s steps with `build(synthesizer)` as the network; the first `warmup` are not counted."""
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=config.train.precision)
-    torch.backends.cudnn.benchmark = True  # as training.start does
+    torch.backends.cudnn.benchmark = True  # as training.config.start does
     torch.manual_seed(0)
     network = build(FaceSynthesizer(config.model))
     cil = next((part for part in network.modules() if isinstance(part, MutualInformation)), None)
@@ -196,8 +195,8 @@ def synchronize(device: torch.device) -> None:
 
 
 def draw_portraits(folder: Path, count: int, frames: int) -> None:
-    """Write clip files of the bundled portrait, whose pictures are as hard to pack as any face's."""
-    from media.video import read_frames  # PyAV's, which a machine that only trains need not have
+    """Write clip files of the bundled portrait, whose frames compress like those of any face."""
+    from media.video import read_frames  # imports PyAV, which a machine that only trains may lack
 
     source = np.stack(list(read_frames(PORTRAIT)))
     faces = [encode_face(cv2.resize(frame, (CROP_SIZE, CROP_SIZE), interpolation=cv2.INTER_AREA)) for frame in source]
