@@ -1,11 +1,11 @@
-"""Score generated videos against the true ones, beside a paper's table.
+"""Score generated videos against the true ones, next to a paper's table.
 
     python evaluate.py --generated out/dubbed --reference clips
     python evaluate.py --generated A=out/a --generated B=out/b --reference clips --table stsa-lrs2 --output out/eval
     python evaluate.py --table g4g-user-study
 
-Videos pair by their path below the folders, without the suffix. Each metric is defined in the module of `metrics/` that
-computes it.
+Videos are paired by their path below the folders, without the suffix. Each metric is defined in the module of
+`metrics/` that computes it.
 """
 
 import argparse
@@ -65,7 +65,7 @@ def chosen_table(name: str | None) -> PublishedTable | None:
 
 
 def chosen_metrics(names: list[str] | None, table: PublishedTable | None) -> tuple[str, ...]:
-    """The metrics asked for, else the table's, else all; "LSE-D" and "lse_d" are the same."""
+    """The given metrics, else the table's, else all; "LSE-D" and "lse_d" are the same."""
     if names is None:
         return tuple(metric for metric in (table.metrics if table else METRICS) if metric in METRICS)
     metrics = [name.lower().replace("-", "_") for name in names]
@@ -76,7 +76,7 @@ def chosen_metrics(names: list[str] | None, table: PublishedTable | None) -> tup
 
 
 def listed_clips(path: Path | None) -> dict[str, set[str]] | None:
-    """The lines of a file with a clip in each, and the names that the videos of each may have."""
+    """The clips that a file lists, one a line: line -> names that the clip's videos may have."""
     if path is None:
         return None
     try:

@@ -1,11 +1,11 @@
-"""Put the networks of several runs into one checkpoint folder, as dubbing needs them.
+"""Combine the networks of several runs into one checkpoint folder for dubbing.
 
     python -m checkpoints.combine runs/heatmap/best runs/face/best --output checkpoints/mine [--half]
 
-Each network is taken from the last folder that holds it; a synthesizer reads points as the predictor beside it has
-learned to. With `--blend 0.25`, a network that several folders hold gets a quarter of the last one's weights and three
-of the one's before: fine-tuned, it keeps more of what it could do (Wortsman et al., Robust fine-tuning of zero-shot
-models, 2022).
+Each network is taken from the last folder that holds it. A synthesizer takes over the predictor's trained reader of
+landmarks. With `--blend 0.25`, a network that several folders hold is a mean of the last two: a quarter of the last
+one's weights and three quarters of those before. A fine-tuned network thereby keeps more of its earlier abilities
+(Wortsman et al., Robust fine-tuning of zero-shot models, 2022).
 """
 
 import sys
@@ -19,15 +19,15 @@ from media.errors import InputError, Parser, command
 from models.checkpoint import NETWORKS, is_g4g, load_network, save_checkpoint
 from models.reader import share_reader
 
-# Of a training config: the folders of the machine it ran on, which mean nothing elsewhere.
+# Keys of a training config that hold folders of the machine it ran on; these mean nothing elsewhere.
 PLACES = ("data", "output", "start_from", "heatmap_predictor", "face_synthesizer", "sync_expert")
 
 
 def blend(first: nn.Module, second: nn.Module, share: float, name: str) -> nn.Module:
-    """`first` with `share` of the weights of `second`, which was trained on from it.
+    """Move the weights of `first` by `share` towards those of `second`, which was fine-tuned from it.
 
     Raises:
-        InputError: they are not of one form.
+        InputError: their configs differ.
     """
     if first.config != second.config:
         raise InputError(f"--blend: the two forms of {name} differ in their config; give one fine-tuned from the other")
@@ -62,7 +62,7 @@ def main() -> None:
         sections[name] = networks[name].config
         training = OmegaConf.load(holders[-1] / "config.yaml").get("training")
         if training is not None:
-            own = training.get(name)  # where this command wrote it; elsewhere it may be a place
+            own = training.get(name)  # a section if this command wrote it; else it may be a folder
             training = own if OmegaConf.is_dict(own) else training
             kept = {key: value for key, value in OmegaConf.to_container(training).items() if key not in PLACES}
             kept.get("speech", {}).pop("data", None)

@@ -1,14 +1,14 @@
-"""Published weights of other networks: where they lie, and how they get there.
+"""Fetch the published weights of other networks.
 
     python -m checkpoints.fetch --list
     python -m checkpoints.fetch vgg19 lpips fid
     python -m checkpoints.fetch syncnet --from ~/weights
 
-`manifest.yaml` beside this file says what each name is. Metrics and losses ask `require` for a file and never
-download by themselves: a run that lacks weights stops before any work and names the command that fetches them.
+`manifest.yaml` next to this file describes each name. Metrics and losses call `require` for a file and never download:
+a run that lacks weights stops before any work and names the command that fetches them.
 
-A download that breaks off goes on where it stopped when the command is given again. A file gets its name only after
-its size and its sha256 were found right.
+An interrupted download resumes when the command is repeated. A file gets its name only after its size and its sha256
+have been checked.
 """
 
 import functools
@@ -32,14 +32,14 @@ from media.files import output_folder, replacing
 FOLDER = Path(__file__).resolve().parent
 DOWNLOADS = FOLDER / "downloads"
 MANIFEST = FOLDER / "manifest.yaml"
-ATTEMPTS = 3  # for one URL, as long as each brings the file further
+ATTEMPTS = 3  # for one URL, as long as each adds to the file
 TIMEOUT = 30  # seconds without a byte
 BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
 class File:
-    """One file of the manifest: its name, where it is published and what is known of its content."""
+    """One file of the manifest: its name, its URLs, and the known facts about its content."""
 
     name: str
     urls: list[str]
@@ -55,7 +55,7 @@ class Weights:
     name: str
     licence: str
     files: list[File]
-    folder: str = ""  # below DOWNLOADS, where there are several files
+    folder: str = ""  # below DOWNLOADS, if there are several files
 
     @property
     def path(self) -> Path:
@@ -76,17 +76,17 @@ def manifest() -> dict[str, Weights]:
 
 
 def path(name: str) -> Path:
-    """Where the weights `name` lie once fetched: a file, or a folder where they are several files (wav2vec2)."""
+    """The path of the weights `name` once fetched: a file, or a folder of several files (wav2vec2)."""
     return manifest()[name].path
 
 
 def available(name: str) -> bool:
-    """Whether all files of `name` are there, at their known sizes."""
+    """Whether all files of `name` are present with their known sizes."""
     return _missing(manifest()[name]) is None
 
 
 def require(name: str, purpose: str) -> Path:
-    """`path(name)`, or an InputError where a file of it is missing; `purpose` says what needs it ("FID", ...)."""
+    """`path(name)`; InputError if one of its files is missing. `purpose` names the user of the weights ("FID", ...)."""
     weights = manifest()[name]
     missing = _missing(weights)
     if missing is not None:
@@ -106,7 +106,7 @@ def _missing(weights: Weights) -> File | None:
 
 
 def fetch(weights: Weights, source: Path | None = None) -> None:
-    """Bring all files of `weights` to their place, from the folder `source` or from where they are published.
+    """Copy all files of `weights` from the folder `source`, or download them if it is None.
 
     Raises:
         InputError: a file is not in `source`, cannot be downloaded or written, or is not the published one.
@@ -135,14 +135,14 @@ def _copy(source: Path, weights: Weights, file: File, place: Path) -> None:
 
 
 def _download(name: str, file: File, place: Path) -> None:
-    """Try each URL; what one brought is continued by the next, and thrown away if the whole is not the file."""
+    """Try each URL; the next one continues a partial file. A complete file that fails its check is deleted."""
     partial = place.with_name(f".{place.name}.part")
     reasons = []
     for url in file.urls:
         try:
             continued = _size(partial) > 0
             _transfer_persistently(url, partial, file)
-            if continued and _fault(partial, file) is not None:  # the old part was not of this file
+            if continued and _fault(partial, file) is not None:  # the old part belonged to another file
                 partial.unlink()
                 _transfer_persistently(url, partial, file)
         except _Full as error:
@@ -163,7 +163,7 @@ def _download(name: str, file: File, place: Path) -> None:
 
 
 def _transfer_persistently(url: str, partial: Path, file: File) -> None:
-    """`_transfer`, again where the connection broke off and had brought something."""
+    """Repeat `_transfer` after a broken connection that added something to the file."""
     for attempt in range(1, ATTEMPTS + 1):
         if not file.sha256 or (file.size is not None and _size(partial) > file.size):
             partial.unlink(missing_ok=True)  # without a sha256 a wrong join would not be noticed
@@ -178,11 +178,11 @@ def _transfer_persistently(url: str, partial: Path, file: File) -> None:
 
 
 class _Full(Exception):
-    """The disk does not take what the network brings."""
+    """The disk refuses the downloaded data."""
 
 
 def _transfer(url: str, partial: Path, file: File) -> None:
-    """Append what `partial` lacks of `url`; a server that does not continue starts again."""
+    """Append the rest of `url` to `partial`; the file starts again if the server does not support ranges."""
     start = _size(partial)
     if file.size is not None and start == file.size:
         return
@@ -218,7 +218,7 @@ def _size(path: Path) -> int:
 
 
 def _fault(path: Path, file: File) -> str | None:
-    """What shows that `path` is not the published file, as the end of a sentence; None if all is right."""
+    """Why `path` is not the published file, as the end of a sentence; None if it is."""
     size = _size(path)
     if size == 0:
         return "is empty"
@@ -232,7 +232,7 @@ def _fault(path: Path, file: File) -> str | None:
     elif path.name.removeprefix(".").removesuffix(".part").endswith(".json"):
         try:
             json.loads(path.read_bytes())
-        except ValueError:  # a page of a proxy or of an error, say
+        except ValueError:  # such as an error page, or a proxy's
             return "is not JSON"
     return None
 
@@ -270,7 +270,7 @@ def main(arguments: list[str] | None = None) -> None:
     for name in names:
         try:
             fetch(manifest()[name], options.source)
-        except InputError as reason:  # one server that is down is no reason to go without the other weights
+        except InputError as reason:  # the other weights may be on servers that work
             failures[name] = reason
         else:
             print(f"fetched {name} into {DOWNLOADS}")

@@ -1,4 +1,4 @@
-"""Turn the STSA authors' released weights into a checkpoint folder.
+"""Convert the STSA authors' released weights to a checkpoint folder.
 
     python -m checkpoints.import_released heatmap_weight.pth face_weight.pth checkpoints/stsa_released
     python inference.py --checkpoint checkpoints/stsa_released --video VIDEO --audio SOUND --output OUT.mp4
