@@ -1,10 +1,13 @@
 #!/usr/bin/env bash
-# The rows of Table III at a size for small machines, two seeds each: bash scripts/ablations.sh TRAIN_CLIPS VAL_CLIPS [steps]
-# Trains each row (runs that were stopped go on) beside the bundled predictor, with the expert in EXPERT (default: one that
-# is trained first, on the file SPEECH of data_prep.synthetic_speech too), then prints every row's scores on VAL_CLIPS.
-# VGG-19 and Wav2Vec 2.0 are replaced by pixel losses and log-mel, so the numbers compare with each other alone. WIDTH
-# (default 0.25) is the synthesizer's, EVERY (default 1) how many faces of VAL_CLIPS are scored: each, each second, ...;
-# SEEDS (default "0 1") can be shared out to several machines.
+# Train the rows of Table III at a size for small machines: bash scripts/ablations.sh TRAIN_CLIPS VAL_CLIPS [steps]
+# Each row is trained with two seeds and combined with the bundled predictor. Stopped runs resume. At the end the script
+# prints every row's scores on VAL_CLIPS. Pixel losses replace VGG-19 and log-mel replaces Wav2Vec 2.0, so the numbers are
+# comparable with each other only. Environment variables:
+#   EXPERT  the sync expert; without it one is trained first
+#   SPEECH  a file of data_prep.synthetic_speech, on which that expert is trained too
+#   WIDTH   the synthesizer's width (default 0.25)
+#   EVERY   score every EVERY-th face of VAL_CLIPS (default 1)
+#   SEEDS   seeds to train (default "0 1"); they can be divided among machines
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 [ $# -ge 2 ] || { echo "usage: bash scripts/ablations.sh TRAIN_CLIPS VAL_CLIPS [steps]" >&2; exit 2; }
@@ -12,7 +15,7 @@ python=${PYTHON:-.venv/bin/python}
 steps=${3:-4000}
 runs=${RUNS:-runs/ablations_small}
 expert=${EXPERT:-$runs/sync/best}
-# Without synthetic speech an expert of few people is none, and L_sync, the row without it and the others say nothing.
+# Trained on few speakers without synthetic speech, an expert cannot judge sync, and every row but w/o sync uses L_sync.
 [ -n "${EXPERT:-}${SPEECH:-}" ] || { echo "error: neither EXPERT nor SPEECH is set; give one of the two" >&2; exit 2; }
 data=(data.train="$1" data.val="$2" data.workers=2 data.augment=true)
 loop=(train.steps="$steps" train.precision=no train.learning_rate=2e-3 train.schedule=cosine train.warmup=20

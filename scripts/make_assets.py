@@ -1,9 +1,9 @@
-"""Make the bundled demo clip again: a public-domain NASA portrait under a slow camera, and a synthesized sentence.
+"""Remake the bundled demo clip: a public-domain NASA portrait under a slowly moving camera, and a synthesized sentence.
 
     pip install scikit-image && apt-get install flite
     python -m scripts.make_assets
 
-Writes assets/portrait.mp4 (7 s, 448x448, silent) and assets/speech.wav (7.6 s). assets/README.md tells their origin.
+Writes assets/portrait.mp4 (7 s, 448x448, silent) and assets/speech.wav (7.6 s). assets/README.md gives their origin.
 """
 
 import math
@@ -26,7 +26,7 @@ FACE_CENTRE, VIEW = (226.0, 136.0), 250.0  # of the portrait, in pixels
 
 
 def portrait_frame(portrait: np.ndarray, time: float) -> np.ndarray:
-    """The picture at `time` seconds: a view on the face that drifts, breathes and tilts a little."""
+    """The frame at `time` seconds: a view of the face that drifts, zooms and tilts slightly."""
     zoom = SIZE / VIEW * (1 + 0.04 * math.sin(2 * math.pi * time / 7))
     tilt = 2.5 * math.sin(2 * math.pi * time / 5)
     x = FACE_CENTRE[0] + 6 * math.sin(2 * math.pi * time / 4)

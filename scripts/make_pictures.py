@@ -1,4 +1,4 @@
-"""Make the README's pictures from what the demo wrote: assets/strip.png and assets/dubbed.gif.
+"""Make the README's pictures, assets/strip.png and assets/dubbed.gif, from the demo's output.
 
     bash scripts/demo.sh && .venv/bin/python -m scripts.make_pictures
 
@@ -16,7 +16,7 @@ from media.video import read_frames
 
 ROOT = Path(__file__).resolve().parent.parent
 ROWS, PANEL = 3, 224  # of the strip: rows, and a panel's side in pixels
-SECONDS, EVERY = 5, 2  # of the animation: its length, and one frame kept of so many
+SECONDS, EVERY = 5, 2  # of the animation: its length in seconds; every EVERY-th frame is kept
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-# Sourced by demo.sh, test.sh and train_demo.sh: makes .venv, installs the pinned requirements once, and leaves $python set.
+# Sourced by demo.sh, test.sh and train_demo.sh: makes .venv, installs the pinned requirements once, and sets $python.
 # A second run with the same requirements.txt installs nothing. Another Python: PYTHON=python3.12 bash scripts/demo.sh
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 2

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Train a checkpoint like the bundled one: bash scripts/train_demo.sh TRAIN_VIDEOS VAL_VIDEOS [OUTPUT=runs/demo]
-# Every step goes on where it was when the command is started again. Five hours on two CPU cores for four minutes of
-# video, of which training the synthesizer takes three, on cores with AMX two; on a large GPU that is minutes.
+# Started again, the command resumes where it stopped. For four minutes of video it takes five hours on two CPU cores.
+# Training the synthesizer takes three of them; on cores with AMX it takes two hours, on a large GPU minutes.
 set -u
 if [ $# -lt 2 ]; then
     echo "usage: bash scripts/train_demo.sh TRAIN_VIDEOS VAL_VIDEOS [OUTPUT]" >&2
@@ -18,11 +18,12 @@ set -e
 # Needs the speech synthesizers flite and eSpeak NG (Debian: apt-get install flite espeak-ng).
 speech="$output/speech.safetensors"
 [ -f "$speech" ] || "$python" -m data_prep.synthetic_speech "$speech" --minutes 180
-# The expert finds clips whose sound comes early or late, which are then read in step if it has learned to; and it judges.
+# The expert measures the audio offsets of the clips. If it proves accurate, training corrects them. It also scores the
+# checkpoint at the end.
 "$python" train_sync.py --config configs/demo_sync.yaml "${clips[@]}" speech.data="$speech" output="$output/sync"
 if "$python" -m data_prep.offsets "$output/clips/train" --expert "$output/sync/best" --proven-on "$output/clips/val"; then
     clips+=(data.correct_offsets=true)
-elif [ $? -ne 2 ]; then  # stopped, not refused
+elif [ $? -ne 2 ]; then  # 2 means that the expert was refused
     exit 1
 fi
 "$python" train_heatmap.py --config configs/demo_heatmap.yaml "${clips[@]}" speech.data="$speech" \
