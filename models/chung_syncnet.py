@@ -1,4 +1,4 @@
-"""SyncNet of LSE-D and LSE-C (Chung and Zisserman, "Out of time", 2016), whose `syncnet_v2.model` it loads."""
+"""SyncNet for LSE-D and LSE-C (Chung and Zisserman, "Out of time", 2016), with the weights `syncnet_v2.model`."""
 
 import numpy as np
 import torch
@@ -7,17 +7,17 @@ from torch import Tensor, nn
 from media.audio import mfcc
 from models.layers import renamed
 
-SIZE = 224  # px, a side of the face that it sees
-MARGIN = 0.4  # of half the face, left free on both sides and twice below, as its own pipeline crops
-GREY = 110  # its filling where the crop leaves the frame
+SIZE = 224  # px, side of the input face
+MARGIN = 0.4  # of half the face: margin on both sides, and twice that below, as in the published pipeline
+GREY = 110  # fills the crop outside of the frame
 MFCC_A_FRAME, MFCC_A_WINDOW = 4, 20  # at 100 Hz, against 25 fps
-SHIFTS = 15  # frames either way among which an offset is sought
+SHIFTS = 15  # frames either way: range of the search for an offset
 
 
 class ChungSyncNet(nn.Module):
-    """Embeds 0.2 s of speech and of a talking face; how far apart the two lie says how well they fit in time.
+    """Embeds 0.2 s of speech and of a talking face; the smaller their distance, the better they are in sync.
 
-    Its modules have the names of the published weights, which are the only ones it is used with.
+    Its modules are named as in the published weights, the only ones that it is used with.
     """
 
     def __init__(self):
@@ -77,7 +77,7 @@ def released_state(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def mfcc_windows(features: np.ndarray, frames: np.ndarray) -> np.ndarray:
-    """The 0.2 s of sound that belong to five frames from each of `frames` on; beyond either end it is silent.
+    """The 0.2 s of sound of the five frames from each of `frames` on, padded with silence beyond either end.
 
     Args:
         features: (M, 13) MFCC at 100 Hz.

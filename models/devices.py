@@ -1,4 +1,4 @@
-"""Which device a command computes on."""
+"""The device on which a command computes."""
 
 import argparse
 from typing import TYPE_CHECKING
@@ -8,14 +8,14 @@ if TYPE_CHECKING:
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
-    """Give `parser` the option `--device`, whose value is a `torch.device` that can be used."""
+    """Add the option `--device` to `parser`; its value is a usable `torch.device`."""
     parser.add_argument(
         "--device", type=usable_device, default="auto", metavar="cpu|cuda", help="default: cuda where there is one"
     )
 
 
 def usable_device(name: str) -> "torch.device":
-    """The device `name`, for "auto" CUDA where it is there; argparse's error where it cannot be used."""
+    """The device `name`; "auto" is CUDA if present. Raises argparse's error if the device cannot be used."""
     import torch  # not needed to print a command's help, and slow to load
 
     if name == "auto":

@@ -1,4 +1,4 @@
-"""The multi-scale patch discriminator of pix2pixHD (Wang et al., 2018), which IP-LAP, STSA and G4G train against."""
+"""The multi-scale patch discriminator of pix2pixHD (Wang et al., 2018), used by IP-LAP, STSA and G4G."""
 
 import itertools
 from dataclasses import dataclass
@@ -11,17 +11,17 @@ from models.layers import check_positive, scaled
 
 @dataclass
 class DiscriminatorConfig:
-    """The form of the discriminator; the defaults are the paper's line of work."""
+    """The architecture of the discriminator; the defaults follow pix2pixHD and IP-LAP."""
 
-    scales: int = 2  # the same network, with its own weights, on the image and on its halves
+    scales: int = 2  # networks of the same form, each on images of half the size of the one before
     layers: int = 3  # convolutions of stride 2
     channels: int = 64  # after the first of them; doubled at each further one, up to 512
-    together: int = 0  # consecutive frames that are also judged as one, by networks of their own; G4G's are 5
+    together: int = 0  # consecutive frames that further networks classify together; G4G has 5
     width: float = 1.0  # factor on all channels
 
 
 class PatchDiscriminator(nn.Module):
-    """Images -> for each scale, the features of each layer; the last feature map holds a score a patch.
+    """Maps images to each layer's features at each scale; the last feature map holds one score a patch.
 
     Raises:
         ValueError: a count of the config is not positive.
@@ -38,23 +38,23 @@ class PatchDiscriminator(nn.Module):
         self.sequences = nn.ModuleList(_layers(config, stacked) for _ in range(config.scales if stacked else 0))
 
     def forward(self, images: Tensor) -> list[list[Tensor]]:
-        """Judge images.
+        """Score images.
 
         Args:
             images: (..., 3, H, W), any leading dimensions, in [0, 1]; H and W at least 32 for two scales. With
-                `together`, (B, T, 3, H, W) of so many frames T.
+                `together`, (B, T, 3, H, W) with T equal to `together`.
 
         Returns:
-            `scales` lists, the finest first, and with `together` as many again of whole windows: of `layers` + 2
-            feature maps (N, C', H', W'); the last has one channel, scores near 1 for patches taken for real and near 0
-            for generated ones.
+            `scales` lists, the finest first; with `together`, `scales` further lists for whole windows. Each list has
+            `layers` + 2 feature maps (N, C', H', W'). The last map has one channel: scores near 1 for patches
+            classified as real and near 0 for those classified as generated.
         """
         features = _judged(self.networks, images.flatten(0, -4))
         return features + _judged(self.sequences, images.flatten(-4, -3)) if self.sequences else features
 
 
 def _judged(networks: nn.ModuleList, images: Tensor) -> list[list[Tensor]]:
-    """The features of images (N, C, H, W) by each network, the next one's at half the size."""
+    """Each network's features of images (N, C, H, W), which every next network takes at half the size."""
     features = []
     for i, network in enumerate(networks):
         if i > 0:
@@ -78,7 +78,7 @@ def _layers(config: DiscriminatorConfig, in_channels: int) -> nn.ModuleList:
 
 
 def _convolution(in_channels: int, out_channels: int, stride: int) -> nn.Conv2d:
-    """A 4x4 convolution; N(0, 0.02) at first, as is usual for this discriminator."""
+    """A 4x4 convolution, initialised from N(0, 0.02) as is usual for this discriminator."""
     convolution = nn.Conv2d(in_channels, out_channels, 4, stride, padding=2)
     nn.init.normal_(convolution.weight, std=0.02)
     nn.init.zeros_(convolution.bias)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from models.precision import full_precision
 
-AUDIO_CHANNELS = {"mel": 80, "wav2vec2": 768}  # by kind of sound features
+AUDIO_CHANNELS = {"mel": 80, "wav2vec2": 768}  # by kind of audio features
 _CONVOLUTION = {1: nn.Conv1d, 2: nn.Conv2d}
 _BATCH_NORM = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d}
 
@@ -44,7 +44,7 @@ class ConvBlock(nn.Module):
 
 
 class AudioEncoder(nn.Module):
-    """Audio windows (B, C, W) -> codes (B, code). Log-mel windows leave two positions, which are averaged."""
+    """Encodes audio windows (B, C, W) as (B, code). Log-mel windows leave two positions, which are averaged."""
 
     def __init__(self, in_channels: int, code: int):
         super().__init__()
@@ -70,34 +70,34 @@ def scaled(channels: int, width: float) -> int:
 
 
 def check_positive(config: Any, *names: str) -> None:
-    """ValueError where an option of a network's config is not above 0."""
+    """ValueError if an option of a network's config is not above 0."""
     for name in names:
         if not getattr(config, name) > 0:
             raise ValueError(f"{name} is {getattr(config, name)}; it must be positive")
 
 
 def check_references(images: Tensor, count: int) -> None:
-    """ValueError where reference images (B, N, ...) are not the `count` that a network stacks."""
+    """ValueError if there are not `count` reference images (B, N, ...), which a network stacks."""
     if images.shape[1] != count:
         raise ValueError(f"this network takes {count} reference images, not {images.shape[1]}")
 
 
 def painted_over(x: Tensor, copy: Tensor) -> Tensor:
-    """Faces (B, 3, H, W) in [0, 1]: what x (B, 4, H, W) paints, blended into `copy` by its last channel.
+    """Blend the colours of x (B, 4, H, W) into `copy` by x's last channel: faces (B, 3, H, W) in [0, 1].
 
-    Training starts near the copy. All in float32: bfloat16 has half of the grey levels of a picture.
+    Training starts near the copy. Computed in float32: bfloat16 has half of an image's grey levels.
     """
     x = full_precision(x)
     return torch.lerp(torch.sigmoid(x[:, :3]), full_precision(copy), torch.sigmoid(x[:, 3:] + 2))
 
 
 def repeated(x: Tensor, times: int) -> Tensor:
-    """Each row of x (B, ...) `times` over, (B times, ...); of a single one no copies are made."""
+    """Each row of x (B, ...) repeated `times` times, (B times, ...); a single row is expanded without copies."""
     return x.expand(times, *x.shape[1:]) if len(x) == 1 else x.repeat_interleave(times, dim=0)
 
 
 def renamed(state_dict: dict[str, Tensor], names: Iterable[tuple[str, str]]) -> dict[str, Tensor]:
-    """Pick the tensors of a foreign `state_dict` by pairs (own name, foreign name); what no pair names is left out.
+    """Pick the tensors of a foreign `state_dict` by pairs (own name, foreign name); other tensors are dropped.
 
     Raises:
         ValueError: a foreign tensor is missing; the message names it.

@@ -1,4 +1,4 @@
-"""The lip-sync expert of L_sync: Wav2Lip's SyncNet (Prajwal et al., 2020), which its `lipsync_expert.pth` fits."""
+"""The lip-sync expert of L_sync: Wav2Lip's SyncNet (Prajwal et al., 2020), which can load its `lipsync_expert.pth`."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ _AUDIO_LAYERS = (
 
 @dataclass
 class SyncExpertConfig:
-    """What a `SyncExpert` is made of."""
+    """The architecture of a `SyncExpert`."""
 
     width: float = 1.0  # factor of every layer's channels, the embeddings' 512 included
 
@@ -45,7 +45,7 @@ class SyncExpertConfig:
 
 
 class SyncExpert(nn.Module):
-    """Embeds 0.2 s of speech and five frames of a lower face, close to each other where the two are in sync."""
+    """Embeds 0.2 s of speech and five frames of a lower face, close to each other if the two are in sync."""
 
     def __init__(self, config: SyncExpertConfig | None = None):
         super().__init__()
@@ -59,11 +59,11 @@ class SyncExpert(nn.Module):
 
         Args:
             mel: (B, 1, 80, 16) log-mel spectrogram from the first frame's time on.
-            lower_faces: (B, 15, 48, 96) in [0, 1], as `lower_faces` makes them.
+            lower_faces: (B, 15, 48, 96) in [0, 1], from `lower_faces`.
 
         Returns:
-            Audio and face embeddings, (B, 512) each, of length 1. None of their values is negative, and so their
-            cosine similarity lies in [0, 1].
+            Audio and face embeddings, (B, 512) each, of length 1. Their values are not negative, so their cosine
+            similarity lies in [0, 1].
         """
         return self.embed_audio(mel), self.embed_faces(lower_faces)
 
@@ -77,7 +77,7 @@ class SyncExpert(nn.Module):
 
 
 def lower_faces(frames: Tensor) -> Tensor:
-    """Bring face crops into the expert's form: 96x96, lower half, BGR, the frames' channels one after the other.
+    """Convert face crops to the expert's input: 96x96, lower half, BGR, the channels of all frames concatenated.
 
     Args:
         frames: (B, 5, 3, H, W) RGB in [0, 1].
