@@ -1,7 +1,7 @@
 """L_gan and L_feat of STSA eq. 10, L_GAN of G4G eq. 14: least squares (Mao et al., 2017) and feature matching.
 
-All take what `PatchDiscriminator` returns: for each scale a list of its layers' features, the last of which are the
-scores of the patches. As in pix2pixHD and IP-LAP the adversarial terms are summed over the scales.
+All take the output of `PatchDiscriminator`: for each scale a list of its layers' features, the last of which are the
+patch scores. As in pix2pixHD and IP-LAP, the adversarial terms are summed over the scales.
 """
 
 from torch import Tensor
@@ -15,7 +15,7 @@ LAYERS_WEIGHT = 4.0
 
 
 def discriminator_loss(real: Features, generated: Features) -> Tensor:
-    """sum_scales (E[(D(x) - 1)^2] + E[D(G)^2]) / 2; what the discriminator minimises.
+    """The discriminator's loss, sum_scales (E[(D(x) - 1)^2] + E[D(G)^2]) / 2.
 
     `generated` comes from detached images.
     """
@@ -23,14 +23,14 @@ def discriminator_loss(real: Features, generated: Features) -> Tensor:
 
 
 def generator_loss(generated: Features) -> Tensor:
-    """sum_scales E[(D(G) - 1)^2]; what the generator minimises while the discriminator's weights stay."""
+    """The generator's loss, sum_scales E[(D(G) - 1)^2], with the discriminator frozen."""
     return sum(_distance(scale, 1.0) for scale in generated)
 
 
 def feature_matching_loss(generated: Features, real: Features) -> Tensor:
     """Sum over scales and layers of 2.5 / scales * 4 / (layers + 1) * mean |f(G) - f(x)|.
 
-    All features but the patch scores, which are layers + 1 of them; no gradient flows into `real`.
+    The layers + 1 feature maps before the patch scores are compared; no gradient flows into `real`.
     """
     total = 0.0
     for generated_scale, real_scale in zip(generated, real, strict=True):

@@ -1,7 +1,7 @@
 """G4G's training objective (eq. 17): L = l_v L_v + l_p L_p + l_GAN L_GAN + l_r L_r + l_con L_con.
 
-A term at weight 0 is not computed, and what only it needs (VGG-19, the discriminator) is not loaded. The paper does not
-say what the masks of L_r are, nor how the two forms of L_con go together; see `reconstruction_loss` and `G4GObjective`.
+A term of weight 0 is not computed, and networks that only it needs (VGG-19, the discriminator) are not loaded. The
+paper defines neither the masks of L_r nor the sum of L_con's two forms; see `reconstruction_loss` and `G4GObjective`.
 """
 
 from collections.abc import Callable
@@ -26,24 +26,24 @@ class G4GLosses:
 
     attribute: float = 1.0  # L_v, eq. 12
     perceptual: float = 2.0  # L_p, eq. 13
-    gan: float = 3.0  # of the sum over the discriminator's scales, of single frames and of windows
+    gan: float = 3.0  # L_GAN, eq. 14, summed over the discriminator's scales, of single frames and of windows
     reconstruction: float = 4.0  # L_r, eq. 15
     contrastive: float = 5.0  # L_con, eq. 10 and 16
-    multi_scale: bool = True  # the masks of L_r, Table 2's "supervision"; without them it weighs the whole crop alike
-    without_vgg: str = "stop"  # where VGG-19's weights are absent: "stop", or "skip" its term
+    multi_scale: bool = True  # the masks of L_r, Table 2's "supervision"; false weighs the whole crop uniformly
+    without_vgg: str = "stop"  # if VGG-19's weights are absent: "stop", or "skip" its term
 
 
 def attribute_loss(visual: Tensor, landmarks: Tensor) -> Tensor:
     """L_v, eq. 12: 1 - cos of the aligned visual features (B, T, d) and the reference's landmark features (B, d).
 
-    No gradient flows into the landmarks' side: both could otherwise agree on one vector that says nothing.
+    No gradient flows into the landmark features: otherwise both could collapse to one constant vector.
     """
     landmarks = full_precision(landmarks.detach())[:, None]
     return (1 - F.cosine_similarity(full_precision(visual), landmarks, dim=-1)).mean()
 
 
 def reconstruction_loss(faces: Tensor, true_faces: Tensor, landmarks: Tensor, multi_scale: bool = True) -> Tensor:
-    """L_r, eq. 15: the mean L1 under N masks; here three of falling size, the crop, its hidden half and the mouth.
+    """L_r, eq. 15: the mean L1 under N masks; here three of decreasing size: the crop, its hidden half and the mouth.
 
     Args:
         faces, true_faces: (B, T, 3, H, W), in [0, 1].
@@ -60,7 +60,7 @@ def reconstruction_loss(faces: Tensor, true_faces: Tensor, landmarks: Tensor, mu
 
 
 def freeze_unread(synthesizer: G4GSynthesizer, weights: G4GLosses) -> None:
-    """Require no gradient of the heads that only terms at weight 0 read; several processes would wait for theirs."""
+    """Freeze the heads that only terms of weight 0 use: several processes would wait for their gradients."""
     synthesizer.to_landmarks.requires_grad_(weights.attribute > 0)
     for head in (synthesizer.see, synthesizer.hear):
         if head is not None:
@@ -68,20 +68,21 @@ def freeze_unread(synthesizer: G4GSynthesizer, weights: G4GLosses) -> None:
 
 
 class G4GObjective(nn.Module):
-    """Eq. 17: every term that has a weight, with the frozen networks it needs.
+    """Eq. 17: every term of non-zero weight, with the frozen networks that it needs.
 
-    L_con is half of each of its two forms: of the aligned features of the windows' middle frames (eq. 10), where the
-    network aligns, and of a sync expert's embeddings of the generated windows (eq. 16), where one is given. The
-    negatives of both are a process's other windows and, for the faces, the batch's unsynced sounds of the same clip
-    ("unsynced audio-image pairs", 3.3). Other windows alone are mostly of other people, whom face and voice tell apart.
+    L_con is half the sum of two forms: on the aligned features of the windows' middle frames (eq. 10), if the network
+    aligns, and on a sync expert's embeddings of the generated windows (eq. 16), if one is given. The negatives of both
+    are a process's other windows and, for the faces, the batch's unsynced sounds of the same clip ("unsynced
+    audio-image pairs", 3.3). The other windows are mostly of other speakers, whom face and voice distinguish without
+    any lip-sync.
 
     Args:
         weights, frames, sync_expert: of the run's config; `sync_expert` may be empty.
         network: the synthesizer's config.
-        say: prints which term is left out for want of its weights; of several processes, in one.
+        say: prints which term is left out because its weights are absent; one of several processes prints.
 
     Raises:
-        InputError: a term needs weights or a part of the network that are not there.
+        InputError: a term needs weights or a part of the network that are absent.
     """
 
     def __init__(
@@ -102,7 +103,7 @@ class G4GObjective(nn.Module):
                 "losses.contrastive=0"
             )
         self.weights, self.perceptual, self.expert = weights, None, None
-        self.adversarial = weights.gan > 0  # whether it asks a discriminator
+        self.adversarial = weights.gan > 0  # whether it needs a discriminator
         if weights.perceptual > 0:
             self.perceptual = perceptual_loss(weights.without_vgg, say, gram_weight=0.0)
         if weights.contrastive > 0 and sync_expert:
@@ -121,8 +122,8 @@ class G4GObjective(nn.Module):
         Args:
             batch: true `frames` (B, T, 3, H, W), `landmarks` (B, T, 57, 2), `mel` (B, 1, 80, 16) and, with unsynced
                 sounds, `mel_negatives` (B, K, 1, 80, 16).
-            discriminator: judges (B, T, 3, H, W), frames and windows; None without the adversarial term.
-            alignment: of the synthesis of `faces`.
+            discriminator: takes (B, T, 3, H, W), scores frames and windows; None without the adversarial term.
+            alignment: the network's, of `faces`.
         """
         weights, true = self.weights, batch["frames"]
         terms = {}

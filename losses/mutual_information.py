@@ -2,11 +2,11 @@
 
 L_mi = -(E_J[T(E^spa, E^tem)] - log E_M[exp T(E^spa, E^tem)])
 
-J pairs the embeddings of one frame (the joint distribution), M those of any two frames (the product of the marginal
-ones). T and the embeddings are networks of the CIL module, which learn with the rest.
+J pairs the embeddings of the same frame (the joint distribution), M those of any two frames (the product of the
+marginals). T and the embedding networks belong to the CIL module and are trained jointly with the other networks.
 
-Of N frames in the marginal pairs, no T makes the estimate larger than ln N; where the frames of a window of T look
-alike, it stays near ln(N/T). `StepInformation` draws the pairs from all windows of a training step.
+With N frames in the marginal pairs, the estimate is at most ln N for every network T. If the frames of a window of T
+frames look the same, it stays near ln(N/T). `StepInformation` takes the pairs from all windows of a training step.
 """
 
 import math
@@ -38,11 +38,11 @@ def mutual_information_loss(*scales: tuple[Tensor, Tensor]) -> Tensor:
 
 
 class StepInformation:
-    """Eq. 7 of a training step, however processes and `train.micro_batch` divide its windows.
+    """Eq. 7 over a training step, whose windows are divided among processes and by `train.micro_batch`.
 
-    The E^spa of a process's part meet the E^tem of its own frames, of the other processes' (whose gradients return to
-    them) and of the step's earlier parts (which have had their backward pass and take none). Averaged over processes,
-    the gradient is that of the mean of their losses.
+    The E^spa of a process's part are paired with the E^tem of its own frames, of the other processes' frames (which
+    receive gradients) and of the step's earlier parts (which receive none, as their backward pass is over). Averaged
+    over processes, the gradient is that of the mean of their losses.
 
     Args:
         network: the synthesizer's CIL module. Its T_theta is called here, outside of the synthesizer's `forward`.
@@ -53,13 +53,13 @@ class StepInformation:
         self.begin()
 
     def begin(self) -> None:
-        """Forget the step before; call it at the beginning of each."""
+        """Reset; call it at the beginning of each step."""
         self._kept: list[Tensor] = []
         self._losses: list[Tensor] = []
         self._bounds: list[tuple[float, float]] = []
 
     def __call__(self, embeddings: Sequence[tuple[Tensor, Tensor]], frames: int) -> Tensor:
-        """L_mi of the next part, in nats, the mean over the scales; at least -ln of the frames that it meets.
+        """L_mi of the next part, in nats, the mean over the scales; at least -ln N for N frames in the marginal pairs.
 
         Args:
             embeddings: `MutualInformation.embeddings` of the part's M frames, (M, d) each, M the same in every process.
@@ -75,7 +75,7 @@ class StepInformation:
         return loss
 
     def values(self) -> dict[str, Tensor | float]:
-        """What to log of the step, means over its parts, in nats: the estimate -L_mi, ln N and ln(N/T)."""
+        """The step's values for the log, means over its parts, in nats: the estimate -L_mi, ln N and ln(N/T)."""
         if not self._losses:
             return {}
         bounds, windows = (sum(part) / len(part) for part in zip(*self._bounds, strict=True))
@@ -85,7 +85,7 @@ class StepInformation:
 
 
 def gathered(x: Tensor) -> Tensor:
-    """x (S, M, d) of this process and, behind it, of all the others, (S, M processes, d); gradients reach them."""
+    """Concatenate x (S, M, d) of this process and of all others: (S, M processes, d), its own first, with gradients."""
     if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
         return x
     parts = list(torch.distributed.nn.functional.all_gather(x.contiguous()))

@@ -1,6 +1,6 @@
 """Lip-sync terms on the embeddings of a sync expert: L_sync of STSA eq. 10, and G4G's contrastive loss.
 
-The embeddings are (B, D) each: of windows of sound, and of what is seen meanwhile.
+Both embeddings are (B, D): of windows of sound, and of the faces of the same time.
 """
 
 import math
@@ -26,18 +26,18 @@ def cosine(sound: Tensor, faces: Tensor) -> Tensor:
 def sync_loss(sound: Tensor, faces: Tensor) -> Tensor:
     """L_sync: the mean of -log cos(sound, faces), Wav2Lip's binary cross-entropy with target 1.
 
-    -log is continued below a cosine of 0.01 by its tangent there: defined for negative cosines, which embeddings
-    without a final ReLU have, and with a gradient that neither explodes (at most 100) nor vanishes as a clamp's would.
+    Below a cosine of 0.01, the tangent at 0.01 replaces -log. The loss is then defined for negative cosines, which
+    embeddings without a final ReLU have. Its gradient is at most 100, and does not vanish as a clamp's would.
     """
     return negative_log(cosine(sound, faces)).mean()
 
 
 def sync_classification_loss(sound: Tensor, faces: Tensor, in_sync: Tensor) -> Tensor:
-    """What trains Wav2Lip's expert: binary cross-entropy of the cosine taken as the probability of being in sync.
+    """The loss of Wav2Lip's expert: binary cross-entropy with the cosine as the probability of being in sync.
 
     Args:
         sound, faces: (..., D), of shapes that broadcast.
-        in_sync: (...), 1 where the pair belongs together and 0 where it does not.
+        in_sync: (...), 1 for pairs in sync and 0 for others.
     """
     similarity, in_sync = cosine(sound, faces), full_precision(in_sync)
     return (in_sync * negative_log(similarity) + (1 - in_sync) * negative_log(1 - similarity)).mean()
@@ -46,21 +46,21 @@ def sync_classification_loss(sound: Tensor, faces: Tensor, in_sync: Tensor) -> T
 def contrastive_loss(
     sound: Tensor, faces: Tensor, temperature: float | Tensor = 0.07, negatives: Tensor | None = None
 ) -> Tensor:
-    """G4G eq. 6-10 and 16: each window of faces finds its sound among the batch's, and each sound its faces.
+    """G4G eq. 6-10 and 16: match each window's faces to its sound among the batch's, and its sound to its faces.
 
-    The similarity matrix of all pairs over the temperature, a softmax over its rows (eq. 8) and its columns (eq. 9),
-    and the cross-entropy of both with the diagonal as labels, in equal parts. As in CLIP, which G4G follows, the
-    embeddings are first brought to length 1. Eq. 10 divides the softmax by its own sum again, which changes nothing.
+    The similarity matrix of all pairs is divided by the temperature. The loss is the mean of the cross-entropies of the
+    softmax over its rows (eq. 8) and over its columns (eq. 9), with the diagonal as labels. As in CLIP, which G4G
+    follows, the embeddings are first normalised to length 1. Eq. 10 divides the softmax by its own sum again, which
+    changes nothing.
 
     Args:
-        sound, faces: (B, D); pair i belongs together. Windows of one clip in a batch are the hard negatives; no two
-            rows may be the same window.
+        sound, faces: (B, D), row i of both from the same window. Windows of one clip in a batch are the hard negatives;
+            no two rows may be the same window.
         temperature: positive; a tensor may be learned.
-        negatives: (B, N, D), more sounds that row i of the faces has to tell from its own, such as its clip's a few
-            frames away.
+        negatives: (B, N, D), further negative sounds for row i of the faces, such as its clip's a few frames away.
 
     Returns:
-        A scalar; log B where the embeddings tell nothing and there are no `negatives`.
+        A scalar; log B for uninformative embeddings without `negatives`.
     """
     with without_autocast(sound):
         sound = F.normalize(full_precision(sound), dim=-1, eps=1e-6)
@@ -75,13 +75,14 @@ def contrastive_loss(
 
 
 def shifted_loss(sound: Tensor, faces: Tensor, negatives: Tensor, temperature: float | Tensor = 0.07) -> Tensor:
-    """Each window of faces finds its sound among its own clip's: eq. 8's softmax without the batch's other clips.
+    """Match each window's faces to its sound among sounds of its own clip: eq. 8's softmax without other clips.
 
-    Those are told apart by the voice and the face, which a network of few people learns by heart instead of their
-    speech: its training loss falls and it tells nobody else's offset. Arguments as in `contrastive_loss`.
+    Voice and face distinguish other clips. On few speakers, a network trained with them learns speaker identity instead
+    of speech: its training loss falls, but it finds no offset for held-out speakers. Arguments as in
+    `contrastive_loss`.
 
     Returns:
-        A scalar; log(1 + N) where the embeddings tell nothing.
+        A scalar; log(1 + N) for uninformative embeddings.
     """
     with without_autocast(sound):
         sounds = torch.cat([sound[:, None], negatives], dim=1)
@@ -101,10 +102,10 @@ def told_from_shifted(sound: Tensor, faces: Tensor, negatives: Tensor) -> Tensor
 
 
 def frozen_expert(path: str | os.PathLike, frames: int) -> SyncExpert:
-    """The expert that judges generated windows of `frames` frames, without gradients of its own.
+    """Load the frozen expert that scores generated windows of `frames` frames.
 
     Raises:
-        InputError: no path is given, or what is there is no expert (`load_sync_expert`), or `frames` is not 5.
+        InputError: no path is given, it holds no expert (`load_sync_expert`), or `frames` is not 5.
     """
     if frames != 5:
         raise InputError(f"a sync expert judges windows of five frames; set frames=5, not {frames}, or take it out")
@@ -117,6 +118,6 @@ def frozen_expert(path: str | os.PathLike, frames: int) -> SyncExpert:
 
 
 def negative_log(p: Tensor) -> Tensor:
-    """-log p, below 0.01 continued by its tangent; `p` of any shape, 1 at most."""
+    """-log p, below 0.01 its tangent there; `p` of any shape, 1 at most."""
     tangent = -math.log(FLOOR) + (FLOOR - p) / FLOOR
     return torch.where(p > FLOOR, -p.clamp_min(FLOOR).log(), tangent)

@@ -1,4 +1,4 @@
-"""L_temporal of STSA eq. 4, after IP-LAP: keypoints move between frames as the true ones do."""
+"""L_temporal, STSA eq. 4, after IP-LAP: error of the keypoints' motion between frames."""
 
 from torch import Tensor
 
@@ -7,7 +7,7 @@ from models.precision import full_precision
 
 
 def temporal_loss(landmarks: Tensor, true_landmarks: Tensor) -> Tensor:
-    """E_t ||(p_{t+1} - p_t) - (g_{t+1} - g_t)||_2 with all points of a frame as one vector.
+    """E_t ||(p_{t+1} - p_t) - (g_{t+1} - g_t)||_2 with all keypoints of a frame as one vector.
 
     Args:
         landmarks, true_landmarks: (B, T, 57, 2), in units of the face crop.
