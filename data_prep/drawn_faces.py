@@ -1,4 +1,4 @@
-"""Faces of nobody, drawn as heatmaps: as many as one likes to learn reading points off heatmaps from."""
+"""Random faces drawn as heatmaps: unlimited training data for the reader of landmarks."""
 
 import cv2
 import numpy as np
@@ -9,19 +9,19 @@ from data_prep.windows import mirrored_points, warped
 from media.heatmap import FULL_FACE, KEYPOINTS, POSE, draw_heatmaps
 from models.drawing import CurveDrawing
 
-_BUMPS = 6  # places of a face around which it is bent
+_BUMPS = 6  # centres of a face's local displacements
 
 
 class DrawnFaces:
     """Random faces and their heatmaps.
 
-    A face is one of a set or, half of the time, lies between two of them, or a little beyond; half of them are seen in
-    a mirror, and all bent, turned, stretched and shifted.
+    Half of the faces come from a set; the others are interpolated between two of its faces, or slightly extrapolated.
+    Half are mirrored. All are bent, rotated, stretched and shifted.
 
     Args:
-        points: the set, (F, 131, 2) in units of the crop.
-        warp: by up to what share of the crop they are turned, stretched and shifted.
-        bend: by about what share of the crop parts of a face are moved beside others: the set knows few people.
+        points: landmarks of the set, (F, 131, 2) in units of the crop.
+        warp: largest rotation, stretch and shift, as a share of the crop.
+        bend: size of local displacements, as a share of the crop; the set has few people, and these add others.
     """
 
     def __init__(self, points: np.ndarray, warp: float, bend: float, seed: int = 0):
@@ -29,12 +29,12 @@ class DrawnFaces:
         self._seed, self._drawing = seed, CurveDrawing()
 
     def batch(self, size: int, step: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Points (size, 131, 2), through which the heatmaps of whole and of upper faces, (size, 1, 128, 128), go.
+        """Landmarks (size, 131, 2), and the heatmaps of whole and of upper faces drawn from them, (size, 1, 128, 128).
 
-        The first half of the whole faces is drawn as a `HeatmapPredictor` that draws does it: upper faces as they are
-        given to it, and what speech moves not by whole pixels. The seed and the step alone decide which faces.
+        The first half of the whole faces is drawn as by a `HeatmapPredictor` with drawn heatmaps: it takes the upper
+        face's heatmap and draws the keypoints at subpixel positions. The seed and the step determine the faces.
         """
-        cv2.setNumThreads(0)  # on pictures this small OpenCV's threads only wait for each other
+        cv2.setNumThreads(0)  # on images this small OpenCV's threads only wait for each other
         random = np.random.default_rng((self._seed, step))
         one, other = self._points[random.integers(0, len(self._points), (2, size))]
         share = np.where(random.random(size) < 0.5, 0, random.uniform(-0.2, 1, size)).astype(np.float32)[:, None, None]

@@ -1,4 +1,4 @@
-"""Windows of synthetic speech, to learn visemes from; `data_prep.synthetic_speech` writes the file."""
+"""Windows of synthetic speech and their visemes; `data_prep.synthetic_speech` writes the file."""
 
 import os
 from collections.abc import Sequence
@@ -18,13 +18,13 @@ VISEMES = ("silence", "pbm", "fv", "tdnl", "sz", "sh", "kgh", "r", "a", "e", "i"
 
 
 class SpeechWindows:
-    """Random windows of a file of `data_prep.synthetic_speech` and what is said in them, in each batch by other voices.
+    """Random windows of a file of `data_prep.synthetic_speech` with their visemes; each batch varies the voices.
 
     Args:
-        places: the mel frames of the 16 whose visemes are asked for.
+        places: the mel frames, among a window's 16, whose visemes are returned.
 
     Raises:
-        InputError: the file is no such file.
+        InputError: the file is not one of `data_prep.synthetic_speech`.
     """
 
     def __init__(self, path: str | os.PathLike, seed: int = 0, places: Sequence[int] = (8,)):
@@ -51,7 +51,7 @@ class SpeechWindows:
     def batch(self, size: int, step: int) -> tuple[Tensor, Tensor]:
         """Windows (size, 80, 16) of log-mel, and the visemes at `places` of each, (size, len(places)) int64.
 
-        The seed and the step alone decide which.
+        The seed and the step determine the windows.
         """
         generator = torch.Generator().manual_seed(self._seed * 1_000_003 + step)
         chosen = self._firsts[torch.randint(len(self._firsts), (size,), generator=generator)]
@@ -61,7 +61,7 @@ class SpeechWindows:
 
 
 def disguised(mel: Tensor, generator: torch.Generator) -> Tensor:
-    """Log-mel windows (B, 80, W) through other vocal tracts, rooms, noises and telephones."""
+    """Vary log-mel windows (B, 80, W) as by other vocal tracts, rooms, noises and telephones."""
     count, bands, width = mel.shape
 
     def uniform(low: float, high: float) -> Tensor:
@@ -84,7 +84,7 @@ def disguised(mel: Tensor, generator: torch.Generator) -> Tensor:
     x = x.gather(1, below) * (1 - between) + x.gather(1, above) * between
     x = x + smooth(5, 0.06) + uniform(-0.12, 0.12)
     floor = uniform(-0.2, 0.45) + smooth(4, 0.08) + noise(0.05)
-    x = torch.logaddexp(12 * x, 12 * floor) / 12 + noise(0.02)  # louder of the two, softly
+    x = torch.logaddexp(12 * x, 12 * floor) / 12 + noise(0.02)  # soft maximum of the two
     cut = torch.randint(50, 160, (count, 1, 1), generator=generator)
     x = torch.where(torch.arange(bands)[:, None] > cut, 0.3 * x, x)
     return x.clamp(0, 1) * (-2 * quiet) + quiet

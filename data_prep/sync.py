@@ -1,4 +1,4 @@
-"""Windows for the lip-sync expert: five frames of a face, their sound, and sounds of the clip that do not belong."""
+"""Windows for the lip-sync expert: five frames of a face, their sound, and shifted sounds of the same clip."""
 
 import os
 from collections import OrderedDict
@@ -24,29 +24,29 @@ _CACHE = 64 * 2**20
 class SyncDataset(Dataset):
     """Windows of five consecutive frames with their own sound and with shifted ones.
 
-    Item (index, seed): window `index` of all the folder's windows; everything random about it comes from `seed`. A dict
+    Item (index, seed): window `index` of the folder's windows; `seed` determines everything random about it. A dict
 
         frames (5, 3, 128, 128) RGB in [0, 1];
-        mel (1 + negatives, 1, 80, 16): the five frames' own sound, then the sound as long but so many frames earlier or
-            later, half of them within three frames (`near`), the others up to `furthest`;
-        motion (5, 57, 2), with `motion`: how the frames' keypoints differ from the clip's median ones with the head
-            held still, in units of the crop; 17 of the jaw, then 40 of the lips;
+        mel (1 + negatives, 1, 80, 16): the five frames' own sound, then sounds of the same length shifted earlier or
+            later, half of them by at most three frames (`near`), the others by up to `furthest`;
+        motion (5, 57, 2), with `motion`: the frames' pose-normalised keypoints minus the clip's median ones, in units
+            of the crop; 17 of the jaw, then 40 of the lips;
         clip, the clip's id, and start, the first frame's index on the 25 fps timeline.
 
     Args:
         folder: clip files, in subfolders too.
-        negatives: shifted sounds an item; different ones, none of them 0.
+        negatives: shifted sounds an item; their shifts differ, and none is 0.
         furthest: largest shift in frames.
-        augment: mirror, move, scale and tint the face; louder or softer sound with some of its bands hidden.
-        max_offset: leave out clips whose sound the manifest says to be off by more frames; None keeps all.
+        augment: mirror, shift, rotate, scale and tint the face; change the sound's level and mask some of its bands.
+        max_offset: leave out clips with a larger audio offset, in frames, in the manifest; None keeps all.
         correct_offsets: move each clip's sound by the offset in the manifest.
         decoded: folder for decoded copies of the faces (see `Clip`); None decodes them each time.
-        motion: whether items have `motion`, for which all of a clip's frames are looked at.
-        near: half of the shifts are within three frames. False: all are equally likely, as of Wav2Lip's off-sync pairs,
-            and the shifted sound lies within the clip's, where that is long enough: silence would give it away.
+        motion: whether items have `motion`, which needs the landmarks of all of a clip's frames.
+        near: half of the shifts are within three frames. False: all shifts are equally likely, as in Wav2Lip's off-sync
+            pairs, and the shifted sound stays within the clip if that is long enough: silence would reveal the shift.
 
     Raises:
-        InputError: a clip file cannot be used, has no offset where one is needed, or no clip has a window.
+        InputError: a clip file cannot be used, a needed offset is missing, or no clip has a window.
     """
 
     def __init__(
@@ -118,11 +118,11 @@ class SyncDataset(Dataset):
         return item
 
     def _motion(self, which: int, mirrored: bool) -> torch.Tensor:
-        """How a clip's keypoints move, (F, 57, 2), from a cache of at most 64 MB a process."""
+        """Motion of a clip's keypoints, (F, 57, 2), from a cache of at most 64 MB a process."""
         if (which, mirrored) not in self._motions:
             points = self.clips[which].landmarks
             motion = mouth_motion(torch.from_numpy(mirrored_points(points) if mirrored else points))
-            self.clips[which].__dict__.pop("landmarks")  # of thousands of clips they would fill the memory
+            self.clips[which].__dict__.pop("landmarks")  # those of thousands of clips would fill the memory
             self._motions[which, mirrored] = motion
             while sum(each.nbytes for each in self._motions.values()) > _CACHE and len(self._motions) > 1:
                 self._motions.popitem(last=False)
@@ -131,7 +131,7 @@ class SyncDataset(Dataset):
 
 
 def _augmented_faces(faces: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """(5, H, W, 3) uint8, all frames alike: what moves from frame to frame is the speech."""
+    """Augment (5, H, W, 3) uint8, all frames in the same way: only speech may move between frames."""
     size = faces.shape[1]
     scale, angle = random.uniform(0.9, 1.1), random.uniform(-6, 6)
     matrix = cv2.getRotationMatrix2D((size / 2, size / 2), angle, scale)
@@ -144,7 +144,7 @@ def _augmented_faces(faces: np.ndarray, random: np.random.Generator) -> np.ndarr
 
 
 def _augmented_mel(mel: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """(n, 1, 80, 16), all windows alike: another level, a tilt over the bands, and up to 16 bands hidden."""
+    """Augment (n, 1, 80, 16): all windows get one level, one tilt over the bands and up to 16 masked bands; and noise."""
     bands = np.linspace(-1, 1, 80, dtype=np.float32)[:, None]
     mel = mel + np.float32(random.uniform(-0.6, 0.6)) + np.float32(random.uniform(-0.4, 0.4)) * bands
     mel = mel + random.normal(0, random.uniform(0, 0.2), mel.shape).astype(np.float32)

@@ -1,10 +1,10 @@
-"""Hours of synthetic speech whose visemes are known, for an ear that few clips cannot train.
+"""Make hours of synthetic speech with known visemes, to pretrain audio encoders for which the clips are too few.
 
     python -m data_prep.synthetic_speech speech.safetensors --minutes 180
 
-The speech synthesizers flite (a few natural voices) and eSpeak NG (many artificial ones; English and Mandarin) say
-random sentences and also when they say which phoneme. Speed and pitch are varied. The file holds `mel` (F, 80) float16,
-the features of all utterances one after the other, `visemes` (F,) uint8, and `starts`, where each utterance begins.
+The speech synthesizers flite (a few natural voices) and eSpeak NG (many artificial ones; English and Mandarin) speak
+random sentences and report the time of each phoneme. Speed and pitch are varied. The file holds `mel` (F, 80) float16,
+the concatenated features of all utterances, `visemes` (F,) uint8, and `starts`, the first frame of each utterance.
 Both synthesizers come from the system's packages (Debian: apt-get install flite espeak-ng).
 """
 
@@ -46,7 +46,7 @@ from media.audio import FEATURES, SAMPLE_RATE, SILENCE, mel_spectrogram
 
 MEL_RATE = 80  # frames a second
 
-# The first group that a phoneme's name (flite's in lower case, eSpeak's Kirshenbaum-like) falls into.
+# A phoneme belongs to the first group that matches its name (flite's in lower case, eSpeak's Kirshenbaum-like).
 _GROUPS = (
     ("silence", r"pau|_.*|\(.*"),
     ("sh", r"sh|zh|ch|jh|S.*|Z.*|[td]S.*|[td]Z.*|ts.*"),
@@ -66,7 +66,7 @@ _GROUPS = (
 _SYLLABLES = (
     ["b", "p", "m", "f", "d", "t", "n", "l", "g", "k", "h", "j", "q", "x", "zh", "ch", "sh", "r", "z", "c", "s"],
     ["a", "o", "e", "i", "u", "ai", "ei", "ao", "ou", "an", "en", "ang", "eng", "ong"],
-)  # of Mandarin; what cannot be said is spelled, which does no harm
+)  # of Mandarin; syllables that do not exist are spelled out, which does no harm
 
 
 @dataclass
@@ -79,7 +79,7 @@ class Utterance:
 
 
 def viseme(phoneme: str) -> int:
-    """The place in `VISEMES` of a phoneme as flite or eSpeak NG names it; what is unknown counts as "tdnl"."""
+    """The index in `VISEMES` of a phoneme of flite or eSpeak NG; an unknown one counts as "tdnl"."""
     return next(
         (VISEMES.index(name) for name, pattern in _GROUPS if re.fullmatch(pattern, phoneme.lstrip("'"))),
         VISEMES.index("tdnl"),
@@ -87,7 +87,7 @@ def viseme(phoneme: str) -> int:
 
 
 def utterances(seed: int) -> Iterator[Utterance]:
-    """Random sentences without end, two in five said by flite.
+    """An endless stream of random sentences, two in five spoken by flite.
 
     Raises:
         InputError: a synthesizer is not installed.
@@ -106,7 +106,7 @@ def utterances(seed: int) -> Iterator[Utterance]:
 
 
 def _sentences() -> list[str]:
-    """The sentences of Python's own manual, the largest English text that every machine has."""
+    """The sentences of Python's own manual, the largest English text that comes with Python."""
     text = " ".join(pydoc_data.topics.topics.values())
     plain = (re.sub(r"[^a-zA-Z ,]+", " ", sentence) for sentence in re.split(r"(?<=\.)\s", text))
     plain = (re.sub(r"\s+", " ", sentence).strip() for sentence in plain)
@@ -138,7 +138,7 @@ def _flite(text: str, choice: random.Random) -> Utterance | None:
 
 
 class _Espeak:
-    """eSpeak NG as a library, which tells when it says which phoneme (its program does not)."""
+    """eSpeak NG as a library, which reports the time of each phoneme; its program does not."""
 
     _RETRIEVAL, _PHONEME_EVENTS, _PHONEME, _UTF8 = 2, 1, 7, 1  # of espeak-ng/speak_lib.h
     _RATE, _PITCH, _RANGE = 1, 3, 4
@@ -194,7 +194,7 @@ class _Espeak:
 
 
 def _varied(spoken: Utterance, choice: random.Random) -> Utterance:
-    """At 16 kHz, up to an eighth slower and deeper or faster and higher, as if another throat spoke."""
+    """Resample to 16 kHz, up to an eighth slower and lower or faster and higher, as from another vocal tract."""
     ratio = choice.uniform(0.88, 1.15)
     wav = librosa.resample(spoken.wav, orig_sr=int(spoken.rate * ratio), target_sr=SAMPLE_RATE)
     wav = wav * choice.uniform(0.2, 0.9) / max(1e-3, float(np.abs(wav).max()))
