@@ -144,7 +144,7 @@ def _augmented_faces(faces: np.ndarray, random: np.random.Generator) -> np.ndarr
 
 
 def _augmented_mel(mel: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Augment (n, 1, 80, 16): all windows get one level, one tilt over the bands and up to 16 masked bands; and noise."""
+    """Augment (n, 1, 80, 16): noise, and one level, tilt over the bands and up to 16 masked bands for all windows."""
     bands = np.linspace(-1, 1, 80, dtype=np.float32)[:, None]
     mel = mel + np.float32(random.uniform(-0.6, 0.6)) + np.float32(random.uniform(-0.4, 0.4)) * bands
     mel = mel + random.normal(0, random.uniform(0, 0.2), mel.shape).astype(np.float32)
