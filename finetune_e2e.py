@@ -10,6 +10,7 @@ of the predicted keypoints. The weights of the best score are kept in `best`; `t
 means PSNR.
 """
 
+import dataclasses
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -189,7 +190,10 @@ def main() -> None:
     sections = {"heatmap_predictor": predictor.config, "face_synthesizer": synthesizer.config, "training": config}
     dubbing = Dubbing(predictor, synthesizer, config.frames, config.true_heatmaps)
     dubbing = synchronised(dubbing, accelerator, config.train).to(memory_format=torch.channels_last)
-    learner = Learner(dubbing, config.train, accelerator)
+    shared = {"predictor": predictor.shared_parameters(), "synthesizer": synthesizer.shared_parameters()}
+    names = [[field.name for field in dataclasses.fields(kind)] for kind in (FaceLosses, HeatmapLosses)]
+    sums = dict(zip(("L_face", "L_heatmap"), names, strict=True))
+    learner = Learner(dubbing, config.train, accelerator, shared=shared, sums=sums)
     bare = accelerator.unwrap_model(learner.network)
     networks = {"heatmap_predictor": bare.predictor, "face_synthesizer": bare.synthesizer}
     adversary = None

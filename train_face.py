@@ -225,7 +225,8 @@ def main() -> None:
         reader = synthesizer.reader.to(accelerator.device)
         learn_reading(reader, dataset, config.reading, config.train.seed, config.output)
     synthesizer = synchronised(synthesizer, accelerator, config.train).to(memory_format=torch.channels_last)
-    learner = Learner(synthesizer, config.train, accelerator)
+    shared = {"": synthesizer.shared_parameters()} if isinstance(synthesizer, FaceSynthesizer) else None
+    learner = Learner(synthesizer, config.train, accelerator, shared=shared)
     networks, sections = {config.network: learner.network}, {config.network: synthesizer.config, "training": config}
     adversary = None
     if objective.adversarial:

@@ -185,7 +185,8 @@ def main() -> None:
         explained = learn_speech(predictor, dataset, config)
         accelerator.print(f"speech explains {100 * explained:.1f} % of the mouth's motion in the training clips")
     freeze_unread(predictor, config.losses)
-    learner = Learner(synchronised(predictor, accelerator, config.train), config.train, accelerator)
+    shared = {"": predictor.shared_parameters()}
+    learner = Learner(synchronised(predictor, accelerator, config.train), config.train, accelerator, shared=shared)
     sections = {"heatmap_predictor": predictor.config, "training": config}
     networks = {"heatmap_predictor": learner.network}
     run = Run(config, accelerator, networks, sections, averaged=["heatmap_predictor"], measure=measure)

@@ -430,6 +430,11 @@ class FaceSynthesizer(nn.Module):
         information = None if cil is None else cil.embeddings(*paths)
         return faces, Alignment(information, None if grid is None else grid.unflatten(0, (*shape, -1)))
 
+    def shared_parameters(self) -> list[nn.Parameter]:
+        """Those of both paths and of the audio encoder, which the gradient of every loss term may reach."""
+        parts = [part for part in (self.audio_encoder, self.spatial, self.temporal) if part is not None]
+        return [parameter for part in parts for parameter in part.parameters()]
+
     def _inside(self, images: Tensor) -> Tensor:
         """Images (..., 3, H, W) between RGB and the order of the weights; its own inverse."""
         return images.flip(-3) if self.bgr else images

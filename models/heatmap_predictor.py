@@ -225,6 +225,11 @@ class HeatmapPredictor(nn.Module):
         landmarks = self._keypoints(lip, jaw, *heatmaps) if keypoints else None
         return self._complete(*heatmaps, pose_heatmaps), landmarks
 
+    def shared_parameters(self) -> list[nn.Parameter]:
+        """Those of eq. 1, the encoders and the transformer, which the gradient of every loss term reaches."""
+        encoders = (self.audio_encoder, self.pose_encoder, self.reference_encoder, self.norm, self.transformer)
+        return [self.modality, *(parameter for module in encoders for parameter in module.parameters())]
+
     def whole_faces(self, points: Tensor, landmarks: Tensor) -> Tensor:
         """Points (..., 131, 2) of faces with predicted landmarks (..., 57, 2) in the place of theirs."""
         dtype = torch.promote_types(points.dtype, landmarks.dtype)  # not half precision, which goes by half pixels

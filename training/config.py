@@ -63,6 +63,9 @@ class TrainConfig:
     # parts before it too.
     micro_batch: int = 0
     log_every: int = 10
+    # Steps between two measurements of each loss term's gradient norm on the layers that the terms share, a multiple of
+    # log_every; 0: none. Such a step takes a backward pass more a term, and the memory of another gradient.
+    gradient_norms_every: int = 0
     validate_every: int = 1000
     validation_windows: int = 16  # fixed windows of `data.val`, spread over its clips; train_sync.py takes all
     # The score that selects the weights in `best/`. train_heatmap.py: liplmd (of the keypoint head) or heatmap (eq. 3's
@@ -164,9 +167,15 @@ def start(config: Any) -> Accelerator:
     for name in ("steps", "batch_size", "log_every", "validate_every", "validation_windows", "save_every", "keep"):
         if getattr(train, name) < 1:
             raise InputError(f"train.{name}={getattr(train, name)} must be 1 or more")
-    for name in ("learning_rate", "weight_decay", "warmup", "clip_gradients", "micro_batch", "keep_every"):
+    optional = ("learning_rate", "weight_decay", "warmup", "clip_gradients", "micro_batch", "keep_every")
+    for name in (*optional, "gradient_norms_every"):
         if getattr(train, name) < 0:
             raise InputError(f"train.{name}={getattr(train, name)} must not be negative")
+    if train.gradient_norms_every % train.log_every:
+        raise InputError(
+            f"train.gradient_norms_every={train.gradient_norms_every} is no multiple of "
+            f"train.log_every={train.log_every}, at whose steps it is logged; choose one"
+        )
     if not 0 <= train.ema < 1:
         raise InputError(f"train.ema={train.ema} must be 0 or more and less than 1")
     if len(train.betas) != 2 or not all(0 <= beta < 1 for beta in train.betas):

@@ -1,8 +1,9 @@
 """The training step: a network with its optimizer and schedule, made ready for the devices."""
 
 import contextlib
+import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from losses.adversarial import discriminator_loss
 from media.errors import InputError
+from training.balance import gradient_norms
 from training.config import TrainConfig, synchronises
 from training.data import parts
 
@@ -68,6 +70,8 @@ def compiled(network: nn.Module, train: TrainConfig) -> Callable:
     """
     if not train.compile or any(isinstance(module, nn.SyncBatchNorm) for module in network.modules()):
         return network
+    if train.gradient_norms_every > 0:  # more than one backward pass through a compiled graph
+        torch._functorch.config.donated_buffer = False
     return torch.compile(network, dynamic=False)
 
 
@@ -96,12 +100,22 @@ class Learner:
 
     Args:
         betas: of Adam, where they are not `train.betas`.
+        shared: groups of parameters on which the terms' gradients are compared every `train.gradient_norms_every`
+            steps, as `gradient_norms` takes them; None takes all.
+        sums: terms by a name of their sum, whose gradient is measured beside theirs.
     """
 
     def __init__(
-        self, network: nn.Module, train: TrainConfig, accelerator: Accelerator, betas: Sequence[float] | None = None
+        self,
+        network: nn.Module,
+        train: TrainConfig,
+        accelerator: Accelerator,
+        betas: Sequence[float] | None = None,
+        shared: Mapping[str, Sequence[nn.Parameter]] | None = None,
+        sums: Mapping[str, Sequence[str]] | None = None,
     ):
         self.train, self.accelerator = train, accelerator
+        self.shared, self.sums = shared or {"": list(network.parameters())}, sums or {}
         adam = optimizer(network.parameters(), train, betas)
         self.network, self.optimizer, self.schedule = accelerator.prepare(network, adam, scheduler(adam, train))
 
@@ -120,7 +134,8 @@ class Learner:
                 loss terms by name, and anything else, without a gradient.
 
         Returns:
-            What to log (the loss, its terms, the gradient's norm and the learning rate), and what else `compute` gave.
+            What to log (the loss, its terms, the gradient's norm and the learning rate; where they are due, the norms
+            of the terms' own gradients on the step's first part), and what else `compute` gave.
         """
         windows = len(batch["clip"])
         pieces = list(parts(batch, self.train.micro_batch or windows))
@@ -131,6 +146,8 @@ class Learner:
                 raise InputError("no loss term has a weight, and nothing would be learned; set one of losses.*")
             loss, share = sum(terms.values()), len(piece["clip"]) / windows
             _check_finite(terms | {"total": loss}, "loss term", piece, step)
+            if place == 0:
+                norms = self._norms_of(terms, step)
             last = place + 1 == len(pieces)  # only then the processes have to exchange gradients
             with contextlib.nullcontext() if last else self.accelerator.no_sync(self.network):
                 self.accelerator.backward(loss * share)
@@ -142,7 +159,17 @@ class Learner:
         self.optimizer.step()
         self.schedule.step()
         self.optimizer.zero_grad()
-        return {f"train/{name}": value for name, value in values.items()}, others
+        return {f"train/{name}": value for name, value in (values | norms).items()}, others
+
+    def _norms_of(self, terms: dict[str, Tensor], step: int) -> dict[str, Tensor]:
+        """`gradient_norms` of the terms and sums, at step 1 and every `train.gradient_norms_every` steps; else none."""
+        every = self.train.gradient_norms_every
+        if every == 0 or (step != 1 and step % every):
+            return {}
+        parts = {name: [terms[term] for term in summed if term in terms] for name, summed in self.sums.items()}
+        terms = terms | {name: sum(summed) for name, summed in parts.items() if summed}
+        scaler = self.accelerator.scaler
+        return gradient_norms(terms, self.shared, scaler.get_scale() if scaler is not None else 1.0)
 
     def _norm(self, batch: dict, step: int) -> Tensor:
         """Clip the gradient to `train.clip_gradients`; its norm before that."""
@@ -162,6 +189,7 @@ class Adversary(Learner):
     """The patch discriminator beside a generator (LSGAN)."""
 
     def __init__(self, network: nn.Module, train: TrainConfig, accelerator: Accelerator):
+        train = dataclasses.replace(train, gradient_norms_every=0)  # it has one term
         super().__init__(network, train, accelerator, betas=(0.5, 0.999))
 
     def judge(self, true: Tensor, generated: Tensor, batch: dict, step: int) -> dict[str, Tensor | float]:
