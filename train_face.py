@@ -27,6 +27,7 @@ from losses.face import FaceLosses, FaceObjective
 from losses.flow import flow_score
 from losses.g4g import G4GLosses, G4GObjective, freeze_unread
 from losses.sync import frozen_expert, told_from_shifted
+from losses.warp import warp_score
 from media.errors import InputError, command
 from metrics.crops import Validation
 from models.checkpoint import build_network, load_network
@@ -67,9 +68,19 @@ class SynthesizerTraining:
 
 
 @dataclass
+class FaceTrainConfig(TrainConfig):
+    """The settings of STSA's training loop."""
+
+    # Steps at the start in which only the warp loss counts (losses.warp) and only the temporal path's flow and weights
+    # learn, as in IP-LAP; the discriminator and the schedule of its learning rate begin after them. 0: none.
+    warp_steps: int = 0
+
+
+@dataclass
 class FaceTraining(SynthesizerTraining):
     """And what it may set of STSA's."""
 
+    train: FaceTrainConfig = field(default_factory=FaceTrainConfig)
     model: FaceSynthesizerConfig = field(default_factory=lambda: FaceSynthesizerConfig(mutual_information=None))
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     losses: FaceLosses = field(default_factory=FaceLosses)
@@ -156,6 +167,22 @@ def told_score(alignment: G4GAlignment) -> dict[str, float]:
     return {"val/told_from_shifted": float(told.float().mean())}
 
 
+def check_warp(config: FaceTraining, objective: FaceObjective) -> None:
+    """InputError where the run's first steps would train by a warp loss that is not there."""
+    steps = config.train.warp_steps
+    if steps < 0:
+        raise InputError(f"train.warp_steps={steps} must not be negative")
+    if steps > 0 and not config.model.temporal:
+        raise InputError(f"train.warp_steps={steps} trains the flow of the temporal path, which is absent; set it to 0")
+    if steps > 0 and config.losses.warp <= 0:
+        raise InputError(f"train.warp_steps={steps} trains by the warp loss; give it a weight, as losses.warp=2.5")
+    if steps > 0 and objective.weights.warp <= 0:
+        raise InputError(
+            f"train.warp_steps={steps} trains by the warp loss, which losses.without_vgg=skip leaves out; fetch VGG-19 "
+            f"(python -m checkpoints.fetch vgg19), or set losses.without_vgg=l1 or train.warp_steps=0"
+        )
+
+
 @torch.no_grad()
 def validate(
     synthesizer: nn.Module, batch: dict, validation: Validation, device: torch.device
@@ -170,7 +197,8 @@ def validate(
         inputs = (part[name] for name in INPUTS)
         generated, alignment = synthesizer(*inputs, alignment=True, **unsynced_sounds(part))
         faces.append(generated.cpu())
-        scores.append((len(generated), flow_score(alignment, part) if stsa else told_score(alignment)))
+        found = flow_score(alignment, part) | warp_score(alignment, part) if stsa else told_score(alignment)
+        scores.append((len(generated), found))
     faces = torch.cat(faces)
     values = validation(faces) | mean_of_parts(scores)
     if not stsa:
@@ -206,6 +234,10 @@ def main() -> None:
     else:
         objective = G4GObjective(*options)
     objective = objective.to(accelerator.device)
+    warp_steps = 0
+    if isinstance(config, FaceTraining):
+        check_warp(config, objective)
+        warp_steps = config.train.warp_steps
     if objective.adversarial:
         check_judged(config.discriminator, config.frames)
     shape = {"audio": config.model.audio, "window": config.frames}
@@ -230,7 +262,8 @@ def main() -> None:
     networks, sections = {config.network: learner.network}, {config.network: synthesizer.config, "training": config}
     adversary = None
     if objective.adversarial:
-        adversary = Adversary(build_network("discriminator", config.discriminator), config.train, accelerator)
+        its_train = dataclasses.replace(config.train, steps=max(1, config.train.steps - warp_steps))
+        adversary = Adversary(build_network("discriminator", config.discriminator), its_train, accelerator)
         networks["discriminator"], sections["discriminator"] = adversary.network, config.discriminator
     run = Run(config, accelerator, networks, sections, averaged=[config.network], measure=measure)
     first = run.resume()
@@ -242,15 +275,23 @@ def main() -> None:
             faces, alignment = synthesize(*(part[name] for name in INPUTS), alignment=True, **unsynced_sounds(part))
             return objective(faces, part, run.networks.get("discriminator"), alignment), faces.detach()
 
+    def compute_flow(part: dict) -> tuple[dict[str, Tensor], None]:
+        with accelerator.autocast():
+            alignment = synthesize(*(part[name] for name in INPUTS), flow_only=True)
+            return objective.of_flow(part, alignment), None
+
     for step, batch in run.progress(training_batches(dataset, config, accelerator, first)):
         train_mode(learner.network, config.train)
-        if information is not None:
-            information.begin()
-        values, faces = learner.step(batch, step, compute)
-        if information is not None:
-            values |= information.values()
+        if step <= warp_steps:
+            values, _ = learner.step(batch, step, compute_flow, partial=True)
+        else:
+            if information is not None:
+                information.begin()
+            values, faces = learner.step(batch, step, compute)
+            if information is not None:
+                values |= information.values()
         run.average()
-        if adversary is not None:
+        if adversary is not None and step > warp_steps:
             values |= adversary.judge(batch["frames"], torch.cat(faces), batch, step)
         run.log(step, values)
         if run.due(step):

@@ -18,6 +18,7 @@ from losses.mutual_information import StepInformation
 from losses.perceptual import check_perceptual, perceptual_loss
 from losses.reconstruction import gradient_loss, l1_loss, lower_half_weight, mouth_weight, ssim_loss
 from losses.sync import frozen_expert, sync_loss
+from losses.warp import warp_loss
 from media.errors import InputError
 from models.face_synthesizer import Alignment, FaceSynthesizerConfig, MutualInformation
 from models.sync_expert import lower_faces
@@ -25,7 +26,7 @@ from models.sync_expert import lower_faces
 
 @dataclass
 class FaceLosses:
-    """Weights of eq. 10's terms, the paper's by default, and of four terms that the paper does not have."""
+    """Weights of eq. 10's terms, the paper's by default, and of terms that the paper does not have."""
 
     perceptual: float = 4.0  # tuned with perceptual_input: released, as configs/stsa_face.yaml has it
     perceptual_input: str = "imagenet"  # or "released", the authors' normalisation of VGG-19's input
@@ -41,8 +42,9 @@ class FaceLosses:
     mouth: float = 1.0  # weight of the pixels around the lips in the pixel terms; 1 weighs all alike
     upper: float = 1.0  # weight of the upper half in the pixel terms, which dubbing takes from the source
     flow: float = 0.0  # of the distance in pixels between where landmarks are read from and where references have them
+    warp: float = 0.0  # of IP-LAP's warp loss, 2.5 there: the warped references' perceptual distance; train.warp_steps
     without_vgg: str = "stop"  # where VGG-19's weights are absent: "stop", "skip" its term, or "l1" in its place
-    l1_without_vgg: float = 1.0  # the weight that `l1` then has, with without_vgg: l1
+    l1_without_vgg: float = 1.0  # the weight that `l1` then has, with without_vgg: l1; `warp` keeps its weight
 
 
 class FaceObjective(nn.Module):
@@ -75,17 +77,22 @@ class FaceObjective(nn.Module):
             raise InputError("the synthesizer has no mutual-information network; set losses.mutual_information=0")
         if weights.flow > 0 and not network.temporal:
             raise InputError("the synthesizer has no temporal path, whose flow it is; set losses.flow=0")
+        if weights.warp > 0 and not network.temporal:
+            raise InputError("the synthesizer has no temporal path, whose flow warps; set losses.warp=0")
         if weights.without_vgg not in ("stop", "skip", "l1"):
             raise InputError(f"losses.without_vgg={weights.without_vgg} is unknown; use stop, skip or l1")
         self.perceptual = self.expert = None
         options = {"gram_weight": weights.gram, "inputs": weights.perceptual_input, "scales": weights.perceptual_scales}
         check_perceptual(**options, size=network.size)
-        if weights.perceptual > 0:
+        if weights.perceptual > 0 or weights.warp > 0:
             instead = weights.without_vgg == "l1"
-            said = f", with the L1 term at weight {weights.l1_without_vgg:g} in its place" if instead else ""
+            at = f"the L1 term at weight {weights.l1_without_vgg:g}" if weights.perceptual > 0 else "L1"
+            said = f", with {at} in its place" if instead else ""
             self.perceptual = perceptual_loss(weights.without_vgg, say, said, **options)
-            if self.perceptual is None and instead:
-                weights = dataclasses.replace(weights, l1=weights.l1_without_vgg)
+            if self.perceptual is None and not instead:
+                weights = dataclasses.replace(weights, perceptual=0.0, warp=0.0)
+            elif self.perceptual is None and weights.perceptual > 0:
+                weights = dataclasses.replace(weights, perceptual=0.0, l1=weights.l1_without_vgg)
         self.weights = weights
         self.information = StepInformation(cil) if weights.mutual_information > 0 else None
         self.adversarial = weights.gan > 0 or weights.feature > 0  # whether it asks a discriminator
@@ -107,8 +114,8 @@ class FaceObjective(nn.Module):
         """The weighted terms for generated `faces` (B,T,3,H,W).
 
         Args:
-            batch: true `frames` (B,T,3,H,W), `landmarks` (B,T,57,2), `points` (B,T,131,2), `reference_points`
-                (B,N,131,2) and `mel` (B,1,80,16).
+            batch: true `frames` (B,T,3,H,W), `landmarks` (B,T,57,2), `points` (B,T,131,2), `reference_images`
+                (B,N,3,H,W), `reference_points` (B,N,131,2) and `mel` (B,1,80,16).
             discriminator: maps (B,T,3,H,W) to the features of each scale; None without adversarial terms.
             alignment: of the synthesis of `faces`.
         """
@@ -124,7 +131,7 @@ class FaceObjective(nn.Module):
                 terms["gradient"] = weights.gradient * gradient_loss(faces, true, pixels)
             if weights.ssim > 0:
                 terms["ssim"] = weights.ssim * ssim_loss(faces, true, pixels)
-        if self.perceptual is not None:
+        if weights.perceptual > 0:
             terms["perceptual"] = weights.perceptual * self.perceptual(faces, true)
         if discriminator is not None:
             discriminator.requires_grad_(False)  # its own step comes later
@@ -146,4 +153,11 @@ class FaceObjective(nn.Module):
             terms["flow"] = weights.flow * landmark_flow_loss(
                 alignment.grid, batch["points"], batch["reference_points"]
             )
+        if weights.warp > 0:
+            terms |= self.of_flow(batch, alignment)
         return terms
+
+    def of_flow(self, batch: dict, alignment: Alignment) -> dict[str, Tensor]:
+        """The weighted warp loss alone, by which the flow trains for the first `train.warp_steps` steps."""
+        loss = warp_loss(alignment, batch["reference_images"], batch["frames"], self.perceptual)
+        return {"warp": self.weights.warp * loss}

@@ -62,8 +62,11 @@ class PerceptualLoss(nn.Module):
         self.register_buffer("std", torch.tensor(STD).view(3, 1, 1), persistent=False)
         self.requires_grad_(False)
 
-    def forward(self, faces: Tensor, true_faces: Tensor) -> Tensor:
-        """Compare RGB images in [0, 1], (..., 3, H, W); a scalar. H and W are at least 16 at the smallest scale."""
+    def forward(self, faces: Tensor, true_faces: Tensor, grams: bool = True) -> Tensor:
+        """Compare RGB images in [0, 1], (..., 3, H, W); a scalar. H and W are at least 16 at the smallest scale.
+
+        Without `grams` of the features alone.
+        """
         faces, true_faces = faces.flatten(0, -4), true_faces.flatten(0, -4)
         loss = 0.0
         for scale in range(self.scales):
@@ -73,7 +76,7 @@ class PerceptualLoss(nn.Module):
                 true_features = self.features(true_faces)
             for feature, true_feature in zip(self.features(faces), true_features, strict=True):
                 loss = loss + F.l1_loss(full_precision(feature), full_precision(true_feature))
-                if scale == 0 and self.gram_weight > 0:
+                if grams and scale == 0 and self.gram_weight > 0:
                     loss = loss + self.gram_weight * F.l1_loss(gram(feature), gram(true_feature))
         return loss
 

@@ -1,6 +1,7 @@
 """STSA's face synthesizer (paper III-B): the lower half of a face from references, heatmap and sound."""
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -142,10 +143,13 @@ class Alignment(NamedTuple):
         module.
     grid: the points of each reference that the temporal path reads, (B, T, N, 2, H, W), x and y in [-1, 1] between the
         image's outer edges; None without that path.
+    weights: of each reference at each pixel in that path's sum, (B, T, N, 1, H, W) in [0, 1], before they are divided
+        by their sum; None without that path.
     """
 
     information: list[tuple[Tensor, Tensor]] | None
     grid: Tensor | None
+    weights: Tensor | None = None
 
 
 class SpatialPath(nn.Module):
@@ -195,11 +199,13 @@ class Gathered(NamedTuple):
     features: at full, half and quarter size, (B, C, h, w) each.
     copied: with copy_references, the faces (B, 3, H, W) that the references' own pixels make, alone in a list.
     grid: `deformation`'s, (B N, 2, H, W).
+    weights: the references' in the features' sum, (B N, 1, H, W) in [0, 1].
     """
 
     features: list[Tensor]
     copied: list[Tensor]
     grid: Tensor
+    weights: Tensor
 
 
 class Told(NamedTuple):
@@ -240,6 +246,11 @@ class TemporalPath(nn.Module):
         flows, logits = self.flow_predictor(begun, heatmaps, audio)
         return self.gather(references.temporal, references.copied, flows, logits, told)
 
+    def align(self, references: References, heatmaps: Tensor, audio: Tensor, points: Tensor | None) -> Gathered:
+        """As `forward`, of which it computes `grid` and `weights` alone."""
+        begun, told = self.begin(references.temporal[1], references.points, points)
+        return self.gather([], [], *self.flow_predictor(begun, heatmaps, audio), told)
+
     def begin(self, half: Tensor, reference_points: list[Tensor], points: Tensor | None) -> tuple[Tensor, Told | None]:
         """What the flow is predicted from, (B N, C, h, w), and with landmark_flow what landmarks tell.
 
@@ -269,8 +280,9 @@ class TemporalPath(nn.Module):
         warped = [warp_and_sum(each, grid, weights) for each in features]
         if copied:  # which takes sides: a mean of several faces is a blur
             logits = _TAKING_SIDES * logits - (_ALIKE * told.unlike if told else 0)
-            weights = logits.unflatten(0, (-1, copied[0].shape[1])).softmax(dim=1).flatten(0, 1)
-        return Gathered(warped, [warp_and_sum(each, grid, weights) for each in copied], grid)
+            shares = logits.unflatten(0, (-1, copied[0].shape[1])).softmax(dim=1).flatten(0, 1)
+            copied = [warp_and_sum(each, grid, shares) for each in copied]
+        return Gathered(warped, copied, grid, weights)
 
 
 class MutualInformation(nn.Module):
@@ -365,7 +377,8 @@ class FaceSynthesizer(nn.Module):
         points: Tensor | None = None,
         reference_points: Tensor | None = None,
         alignment: bool = False,
-    ) -> Tensor | tuple[Tensor, Alignment]:
+        flow_only: bool = False,
+    ) -> Tensor | tuple[Tensor, Alignment] | Alignment:
         """Synthesize the frames of B windows.
 
         Args:
@@ -377,10 +390,14 @@ class FaceSynthesizer(nn.Module):
                 through, in units of the crop; only landmark_flow uses them, and reads them off the heatmaps, less
                 exactly, where they are not given.
             alignment: also return what the losses ask about it.
+            flow_only: compute the temporal path's flow and weights alone.
 
         Returns:
-            Faces (B, T, 3, H, W) in [0, 1]; with `alignment`, also that.
+            Faces (B, T, 3, H, W) in [0, 1]; with `alignment`, also that; with `flow_only`, an `Alignment` in the place
+            of both, which has no `information`.
         """
+        if flow_only:
+            return self._align(heatmaps, reference_images, reference_heatmaps, audio, points, reference_points)
         references = self.encode_references(reference_images, reference_heatmaps, reference_points)
         return self.render(frames, heatmaps, references, audio, points, alignment)
 
@@ -415,20 +432,41 @@ class FaceSynthesizer(nn.Module):
         frames, heatmaps = self._inside(frames.flatten(0, 1)), self._channels(heatmaps.flatten(0, 1))
         audio = self.audio_encoder(audio.flatten(0, 1))
 
-        paths, grid, copied = [], None, []
+        paths, gathered = [], None
         if self.spatial is not None:
             paths.append(self.spatial(references, heatmaps, audio))
         if self.temporal is not None:
-            features, copied, grid = self.temporal(references, heatmaps, audio, points)
-            paths.append(features)
+            gathered = self.temporal(references, heatmaps, audio, points)
+            paths.append(gathered.features)
         aligned = [fuse(torch.cat(features, dim=1)) for fuse, *features in zip(self.fusion, *paths, strict=True)]
+        copied = [] if gathered is None else gathered.copied
         faces = self.generator(mask_lower_half(frames), heatmaps, aligned, audio, *copied)
         faces = self._inside(faces).unflatten(0, shape)
         if not alignment:
             return faces
         cil = self.mutual_information
         information = None if cil is None else cil.embeddings(*paths)
-        return faces, Alignment(information, None if grid is None else grid.unflatten(0, (*shape, -1)))
+        return faces, Alignment(information, *_of_windows(gathered, shape))
+
+    def _align(
+        self,
+        heatmaps: Tensor,
+        reference_images: Tensor,
+        reference_heatmaps: Tensor,
+        audio: Tensor,
+        points: Tensor | None,
+        reference_points: Tensor | None,
+    ) -> Alignment:
+        """`forward` with `flow_only`."""
+        shape, known = heatmaps.shape[:2], []
+        if self.reader is not None:
+            known = [self.reader(reference_heatmaps) if reference_points is None else reference_points]
+            points = (self.reader(heatmaps) if points is None else points).flatten(0, 1)
+        encoded = self.temporal.encode(self._inside(reference_images), self._channels(reference_heatmaps))
+        references = References([], [], encoded, [], known).repeat(shape[1])
+        audio = self.audio_encoder(audio.flatten(0, 1))
+        gathered = self.temporal.align(references, self._channels(heatmaps.flatten(0, 1)), audio, points)
+        return Alignment(None, *_of_windows(gathered, shape))
 
     def shared_parameters(self) -> list[nn.Parameter]:
         """Those of both paths and of the audio encoder, which the gradient of every loss term may reach."""
@@ -470,6 +508,13 @@ def mask_lower_half(frames: Tensor) -> Tensor:
     """Set the rows from H/2 on to 0."""
     height = frames.shape[-2]
     return F.pad(frames[..., : height // 2, :], (0, 0, 0, height - height // 2))
+
+
+def _of_windows(gathered: Gathered | None, shape: Sequence[int]) -> tuple[Tensor | None, Tensor | None]:
+    """`Alignment`'s grid and weights of (B, T) = `shape` frames."""
+    if gathered is None:
+        return None, None
+    return tuple(x.unflatten(0, (*shape, -1)) for x in (gathered.grid, gathered.weights))
 
 
 def _fusion(in_channels: int, channels: int, kernel_size: int) -> nn.Sequential:

@@ -254,7 +254,7 @@ def test_ablations_have_no_trace_of_the_absent_path():
 
 def test_mutual_information_scores_reach_both_paths():
     network = small(mutual_information=True)
-    _, (embeddings, grid) = network(*window(batch=2, frames=1), alignment=True)
+    _, (embeddings, grid, *_) = network(*window(batch=2, frames=1), alignment=True)
     assert grid.shape == (2, 1, 5, 2, 128, 128)
     scores = [network.mutual_information.score(*pair) for pair in embeddings]
     assert [[part.shape for part in scale] for scale in scores] == [[(2,), (2, 2)]] * 3

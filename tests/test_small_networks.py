@@ -100,7 +100,7 @@ def test_the_copy_takes_sides():
     path, images = FaceSynthesizer(config).temporal, torch.rand(2, 5, 3, 16, 16)
     logits = torch.tensor([0.0, 6, 0, -3, 1])
     flows, weights = torch.zeros(10, 2, 16, 16), logits.repeat(2)[:, None, None, None].expand(-1, -1, 16, 16)
-    _, (copied,), _ = path.gather([], [images], flows, weights, None)
+    (copied,) = path.gather([], [images], flows, weights, None).copied
     expected = (images * (3 * logits).softmax(dim=0)[:, None, None, None]).sum(dim=1)
     torch.testing.assert_close(copied, expected, atol=1e-4, rtol=0)
 
@@ -122,7 +122,7 @@ def test_a_copy_takes_the_mouth_from_the_reference_whose_lips_are_shaped_alike(l
     taken = []
     for target in (points, opened + 0.05, turned(opened)):  # wherever the mouth lies, and however the head is tilted
         _, told = path.begin(torch.rand(1, 5, 16, 64, 64), [references], target[None])
-        _, (copied,), _ = path.gather([], [images], torch.zeros(5, 2, 128, 128), torch.zeros(5, 1, 128, 128), told)
+        (copied,) = path.gather([], [images], torch.zeros(5, 2, 128, 128), torch.zeros(5, 1, 128, 128), told).copied
         x, y = (128 * target[LIP_POINTS].mean(dim=0)).long()
         taken.append((float(copied[0, 0, y, x]), float(copied[0, 0, 4, 4])))
     (closed, *elsewhere), *opened = taken
@@ -189,5 +189,5 @@ def test_a_flow_of_zero_copies_a_reference_to_where_the_target_has_its_landmarks
     references = synthesizer.encode_references(images, heatmaps, points.expand(1, 5, -1, -1))
     with torch.inference_mode():
         code = synthesizer.audio_encoder.eval()(torch.randn(1, 80, 16))
-        _, (copied,), _ = synthesizer.temporal.eval()(references, heatmaps[:, 0], code, moved[None])
+        (copied,) = synthesizer.temporal.eval()(references, heatmaps[:, 0], code, moved[None]).copied
     assert (copied[0] - blob(moved[at])).abs().max() < 0.1 < (images[0, 0] - blob(moved[at])).abs().max()

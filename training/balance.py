@@ -15,8 +15,8 @@ def gradient_norms(
 ) -> dict[str, Tensor]:
     """Euclidean norm of the gradient of each term alone, over the parameters of each group together.
 
-    Keeps the terms' graph for the step's own backward pass, writes no `.grad`, runs none of the hooks by which processes
-    exchange gradients, and draws no random numbers: the step computes what it would have without.
+    Keeps the terms' graph for the step's own backward pass, writes no `.grad`, runs none of the hooks by which
+    processes exchange gradients, and draws no random numbers: the step computes what it would have without.
 
     Args:
         terms: scalars with their weights, in the same order in every process.

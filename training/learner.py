@@ -120,7 +120,7 @@ class Learner:
         self.network, self.optimizer, self.schedule = accelerator.prepare(network, adam, scheduler(adam, train))
 
     def step(
-        self, batch: dict, step: int, compute: Callable[[dict], tuple[dict[str, Tensor], Any]]
+        self, batch: dict, step: int, compute: Callable[[dict], tuple[dict[str, Tensor], Any]], partial: bool = False
     ) -> tuple[dict[str, Tensor | float], list[Any]]:
         """Change the network once, by the gradient of a batch's loss.
 
@@ -132,6 +132,8 @@ class Learner:
             step: the number of this step, for the message.
             compute: takes windows of the batch, all of them or at most `train.micro_batch` at a time, and gives their
                 loss terms by name, and anything else, without a gradient.
+            partial: the loss may leave parameters without a gradient, the same ones in every process. They stay as
+                they are: neither Adam's moments nor the weight decay move them.
 
         Returns:
             What to log (the loss, its terms, the gradient's norm and the learning rate; where they are due, the norms
@@ -141,19 +143,23 @@ class Learner:
         pieces = list(parts(batch, self.train.micro_batch or windows))
         values, others = {}, []
         for place, piece in enumerate(pieces):
-            terms, other = compute(piece)
-            if not terms:
-                raise InputError("no loss term has a weight, and nothing would be learned; set one of losses.*")
-            loss, share = sum(terms.values()), len(piece["clip"]) / windows
-            _check_finite(terms | {"total": loss}, "loss term", piece, step)
-            if place == 0:
-                norms = self._norms_of(terms, step)
-            last = place + 1 == len(pieces)  # only then the processes have to exchange gradients
-            with contextlib.nullcontext() if last else self.accelerator.no_sync(self.network):
+            exchange = place + 1 == len(pieces) and not partial  # the processes' gradients, once a step
+            with contextlib.nullcontext() if exchange else self.accelerator.no_sync(self.network):
+                terms, other = compute(piece)
+                if not terms:
+                    raise InputError("no loss term has a weight, and nothing would be learned; set one of losses.*")
+                loss, share = sum(terms.values()), len(piece["clip"]) / windows
+                _check_finite(terms | {"total": loss}, "loss term", piece, step)
+                if place == 0:
+                    norms = self._norms_of(terms, step)
                 self.accelerator.backward(loss * share)
             for name, value in ({"loss": loss} | terms).items():
                 values[name] = values.get(name, 0) + share * value.detach()
             others.append(other)
+        if partial and self.accelerator.num_processes > 1:  # DDP would wait for the gradient of every parameter
+            for parameter in self.network.parameters():
+                if parameter.grad is not None:
+                    parameter.grad = self.accelerator.reduce(parameter.grad, reduction="mean")
         values["gradient_norm"] = self._norm(batch, step)
         values["learning_rate"] = self.schedule.get_last_lr()[0]
         self.optimizer.step()

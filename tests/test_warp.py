@@ -1,0 +1,155 @@
+"""The warp loss and the steps at a run's start in which the flow learns by it alone."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from training_runs import Kill, arguments, run, run_group, scalars_and_images, write_clips
+
+from losses.face import FaceLosses, FaceObjective
+from losses.warp import warp_loss, warp_score, warped_references
+from models import FaceSynthesizer
+from models.face_synthesizer import Alignment, FaceSynthesizerConfig
+from models.temporal import deformation
+
+SHAPES = (2, 3, 3, 128, 128), (2, 3, 1, 128, 128), (2, 5, 3, 128, 128), (2, 5, 1, 128, 128), (2, 3, 80, 16)
+WARP = ["losses.warp=2.5", "losses.without_vgg=l1", "train.warp_steps=2"]
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory) -> Path:
+    return write_clips(tmp_path_factory.mktemp("clips"))
+
+
+def small(**options) -> FaceSynthesizer:
+    torch.manual_seed(0)
+    return FaceSynthesizer(FaceSynthesizerConfig(width=0.03, **options))
+
+
+def test_warped_references_are_the_mean_by_weight_of_moved_images():
+    images = torch.rand(1, 2, 3, 16, 16, dtype=torch.float64)
+    flow = torch.zeros(2, 2, 2, 16, 16, dtype=torch.float64)  # (T, N, ...)
+    flow[:, 1, 0] = 3.0  # the second reference is read three pixels to the right
+    weights = torch.tensor([[1.0, 0.0], [0.25, 0.75]], dtype=torch.float64)[None, :, :, None, None, None]
+    grid = deformation(flow.flatten(0, 1), "centres").unflatten(0, (1, 2, 2))
+    alignment = Alignment(None, grid, weights.expand(-1, -1, -1, -1, 16, 16))
+    warped = warped_references(alignment, images)
+    assert warped.shape == (1, 2, 3, 16, 16)
+    first, second = images[0, :, :, :, :13], images[0, 1, :, :, 3:]
+    torch.testing.assert_close(warped[0, 0, :, :, :13], first[0], atol=2e-5, rtol=0)
+    torch.testing.assert_close(warped[0, 1, :, :, :13], 0.25 * first[0] + 0.75 * second, atol=2e-5, rtol=0)
+    true = warped + 0.1
+    assert float(warp_loss(alignment, images, true, None)) == pytest.approx(0.1)
+    (name, score), *others = warp_score(alignment, {"reference_images": images, "frames": true}).items()
+    assert (name, others) == ("val/warp_PSNR", []) and score == pytest.approx(20.0)
+    assert warp_score(Alignment(None, None), {}) == {}
+
+
+@pytest.mark.parametrize("options", [{}, {"landmark_flow": True, "copy_references": True}, {"grid": "corners"}])
+def test_the_flow_alone_is_the_flow_of_the_whole(options):
+    network = small(**options).double().eval()
+    torch.nn.init.normal_(network.temporal.flow_predictor.flow.weight, std=0.1)
+    inputs = [torch.rand(shape, dtype=torch.float64) for shape in (*SHAPES, (2, 3, 131, 2), (2, 5, 131, 2))]
+    with torch.no_grad():
+        _, whole = network(*inputs, alignment=True)
+        alone = network(*inputs, flow_only=True)
+    assert alone.information is None and float(whole.grid.std()) > 0
+    torch.testing.assert_close(alone.grid, whole.grid, atol=1e-12, rtol=0)
+    torch.testing.assert_close(alone.weights, whole.weights, atol=1e-12, rtol=0)
+
+
+def test_the_warp_loss_reaches_what_makes_the_flow_and_nothing_else():
+    network = small(mutual_information=True).train()
+    alignment = network(*(torch.rand(shape) for shape in SHAPES), flow_only=True)
+    warp_loss(alignment, torch.rand(SHAPES[2]), torch.rand(SHAPES[0]), None).backward()
+    reached = {name for name, parameter in network.named_parameters() if parameter.grad is not None}
+    expected = [f"temporal.{name}" for name, _ in network.temporal.named_parameters() if "scale_3" not in name]
+    assert reached == {*expected, *(f"audio_encoder.{name}" for name, _ in network.audio_encoder.named_parameters())}
+
+
+def test_the_warp_loss_compares_features_without_gram_matrices():
+    class Perceptual(torch.nn.Module):
+        def forward(self, faces, true_faces, grams=True):
+            assert not grams
+            return (faces - true_faces).square().mean()
+
+    weights = FaceLosses(**{name: 0.0 for name in ("perceptual", "gan", "feature", "sync", "mutual_information")})
+    weights.l1, weights.warp, weights.without_vgg = 0.0, 2.5, "l1"
+    said = []
+    objective = FaceObjective(weights, FaceSynthesizerConfig(), 1, "", said.append)
+    assert ["L1 in its place" in line for line in said] in ([], [True])  # with VGG-19 here nothing is said
+    objective.perceptual = Perceptual()
+    network = small()
+    inputs = [torch.rand(shape) for shape in SHAPES]
+    batch = {"frames": inputs[0], "reference_images": inputs[2]}
+    faces, alignment = network(*inputs, alignment=True)
+    expected = 2.5 * (warped_references(alignment, inputs[2]) - inputs[0]).square().mean()
+    for terms in (objective(faces, batch, None, alignment), objective.of_flow(batch, alignment)):
+        assert terms.keys() == {"warp"}
+        torch.testing.assert_close(terms["warp"], expected)
+
+
+def differing(first: Path, second: Path) -> set[str]:
+    """Names of the parameters that differ between two files of weights; batch norms' statistics left out."""
+    tensors = load_file(first), load_file(second)
+    statistics = ("running_mean", "running_var", "num_batches_tracked")
+    return {
+        name
+        for name in tensors[0]
+        if not name.endswith(statistics) and not torch.equal(tensors[0][name], tensors[1][name])
+    }
+
+
+@pytest.mark.slow
+def test_two_processes_warm_the_flow_up_and_go_on_with_the_whole(clips, tmp_path):
+    settings = [*WARP, "losses.gan=0.25", "losses.feature=1", "discriminator.width=0.1", "train.weight_decay=0.1"]
+    settings += ["train.batch_size=4", "train.steps=4", "train.save_every=1", "train.keep=9", "train.validate_every=2"]
+    settings += ["train.micro_batch=1", "train.gradient_norms_every=1", "model.mutual_information=true"]
+    command = arguments("train_face", clips, tmp_path / "run", *settings, "losses.mutual_information=0.01")
+    assert run_group("train_face", command, [None, None]) == [0, 0]
+    one, two, three = (tmp_path / "run" / "state" / f"step-0000000{step}" / "model.safetensors" for step in (1, 2, 3))
+    warmed, learned = differing(one, two), differing(two, three)
+    assert "temporal.flow_predictor.flow.weight" in warmed
+    assert all(name.startswith(("temporal.", "audio_encoder.")) and "scale_3" not in name for name in warmed)
+    assert {"spatial", "generator", "fusion", "mutual_information"} <= {name.split(".")[0] for name in learned}
+    assert not differing(one.with_name("model_1.safetensors"), two.with_name("model_1.safetensors"))  # discriminator
+    assert differing(two.with_name("model_1.safetensors"), three.with_name("model_1.safetensors"))
+    logged, _ = scalars_and_images(tmp_path / "run")
+    assert len(logged["train/warp"]) == 4 and len(logged["train/gan"]) == len(logged["train/discriminator"]) == 2
+    assert len(logged["train/gradient_norm/warp"]) == 4 and len(logged["train/gradient_norm/gan"]) == 2
+    assert all(map(math.isfinite, logged["val/warp_PSNR"])) and len(logged["val/warp_PSNR"]) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("call", [2, 5])  # in the warm-up, and of the generator's two steps a step after it
+def test_a_killed_run_goes_on_in_its_phase(call, clips, tmp_path):
+    settings = [*WARP, "losses.gan=0.25", "losses.feature=1", "discriminator.width=0.1", "train.schedule=cosine"]
+    settings += ["train.steps=4", "train.save_every=1", "train.validate_every=4", "train.keep=1"]
+    lines = {name: arguments("train_face", clips, tmp_path / name, *settings) for name in ("whole", "killed")}
+    assert run("train_face", lines["whole"]) == 0
+    assert run("train_face", lines["killed"], before=Kill("training.learner", "Learner.step", call)) == -9
+    assert run("train_face", lines["killed"]) == 0
+    files = [path.relative_to(tmp_path / "whole") for path in (tmp_path / "whole" / "state").rglob("*.safetensors")]
+    assert len(files) >= 2
+    for file in files:
+        assert (tmp_path / "killed" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes(), file
+
+
+@pytest.mark.parametrize(
+    ("settings", "fault"),
+    [
+        (["losses.warp=0"], "trains by the warp loss; give it a weight"),
+        (["losses.without_vgg=skip"], "which losses.without_vgg=skip leaves out"),
+        (["model.temporal=false", "losses.warp=0"], "the temporal path, which is absent"),
+        (["model.temporal=false"], "no temporal path, whose flow warps; set losses.warp=0"),
+        (["train.warp_steps=-1"], "train.warp_steps=-1 must not be negative"),
+    ],
+)
+def test_a_warm_up_that_nothing_drives_is_refused(settings, fault, clips, tmp_path, monkeypatch):
+    log = tmp_path / "log"
+    line = arguments("train_face", clips, tmp_path / "run", *WARP, "train.steps=1", *settings)
+    line += ["model.copy_references=false", "model.landmark_flow=false", "losses.flow=0", "reading.steps=0"]
+    assert run("train_face", line, RUN_LOG=str(log)) == 2
+    assert fault in log.read_text().splitlines()[-1] and not (tmp_path / "run").exists()
