@@ -1,31 +1,25 @@
 """The gradient norms of loss terms on shared layers: what they are, and that measuring them changes no step."""
 
+import functools
 from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 from torch import nn
-from training_runs import arguments, run, run_group, write_checkpoints, write_clips
+from training_runs import arguments, run, run_group, scalars_and_images, write_checkpoints, write_clips
 
 from models import FaceSynthesizer, HeatmapPredictor
 from models.face_synthesizer import FaceSynthesizerConfig
 from models.heatmap_predictor import HeatmapPredictorConfig
 from training.balance import gradient_norms
 from training.config import TrainConfig
-from training.learner import compiled
+from training.learner import Learner, compiled
 
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory) -> Path:
     return write_clips(tmp_path_factory.mktemp("clips"))
-
-
-def scalars(output: Path) -> dict[str, list[float]]:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    events = EventAccumulator(str(output / "tensorboard"), size_guidance={"scalars": 0})
-    events.Reload()
-    return {tag: [event.value for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
 def test_a_norm_is_that_of_the_terms_own_gradient_on_a_group():
@@ -66,10 +60,32 @@ def test_shared_parameters_are_those_that_every_term_reaches():
         assert all(parameter.grad is not None for parameter in synthesizer.shared_parameters())
 
 
+@pytest.mark.parametrize("half", [False, True])
+def test_measuring_changes_no_weight_in_parts_and_in_half_precision(half):
+    accelerator = Accelerator(cpu=True)
+    batch = {"clip": list("abcd"), "x": torch.randn(4, 8)}
+    learned = {}
+    for every in (0, 2):
+        torch.manual_seed(0)
+        train = TrainConfig(steps=5, batch_size=4, micro_batch=2, gradient_norms_every=every, learning_rate=0.01)
+        network = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 1))
+        learner = Learner(network, train, accelerator, shared={"": list(network[0].parameters())})
+
+        def compute(part: dict, learner: Learner = learner) -> tuple[dict, None]:
+            with torch.autocast("cpu", torch.bfloat16, enabled=half):
+                y = learner.network(part["x"]).float()
+            return {"square": y.square().mean(), "size": 0.1 * y.abs().mean()}, None
+
+        measured = [step for step in range(1, 6) if "train/gradient_norm/size" in learner.step(batch, step, compute)[0]]
+        assert measured == ([1, 2, 4] if every else [])
+        learned[every] = {name: value.clone() for name, value in network.state_dict().items()}
+    assert all(torch.equal(learned[0][name], learned[2][name]) for name in learned[0])
+
+
 CASES = {
     "train_heatmap": ["losses.heatmap=1", "train.micro_batch=1", "train.batch_size=4"],
     "train_face": ["losses.gan=0.25", "losses.feature=1", "discriminator.width=0.1", "train.batch_size=4"],
-    "finetune_e2e": ["train.precision=bf16", "heatmap_losses.heatmap=1", "train.batch_size=4"],
+    "finetune_e2e": ["train_predictor=true", "heatmap_losses.heatmap=1", "true_heatmaps=0", "frames=1"],
 }
 TERMS = {
     "train_heatmap": ["heatmap", "landmarks", "temporal"],
@@ -92,7 +108,7 @@ def test_measuring_changes_no_step(script, processes, clips, tmp_path):
     assert files
     for file in files:
         assert (tmp_path / "0" / file).read_bytes() == (tmp_path / "2" / file).read_bytes(), file
-    without, found = scalars(tmp_path / "0"), scalars(tmp_path / "2")
+    (without, _), (found, _) = (scalars_and_images(tmp_path / every) for every in "02")
     prefix = "train/gradient_norm/"
     assert not [name for name in without if name.startswith(prefix)]
     assert {name: value for name, value in found.items() if not name.startswith(prefix)}.keys() == without.keys()
@@ -113,10 +129,19 @@ def test_norms_are_measured_at_logged_steps(clips, tmp_path):
     assert "train.gradient_norms_every=6 is no multiple of train.log_every=4" in log.read_text().splitlines()[-1]
 
 
-def test_a_compiled_graph_can_be_measured_too():
-    network = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 1))
-    train = TrainConfig(steps=1, batch_size=1, compile=True, gradient_norms_every=1)
-    network_of_step = compiled(network, train)
-    assert not torch._functorch.config.donated_buffer
-    torch._functorch.config.donated_buffer = True
-    assert network_of_step is not network
+def test_a_compiled_graph_can_be_measured_too(monkeypatch):
+    torch.manual_seed(0)
+    monkeypatch.setattr(torch._functorch.config, "donated_buffer", True)
+    network = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 1)).double()
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+    traced = compiled(network, TrainConfig(steps=1, batch_size=1, compile=True, gradient_norms_every=1))
+    x, found = torch.randn(4, 8, dtype=torch.float64), []
+    for callable in (network, traced):
+        y = callable(x)
+        terms = {"square": y.square().mean(), "size": y.abs().mean()}
+        norms = gradient_norms(terms, {"": list(network[0].parameters())})
+        network.zero_grad()
+        sum(terms.values()).backward()
+        found.append([*norms.values(), network[0].weight.grad.norm()])
+    torch.testing.assert_close(found[0], found[1])
+    assert torch._functorch.config.donated_buffer is False
