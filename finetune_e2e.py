@@ -15,6 +15,10 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from training.settings import answer_help
+
+answer_help(__name__, __file__)
+
 import torch
 from omegaconf import MISSING
 from torch import Tensor, nn
@@ -56,7 +60,7 @@ class Finetuning:
     true_heatmaps: float = 0.0  # share of the windows drawn from their true heatmaps, so that these stay legible too
     train_predictor: bool = True  # false: the synthesizer alone learns, to draw from the heatmaps that it will get
     sync_expert: str = ""  # checkpoint folder of train_sync.py, for the sync loss
-    output: str = MISSING
+    output: str = MISSING  # the run's folder
 
 
 def first_synthesized(predictor: HeatmapPredictor, frames: int) -> int:

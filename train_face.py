@@ -16,6 +16,10 @@ import dataclasses
 import sys
 from dataclasses import dataclass, field
 
+from training.settings import answer_help
+
+answer_help(__name__, __file__)
+
 import torch
 from accelerate import Accelerator
 from omegaconf import MISSING
@@ -64,7 +68,7 @@ class SynthesizerTraining:
     frames: int = 5  # consecutive frames a window; a sync expert needs 5
     sync_expert: str = ""  # checkpoint folder of train_sync.py, for L_sync or eq. 16 of G4G
     start_from: str = ""  # checkpoint folder whose synthesizer, and its form, the run begins with; empty: fresh weights
-    output: str = MISSING
+    output: str = MISSING  # the run's folder
 
 
 @dataclass
@@ -92,7 +96,7 @@ class FaceTraining(SynthesizerTraining):
 class G4GTraining(SynthesizerTraining):
     """And what it may set of G4G's."""
 
-    network: str = "g4g_synthesizer"
+    network: str = "g4g_synthesizer"  # G4G's, or "face_synthesizer", STSA's
     model: G4GConfig = field(default_factory=G4GConfig)
     discriminator: DiscriminatorConfig = field(default_factory=lambda: DiscriminatorConfig(scales=1, together=5))
     losses: G4GLosses = field(default_factory=G4GLosses)

@@ -11,6 +11,10 @@ heatmaps which a decoder makes: choose `heatmap` for these.
 import sys
 from dataclasses import dataclass, field
 
+from training.settings import answer_help
+
+answer_help(__name__, __file__)
+
 import numpy as np
 import torch
 from omegaconf import MISSING

@@ -18,6 +18,10 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from training.settings import answer_help
+
+answer_help(__name__, __file__)
+
 import numpy as np
 import torch
 import torch.nn.functional as F

@@ -8,15 +8,32 @@ one's weights and three quarters of those before. A fine-tuned network thereby k
 (Wortsman et al., Robust fine-tuning of zero-shot models, 2022).
 """
 
+import argparse
 import sys
 from pathlib import Path
+
+from media.errors import InputError, Parser, command, quick_help
+from models import NETWORK_NAMES
+
+
+@quick_help
+def parse() -> argparse.Namespace:
+    parser = Parser(__doc__)
+    parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="checkpoint folders; a later one wins")
+    parser.add_argument("--output", required=True, type=Path, help="the checkpoint folder to write")
+    parser.add_argument(
+        "--networks", nargs="+", choices=NETWORK_NAMES, help="default: STSA's two, or G4G's of its folders"
+    )
+    parser.add_argument("--half", action="store_true", help="store float16 weights, half the size")
+    parser.add_argument("--blend", type=float, default=1.0, metavar="SHARE", help="of the last holder's weights")
+    return parser.parse_args()
+
 
 import torch
 from omegaconf import OmegaConf
 from torch import nn
 
-from media.errors import InputError, Parser, command
-from models.checkpoint import NETWORKS, is_g4g, load_network, save_checkpoint
+from models.checkpoint import is_g4g, load_network, save_checkpoint
 from models.reader import share_reader
 
 # Keys of a training config that hold folders of the machine it ran on; these mean nothing elsewhere.
@@ -39,13 +56,7 @@ def blend(first: nn.Module, second: nn.Module, share: float, name: str) -> nn.Mo
 
 @command
 def main() -> None:
-    parser = Parser(__doc__)
-    parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="checkpoint folders; a later one wins")
-    parser.add_argument("--output", required=True, type=Path, help="the checkpoint folder to write")
-    parser.add_argument("--networks", nargs="+", choices=NETWORKS, help="default: STSA's two, or G4G's of its folders")
-    parser.add_argument("--half", action="store_true", help="store float16 weights, half the size")
-    parser.add_argument("--blend", type=float, default=1.0, metavar="SHARE", help="of the last holder's weights")
-    arguments = parser.parse_args()
+    arguments = parse()
     if not 0 <= arguments.blend <= 1:
         raise InputError(f"--blend {arguments.blend} must be between 0 and 1")
 

@@ -10,7 +10,11 @@ if TYPE_CHECKING:
     from models.heatmap_predictor import HeatmapPredictor, HeatmapPredictorConfig
     from models.sync_expert import SyncExpert, SyncExpertConfig
 
+# The networks' names in checkpoints: files, sections of config.yaml, keys of `models.checkpoint.NETWORKS`.
+NETWORK_NAMES = ("heatmap_predictor", "face_synthesizer", "g4g_synthesizer", "sync_expert", "discriminator")
+
 __all__ = [
+    "NETWORK_NAMES",
     "FaceSynthesizer",
     "FaceSynthesizerConfig",
     "G4GConfig",

@@ -8,7 +8,8 @@ from omegaconf import OmegaConf
 
 from checkpoints import combine
 from media.errors import InputError
-from models.checkpoint import load_network, save_checkpoint
+from models import NETWORK_NAMES
+from models.checkpoint import NETWORKS, load_network, save_checkpoint
 from models.face_synthesizer import FaceSynthesizer, FaceSynthesizerConfig
 from models.heatmap_predictor import HeatmapPredictor, HeatmapPredictorConfig
 from models.reader import share_reader
@@ -91,3 +92,7 @@ def test_what_cannot_be_blended_is_one_line(command, tmp_path, layers, share, wo
     code, error = command(first, second, "--output", str(tmp_path / "both"), "--blend", share)
     assert code == 2 and words in error and error.count("\n") == 1
     assert not (tmp_path / "both").exists()
+
+
+def test_every_network_has_its_name_in_the_list_that_the_command_offers():
+    assert tuple(NETWORKS) == NETWORK_NAMES

@@ -44,12 +44,12 @@ class DataConfig:
 class TrainConfig:
     """The settings of a training loop."""
 
-    steps: int = MISSING
+    steps: int = MISSING  # of the run, from its beginning
     batch_size: int = MISSING  # windows a step, over all processes together
-    seed: int = 0
-    resume: bool = True  # go on from the newest state in `output`, by this config; false: refuse a folder with a run
-    learning_rate: float = 1e-4
-    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
+    seed: int = 0  # of the weights, the order of samples and every random choice
+    resume: bool = True  # continue from the newest state in `output`, by this config; false: refuse a folder with a run
+    learning_rate: float = 1e-4  # of Adam, the highest of the schedule
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])  # of Adam; the discriminator's are 0.5 and 0.999
     weight_decay: float = 0.0  # decoupled (AdamW); 0 is plain Adam, as in the paper's line of work
     schedule: str = "constant"  # or "cosine", down to zero at the last step
     warmup: int = 0  # steps of linear warm-up
@@ -59,22 +59,22 @@ class TrainConfig:
     compile: bool = False  # the step through torch.compile; on several GPUs with freeze_batch_norm alone
     freeze_batch_norm: bool = False  # running statistics stay as they are, also in training
     # The most windows that a process has in memory at once; 0: its whole share of a step. The gradients of a step's
-    # parts are summed; batch norm and contrastive losses know the windows of a part alone, mutual information knows the
-    # parts before it too.
+    # parts are summed. Batch norm and contrastive losses see the windows of one part, mutual information also those of
+    # the parts before it.
     micro_batch: int = 0
-    log_every: int = 10
+    log_every: int = 10  # steps between two entries in TensorBoard
     # Steps between two measurements of each loss term's gradient norm on the layers that the terms share, a multiple of
     # log_every; 0: none. Such a step takes a backward pass more a term, and the memory of another gradient.
     gradient_norms_every: int = 0
-    validate_every: int = 1000
+    validate_every: int = 1000  # steps between two validations; the last step ends with one too
     validation_windows: int = 16  # fixed windows of `data.val`, spread over its clips; train_sync.py takes all
     # The score that selects the weights in `best/`. train_heatmap.py: liplmd (of the keypoint head) or heatmap (eq. 3's
     # heatmap distance); train_face.py: psnr, lpips, fid or sync (-log cos by `sync_expert`); finetune_e2e.py: all of
     # these; train_sync.py: accuracy. Empty: the first one named, of finetune_e2e.py psnr.
     best_by: str = ""
-    save_every: int = 1000
+    save_every: int = 1000  # steps between two states to resume from
     keep: int = 2  # training states kept for resuming
-    keep_every: int = 0  # every so many steps, a checkpoint folder `output/step-NNNNNNNN` that stays; 0: none
+    keep_every: int = 0  # steps between two checkpoint folders `output/step-NNNNNNNN` that stay; 0: none
 
 
 Config = TypeVar("Config")

@@ -1,6 +1,6 @@
 """Every setting of the training scripts: `--help` and docs/settings.md, read from the dataclasses' source.
 
-    python -m training.settings > docs/settings.md
+    python -m training.settings docs/settings.md
 
 Reading the source instead of importing it keeps `--help` quick (PyTorch alone takes seconds) and finds the comment that
 explains each field: the one on its line, which may go on below it, or the lines above a field without one.
@@ -12,6 +12,9 @@ import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from media.errors import Parser, command
+from media.files import replacing
 
 ROOT = Path(__file__).resolve().parent.parent
 SCHEMAS = {
@@ -77,13 +80,13 @@ class _Source:
         return block[::step]
 
 
-def answer_help(script: str) -> None:
-    """Print the help of a training script and exit with 0, where the command line asks for it.
+def answer_help(name: str, script: str) -> None:
+    """Print a training script's help and exit with 0, where it is run with --help; before its slow imports.
 
     Args:
-        script: the script's `__file__`.
+        name, script: the script's `__name__` and `__file__`.
     """
-    if not {"-h", "--help"} & set(sys.argv[1:]):
+    if name != "__main__" or not {"-h", "--help"} & set(sys.argv[1:]):
         return
     path = Path(script).resolve()
     source = _source(path)
@@ -186,29 +189,52 @@ def _source(path: Path) -> _Source:
     return _read[path]
 
 
+SHARED = ("data", "train")  # sections that are the same for every script, or nearly
+
+
 def document() -> str:
-    """docs/settings.md: a section a script, a table a section of its config."""
+    """docs/settings.md: a table a script, and before them what all scripts share."""
+    every = {
+        f"`{script}`" + (f", {schema}" if len(schemas) > 1 else ""): settings(ROOT / script, schema)
+        for script, schemas in SCHEMAS.items()
+        for schema in schemas
+    }
+    common = set.intersection(*(set(found) for found in every.values()))
+    common = {each for each in common if each.name.split(".")[0] in SHARED}
+    first = next(iter(every.values()))
     lines = [
         "# Settings",
         "",
-        "Every setting of the training configs, from the dataclasses. `python -m training.settings > docs/settings.md`",
-        "writes this page; `--help` of a script prints its part. A setting goes into the config's YAML file or, as",
-        "`key=value`, onto the command line.",
+        "Every setting of the training configs. A setting goes into the config's YAML file or, as `key=value`, onto",
+        "the command line. `python -m training.settings docs/settings.md` writes this page from the dataclasses;",
+        "`--help` of a script prints its part.",
     ]
-    for script, schemas in SCHEMAS.items():
-        for schema in schemas:
-            lines += [
-                "",
-                f"## {script}: {schema}",
-                "",
-                "| setting | type | default | meaning |",
-                "| --- | --- | --- | --- |",
-            ]
-            for each in settings(ROOT / script, schema):
-                cells = (f"`{each.name}`", f"`{each.kind}`", f"`{each.default}`", each.meaning)
-                lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    lines += _table("All scripts", [each for each in first if each in common])
+    for title, found in every.items():
+        lines += _table(title, [each for each in found if each not in common])
     return "\n".join(lines) + "\n"
 
 
+def _table(title: str, rows: list[Setting]) -> list[str]:
+    lines = ["", f"## {title}", "", "| setting | type | default | meaning |", "| --- | --- | --- | --- |"]
+    for each in rows:
+        cells = (f"`{each.name}`", f"`{each.kind}`", f"`{each.default}`", each.meaning)
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return lines
+
+
+@command
+def main() -> None:
+    parser = Parser(__doc__)
+    parser.add_argument("page", nargs="?", type=Path, metavar="PAGE.md", help="file to write; default: print the page")
+    page = parser.parse_args().page
+    if page is None:
+        print(document(), end="")
+        return
+    with replacing(page) as temporary:
+        temporary.write_text(document(), encoding="utf-8")
+    print(f"wrote {page}")
+
+
 if __name__ == "__main__":
-    print(document(), end="")
+    sys.exit(main())

@@ -1,0 +1,76 @@
+"""--help and docs/settings.md, which are read from the dataclasses' source, against the dataclasses themselves."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+
+import finetune_e2e
+import train_face
+import train_heatmap
+import train_sync
+from training.settings import REQUIRED, SCHEMAS, document, settings
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPTS = {module.__file__.rsplit("/")[-1]: module for module in (finetune_e2e, train_face, train_heatmap, train_sync)}
+CASES = [(script, schema) for script, schemas in SCHEMAS.items() for schema in schemas]
+HEAVY = ("torch", "mediapipe", "librosa", "torchvision", "transformers")
+
+
+def flat(config: DictConfig, prefix: str = "") -> dict[str, object]:
+    """The dotted keys of a structured config and their defaults; "required" for a missing one."""
+    found = {}
+    for key in config:
+        name = f"{prefix}{key}"
+        if OmegaConf.is_missing(config, key):
+            found[name] = REQUIRED
+        elif isinstance(config[key], DictConfig):
+            found |= flat(config[key], f"{name}.")
+        else:
+            found[name] = config[key]
+    return found
+
+
+@pytest.mark.parametrize(("script", "schema"), CASES)
+def test_the_settings_are_those_of_the_dataclasses_with_their_defaults(script, schema):
+    config = flat(OmegaConf.structured(getattr(SCRIPTS[script], schema)))
+    read = {each.name: each for each in settings(ROOT / script, schema)}
+    assert read.keys() == config.keys()
+    for name, each in read.items():
+        expected = config[name]
+        shown = REQUIRED if each.default == REQUIRED else OmegaConf.create(f"x: {each.default}").x
+        if name == "train.precision":
+            shown = each.default  # YAML takes a bare no for false, and `start` takes that for "no"
+        assert shown == expected, name
+
+
+@pytest.mark.parametrize(("script", "schema"), CASES)
+def test_every_setting_says_what_it_means(script, schema):
+    assert [each.name for each in settings(ROOT / script, schema) if not each.meaning] == []
+
+
+def test_docs_settings_is_the_page_that_the_dataclasses_give():
+    assert (ROOT / "docs/settings.md").read_text() == document()
+
+
+def commands() -> list[str]:
+    """All scripts and modules that are run as commands."""
+    files = [*ROOT.glob("*.py"), *ROOT.glob("*/*.py")]
+    found = [path.relative_to(ROOT) for path in files if path.parent.name not in ("tests", "scripts")]
+    found = [path for path in found if "\n    sys.exit(main())" in (ROOT / path).read_text()]
+    return sorted(str(path) if len(path.parts) == 1 else f"-m {path.parts[0]}.{path.stem}" for path in found)
+
+
+@pytest.mark.parametrize("command", commands())
+def test_help_comes_before_the_libraries_that_are_slow_to_import(command):
+    """`python -X importtime` lists what a command imports."""
+    words = [sys.executable, "-X", "importtime", *command.split(), "--help"]
+    result = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0 and result.stdout.startswith("usage:"), result.stderr[-2000:]
+    imported = {
+        line.rsplit("|", 1)[-1].strip() for line in result.stderr.splitlines() if line.startswith("import time:")
+    }
+    assert "argparse" in imported or command in SCHEMAS
+    assert not imported & set(HEAVY)
