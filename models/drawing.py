@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from media.heatmap import CONTENT, KEYPOINTS, ORDER
+from models.precision import full_precision
 
 _SIZE = 128  # H and W of the heatmaps
 _PATCH = 26  # px: room for the longest edge and its ridge
@@ -30,7 +31,7 @@ class CurveDrawing(nn.Module):
 
     def forward(self, keypoints: Tensor) -> Tensor:
         """Keypoints (M, 57, 2), x and y in [0, 1] of the crop -> heatmaps (M, 1, 128, 128) in [0, 1]."""
-        ends = (keypoints.float() * _SIZE - 0.5)[:, self.edges]  # (M, E, 2, 2), in pixel centres
+        ends = (full_precision(keypoints) * _SIZE - 0.5)[:, self.edges]  # (M, E, 2, 2), in pixel centres
         start, end = ends.unbind(dim=2)
         middle = ((start + end) / 2).detach().round().long()
         pixels = middle[:, :, None] + self.offsets  # (M, E, P, 2)

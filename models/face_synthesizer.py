@@ -13,6 +13,7 @@ from media.heatmap import LIP_POINTS
 from models import released_face
 from models.inpainting import InpaintingGenerator
 from models.layers import AUDIO_CHANNELS, AudioEncoder, ConvBlock, check_positive, check_references, repeated, scaled
+from models.precision import full_precision
 from models.reader import PointReader
 from models.spatial import AdaAT, AlignmentEncoder, HeatmapEncoder, ReferenceEncoder, residual_pair
 from models.temporal import FlowPredictor, TemporalEncoder, deformation, warp, warp_and_sum
@@ -267,7 +268,7 @@ class TemporalPath(nn.Module):
 
     def _unlike(self, points: Tensor, known: Tensor) -> Tensor:
         """`unlike_lips` of the targets (B, 131, 2) and references (B, N, 131, 2), however their heads are tilted."""
-        points, known = points.float(), known.float()
+        points, known = full_precision(points), full_precision(known)
         upper, known_upper = points.index_select(1, self.upper_points), known.index_select(2, self.upper_points)
         carried = apply_affine(known.index_select(2, self.lip_points), fit_similarity(known_upper, upper[:, None]))
         return unlike_lips(points.index_select(1, self.lip_points), carried, self.size)

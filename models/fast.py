@@ -209,7 +209,7 @@ class FoldedSpadeNorm(nn.Module):
 def _modulate(x: Tensor, modulation: Modulation) -> Tensor:
     """Instance norm, x gamma + beta with gamma of mean 1, LeakyReLU 0.2; may overwrite x (B N, C, H, W)."""
     gamma, beta = modulation
-    if x.dtype != torch.float32 or x.is_cuda:
+    if x.dtype.itemsize < 4 or x.is_cuda:
         return _scale_shift_activate(F.instance_norm(x).unflatten(0, (len(gamma), -1)), modulation)
     mean, inverse = _statistics(x)
     if gamma.shape[-2:] == (1, 1):  # both are one scale and one shift a channel

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from media.heatmap import ORDER
 from models.layers import ConvBlock
-from models.precision import without_autocast
+from models.precision import full_precision, without_autocast
 
 _CHANNELS = 16
 _BEYOND = 0.15  # of the crop, by which points may lie outside of it
@@ -47,7 +47,7 @@ class PointReader(nn.Module):
     def readings(self, heatmaps: Tensor) -> list[Tensor]:
         """Heatmaps (M, 1, H, W) -> what is read at first and after each correction, (M, 131, 2) each."""
         with without_autocast(heatmaps):  # half precision goes by half pixels
-            heatmaps = heatmaps.float()
+            heatmaps = full_precision(heatmaps)
             readings = [self.first(heatmaps)]
             for correct in self.corrections:
                 readings.append(correct(heatmaps, readings[-1]))

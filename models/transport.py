@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from media.heatmap import KEYPOINTS, ORDER
-from models.precision import without_autocast
+from models.precision import full_precision, without_autocast
 
 ANCHORS = [position for position in range(len(ORDER)) if position not in KEYPOINTS]  # the upper face
 _SOFTNESS = 0.02  # of the crop: landmarks are no surer than that
@@ -29,7 +29,7 @@ def fit_affine(source: Tensor, target: Tensor) -> Tensor:
         transposed = homogeneous.transpose(-1, -2)
         # A hint of ridge keeps points on a line, as an untrained reader may read them, from being a division by zero.
         gram = transposed @ homogeneous + 1e-4 * torch.eye(3, device=source.device, dtype=torch.float64)
-        return (_inverse(gram) @ (transposed @ target.double())).float()
+        return (_inverse(gram) @ (transposed @ target.double())).to(full_precision(target).dtype)
 
 
 def fit_similarity(source: Tensor, target: Tensor) -> Tensor:
@@ -39,7 +39,7 @@ def fit_similarity(source: Tensor, target: Tensor) -> Tensor:
     turned head stretches them.
     """
     with without_autocast(source):
-        source, target = source.float(), target.float()
+        source, target = full_precision(source), full_precision(target)
         from_mean, to_mean = source.mean(dim=-2, keepdim=True), target.mean(dim=-2, keepdim=True)
         (x, y), (u, v) = (source - from_mean).unbind(-1), (target - to_mean).unbind(-1)
         size = (x.square() + y.square()).sum(dim=-1).clamp_min(1e-6)  # of points that are all one: no map, not NaN
@@ -51,7 +51,7 @@ def fit_similarity(source: Tensor, target: Tensor) -> Tensor:
 def apply_affine(points: Tensor, affine: Tensor) -> Tensor:
     """Points (..., P, 2) carried by maps (..., 3, 2) of `fit_affine` or `fit_similarity`."""
     with without_autocast(points):
-        return _homogeneous(points.float()) @ affine
+        return _homogeneous(full_precision(points)) @ affine
 
 
 class Pose(NamedTuple):
@@ -93,7 +93,7 @@ def landmark_warp(points: Tensor, references: Tensor, size: int) -> Tensor:
         The points to read, (B N, 2, size, size), x and y in [-1, 1] as `grid_sample` with align_corners=False takes
         them; none lies outside of the outermost pixels' centres.
     """
-    points, references = points.float(), references.float()
+    points, references = full_precision(points), full_precision(references)
     shape, count = references.shape[:2], references.shape[2]
     with without_autocast(points):
         targets = points[:, None].expand_as(references)
