@@ -1,4 +1,4 @@
-"""What several test files share: where the shared data lies, and numbers of threads."""
+"""What several test files share: where data lies, and numbers of threads."""
 
 import contextlib
 import os
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
 import torch
 from training_runs import write_clips
@@ -23,11 +24,18 @@ def pytest_configure(config):
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of parity cases and clips that does not travel with the repository: $SHARED, or `shared` beside it."""
+    """The folder of real clips and papers, which are not part of the repository: $SHARED, or `shared` next to it."""
     folder = Path(os.environ.get("SHARED", ROOT.parent / "shared"))
     if not folder.is_dir():
-        pytest.skip(f"the shared parity cases and clips are not here ({folder}); set SHARED to their folder")
+        pytest.skip(f"the real clips and the papers are not here ({folder}); set SHARED to their folder")
     return folder
+
+
+@pytest.fixture(scope="session")
+def pipeline() -> dict[str, np.ndarray]:
+    """What the reference pipeline makes of three frames and of a sound; see tests/parity."""
+    with np.load(ROOT / "tests" / "parity" / "pipeline.npz") as cases:
+        return dict(cases)
 
 
 @pytest.fixture(scope="session")

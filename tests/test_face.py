@@ -35,11 +35,6 @@ def face(tracker, frame) -> Face:
     return tracker.track(frame)
 
 
-@pytest.fixture(scope="module")
-def pipeline(shared):
-    return np.load(shared / "parity" / "pipeline.npz")
-
-
 @pytest.mark.parametrize("number", [0, 60, 120])
 def test_box_and_landmarks_equal_the_reference_pipeline(pipeline, number):
     points = pipeline[f"frame{number}.mediapipe"] * 256

@@ -1,10 +1,12 @@
 """The form for inference computes the plain form's faces, with fewer operations."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 
-from benchmarks.inference import FastDubbing, PlainDubbing, count_gflop, main, random_inputs, trained_like
+from benchmarks.inference import FastDubbing, Inputs, PlainDubbing, count_gflop, main, random_inputs, trained_like
 from dubbing import StsaSpeaker
 from dubbing.speaker import FaceJob
 from media.errors import InputError
@@ -29,11 +31,16 @@ def predictor():
     return trained_like(HeatmapPredictor(HeatmapPredictorConfig(width=0.125, layers=2)))
 
 
+def in_float64(inputs: Inputs) -> Inputs:
+    return Inputs(*(value.double() for value in vars(inputs).values()))
+
+
 @pytest.mark.parametrize("config", FORMS.values(), ids=FORMS)
 def test_fast_faces_are_the_plain_ones(config):
-    synthesizer = trained_like(FaceSynthesizer(config))
+    """In float64: random weights magnify float32's rounding, which differs between processors, to some 1e-4."""
+    synthesizer = trained_like(FaceSynthesizer(config)).double()
     fast = accelerate_inference(synthesizer)
-    videos = [random_inputs(predictor(), synthesizer, 2, seed) for seed in range(2)]
+    videos = [in_float64(random_inputs(predictor(), synthesizer, 2, seed)) for seed in range(2)]
     names = ("frames", "heatmaps", "audio", "points", "reference_images", "reference_heatmaps", "reference_points")
     frames, heatmaps, audio, points, *known = (torch.cat([getattr(video, name) for video in videos]) for name in names)
     with torch.inference_mode():
@@ -43,7 +50,7 @@ def test_fast_faces_are_the_plain_ones(config):
             references = fast.encode_references(*(part[batch] for part in known))
             for _ in range(times):  # rendering leaves the references as they are
                 faces = fast.render(frames[batch], heatmaps[batch], references, audio[batch], points[batch])
-                assert (faces - expected[batch]).abs().max() < 1e-4
+                assert (faces - expected[batch]).abs().max() < 1e-10
 
 
 def test_accelerating_leaves_the_network_trainable():
@@ -55,16 +62,21 @@ def test_accelerating_leaves_the_network_trainable():
     assert after.keys() == before.keys() and all(torch.equal(after[name], before[name]) for name in before)
 
 
-# Where the mouth lies is predicted before it is drawn: a rounding error there moves what is copied.
-@pytest.mark.parametrize(("form", "tolerance"), [("released", 1e-4), ("landmarks", 5e-4)])
-def test_the_fast_line_dubs_the_same_frames_for_less(form, tolerance):
-    heatmaps, faces = predictor(), trained_like(FaceSynthesizer(FORMS[form]))
-    inputs = random_inputs(heatmaps, faces, 2)
-    plain, fast = PlainDubbing(heatmaps, faces), FastDubbing(heatmaps, faces)
+@pytest.mark.parametrize("form", ["released", "landmarks"])
+def test_the_fast_line_dubs_the_same_frames_for_less(form):
+    networks = predictor(), trained_like(FaceSynthesizer(FORMS[form]))
+    inputs = random_inputs(*networks, 2)
+    plain, fast = PlainDubbing(*networks), FastDubbing(*networks)
+    exact = [line(*(copy.deepcopy(each).double() for each in networks)) for line in (PlainDubbing, FastDubbing)]
     with torch.inference_mode():
         fast.prepare(inputs)
-        assert (fast.dub(inputs) - plain.dub(inputs)).abs().max() < tolerance
         assert count_gflop(lambda: fast.dub(inputs)) < 0.5 * count_gflop(lambda: plain.dub(inputs))
+        exact[1].prepare(in_float64(inputs))
+        expected, fast_exact = (dub.dub(in_float64(inputs)) for dub in exact)
+        assert (fast_exact - expected).abs().max() < 1e-10
+        # In float32, in which it runs, the fast line loses no more digits than the plain one.
+        fast_error, error = ((dub.dub(inputs) - expected).abs().mean() for dub in (fast, plain))
+        assert expected.std() > 0.05 and fast_error < 3 * error + 1e-7
 
 
 def test_what_the_sources_own_mouth_does_is_not_seen():

@@ -16,11 +16,6 @@ from media.heatmap import (
 )
 
 
-@pytest.fixture(scope="module")
-def pipeline(shared):
-    return np.load(shared / "parity" / "pipeline.npz")
-
-
 @pytest.mark.parametrize("frame", [0, 60, 120])
 @pytest.mark.parametrize("edges, name", [(FULL_FACE, "full"), (POSE, "pose")])
 def test_equals_the_reference_pipeline(pipeline, frame, edges, name):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
-from parity import parity_case
+from parity_cases import parity_case
 from torch.testing import assert_close
 
 from losses.semantic import frame_distance
@@ -19,9 +19,10 @@ FEATURES = {"mel": (80, 16), "wav2vec2": (768, 10)}
 
 
 def released_predictor(state) -> HeatmapPredictor:
+    """The network with the released file's weights, in float64."""
     predictor = HeatmapPredictor(HeatmapPredictorConfig.released())
     predictor.load_state_dict(released_state(state))
-    return predictor.eval()
+    return predictor.double().eval()
 
 
 def small_predictor(**options) -> HeatmapPredictor:
@@ -46,37 +47,38 @@ def settle_statistics(predictor: HeatmapPredictor) -> HeatmapPredictor:
 
 
 @torch.no_grad()
-def test_released_weights_give_the_released_networks_outputs(shared):
-    state, inputs, expected = parity_case(shared, "stsa_heatmap")
+def test_released_weights_give_the_released_networks_outputs():
+    state, inputs, expected = parity_case("stsa_heatmap")
     heatmaps, landmarks = released_predictor(state)(inputs["audio"], inputs["pose"], inputs["reference"])
-    assert_close(heatmaps, expected["heatmaps"], atol=1e-4, rtol=0)
-    assert_close(landmarks, expected["landmarks"].mT, atol=1e-4, rtol=0)
+    assert_close(heatmaps, expected["heatmaps"], atol=1e-5, rtol=0)
+    assert_close(landmarks, expected["landmarks"].mT, atol=1e-5, rtol=0)
 
 
 @torch.no_grad()
-def test_samples_of_a_batch_do_not_touch_each_other(shared):
-    state, inputs, _ = parity_case(shared, "stsa_heatmap", seed=7)
+def test_samples_of_a_batch_do_not_touch_each_other():
+    state, inputs, _ = parity_case("stsa_heatmap", seed=7)
     predictor = released_predictor({f"module.{name}": tensor for name, tensor in state.items()})
     batched = predictor(inputs["audio"], inputs["pose"], inputs["reference"])
     alone = predictor(inputs["audio"][1:], inputs["pose"][1:], inputs["reference"][1:])
     for output, single in zip(batched, alone, strict=True):
         assert output.std() > 0.1
-        assert_close(output[1:], single, atol=1e-4, rtol=0)
+        assert_close(output[1:], single, atol=1e-10, rtol=0)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("form", ["released", "paper", "drawn"])
-def test_predict_centre_is_forward_without_the_other_frames(shared, form):
-    state, inputs, _ = parity_case(shared, "stsa_heatmap", seed=3)
+def test_predict_centre_is_forward_without_the_other_frames(form):
+    state, inputs, _ = parity_case("stsa_heatmap", seed=3)
     if form == "released":
         predictor = released_predictor(state)
     else:
-        predictor = settle_statistics(small_predictor(heatmaps="drawn" if form == "drawn" else "decoded"))
+        predictor = settle_statistics(small_predictor(heatmaps="drawn" if form == "drawn" else "decoded")).double()
     audio, pose = torch.cat(list(inputs["audio"][:, :4])), torch.cat(list(inputs["pose"][:, :4]))  # a video of 8 frames
-    audio = audio if form == "released" else torch.randn(8, 80, 16)
+    audio = audio if form == "released" else torch.randn(8, 80, 16, dtype=torch.float64)
     references = inputs["reference"][:1]
     windows = (torch.arange(8)[:, None] + torch.arange(-2, 3)).clamp(0, 7)
-    points, known = torch.rand(8, len(ORDER), 2), torch.rand(1, 5, len(ORDER), 2)
+    points, known = (torch.rand(count, len(ORDER), 2, dtype=torch.float64) for count in (8, 5))
+    known = known[None]
     expected, landmarks = predictor(
         audio[windows],
         pose[windows],
@@ -87,20 +89,20 @@ def test_predict_centre_is_forward_without_the_other_frames(shared, form):
     encoded = predictor.encode_frames(audio, pose)[windows], predictor.encode_references(references)
     heatmaps, keypoints = predictor.predict_centre(*encoded, pose, points, known, keypoints=True)
     assert heatmaps.shape == pose.shape
-    assert_close(heatmaps, expected[:, 2], atol=1e-4, rtol=0)
-    assert_close(keypoints, landmarks[:, 2], atol=1e-4, rtol=0)
+    assert_close(heatmaps, expected[:, 2], atol=1e-10, rtol=0)
+    assert_close(keypoints, landmarks[:, 2], atol=1e-10, rtol=0)
 
 
 @pytest.mark.parametrize("missing", ["mel_encoder.4.conv_block.0.weight", "fusion_transformer.modality.weight"])
-def test_a_file_that_lacks_a_tensor_is_refused_by_its_name(shared, missing):
-    state, _, _ = parity_case(shared, "stsa_heatmap")
+def test_a_file_that_lacks_a_tensor_is_refused_by_its_name(missing):
+    state, _, _ = parity_case("stsa_heatmap")
     del state[missing]
     with pytest.raises(ValueError, match=missing):
         released_state(state)
 
 
-def test_tensors_that_the_network_does_not_use_may_be_absent_or_more(shared):
-    state, _, _ = parity_case(shared, "stsa_heatmap")
+def test_tensors_that_the_network_does_not_use_may_be_absent_or_more():
+    state, _, _ = parity_case("stsa_heatmap")
     state = {name: tensor for name, tensor in state.items() if "message_j2l" not in name and not name.endswith(".pe")}
     state["optimizer_step"] = torch.tensor(1)
     released_predictor(state)

@@ -155,12 +155,11 @@ def test_dme_of_a_moved_picture_is_the_length_of_its_move(size):
     assert dynamic_motion_error(moved, moved) == 0
 
 
-def test_sync_score_is_the_reference_one(shared):
-    case = np.load(shared / "parity" / "pipeline.npz")
-    score = sync_score(case["sync.lips"], case["sync.audio"])
-    assert score.offset == case["sync.offset"]
-    assert score.distance == pytest.approx(float(case["sync.distance"]), abs=1e-4)
-    assert score.confidence == pytest.approx(float(case["sync.confidence"]), abs=1e-4)
+def test_sync_score_is_the_reference_one(pipeline):
+    score = sync_score(pipeline["sync.lips"], pipeline["sync.audio"])
+    assert score.offset == pipeline["sync.offset"]
+    assert score.distance == pytest.approx(float(pipeline["sync.distance"]), abs=1e-4)
+    assert score.confidence == pytest.approx(float(pipeline["sync.confidence"]), abs=1e-4)
 
 
 def speech(frames: int = 90, noise: float = 0.3) -> tuple[np.ndarray, np.ndarray]:

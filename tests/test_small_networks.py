@@ -44,9 +44,8 @@ def test_drawn_curves_are_ridges_around_the_edges(landmarks):
     assert len(drawing.edges) > 10 and heatmap.max() > 0.9
 
 
-def test_drawn_curves_agree_with_the_heatmap_of_a_real_face(shared):
-    with np.load(shared / "parity" / "pipeline.npz") as cases:
-        faces = [cases[name][list(ORDER)] for name in cases if name.endswith(".landmarks")]
+def test_drawn_curves_agree_with_the_heatmap_of_a_real_face(pipeline):
+    faces = [pipeline[name][list(ORDER)] for name in pipeline if name.endswith(".landmarks")]
     for points in faces:
         drawn = CurveDrawing()(torch.from_numpy(points[KEYPOINTS])[None].float())[0, 0].numpy()
         true = draw_heatmap(points, CONTENT)
@@ -161,9 +160,8 @@ def test_a_warp_by_landmarks_is_the_affine_map_where_that_says_all():
     torch.testing.assert_close(grid.permute(0, 1, 3, 4, 2)[inside], expected[inside], atol=1e-3, rtol=0)
 
 
-def test_a_warp_by_landmarks_reads_each_landmark_where_the_reference_has_it(shared):
-    with np.load(shared / "parity" / "pipeline.npz") as cases:
-        points = torch.from_numpy(cases[next(name for name in cases if name.endswith(".landmarks"))][list(ORDER)])
+def test_a_warp_by_landmarks_reads_each_landmark_where_the_reference_has_it(pipeline):
+    points = torch.from_numpy(pipeline["frame0.landmarks"][list(ORDER)])
     opened = points[None].float().clone()
     opened[:, KEYPOINTS[:17], 1] += 0.05  # the jaw, 6 of 128 pixels
     grid = landmark_warp(points[None].float(), opened[:, None], 128)

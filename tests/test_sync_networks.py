@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from parity import parity_case
+from parity_cases import parity_case
 from torch.testing import assert_close
 
 from models import chung_syncnet, sync_expert
@@ -13,23 +13,23 @@ from models.sync_expert import SyncExpert, SyncExpertConfig, lower_faces
 
 
 @torch.no_grad()
-def test_sync_expert_is_wav2lips(shared):
-    state, inputs, expected = parity_case(shared, "wav2lip_syncnet")
-    expert = SyncExpert(SyncExpertConfig.released()).eval()
+def test_sync_expert_is_wav2lips():
+    state, inputs, expected = parity_case("wav2lip_syncnet")
+    expert = SyncExpert(SyncExpertConfig.released()).double().eval()
     expert.load_state_dict(sync_expert.released_state({f"module.{name}": value for name, value in state.items()}))
     audio, face = expert(inputs["mel"], inputs["lower_faces"])
-    assert_close(audio, expected["audio"], atol=1e-4, rtol=0)
-    assert_close(face, expected["face"], atol=1e-4, rtol=0)
-    assert_close(audio.norm(dim=1), torch.ones(2))
+    assert_close(audio, expected["audio"], atol=1e-5, rtol=0)
+    assert_close(face, expected["face"], atol=1e-5, rtol=0)
+    assert_close(audio.norm(dim=1), torch.ones(2, dtype=torch.float64))
 
 
 @torch.no_grad()
-def test_chung_syncnet_is_the_published_one(shared):
-    state, inputs, expected = parity_case(shared, "chung_syncnet")
-    network = ChungSyncNet().eval()
+def test_chung_syncnet_is_the_published_one():
+    state, inputs, expected = parity_case("chung_syncnet")
+    network = ChungSyncNet().double().eval()
     network.load_state_dict(chung_syncnet.released_state(state))
-    assert_close(network.audio(inputs["mfcc"]), expected["audio"], atol=1e-4, rtol=0)
-    assert_close(network.video(inputs["lips"]), expected["lips"], atol=1e-4, rtol=0)
+    assert_close(network.audio(inputs["mfcc"]), expected["audio"], atol=1e-5, rtol=0)
+    assert_close(network.video(inputs["lips"]), expected["lips"], atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize(
@@ -39,8 +39,8 @@ def test_chung_syncnet_is_the_published_one(shared):
         ("chung_syncnet", chung_syncnet, "netcnnlip.4.weight"),
     ],
 )
-def test_a_file_that_lacks_a_tensor_is_refused_by_its_name(shared, case, module, missing):
-    state, _, _ = parity_case(shared, case)
+def test_a_file_that_lacks_a_tensor_is_refused_by_its_name(case, module, missing):
+    state, _, _ = parity_case(case)
     del state[missing]
     with pytest.raises(ValueError, match=missing):
         module.released_state(state)

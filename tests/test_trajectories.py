@@ -37,9 +37,9 @@ def drawings(landmarks: np.ndarray, moves: list[tuple[float, float]]) -> list[np
 
 
 @pytest.fixture
-def landmarks(shared) -> np.ndarray:
+def landmarks(pipeline) -> np.ndarray:
     """(478, 2) of a face, in its crop, drawn smaller so that it can move."""
-    return np.load(shared / "parity" / "pipeline.npz")["frame0.landmarks"] * 0.8 + 0.1
+    return pipeline["frame0.landmarks"] * 0.8 + 0.1
 
 
 def test_the_corner_of_a_heatmap_is_the_end_of_its_lips(landmarks):
@@ -69,7 +69,7 @@ def test_the_jaw_is_not_taken_for_the_lips():
 def test_the_corner_is_found_in_drawings_of_real_faces(shared):
     videos = sorted((shared / "clips").glob("*/*.mp4"))
     if not videos:
-        pytest.skip("the shared clips are not here")
+        pytest.skip("the real clips are not here")
     found = 0
     for video in videos[::4]:
         with FaceTracker() as tracker:
