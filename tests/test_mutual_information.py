@@ -18,8 +18,8 @@ from models.spatial import AdaAT
 
 @pytest.mark.parametrize(("rate", "missing"), [(1e-4, 1.0), (1e-3, 0.1)])
 def test_separable_features_take_the_estimate_to_its_bound_and_not_beyond(rate, missing):
-    """Every E^spa tells its E^tem. The bound is ln M of the M frames; 1500 steps with a cyclic turn of the batch
-    overstep it by nats at 1e-4 and by thousands of nats at 1e-3, with random permutations by tens."""
+    """Every E^spa tells its E^tem, and the bound is ln M = 2.5. A cyclic turn of the batch reaches 5.9 and 2140 nats in
+    the same steps, one random permutation a step 3.7 and 73."""
     torch.manual_seed(0)
     frames, channels, steps = 12, 16, 1500
     network = MutualInformation([channels], channels)
