@@ -176,6 +176,11 @@ def check_warp(config: FaceTraining, objective: FaceObjective) -> None:
     steps = config.train.warp_steps
     if steps < 0:
         raise InputError(f"train.warp_steps={steps} must not be negative")
+    if 0 < config.train.steps <= steps:
+        raise InputError(
+            f"train.warp_steps={steps} leaves none of the {config.train.steps} steps for the other losses; set fewer, "
+            f"or train.warp_steps=0"
+        )
     if steps > 0 and not config.model.temporal:
         raise InputError(f"train.warp_steps={steps} trains the flow of the temporal path, which is absent; set it to 0")
     if steps > 0 and config.losses.warp <= 0:

@@ -30,6 +30,7 @@ rows="without_cil without_sync without_spatial without_temporal without_finetuni
 for seed in ${SEEDS:-0 1}; do
     for row in $rows; do
         "$python" train_face.py --config "configs/ablations/$row.yaml" "${data[@]}" "${loop[@]}" "${face[@]}" \
+            losses.warp=0 train.warp_steps=0 \
             model.width="${WIDTH:-0.25}" model.audio=mel train.seed=$seed output="$runs/$row-$seed"
         "$python" -m checkpoints.combine checkpoints/demo "$runs/$row-$seed/best" --output "$runs/$row-$seed/both"
     done

@@ -44,5 +44,6 @@ def test_the_ablations_change_what_table_iii_says_and_nothing_else():
     assert difference("without_cil") == {"losses.mutual_information": 0.0}
     assert difference("without_sync") == {"losses.sync": 0.0}
     assert difference("without_spatial") == {"model.spatial": False, "losses.mutual_information": 0.0}
-    assert difference("without_temporal") == {"model.temporal": False, "losses.mutual_information": 0.0}
+    no_flow = {"losses.mutual_information": 0.0, "losses.warp": 0.0, "train.warp_steps": 0}
+    assert difference("without_temporal") == {"model.temporal": False} | no_flow
     assert difference("without_finetuning") == {}

@@ -150,6 +150,7 @@ def test_a_killed_run_goes_on_in_its_phase(call, clips, tmp_path):
         (["losses.without_vgg=skip"], "which losses.without_vgg=skip leaves out"),
         (["model.temporal=false", "losses.warp=0"], "the temporal path, which is absent"),
         (["model.temporal=false"], "no temporal path, whose flow warps; set losses.warp=0"),
+        (["train.steps=2"], "train.warp_steps=2 leaves none of the 2 steps"),
         (["train.warp_steps=-1"], "train.warp_steps=-1 must not be negative"),
     ],
 )
