@@ -59,24 +59,25 @@ def weights_are_there(monkeypatch):
 
 
 def made_run(folder: Path, best_by: str, names: tuple[str, ...], **settings) -> Run:
-    """A run of a network with one weight, which is the number of the step."""
+    """A run of a network with one weight, which is the number of the step; its name stands for any without forms."""
     accelerator = Accelerator(cpu=True, log_with="tensorboard", project_dir=folder)
     network = accelerator.prepare(nn.Linear(1, 1, bias=False))
     train = TrainConfig(**{"steps": 7, "batch_size": 1, "save_every": 1, "best_by": best_by} | settings)
     config = SimpleNamespace(train=train, output=str(folder))
-    return Run(config, accelerator, {"number": network}, {"training": train}, [], best_score(best_by, names, "expert"))
+    measure = best_score(best_by, names, "expert")
+    return Run(config, accelerator, {"discriminator": network}, {"training": train}, [], measure)
 
 
 def validate_all(made: Run, until: int = 7) -> None:
     """Let it do its steps up to `until`, each with the validation scores of `SCALARS`."""
     for step, _ in made.progress(iter([{}] * (until - made.step))):
         with torch.no_grad():
-            made.networks["number"].weight.fill_(step)
+            made.networks["discriminator"].weight.fill_(step)
         made.validated(step, {name: values[step - 1] for name, values in SCALARS.items()}, {})
 
 
 def kept(folder: Path) -> float:
-    return float(load_file(folder / "number.safetensors")["weight"])
+    return float(load_file(folder / "discriminator.safetensors")["weight"])
 
 
 @pytest.mark.parametrize("best_by", BEST)

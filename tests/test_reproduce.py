@@ -57,18 +57,19 @@ def test_test_clips_that_are_missing_are_said():
 
 
 def table_commands() -> list[list[str]]:
-    """The README's commands on the papers' tables, one list of words each."""
-    section = (ROOT / "README.md").read_text(encoding="utf-8").split("## The papers' tables")[1].split("\n## ")[0]
+    """The commands of docs/reproduction.md on the papers' tables, one list of words each."""
+    section = (ROOT / "docs/reproduction.md").read_text(encoding="utf-8").split("\n## Departures")[0]
     blocks = re.findall(r"```bash\n(.*?)```", section, re.DOTALL)
     lines = "".join(blocks).replace("\\\n", " ").splitlines()
-    return [words for line in lines if (words := shlex.split(line, comments=True))]
+    return [words for line in lines if (words := shlex.split(line, comments=True)) and words[0] == "python"]
 
 
 def test_the_readmes_table_commands_run(tmp_path, monkeypatch, capsys):
     """Published tables and evaluations as written; of a reproduction the steps that take long are left out."""
     monkeypatch.chdir(tmp_path)
     frames = portraits(3)
-    for folder in ("videos/val", "LRS2/mvlrs_v1/main/1", "out/no_cil/dubbed", "out/full/dubbed", "out/full/truth"):
+    folders = ("DUBS", "TRUTH", "videos/val", "LRS2/mvlrs_v1/main/1")
+    for folder in (*folders, "out/no_cil/dubbed", "out/full/dubbed", "out/full/truth"):
         write_frames(tmp_path / folder / "one.mp4", frames)
     for place in ("heatmaps.mp4", "sketches.mp4"):
         write_frames(tmp_path / place, frames)
@@ -85,7 +86,7 @@ def test_the_readmes_table_commands_run(tmp_path, monkeypatch, capsys):
         "metrics.reproduce": reproduce.main,
         "metrics.trajectories": trajectories.main,
     }
-    tested_apart = ("train_face.py", "checkpoints.combine", "inference.py")
+    tested_apart = ("train_face.py", "checkpoints.combine", "checkpoints.fetch", "inference.py")
     mains |= dict.fromkeys(tested_apart, lambda arguments: 0)
     commands = table_commands()
     assert len(commands) >= 9
