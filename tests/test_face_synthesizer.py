@@ -14,33 +14,33 @@ from models.spatial import AdaAT, affine_grid, blend_channels
 from models.temporal import deformation, warp_and_sum
 
 
-def arguments(inputs, frames=slice(None)):
-    """A case's arrays as the network's arguments: RGB images, one heatmap channel; of each window the `frames` only."""
+def arguments(inputs, window, frame):
+    """One frame of a case as the network's arguments: RGB images, one heatmap channel."""
+    one = {name: value[window : window + 1] for name, value in inputs.items()}
+    frame = slice(frame, frame + 1)
     return (
-        inputs["frame"][:, frames].flip(2),
-        inputs["heatmap"][:, frames, :1],
-        inputs["reference_image"].flip(2),
-        inputs["reference_heatmap"][:, :, :1],
-        inputs["face_audio"][:, frames],
+        one["frame"][:, frame].flip(2),
+        one["heatmap"][:, frame, :1],
+        one["reference_image"].flip(2),
+        one["reference_heatmap"][:, :, :1],
+        one["face_audio"][:, frame],
     )
 
 
 @torch.inference_mode()
 @pytest.mark.parametrize(
-    ("windows", "frames"),
-    [(slice(1), slice(1)), pytest.param(slice(None), slice(None), marks=pytest.mark.slow)],
-    ids=["one frame", "every frame"],
+    ("window", "frame"), [(0, 0), *(pytest.param(*at, marks=pytest.mark.slow) for at in ((0, 1), (1, 0), (1, 1)))]
 )
-def test_released_weights_give_the_released_networks_faces(windows, frames):
+def test_released_weights_give_the_released_networks_faces(window, frame):
     state, inputs, expected = parity_case("stsa_face")
-    inputs = arguments({name: value[windows] for name, value in inputs.items()}, frames)
-    expected = expected["faces"][windows, frames].flip(2)
+    inputs, expected = arguments(inputs, window, frame), expected["faces"][window, frame].flip(0)
     network = FaceSynthesizer(FaceSynthesizerConfig.released()).eval()
     network.load_state_dict(released_state(state))
-    rounded = network(*(value.float() for value in inputs))
-    torch.testing.assert_close(network.double()(*inputs), expected, atol=1e-5, rtol=0)
+    rounded = network(*(value.float() for value in inputs))[0, 0]
+    exact = network.double()(*inputs)[0, 0]
+    torch.testing.assert_close(exact, expected, atol=1e-5, rtol=0)
     assert rounded.dtype == torch.float32
-    assert (rounded - expected).abs().mean() < 1e-4  # random weights magnify the rounding; a fault is worth far more
+    assert (rounded - exact).abs().mean() < 5e-4  # random weights magnify the rounding, to 5e-5
 
 
 def small(**options):
