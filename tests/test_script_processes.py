@@ -88,8 +88,9 @@ def test_two_processes_keep_the_synthesizers_and_the_discriminators_weights_equa
 
 
 def test_l_mi_compares_the_windows_of_both_processes_and_of_a_steps_parts(clips, tmp_path):
-    settings = ["train.batch_size=4", "train.micro_batch=1", "train.steps=2", "frames=2", "train.gradient_norms_every=1"]
-    command = arguments("train_face", clips, tmp_path / "run", *settings, "losses.mutual_information=0.01")
+    settings = ["train.batch_size=4", "train.micro_batch=1", "train.steps=2", "train.gradient_norms_every=1"]
+    settings += ["frames=2", "losses.mutual_information=0.01"]
+    command = arguments("train_face", clips, tmp_path / "run", *settings)
     assert run_group("train_face", command, [Record(tmp_path / "face")] * 2) == [0, 0]
     first, second = (json.loads((tmp_path / f"face.{i}").read_text()) for i in range(2))
     assert first["weights"] == second["weights"]
