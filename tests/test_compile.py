@@ -11,6 +11,8 @@ from models.face_synthesizer import FaceSynthesizerConfig
 from training.config import TrainConfig
 from training.learner import compiled
 
+pytestmark = pytest.mark.slow
+
 
 class Tracing:
     """Traces what is compiled and runs it as it is, since building its code takes minutes; notes how often.

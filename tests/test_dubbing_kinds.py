@@ -99,6 +99,7 @@ def _sound_duration(path) -> float:
         return float(stream.duration * stream.time_base)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "sound"), list(zip(VIDEOS, [*SOUNDS] * 3, strict=False)))
 def test_a_video_of_any_kind_is_dubbed_with_sound_of_any_kind(tmp_path, name, sound):
     codec, rate, layout = SOUNDS[sound]

@@ -114,6 +114,7 @@ def made_weights(tmp_path, monkeypatch):
     monkeypatch.setattr(scoring, "inception_features", lambda network, images: features(network, images)[:, :64])
 
 
+@pytest.mark.slow
 def test_all_nine_metrics_for_two_methods(truth, tmp_path, capsys, made_weights):
     one = tmp_path / "truth"
     one.mkdir()

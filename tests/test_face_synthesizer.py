@@ -195,6 +195,7 @@ def test_the_lower_half_of_the_frames_is_hidden_and_the_upper_is_not(synthesizer
     assert faces.shape == (1, 1, 3, 128, 128) and faces.min() >= 0 and faces.max() <= 1
 
 
+@pytest.mark.slow
 def test_frames_rendered_one_by_one_are_the_windows_frames(synthesizer):
     synthesizer = copy.deepcopy(synthesizer).double()
     frames, heatmaps, images, reference_heatmaps, audio = (value.double() for value in window(batch=2))
@@ -237,6 +238,7 @@ def test_mutual_information_scores_reach_both_paths():
     assert not torch.equal(*embeddings[0])
 
 
+@pytest.mark.slow
 def test_it_learns_a_batch_by_heart():
     network = small(form="released").train()
     inputs = window(batch=2, frames=1)

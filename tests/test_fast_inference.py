@@ -35,6 +35,7 @@ def in_float64(inputs: Inputs) -> Inputs:
     return Inputs(*(value.double() for value in vars(inputs).values()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", FORMS.values(), ids=FORMS)
 def test_fast_faces_are_the_plain_ones(config):
     """In float64: random weights magnify float32's rounding, which differs between processors, to some 1e-4."""
@@ -62,6 +63,7 @@ def test_accelerating_leaves_the_network_trainable():
     assert after.keys() == before.keys() and all(torch.equal(after[name], before[name]) for name in before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["released", "landmarks"])
 def test_the_fast_line_dubs_the_same_frames_for_less(form):
     networks = predictor(), trained_like(FaceSynthesizer(FORMS[form]))
@@ -189,6 +191,7 @@ def test_a_graph_speaks_as_the_eager_networks_do():
             assert (replay(*batch) - render(*batch)).abs().max() < 1e-3
 
 
+@pytest.mark.slow
 def test_the_benchmark_prints_each_form(capsys):
     assert main(["--width", "0.125", "--batch", "2", "--device", "cpu", "--seconds", "0"]) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("cpu") and "once" not in line]

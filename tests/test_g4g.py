@@ -313,6 +313,7 @@ def test_settings_that_do_not_go_together_are_one_line(tmp_path, settings, named
     assert named in log.splitlines()[-1] and "Traceback" not in log
 
 
+@pytest.mark.slow
 def test_from_clips_to_a_dubbed_video(tmp_path):
     """train_face.py with every term but VGG's, resumed; what it wrote is scored, and dubs a real face."""
     clips = write_clips(tmp_path / "clips")

@@ -65,6 +65,7 @@ def test_samples_of_a_batch_do_not_touch_each_other():
         assert_close(output[1:], single, atol=1e-10, rtol=0)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("form", ["released", "paper", "drawn"])
 def test_predict_centre_is_forward_without_the_other_frames(form):

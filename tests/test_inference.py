@@ -171,6 +171,7 @@ def _bad_inputs(tmp_path, video, speech):
     }, {"--video": video, "--audio": speech, "--output": out}
 
 
+@pytest.mark.slow
 def test_input_that_cannot_be_dubbed_is_one_line_and_exit_code_2(dub, video, speech, tmp_path):
     cases, good = _bad_inputs(tmp_path, video, speech)
     for case, (option, value, named) in cases.items():

@@ -174,6 +174,7 @@ def test_lines_of_a_manifest_that_are_none_are_passed_over(tmp_path):
     assert found.read() == {"a": {"id": "a", "outcome": "ok"}}
 
 
+@pytest.mark.slow
 def test_a_killed_run_is_finished_by_the_next_with_the_same_files(tmp_path, talk, capsys):
     source = tmp_path / "in"
     for name in ("a", "b", "c", "d"):

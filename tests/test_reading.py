@@ -83,6 +83,7 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
+@pytest.mark.slow
 def test_a_reader_learns_to_read_what_is_drawn(points, one_thread, tmp_path):
     torch.manual_seed(0)
     reader = PointReader()
@@ -148,6 +149,7 @@ def test_what_is_remembered_is_drawn_once():
     assert sorted(drawn) == [0, 1, 2, 3, 5]
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_quality_of_heatmaps_alone_is_that_of_networks_that_are_given_no_points(tmp_path):
     torch.manual_seed(0)

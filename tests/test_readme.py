@@ -53,6 +53,7 @@ def run_as_written(page: str, section: str, copy: Path) -> None:
         assert "Traceback" not in result.stderr, shlex.join(words)
 
 
+@pytest.mark.slow
 def test_the_first_dub_runs_as_written(copy):
     run_as_written("README.md", "Dub your video", copy)
     assert (copy / "out/mine.mp4").stat().st_size > 10_000
@@ -62,6 +63,7 @@ def test_the_first_table_prints_as_written(copy):
     run_as_written("README.md", "Reproduce a table", copy)
 
 
+@pytest.mark.slow
 def test_the_training_walkthrough_runs_as_written(copy):
     assert len(section_commands(*TRAINING)) >= 10
     run_as_written(*TRAINING, copy)
@@ -70,6 +72,7 @@ def test_the_training_walkthrough_runs_as_written(copy):
     assert (copy / "out/report/report.html").is_file()
 
 
+@pytest.mark.slow
 def test_g4g_runs_as_written(copy):
     for command in section_commands(*TRAINING)[:2]:  # which makes the clips, where they are not yet
         assert command[1:3] == ["-m", "data_prep.preprocess"]

@@ -36,6 +36,7 @@ def run_import(*arguments: str | Path) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_the_imported_folder_computes_what_the_released_network_does(files, tmp_path):
     result = run_import(*files, tmp_path / "stsa")

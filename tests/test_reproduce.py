@@ -100,6 +100,7 @@ def test_the_readmes_table_commands_run(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "out/g4g-user-study/table.tex").is_file()
 
 
+@pytest.mark.slow
 def test_a_folder_is_dubbed_and_evaluated_and_a_second_run_dubs_nothing_again(tmp_path, capfd):
     sound = write_video(tmp_path / "sound.mp4", beats=(0, 1))
     clips = tmp_path / "clips"

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from training_runs import Kill, arguments, run, write_checkpoints, write_clips
 
+pytestmark = pytest.mark.slow
+
 STEPS = ["train.steps=5", "train.save_every=2", "train.validate_every=3"]
 FULL_FACE = ["losses.gan=0.25", "losses.feature=1", "discriminator.width=0.1"]
 SETTINGS = {"train_heatmap": STEPS, "train_face": STEPS + FULL_FACE, "train_sync": STEPS}

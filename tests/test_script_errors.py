@@ -67,6 +67,7 @@ def test_a_broken_clip_stops_the_run_and_keeps_the_last_good_state(clips, tmp_pa
     assert {path: path.read_bytes() for path in output.rglob("*.safetensors")} == good
 
 
+@pytest.mark.slow
 def test_a_loaders_worker_that_meets_a_bad_clip_is_one_line_too(tmp_path):
     folder = write_clips(tmp_path / "clips")
     for path in folder.glob("*.safetensors"):

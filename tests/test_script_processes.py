@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from training_runs import InFloat64, arguments, run, run_group, scalars_and_images, write_checkpoints
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parent.parent
 
 

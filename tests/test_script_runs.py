@@ -12,6 +12,7 @@ from models.checkpoint import load_network
 ROOT = Path(__file__).resolve().parent.parent
 
 
+@pytest.mark.slow
 def test_the_four_scripts_train_one_after_the_other(clips, tmp_path):
     """Expert, predictor, synthesizer with every loss but VGG's, then both end to end, from what the others wrote."""
     outputs = {name: tmp_path / name for name in ("train_sync", "train_heatmap", "train_face", "finetune_e2e")}
@@ -61,6 +62,7 @@ def test_the_four_scripts_train_one_after_the_other(clips, tmp_path):
         assert sum(not torch.equal(a, b) for a, b in pairs) > len(pairs) / 2, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("frozen", [False, True])
 def test_a_person_is_fitted_on_most_of_one_clip_and_judged_on_the_rest(tmp_path, frozen):
     clip = write_clips(tmp_path / "clips", count=1, frames=60)
@@ -82,6 +84,7 @@ def test_a_person_is_fitted_on_most_of_one_clip_and_judged_on_the_rest(tmp_path,
     assert len(scalars["val/PSNR"]) == 2  # where it started, and the end
 
 
+@pytest.mark.slow
 def test_a_run_begins_with_another_ones_synthesizer(clips, tmp_path):
     _, start = (setting.split("=")[1] for setting in write_checkpoints(tmp_path / "start"))
     settings = [*STEPS, f"start_from={start}", "train.learning_rate=0", "losses.mutual_information=0.01"]

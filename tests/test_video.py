@@ -250,6 +250,7 @@ def test_colours_survive_in_the_sources_own_space(colour, tmp_path):
     assert probe(tmp_path / "a.mp4").colour == (Colour(6) if colour.matrix == 8 else colour)
 
 
+@pytest.mark.slow
 def test_sound_and_picture_are_in_step_at_the_end_of_ten_minutes(tmp_path):
     sound = write_sound(tmp_path / "a.flac", "flac", 11025, seconds=600)
     dark, light = np.full((32, 32, 3), 40, np.uint8), np.full((32, 32, 3), 200, np.uint8)

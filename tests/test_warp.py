@@ -53,6 +53,7 @@ def test_warped_references_are_the_mean_by_weight_of_moved_images():
     assert warp_score(Alignment(None, None), {}) == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"landmark_flow": True, "copy_references": True}, {"form": "released"}])
 def test_the_flow_alone_is_the_flow_of_the_whole(options):
     network = small(**options).double().eval()
