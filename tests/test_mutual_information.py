@@ -111,7 +111,7 @@ def test_two_processes_compare_the_frames_of_both_and_share_the_gradient():
     processes = [context.Process(target=_process, args=(i, port, shares[i], queue)) for i in range(2)]
     for process in processes:
         process.start()
-    found = sorted(queue.get(timeout=120) for _ in processes)
+    found = sorted(queue.get(timeout=600) for _ in processes)
     for process in processes:
         process.join()
 
