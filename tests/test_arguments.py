@@ -1,10 +1,13 @@
 """What a command says of arguments that it does not know: one line on stderr, not its whole usage, and exit code 2."""
 
 import importlib
+import os
+import subprocess
 import sys
 
 import pytest
 import torch
+from conftest import ROOT
 
 from media.errors import InputError, Parser, command
 from models.devices import add_device
@@ -36,6 +39,15 @@ def test_a_wrong_argument_is_one_line_that_names_it(module, monkeypatch, capsys,
         assert out == "" and err.startswith("error: ") and err.count("\n") == 1, (arguments, err)
         assert named in err and f"see {module}.py --help" in err, (arguments, err)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_help_needs_no_pytorch(tmp_path):
+    """A process of its own, as a user starts it, in which PyTorch cannot be imported."""
+    (tmp_path / "torch.py").write_text("raise ImportError('torch')")
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, "inference.py", "--help"]
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0 and result.stdout.startswith("usage: inference.py"), result.stderr
 
 
 @pytest.mark.parametrize(

@@ -57,14 +57,14 @@ def test_a_scripts_step_is_compiled_whole_and_once(script, settings, tmp_path):
 
 def test_a_compiled_synthesizer_computes_the_same():
     torch.manual_seed(0)
-    network = FaceSynthesizer(FaceSynthesizerConfig(width=0.03, copy_references=True, landmark_flow=True))
+    network = FaceSynthesizer(FaceSynthesizerConfig(width=0.03, copy_references=True, landmark_flow=True)).double()
     shapes = [(2, 1, 3, 128, 128), (2, 1, 1, 128, 128), (2, 5, 3, 128, 128), (2, 5, 1, 128, 128), (2, 1, 80, 16)]
-    inputs = [torch.rand(shape) for shape in (*shapes, (2, 1, 131, 2), (2, 5, 131, 2))]
+    inputs = [torch.rand(shape, dtype=torch.float64) for shape in (*shapes, (2, 1, 131, 2), (2, 5, 131, 2))]
     expected, alignment = network(*inputs, alignment=True)
     traced = torch.compile(network, backend="aot_eager", fullgraph=True, dynamic=False)
     faces, found = traced(*inputs, alignment=True)
-    torch.testing.assert_close(faces, expected, atol=1e-5, rtol=0)
-    torch.testing.assert_close(found.grid, alignment.grid, atol=1e-5, rtol=0)
+    torch.testing.assert_close(faces, expected, atol=1e-10, rtol=0)
+    torch.testing.assert_close(found.grid, alignment.grid, atol=1e-10, rtol=0)
     assert compiled(network, TrainConfig(steps=1, batch_size=1)) is network
 
 

@@ -24,16 +24,16 @@ def test_form_of_the_published_discriminator():
 
 def test_frames_of_a_window_are_judged_like_single_images():
     torch.manual_seed(0)
-    discriminator = PatchDiscriminator(SMALL)
-    window = torch.rand(2, 3, 3, 64, 64)
+    discriminator = PatchDiscriminator(SMALL).double()
+    window = torch.rand(2, 3, 3, 64, 64, dtype=torch.float64)
     together, alone = discriminator(window), discriminator(window[1, 2:])
     torch.testing.assert_close(together[1][-1][-1:], alone[1][-1])
 
 
 def test_second_scale_sees_the_pooled_image():
     torch.manual_seed(0)
-    discriminator = PatchDiscriminator(SMALL)
-    image = torch.rand(1, 3, 64, 64)
+    discriminator = PatchDiscriminator(SMALL).double()
+    image = torch.rand(1, 3, 64, 64, dtype=torch.float64)
     half = nn.AvgPool2d(3, stride=2, padding=1, count_include_pad=False)(image)
     expected = half
     for layer in discriminator.networks[1]:
@@ -70,8 +70,8 @@ def test_generator_loss_reaches_the_images():
 
 
 def test_five_frames_may_be_judged_together():
-    discriminator = PatchDiscriminator(DiscriminatorConfig(together=5, width=0.125, scales=1, layers=2))
-    images = torch.rand(2, 5, 3, 32, 32)
+    discriminator = PatchDiscriminator(DiscriminatorConfig(together=5, width=0.125, scales=1, layers=2)).double()
+    images = torch.rand(2, 5, 3, 32, 32, dtype=torch.float64)
     single, window = discriminator(images)
     assert len(single) == len(window) == 4
     assert single[-1].shape[:2] == (10, 1) and window[-1].shape[:2] == (2, 1)

@@ -63,9 +63,10 @@ def test_gradients_reach_the_keypoints(landmarks):
 
 def test_a_drawn_predictor_is_the_same_one_frame_at_a_time():
     torch.manual_seed(0)
-    predictor = HeatmapPredictor(HeatmapPredictorConfig(width=0.125, layers=1, heatmaps="drawn")).eval()
+    predictor = HeatmapPredictor(HeatmapPredictorConfig(width=0.125, layers=1, heatmaps="drawn")).double().eval()
     audio, pose, references = torch.randn(2, 5, 80, 16), torch.rand(2, 5, 1, 128, 128), torch.rand(2, 5, 1, 128, 128)
-    points, known = torch.rand(2, 5, 131, 2), torch.rand(2, 5, 131, 2)
+    audio, pose, references = audio.double(), pose.double(), references.double()
+    points, known = torch.rand(2, 2, 5, 131, 2, dtype=torch.float64)
     with torch.inference_mode():
         heatmaps, landmarks = predictor(audio, pose, references, points, known)
         frames = predictor.encode_frames(audio.flatten(0, 1), pose.flatten(0, 1)).unflatten(0, (2, 5))
@@ -74,8 +75,8 @@ def test_a_drawn_predictor_is_the_same_one_frame_at_a_time():
         nothing, same = predictor(audio, pose, references, points, known, draw=False)
     assert nothing is None and torch.equal(landmarks, same)
     assert landmarks.shape == (2, 5, 57, 2)
-    torch.testing.assert_close(centre, heatmaps[:, 2], atol=1e-4, rtol=0)
-    torch.testing.assert_close(moved, landmarks[:, 2], atol=1e-5, rtol=0)
+    torch.testing.assert_close(centre, heatmaps[:, 2], atol=1e-10, rtol=0)
+    torch.testing.assert_close(moved, landmarks[:, 2], atol=1e-10, rtol=0)
     assert (heatmaps >= pose).all()
 
 
