@@ -7,6 +7,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from torch import nn
+from torch._functorch import config as functorch
 from training_runs import arguments, run, run_group, scalars_and_images, write_checkpoints, write_clips
 
 from models import FaceSynthesizer, HeatmapPredictor
@@ -129,9 +130,15 @@ def test_norms_are_measured_at_logged_steps(clips, tmp_path):
     assert "train.gradient_norms_every=6 is no multiple of train.log_every=4" in log.read_text().splitlines()[-1]
 
 
-def test_a_compiled_graph_can_be_measured_too(monkeypatch):
+@pytest.fixture
+def donated_buffers():
+    """PyTorch's default, put back by its own means: pytest's monkeypatch would leave the setting deleted."""
+    with functorch.patch(donated_buffer=True):
+        yield
+
+
+def test_a_compiled_graph_can_be_measured_too(monkeypatch, donated_buffers):
     torch.manual_seed(0)
-    monkeypatch.setattr(torch._functorch.config, "donated_buffer", True)
     network = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 1)).double()
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
     traced = compiled(network, TrainConfig(steps=1, batch_size=1, compile=True, gradient_norms_every=1))
@@ -144,4 +151,4 @@ def test_a_compiled_graph_can_be_measured_too(monkeypatch):
         sum(terms.values()).backward()
         found.append([*norms.values(), network[0].weight.grad.norm()])
     torch.testing.assert_close(found[0], found[1])
-    assert torch._functorch.config.donated_buffer is False
+    assert functorch.donated_buffer is False

@@ -71,7 +71,9 @@ def compiled(network: nn.Module, train: TrainConfig) -> Callable:
     if not train.compile or any(isinstance(module, nn.SyncBatchNorm) for module in network.modules()):
         return network
     if train.gradient_norms_every > 0:  # more than one backward pass through a compiled graph
-        torch._functorch.config.donated_buffer = False
+        from torch._functorch import config
+
+        config.donated_buffer = False
     return torch.compile(network, dynamic=False)
 
 
