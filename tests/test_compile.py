@@ -57,9 +57,10 @@ def test_a_scripts_step_is_compiled_whole_and_once(script, settings, tmp_path):
 
 def test_a_compiled_synthesizer_computes_the_same():
     torch.manual_seed(0)
-    network = FaceSynthesizer(FaceSynthesizerConfig(width=0.03, copy_references=True, landmark_flow=True)).double()
-    shapes = [(2, 1, 3, 128, 128), (2, 1, 1, 128, 128), (2, 5, 3, 128, 128), (2, 5, 1, 128, 128), (2, 1, 80, 16)]
-    inputs = [torch.rand(shape, dtype=torch.float64) for shape in (*shapes, (2, 1, 131, 2), (2, 5, 131, 2))]
+    form = FaceSynthesizerConfig(width=0.03, size=100, references=2, copy_references=True, landmark_flow=True)
+    network = FaceSynthesizer(form).double()
+    shapes = [(2, 1, 3, 100, 100), (2, 1, 1, 100, 100), (2, 2, 3, 100, 100), (2, 2, 1, 100, 100), (2, 1, 80, 16)]
+    inputs = [torch.rand(shape, dtype=torch.float64) for shape in (*shapes, (2, 1, 131, 2), (2, 2, 131, 2))]
     expected, alignment = network(*inputs, alignment=True)
     traced = torch.compile(network, backend="aot_eager", fullgraph=True, dynamic=False)
     faces, found = traced(*inputs, alignment=True)

@@ -64,8 +64,7 @@ def test_the_plain_forward_computes_the_same_faces():
     synthesizer = FaceSynthesizer(FaceSynthesizerConfig(width=0.03, references=2)).double().eval()
     for parameter in synthesizer.parameters():  # no head starts at zero
         torch.nn.init.normal_(parameter, std=0.2) if parameter.ndim > 1 else None
-    inputs = [torch.rand(1, 2, 3, 128, 128), torch.rand(1, 2, 1, 128, 128)]
-    inputs += [torch.rand(1, 2, 3, 128, 128), torch.rand(1, 2, 1, 128, 128), torch.rand(1, 2, 80, 16)]
-    inputs = [value.double() for value in inputs]
+    shapes = [(1, 1, 3, 128, 128), (1, 1, 1, 128, 128), (1, 2, 3, 128, 128), (1, 2, 1, 128, 128), (1, 1, 80, 16)]
+    inputs = [torch.rand(shape, dtype=torch.float64) for shape in shapes]
     with torch.no_grad():
         assert torch.allclose(synthesizer(*inputs), PlainSynthesizer(synthesizer).eval()(*inputs), rtol=0, atol=1e-10)
