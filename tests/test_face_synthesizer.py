@@ -27,10 +27,9 @@ def arguments(inputs, window, frame):
     )
 
 
+@pytest.mark.slow
 @torch.inference_mode()
-@pytest.mark.parametrize(
-    ("window", "frame"), [(0, 0), *(pytest.param(*at, marks=pytest.mark.slow) for at in ((0, 1), (1, 0), (1, 1)))]
-)
+@pytest.mark.parametrize(("window", "frame"), [(0, 0), (0, 1), (1, 0), (1, 1)])
 def test_released_weights_give_the_released_networks_faces(window, frame):
     state, inputs, expected = parity_case("stsa_face")
     inputs, expected = arguments(inputs, window, frame), expected["faces"][window, frame].flip(0)

@@ -158,6 +158,7 @@ def test_padded_batches_run_through_a_graph_give_the_same_faces(speaking, monkey
     assert faces.std() > 5
 
 
+@pytest.mark.slow
 def test_half_precision_gives_nearly_the_same_faces(speaking):
     faces, half = speaking()[0].astype(int), speaking("bf16")[0]
     assert 0 < abs(faces - half).mean() < 0.15 * faces.std()  # random weights magnify what trained ones do not

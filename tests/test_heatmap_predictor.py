@@ -54,6 +54,7 @@ def test_released_weights_give_the_released_networks_outputs():
     assert_close(landmarks, expected["landmarks"].mT, atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_samples_of_a_batch_do_not_touch_each_other():
     state, inputs, _ = parity_case("stsa_heatmap", seed=7)

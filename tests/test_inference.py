@@ -278,6 +278,7 @@ def test_nothing_is_left_when_the_output_cannot_be_closed(dub, video, speech, tm
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_options_of_the_command_line_reach_the_dub(dub, speech, tmp_path):
     """Two faces side by side, at 60 frames a second, for 0.2 s."""
     pictures = [np.concatenate([picture, picture[:, ::-1]], axis=1) for picture in portraits(12)]

@@ -99,6 +99,7 @@ def _process(rank: int, port: str, embeddings: list, queue: multiprocessing.Queu
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_compare_the_frames_of_both_and_share_the_gradient():
     torch.manual_seed(0)
     e_spa, e_tem = torch.randn(2, 2, 3, 4).double().unbind()  # of two processes with 3 frames each

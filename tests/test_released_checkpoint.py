@@ -53,6 +53,7 @@ def test_the_imported_folder_computes_what_the_released_network_does(files, tmp_
     assert state.keys() == released.keys() and all(torch.equal(state[name], released[name]) for name in state)
 
 
+@pytest.mark.slow
 def test_a_file_without_eq_7s_network_is_taken_without_it(files, tmp_path):
     state = torch.load(files[1], weights_only=True)["state_dict"]
     dubs = {
@@ -86,6 +87,7 @@ def test_another_file_is_refused_with_what_is_wrong(files, tmp_path, damage):
     assert not (tmp_path / "executed").exists()
 
 
+@pytest.mark.slow
 def test_a_refusal_is_one_line_and_leaves_no_folder(files, tmp_path):
     result = run_import(files[1], files[1], tmp_path / "stsa")
     assert result.returncode == 2 and len(result.stderr.strip().splitlines()) == 1

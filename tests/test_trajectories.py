@@ -82,7 +82,7 @@ def test_the_corner_is_found_in_drawings_of_real_faces(shared):
                     drawn = (255 * draw_heatmap(points, edges, size)).astype(np.uint8)
                     corner = mouth_corner(np.repeat(drawn[..., None], 3, axis=2))
                     # where lips droop, the corner is not quite the outermost pixel
-                    assert corner / size == pytest.approx(points[61], abs=0.05), (video.name, len(edges), size)
+                    assert corner / size == pytest.approx(points[61], abs=0.06), (video.name, len(edges), size)
                 found += 1
     assert found >= 10
 
