@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch._functorch.config  # the compiler must find it whole, whichever test comes first
 from training_runs import arguments, run, write_checkpoints, write_clips
 
 from models import FaceSynthesizer
