@@ -1,7 +1,7 @@
-"""How hard each loss term pulls on the layers that the terms share: its gradient's norm there.
+"""The effect of each loss term on the layers that the terms share, measured by the norm of its gradient there.
 
-A term's value does not say this. Of STSA's eq. 3, one term is a distance over 16384 pixels, the other one over 114
-coordinates between 0 and 1: when lips and jaw move by one pixel, the first costs 14.5 and the second 0.059.
+A term's value does not show its effect. One term of STSA's eq. 3 is a distance over 16384 pixels, the other one over
+114 coordinates between 0 and 1: if lips and jaw move by one pixel, the first costs 14.5 and the second 0.059.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,16 +15,17 @@ def gradient_norms(
 ) -> dict[str, Tensor]:
     """Euclidean norm of the gradient of each term alone, over the parameters of each group together.
 
-    Keeps the terms' graph for the step's own backward pass, writes no `.grad`, runs none of the hooks by which
-    processes exchange gradients, and draws no random numbers: the step computes what it would have without.
+    The step's own result does not change: this function keeps the graph for the step's backward pass, writes no
+    `.grad`, runs no hook that exchanges gradients between processes, and draws no random numbers.
 
     Args:
         terms: scalars with their weights, in the same order in every process.
-        layers: groups of parameters by name, "" for one group; those that require no gradient are left out.
-        scale: factor on the terms while the gradients are computed, which float16 needs.
+        layers: groups of parameters by name, "" for a single group; parameters without a gradient are left out.
+        scale: loss scale of float16 while the gradients are computed; the norms are divided by it.
 
     Returns:
-        "gradient_norm/GROUP/TERM", or "gradient_norm/TERM" for the group "": scalars. 0 where a term does not reach.
+        "gradient_norm/GROUP/TERM", or "gradient_norm/TERM" for the group "": scalars; 0 for a term that does not depend
+        on the group.
     """
     groups = {name: [p for p in layers[name] if p.requires_grad] for name in layers}
     groups = {name: parameters for name, parameters in groups.items() if parameters}

@@ -18,11 +18,11 @@ class Score:
         name: its name in the config.
         scalar: the validation scalar that it reads.
         label: the score's name in messages.
-        larger_is_better: false of distances.
-        form: how a value is printed.
-        package: Python package that computes it, where it needs pretrained weights; these are called `name` in
-            `checkpoints/manifest.yaml`.
-        default: name of the script's own score, which runs were measured by whose state names none.
+        larger_is_better: false for distances.
+        form: format string of a value.
+        package: Python package that computes the score from pretrained weights, which `checkpoints/manifest.yaml` lists
+            under `name`; empty for other scores.
+        default: name of the script's default score, which applies to saved states that name no score.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Score:
     default: str = ""
 
     def of(self, scalars: dict[str, float]) -> float:
-        """Its value among validation scalars, the larger the better; InputError where the validation lacks it."""
+        """The score's value among validation scalars, negated for distances; InputError if it is missing."""
         if self.scalar not in scalars:
             raise InputError(
                 f"train.best_by={self.name}: this validation has no {self.scalar}, only {', '.join(sorted(scalars))}; "
@@ -68,11 +68,11 @@ SCORES = {
 
 
 def best_score(best_by: str, names: Sequence[str], sync_expert: str = "") -> Score:
-    """The score called `best_by`, one of `names`; the first of them where it is empty.
+    """The score called `best_by`, one of `names`; an empty `best_by` selects the first.
 
     Raises:
-        InputError: the script has no such score, its pretrained weights or their package are absent, or `sync` is
-            chosen without `sync_expert`, the path of the run's expert.
+        InputError: the script has no such score; its pretrained weights or its package are absent; or `best_by` is
+            `sync` and `sync_expert`, the path of the run's expert, is empty.
     """
     name = best_by or names[0]
     if name not in names:

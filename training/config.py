@@ -1,4 +1,4 @@
-"""What a config may say, how it is read and checked, and the engine that it starts."""
+"""The training settings that all scripts share; reading and checking a config; starting accelerate."""
 
 import os
 import shlex
@@ -23,58 +23,58 @@ from models.discriminator import DiscriminatorConfig
 from models.first_form import FIRST_KEYS, from_first_form
 from training.run import holds_a_run
 
-WAIT = timedelta(hours=2)  # the most that processes wait for one: the main process validates alone
+WAIT = timedelta(hours=2)  # longest wait between processes: the others wait while the main process validates
 
 
 @dataclass
 class DataConfig:
-    """Where the clip files are and how they are read."""
+    """The clip files and how they are read."""
 
     train: str = MISSING  # folder of clip files
-    val: str = MISSING  # folder of clip files of people who are not in `train`; or `train`, with a holdout
-    holdout: float = 0.0  # share at each clip's end that is not trained on, and of `val` the only one validated on
+    val: str = MISSING  # folder of clip files of people who are not in `train`; with a holdout, may be the same folder
+    holdout: float = 0.0  # share at each clip's end that is held out: training skips it, validation uses nothing else
     workers: int = 2  # loader processes for each training process; 0 reads in the training process itself
     augment: bool = False  # flips and colour jitter, the same for a window and its references
-    decoded: str | None = None  # folder for decoded copies of the faces, 48 kB each, that are read ten times as fast
-    max_offset: int | None = None  # leave out clips of `train` whose sound `data_prep.offsets` found off by more frames
-    correct_offsets: bool = False  # move the sound of each clip of `train` by the offset that it found
+    decoded: str | None = None  # folder for decoded copies of the faces: 48 kB each, read ten times as fast
+    max_offset: int | None = None  # clips of `train` with a larger offset (data_prep.offsets, frames) are left out
+    correct_offsets: bool = False  # shift the sound of each clip of `train` by its offset
 
 
 @dataclass
 class TrainConfig:
     """The settings of a training loop."""
 
-    steps: int = MISSING  # of the run, from its beginning
+    steps: int = MISSING  # length of the whole run, resumed parts included
     batch_size: int = MISSING  # windows a step, over all processes together
-    seed: int = 0  # of the weights, the order of samples and every random choice
-    resume: bool = True  # continue from the newest state in `output`, by this config; false: refuse a folder with a run
-    learning_rate: float = 1e-4  # of Adam, the highest of the schedule
-    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])  # of Adam; the discriminator's are 0.5 and 0.999
-    weight_decay: float = 0.0  # decoupled (AdamW); 0 is plain Adam, as in the paper's line of work
-    schedule: str = "constant"  # or "cosine", down to zero at the last step
+    seed: int = 0  # seed of the initial weights, of the order of samples and of every random choice
+    resume: bool = True  # continue from the newest state in `output`; false: refuse a folder that holds a run
+    learning_rate: float = 1e-4  # Adam's learning rate, the schedule's highest
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])  # Adam's; the discriminator has 0.5 and 0.999
+    weight_decay: float = 0.0  # decoupled (AdamW); 0 is plain Adam, usual in this field
+    schedule: str = "constant"  # "constant", or "cosine", which reaches zero at the last step
     warmup: int = 0  # steps of linear warm-up
-    clip_gradients: float = 0.0  # largest gradient norm; 0 leaves them alone
-    ema: float = 0.0  # decay of the exponential moving average whose weights are saved; 0 saves the trained ones
-    precision: str = "no"  # "no", "bf16" or "fp16"; fp16 is for CUDA, bf16 also for CPUs that have AMX
-    compile: bool = False  # the step through torch.compile; on several GPUs with freeze_batch_norm alone
-    freeze_batch_norm: bool = False  # running statistics stay as they are, also in training
-    # The most windows that a process has in memory at once; 0: its whole share of a step. The gradients of a step's
-    # parts are summed. Batch norm and contrastive losses see the windows of one part, mutual information also those of
-    # the parts before it.
+    clip_gradients: float = 0.0  # largest gradient norm; 0: no clipping
+    ema: float = 0.0  # decay of the weights' exponential moving average, which is then saved in their place; 0: none
+    precision: str = "no"  # "no", "bf16" or "fp16"; fp16 needs CUDA, bf16 CUDA or a CPU with AMX
+    compile: bool = False  # compile the step with torch.compile; on several GPUs only with freeze_batch_norm
+    freeze_batch_norm: bool = False  # batch norm keeps its running statistics and uses them in training
+    # Largest number of windows that a process has in memory at once; 0: its whole share of a step. The gradients of a
+    # step's parts are summed. Batch norm and contrastive losses take the windows of one part. Mutual information also
+    # takes those of the step's earlier parts.
     micro_batch: int = 0
     log_every: int = 10  # steps between two entries in TensorBoard
-    # Steps between two measurements of each loss term's gradient norm on the layers that the terms share, a multiple of
-    # log_every; 0: none. Such a step takes a backward pass more a term, and the memory of another gradient.
+    # Steps between two measurements of each loss term's gradient norm on the layers that the terms share: a multiple of
+    # log_every, or 0 for none. Such a step takes one more backward pass a term, and memory for one more gradient.
     gradient_norms_every: int = 0
-    validate_every: int = 1000  # steps between two validations; the last step ends with one too
-    validation_windows: int = 16  # fixed windows of `data.val`, spread over its clips; train_sync.py takes all
+    validate_every: int = 1000  # steps between two validations; a validation also follows the last step
+    validation_windows: int = 16  # number of fixed windows, spread over the clips of `data.val`; train_sync.py takes all
     # The score that selects the weights in `best/`. train_heatmap.py: liplmd (of the keypoint head) or heatmap (eq. 3's
-    # heatmap distance); train_face.py: psnr, lpips, fid or sync (-log cos by `sync_expert`); finetune_e2e.py: all of
-    # these; train_sync.py: accuracy. Empty: the first one named, of finetune_e2e.py psnr.
+    # heatmap distance). train_face.py: psnr, lpips, fid or sync (-log cos by `sync_expert`). finetune_e2e.py: all of
+    # these. train_sync.py: accuracy. Empty: the script's first score in this list; in finetune_e2e.py psnr.
     best_by: str = ""
     save_every: int = 1000  # steps between two states to resume from
-    keep: int = 2  # training states kept for resuming
-    keep_every: int = 0  # steps between two checkpoint folders `output/step-NNNNNNNN` that stay; 0: none
+    keep: int = 2  # number of newest states that are kept
+    keep_every: int = 0  # steps between two checkpoint folders `output/step-NNNNNNNN`, which are kept; 0: none
 
 
 Config = TypeVar("Config")
@@ -83,9 +83,11 @@ Config = TypeVar("Config")
 def parse_config(schema: type[Config] | dict[str, type[Config]], description: str) -> Config:
     """Read `--config FILE [key=value ...]` from the command line into the dataclass `schema`.
 
-    Of several schemas, by the name of the network that they train, the config's `network` chooses; its absence the
-    first. A file may name another one under `base` (relative to itself), whose settings it overrides. An unknown key, a
-    wrong type or a missing value raises an `InputError` that names it.
+    A dict maps names of networks to schemas: the config's `network` selects one, by default the first. A file may name
+    another file under `base` (relative to itself), whose settings it overrides.
+
+    Raises:
+        InputError: a key is unknown, a value is missing or has the wrong type; the message names the key.
     """
     parser = Parser(description)
     parser.add_argument("--config", required=True, help="YAML file with the run's settings")
@@ -97,7 +99,7 @@ def parse_config(schema: type[Config] | dict[str, type[Config]], description: st
 def read_config(
     schema: type[Config] | dict[str, type[Config]], path: str | Path, overrides: Sequence[str] = ()
 ) -> Config:
-    """`parse_config` for a known file and list of `key=value` overrides."""
+    """Read the file `path` and a list of `key=value` overrides; otherwise as `parse_config`."""
     for override in overrides:
         if "=" not in override:
             raise InputError(f"{override!r} is not a setting; write key=value, as in train.steps=20")
@@ -120,7 +122,7 @@ def read_config(
 
 
 def _in_todays_keys(schema: type, layers: list[Any], path: str | Path) -> list[Any]:
-    """`layers` with a `model` that sets a key from before `form` translated to the same network's of today."""
+    """Translate a `model` section with keys from before `form` to today's keys; other `layers` stay unchanged."""
     kind = next((field.type for field in fields(schema) if field.name == "model"), None)
     settings = OmegaConf.merge(*layers)
     model = settings.get("model")
@@ -132,7 +134,7 @@ def _in_todays_keys(schema: type, layers: list[Any], path: str | Path) -> list[A
 
 def _setting(override: str) -> Any:
     if override.endswith("="):
-        override += '""'  # an empty text, where YAML reads none; that is key=null
+        override += '""'  # YAML would read null, for which key=null is written
     try:
         return OmegaConf.from_dotlist([override])
     except (OmegaConfBaseException, YAMLError) as error:
@@ -140,11 +142,11 @@ def _setting(override: str) -> Any:
 
 
 def _layers(path: str | Path, depth: int = 0) -> list[Any]:
-    """The YAML file `path` preceded by the files it is based on."""
+    """The settings of the YAML file `path`, preceded by those of its `base` files."""
     path = existing_file(path, "config")
     try:
         layer = OmegaConf.load(path)
-    except Exception as error:  # the YAML library's own errors have many types and many lines
+    except Exception as error:  # the YAML library raises many types, with messages of many lines
         raise InputError(f"config {path} is not YAML ({first_line(error)}); mend that line") from error
     if not OmegaConf.is_dict(layer):
         raise InputError(f"config {path} does not hold settings; write key: value lines")
@@ -157,7 +159,7 @@ def _layers(path: str | Path, depth: int = 0) -> list[Any]:
 
 
 def start(config: Any) -> Accelerator:
-    """Check the settings, seed every random generator, and return the engine. `Run` is what first writes a file."""
+    """Check the settings, seed every random generator and return the `Accelerator`. Writes no file."""
     train = config.train
     if train.schedule not in ("constant", "cosine"):
         raise InputError(f"train.schedule={train.schedule} is unknown; use constant or cosine")
@@ -189,7 +191,7 @@ def start(config: Any) -> Accelerator:
     if not train.resume and holds_a_run(output):
         raise InputError(f"{output} already holds a run; set train.resume=true to go on or choose another output")
     accelerator = Accelerator(
-        # One of several processes on CPUs: left to itself, accelerate would run each as if it were alone.
+        # Several processes on CPUs: without `cpu=True`, accelerate would not connect them.
         cpu="LOCAL_RANK" in os.environ and not torch.cuda.is_available(),
         mixed_precision=train.precision,
         log_with="tensorboard",
@@ -204,7 +206,7 @@ def start(config: Any) -> Accelerator:
         if synchronises(accelerator, train):
             accelerator.print("not compiled: batch norm over several GPUs cannot be, only with train.freeze_batch_norm")
     if accelerator.num_processes == 1 and "ACCELERATE_DYNAMO_BACKEND" in os.environ and "MASTER_PORT" in os.environ:
-        # Without a GPU, `accelerate launch --num_processes 2` says nothing and starts one.
+        # Without a GPU, `accelerate launch --num_processes 2` silently starts one process.
         print("accelerate has started one process; several without a GPU: --config_file configs/accelerate_cpu.yaml")
     if train.batch_size % accelerator.num_processes:
         raise InputError(
@@ -222,7 +224,7 @@ def start(config: Any) -> Accelerator:
 
 
 def check_compiler(device: torch.device) -> None:
-    """InputError where torch.compile lacks what it builds code for `device` with."""
+    """Raise InputError if torch.compile lacks a compiler for `device`, or Python's headers."""
     if device.type == "cuda":
         named = [os.environ["CC"]] if "CC" in os.environ else ["gcc", "clang"]
     else:
@@ -237,7 +239,7 @@ def check_compiler(device: torch.device) -> None:
 
 
 def check_judged(judge: DiscriminatorConfig, frames: int) -> None:
-    """InputError where a discriminator judges windows of another length than `frames`."""
+    """Raise InputError if the discriminator classifies windows of another length than `frames`."""
     if judge.together not in (0, frames):
         raise InputError(
             f"the discriminator judges windows of {judge.together} frames, these have {frames}; "
@@ -246,13 +248,13 @@ def check_judged(judge: DiscriminatorConfig, frames: int) -> None:
 
 
 def windows_at_once(train: TrainConfig, accelerator: Accelerator) -> int:
-    """How many windows a process computes together."""
+    """Number of windows in one forward pass of a process."""
     share = train.batch_size // accelerator.num_processes
     return min(train.micro_batch or share, share)
 
 
 def check_batch(frames: int, train: TrainConfig, accelerator: Accelerator) -> None:
-    """InputError where a process would see one frame at once, in windows of `frames`: batch norm needs two or more."""
+    """Raise InputError if a forward pass has one frame only, for windows of `frames`: batch norm needs two."""
     windows = windows_at_once(train, accelerator)
     if windows * frames < 2:
         raise InputError(
@@ -262,7 +264,7 @@ def check_batch(frames: int, train: TrainConfig, accelerator: Accelerator) -> No
 
 
 def check_pairs(weight: float, train: TrainConfig, accelerator: Accelerator) -> None:
-    """InputError where L_mi has a weight and a step, or its first part, pairs frames of one window alone (eq. 7)."""
+    """Raise InputError if L_mi (eq. 7) has a weight, but a step or its first part has one window only."""
     if weight > 0 and windows_at_once(train, accelerator) * accelerator.num_processes < 2:
         raise InputError(
             "L_mi compares frames of different windows, and a step begins with one window; raise train.batch_size or "
@@ -271,5 +273,5 @@ def check_pairs(weight: float, train: TrainConfig, accelerator: Accelerator) -> 
 
 
 def synchronises(accelerator: Accelerator, train: TrainConfig) -> bool:
-    """Whether batch norms span processes: on CUDA (SyncBatchNorm has no CPU form), unless they are frozen."""
+    """Whether batch norm spans the processes: on CUDA unless it is frozen; SyncBatchNorm has no CPU form."""
     return accelerator.num_processes > 1 and accelerator.device.type == "cuda" and not train.freeze_batch_norm

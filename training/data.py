@@ -1,8 +1,7 @@
 """The order of samples.
 
-Which samples a step sees (`StepSampler`) and the random numbers it draws (`Run.progress`) are functions of the seed and
-the step alone, so a resumed run needs no loader state, and every number of processes or workers sees the same global
-batches.
+A step's samples (`StepSampler`) and its random numbers (`Run.progress`) depend on the seed and the step only. A resumed
+run therefore needs no loader state. The global batches are the same for every number of processes and workers.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,10 +18,10 @@ from training.config import DataConfig, TrainConfig
 
 
 class StepSampler(Sampler):
-    """Batches of (index, seed) for the steps from `first` on, the share of one of several processes.
+    """Yields one process's share of each batch, as a list of (index, seed), from step `first` on.
 
-    The samples are drawn in epochs without replacement; the order of an epoch comes from (seed, epoch) and a sample's
-    own seed from (seed, position), so step s sees the same samples however the run got there.
+    Samples are drawn in epochs without replacement. The order of an epoch depends on (seed, epoch), a sample's own seed
+    on (seed, position). A resumed run therefore gets the same samples.
     """
 
     def __init__(self, length: int, config: TrainConfig, first: int = 0, process: int = 0, processes: int = 1):
@@ -46,7 +45,7 @@ class StepSampler(Sampler):
 
 
 def training_windows(data: DataConfig, shape: dict, **options) -> tuple[ClipDataset, ClipDataset]:
-    """The windows to train on and those to validate on, both of `shape`; `options` are the former's alone."""
+    """The training and the validation dataset, both of `shape`; only the training dataset takes `options`."""
     shape = shape | {"holdout": data.holdout}
     options |= {"augment": data.augment, "decoded": data.decoded}
     options |= {"max_offset": data.max_offset, "correct_offsets": data.correct_offsets}
@@ -54,7 +53,7 @@ def training_windows(data: DataConfig, shape: dict, **options) -> tuple[ClipData
 
 
 def training_batches(dataset: Dataset, config: Any, accelerator: Accelerator, first: int) -> Iterator[dict]:
-    """Yield this process's batches of the steps from `first` on, on its device."""
+    """Yield this process's batches, on its device, from step `first` on."""
     sampler = StepSampler(
         len(dataset), config.train, first, accelerator.process_index, accelerator.num_processes
     )  # fmt: skip
@@ -68,12 +67,12 @@ def training_batches(dataset: Dataset, config: Any, accelerator: Accelerator, fi
     try:
         for batch in loader:
             yield move(batch, accelerator.device)
-    except InputError as error:  # of a loader's worker the last line, below its traceback, says what is wrong
+    except InputError as error:  # a loader worker's message is a traceback, whose last line is the error's own
         raise InputError(str(error).splitlines()[-1].rpartition("InputError: ")[2]) from error
 
 
 def move(batch: dict, device: torch.device) -> dict:
-    """Move the tensors of a batch; what is not a tensor (clip ids) stays."""
+    """Move the tensors of a batch to `device`; other values (clip ids) stay."""
     return {
         name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
         for name, value in batch.items()
@@ -81,21 +80,21 @@ def move(batch: dict, device: torch.device) -> dict:
 
 
 def validation_batch(dataset: Dataset, count: int) -> dict:
-    """A fixed batch of `count` samples spread evenly over a validation set: the same people and frames every time.
+    """A batch of `count` samples, spread evenly over a validation set; every call gives the same samples.
 
-    It stays in the CPU's memory, about 3 MB a window of five frames and five references; `parts` of it are moved.
+    The batch stays in CPU memory, about 3 MB for a window of five frames and five references. Its `parts` are moved.
     """
     positions = [round((i + 0.5) * len(dataset) / count - 0.5) for i in range(count)]
     return next(iter(DataLoader(dataset, batch_sampler=[[(position, position) for position in positions]])))
 
 
 def mean_of_parts(scores: Sequence[tuple[int, dict[str, float]]]) -> dict[str, float]:
-    """Means over the samples of a batch, from the number of samples and the means of each of its parts."""
+    """Means over the samples of a batch; `scores` holds the number of samples and the means of each part."""
     total = sum(count for count, _ in scores)
     return {name: sum(count * values[name] for count, values in scores) / total for name in scores[0][1]}
 
 
 def parts(batch: dict, size: int) -> Iterator[dict]:
-    """Split a batch into batches of at most `size` samples: a validation takes no more memory than a training step."""
+    """Split a batch into batches of at most `size` samples, so that validation needs no more memory than training."""
     for i in range(0, len(batch["clip"]), size):
         yield {name: value[i : i + size] for name, value in batch.items()}

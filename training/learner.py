@@ -1,4 +1,4 @@
-"""The training step: a network with its optimizer and schedule, made ready for the devices."""
+"""The training step: a network with its optimizer and schedule, prepared by accelerate."""
 
 import contextlib
 import dataclasses
@@ -18,12 +18,12 @@ from training.data import parts
 
 
 def synchronised(network: nn.Module, accelerator: Accelerator, train: TrainConfig) -> nn.Module:
-    """`network` with batch norm over the batches of all processes, where `synchronises`."""
+    """`network`; if `synchronises`, with batch norm over the batches of all processes."""
     return nn.SyncBatchNorm.convert_sync_batchnorm(network) if synchronises(accelerator, train) else network
 
 
 def optimizer(parameters: Any, train: TrainConfig, betas: Sequence[float] | None = None) -> torch.optim.Optimizer:
-    """Adam with the run's settings (AdamW's decoupled decay, which at 0 is Adam), also where a state had others."""
+    """AdamW, which is Adam at weight decay 0. On resume, its settings come from the current config."""
     adam = torch.optim.AdamW(
         parameters, lr=train.learning_rate, betas=tuple(betas or train.betas), weight_decay=train.weight_decay
     )
@@ -37,7 +37,7 @@ def optimizer(parameters: Any, train: TrainConfig, betas: Sequence[float] | None
 
 
 class Schedule(torch.optim.lr_scheduler.LambdaLR):
-    """Of a state it takes how far the run is; the learning rate is the config's, which may have changed."""
+    """On resume, restores the step count only; the learning rate comes from the current config."""
 
     def load_state_dict(self, state_dict: dict) -> None:
         own = self.base_lrs
@@ -63,14 +63,14 @@ def scheduler(optimizer: torch.optim.Optimizer, train: TrainConfig) -> Schedule:
 
 
 def compiled(network: nn.Module, train: TrainConfig) -> Callable:
-    """What the training step calls: `network`, with `train.compile` through torch.compile.
+    """`network` for the training step; with `train.compile`, through torch.compile.
 
-    Validation calls the network itself, so that its other shapes and its eval mode compile nothing anew. A network with
-    SyncBatchNorm is not compiled: that ends the graph, and nothing would be gained.
+    Validation calls the network itself: its other shapes and its eval mode would each start a compilation. A network
+    with SyncBatchNorm is not compiled: SyncBatchNorm breaks the graph, which leaves no gain.
     """
     if not train.compile or any(isinstance(module, nn.SyncBatchNorm) for module in network.modules()):
         return network
-    if train.gradient_norms_every > 0:  # more than one backward pass through a compiled graph
+    if train.gradient_norms_every > 0:  # a compiled graph then has several backward passes
         from torch._functorch import config
 
         config.donated_buffer = False
@@ -88,7 +88,7 @@ def train_mode(network: nn.Module, train: TrainConfig) -> None:
 
 def _check_finite(values: dict[str, Tensor], what: str, batch: dict, step: int) -> None:
     stacked = torch.stack([value.detach().float() for value in values.values()])
-    if bool(stacked.isfinite().all()):  # one wait for the device instead of one a term
+    if bool(stacked.isfinite().all()):  # waits for the device once, instead of once a term
         return
     name, value = next((name, value) for name, value in values.items() if not bool(value.isfinite()))
     raise InputError(
@@ -98,13 +98,13 @@ def _check_finite(values: dict[str, Tensor], what: str, batch: dict, step: int) 
 
 
 class Learner:
-    """A network with its optimizer and schedule, made ready for the devices, and the step that changes it.
+    """A network with its optimizer and schedule, prepared by accelerate, and its training step.
 
     Args:
-        betas: of Adam, where they are not `train.betas`.
-        shared: groups of parameters on which the terms' gradients are compared every `train.gradient_norms_every`
-            steps, as `gradient_norms` takes them; None takes all.
-        sums: terms by a name of their sum, whose gradient is measured beside theirs.
+        betas: Adam's; None takes `train.betas`.
+        shared: groups of parameters, as `gradient_norms` takes them. The terms' gradient norms on them are logged every
+            `train.gradient_norms_every` steps. None takes all parameters.
+        sums: maps names of sums to the names of their terms; the gradient norms of these sums are logged too.
     """
 
     def __init__(
@@ -124,28 +124,30 @@ class Learner:
     def step(
         self, batch: dict, step: int, compute: Callable[[dict], tuple[dict[str, Tensor], Any]], partial: bool = False
     ) -> tuple[dict[str, Tensor | float], list[Any]]:
-        """Change the network once, by the gradient of a batch's loss.
-
-        A NaN or Inf in a loss term or in the gradient ends the run before the weights change, with an `InputError` that
-        names the step, the term and the clips; the states saved before stay. So does a loss without a term.
+        """Update the network once, by the gradient of a batch's loss.
 
         Args:
-            batch: a process's share of the step, whose "clip" lists a clip id a window.
-            step: the number of this step, for the message.
-            compute: takes windows of the batch, all of them or at most `train.micro_batch` at a time, and gives their
-                loss terms by name, and anything else, without a gradient.
-            partial: the loss may leave parameters without a gradient, the same ones in every process. They stay as
-                they are: neither Adam's moments nor the weight decay move them.
+            batch: a process's share of the step; its "clip" lists one clip id a window.
+            step: the number of this step, for messages.
+            compute: maps a part of the batch, at most `train.micro_batch` windows, to its loss terms by name and to any
+                other result without a gradient.
+            partial: the loss may leave parameters without a gradient, the same ones in every process. Neither Adam's
+                moments nor the weight decay change these parameters.
 
         Returns:
-            What to log (the loss, its terms, the gradient's norm and the learning rate; where they are due, the norms
-            of the terms' own gradients on the step's first part), and what else `compute` gave.
+            The values to log, and the other result of each part. The values are the loss, its terms, the gradient's
+            norm and the learning rate; every `train.gradient_norms_every` steps also the norms of the terms' own
+            gradients on the step's first part.
+
+        Raises:
+            InputError: a loss term or the gradient is NaN or Inf (the message names the step, the term and the clips),
+                or the loss has no term. The weights and the saved states do not change.
         """
         windows = len(batch["clip"])
         pieces = list(parts(batch, self.train.micro_batch or windows))
         values, others = {}, []
         for place, piece in enumerate(pieces):
-            exchange = place + 1 == len(pieces) and not partial  # the processes' gradients, once a step
+            exchange = place + 1 == len(pieces) and not partial  # processes exchange gradients once a step
             with contextlib.nullcontext() if exchange else self.accelerator.no_sync(self.network):
                 terms, other = compute(piece)
                 if not terms:
@@ -170,7 +172,7 @@ class Learner:
         return {f"train/{name}": value for name, value in (values | norms).items()}, others
 
     def _norms_of(self, terms: dict[str, Tensor], step: int) -> dict[str, Tensor]:
-        """`gradient_norms` of the terms and sums, at step 1 and every `train.gradient_norms_every` steps; else none."""
+        """`gradient_norms` of terms and sums at step 1 and every `train.gradient_norms_every` steps, otherwise {}."""
         every = self.train.gradient_norms_every
         if every == 0 or (step != 1 and step % every):
             return {}
@@ -180,12 +182,12 @@ class Learner:
         return gradient_norms(terms, self.shared, scaler.get_scale() if scaler is not None else 1.0)
 
     def _norm(self, batch: dict, step: int) -> Tensor:
-        """Clip the gradient to `train.clip_gradients`; its norm before that."""
+        """Clip the gradient to `train.clip_gradients`; returns the norm before clipping."""
         limit = self.train.clip_gradients if self.train.clip_gradients > 0 else math.inf
         norm = self.accelerator.clip_grad_norm_(self.network.parameters(), limit)
         if self.train.precision != "fp16":
             _check_finite({"norm": norm}, "gradient's", batch, step)
-        elif self.accelerator.scaler.get_scale() < 1:  # it skips such a step and lowers its scale, of all networks
+        elif self.accelerator.scaler.get_scale() < 1:  # at an overflow it skips the step and lowers the shared scale
             raise InputError(
                 f"step {step}: gradients of float16 overflow at every scale; the last good state is kept, use "
                 f"train.precision=bf16 or lower train.learning_rate"
@@ -194,14 +196,14 @@ class Learner:
 
 
 class Adversary(Learner):
-    """The patch discriminator beside a generator (LSGAN)."""
+    """The patch discriminator of a generator (LSGAN), and its training step."""
 
     def __init__(self, network: nn.Module, train: TrainConfig, accelerator: Accelerator):
         train = dataclasses.replace(train, gradient_norms_every=0)  # it has one term
         super().__init__(network, train, accelerator, betas=(0.5, 0.999))
 
     def judge(self, true: Tensor, generated: Tensor, batch: dict, step: int) -> dict[str, Tensor | float]:
-        """Teach the discriminator to tell `true` from `generated`, each (B, T, 3, H, W); return what to log of it."""
+        """Train the discriminator once on `true` and `generated`, each (B, T, 3, H, W); returns the values to log."""
 
         def compute(part: dict) -> tuple[dict[str, Tensor], None]:
             with self.accelerator.autocast():

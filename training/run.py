@@ -1,4 +1,4 @@
-"""The files of a training run, from which it goes on exactly, and what can be watched of it.
+"""The files of a training run: states, from which it resumes exactly, checkpoints and TensorBoard events.
 
 A run lives in the folder `output` of its config:
 
@@ -6,7 +6,7 @@ A run lives in the folder `output` of its config:
     output/best/                              the same for the best validation score so far (`train.best_by`)
     output/step-00050000/                     the same every `train.keep_every` steps; these are never deleted
     output/state/step-00001000/               everything a resumed run needs; the newest `train.keep` are kept
-    output/pretraining/                       what parts of a network have learned before the run (pretraining.py)
+    output/pretraining/                       parts of a network that were pretrained before the run (pretraining.py)
     output/tensorboard/                       curves and picture grids
 """
 
@@ -35,22 +35,23 @@ from media.files import output_folder
 from models.checkpoint import check_form, save_checkpoint
 from training.best import Score
 
-# RuntimeErrors that tell of neither a file nor a config.
+# RuntimeErrors that neither a file nor a config causes.
 _DEVICE_ERRORS = (torch.OutOfMemoryError, torch.AcceleratorError, torch.distributed.DistBackendError)
-# What reading the files of a state raises where one is cut off, damaged or of other networks.
+# Errors from reading a state's files if one is truncated, damaged or of other networks.
 DAMAGED = (OSError, RuntimeError, ValueError, LookupError, TypeError, EOFError)
 DAMAGED += (SafetensorError, pickle.UnpicklingError, YAMLError, OmegaConfBaseException)
 
 
 class Run:
-    """The files of one training run: states to resume from, checkpoints to use, the best so far, TensorBoard's curves.
+    """The files of one training run: states, the newest checkpoint, the best one, and TensorBoard events.
 
-    Made when the data and the networks are there, so that what is wrong with them leaves no folder behind.
+    Create it after the data and the networks, so that an error in these leaves no folder behind.
 
     Args:
         networks: the prepared networks by their checkpoint names ("heatmap_predictor", ...).
-        sections: what `config.yaml` says of each network, by the same names, and anything else worth keeping.
-        averaged: the networks that have an exponential moving average (`train.ema`), whose weights are the ones saved.
+        sections: each network's section of `config.yaml`, by the same names; further entries are saved too.
+        averaged: names of the networks that have an exponential moving average (`train.ema`). The average is saved in
+            place of the trained weights.
         measure: the validation score that selects `best`.
     """
 
@@ -66,7 +67,7 @@ class Run:
         self.measure = measure
         self.train, self.output = config.train, output_folder(config.output)
         self.accelerator, self.sections = accelerator, sections
-        # What a killed run logged after its last state is logged again: `purge_step` hides the first time.
+        # The steps after the last state of a killed run are logged again: `purge_step` hides the earlier entries.
         done = max((step for step, _ in _states(self.output)), default=0)
         accelerator.init_trackers("tensorboard", init_kwargs={"tensorboard": {"purge_step": done + 1}})
         self.networks = {name: accelerator.unwrap_model(network) for name, network in networks.items()}
@@ -77,7 +78,7 @@ class Run:
             self.ema = AveragedModel(self._trained, multi_avg_fn=moving_average(self.train.ema), use_buffers=True)
         self._log_time, self._log_step, self._waited = time.perf_counter(), 0, 0.0
 
-        # States hold the bare networks, so that a run can go on with another number of processes.
+        # States hold the unwrapped networks, so that a run can resume with another number of processes.
         def bare(models: list[nn.Module]) -> list[nn.Module]:
             return [accelerator.unwrap_model(model) for model in models]
 
@@ -91,7 +92,7 @@ class Run:
         accelerator.register_load_state_pre_hook(loading)
 
     def resume(self) -> int:
-        """Load the newest state and return the number of steps it has done; 0 where there is none."""
+        """Load the newest state and return its step; 0 if there is none."""
         if self.accelerator.is_main_process:
             _clean(self.output)
         states = list(_states(self.output))
@@ -106,7 +107,7 @@ class Run:
             check_form(self.output, self.networks)
             self.step, folder = states[-1]
             try:
-                # On several GPUs, Adam's counts would otherwise lie there and be waited for at every step.
+                # Without it, several GPUs would hold Adam's step counts, and every step would wait to read them.
                 self.accelerator.load_state(str(folder), map_location="cpu")
                 if self.ema is not None:
                     self.ema.load_state_dict(load_file(folder / "ema.safetensors"))
@@ -119,14 +120,14 @@ class Run:
                     f"go on from the one before, go on with the config it was made with, or choose another output"
                 ) from error
             self.accelerator.print(f"resuming at step {self.step} from {folder}")
-            if self.accelerator.is_main_process:  # a kill between the state and the weights has left older ones there
+            if self.accelerator.is_main_process:  # a run killed between saving state and weights left older weights
                 with writing(self.output):
                     self._save_weights(self.output)
         self._log_step = self.step
         return self.step
 
     def _resume_best(self, saved: Any) -> None:
-        """Restore the best score so far, unless another score or number of windows measured it than the config's."""
+        """Restore the best score so far, if the config still has its `best_by` and its number of windows."""
         before = saved.get("best_by", self.measure.default), saved.get("windows", self.train.validation_windows)
         if saved["best"] is None or before == (self.measure.name, self.train.validation_windows):
             self.best = saved["best"]
@@ -138,9 +139,9 @@ class Run:
         )
 
     def progress(self, batches: Iterator[dict]) -> Iterator[tuple[int, dict]]:
-        """Yield (step, batch) behind a progress bar; `step` counts from 1 and is the number done after this one.
+        """Yield (step, batch) and show a progress bar; `step` counts from 1.
 
-        Each step starts from its own seed, so what came before it (validations, a restart) changes none of its numbers.
+        Each step has its own seed, so that validations and restarts do not change its random numbers.
         """
         main, process = self.accelerator.is_main_process, self.accelerator.process_index
         with tqdm(total=self.train.steps, initial=self.step, unit="step", disable=not main) as self.bar:
@@ -158,14 +159,14 @@ class Run:
                 asked = time.perf_counter()
 
     def average(self) -> None:
-        """Take the weights, as the step has left them, into the moving average."""
+        """Update the moving average with the current weights; call it after each step."""
         if self.ema is not None:
             self.ema.update_parameters(self._trained)
 
     def log(self, step: int, values: dict[str, Tensor | float]) -> None:
         """Every `train.log_every` steps, write scalars (means over the processes) and show the first in the bar.
 
-        The samples a second and the share of time spent waiting for data since the last call join them.
+        Also writes the samples a second and the share of time spent waiting for data, since the last entry.
         """
         if step % self.train.log_every and step != 1:
             return
@@ -183,12 +184,12 @@ class Run:
         self.bar.set_postfix({name.split("/")[-1]: f"{value:.4f}"})
 
     def due(self, step: int) -> bool:
-        """Whether this process validates after step `step`: the main one does, the others wait at the next step."""
+        """Whether this process validates after `step`; only the main process does, the others wait at the next step."""
         due = step % self.train.validate_every == 0 or step == self.train.steps
         return due and self.accelerator.is_main_process
 
     def evaluated(self, name: str) -> nn.Module:
-        """The network to validate, in eval mode: the moving average where there is one."""
+        """The network to validate, in eval mode: its moving average if it has one."""
         return self._best_of(name).eval()
 
     def _best_of(self, name: str) -> nn.Module:
@@ -196,9 +197,9 @@ class Run:
         return self.ema.module[name] if averaged else self.networks[name]
 
     def validated(self, step: int, values: dict[str, float], pictures: dict[str, Tensor]) -> None:
-        """Log validation scalars and picture grids ((3, H, W) in [0, 1]); keep the weights if they are the best so far.
+        """Log validation scalars and picture grids ((3, H, W) in [0, 1]); save the weights if they are the best so far.
 
-        The main process calls it.
+        Only the main process calls it.
 
         Raises:
             InputError: `values` lacks the scalar of `train.best_by`.
@@ -215,7 +216,7 @@ class Run:
         self._log_time, self._log_step, self._waited = time.perf_counter(), step, 0.0
 
     def save(self) -> None:
-        """Write the state under a temporary name, rename it, drop the oldest, and write the newest weights."""
+        """Write the state under a temporary name and rename it; delete the oldest states; write the newest weights."""
         folder = self.output / "state" / f"step-{self.step:08d}"
         temporary = folder.with_name(f"{folder.name}.partial")
         main = self.accelerator.is_main_process
@@ -246,7 +247,7 @@ class Run:
         temporary = folder.with_name(f"{folder.name}.partial")
         with writing(folder, temporary):
             self._save_weights(temporary)
-            shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed after it, and repeats the step
+            shutil.rmtree(folder, ignore_errors=True)  # exists if the run was killed after it and repeats the step
             temporary.rename(folder)
 
     def _save_weights(self, folder: Path) -> None:
@@ -260,12 +261,12 @@ class Run:
 
 @contextlib.contextmanager
 def writing(folder: Path, temporary: Path | None = None) -> Iterator[None]:
-    """Turn what the libraries raise on a full disk into an InputError, and free the place taken so far."""
+    """Turn the libraries' errors on a full disk into an InputError, and delete `temporary`."""
     try:
         yield
     except _DEVICE_ERRORS:
         raise
-    except (OSError, RuntimeError, SafetensorError) as error:  # PyTorch's is a RuntimeError
+    except (OSError, RuntimeError, SafetensorError) as error:  # PyTorch raises RuntimeError
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
         raise InputError(
@@ -275,7 +276,7 @@ def writing(folder: Path, temporary: Path | None = None) -> Iterator[None]:
 
 
 def _clean(output: Path) -> None:
-    """Remove what a killed run left half written."""
+    """Delete the half-written files of a killed run."""
     for leftover in (*output.glob("state/*.partial"), *output.glob("step-*.partial")):
         shutil.rmtree(leftover)
     for folder in (output, output / "best", output / "pretraining"):
@@ -284,7 +285,7 @@ def _clean(output: Path) -> None:
 
 
 def holds_a_run(output: str | Path) -> bool:
-    """Whether a run in the folder `output` has got as far as its first state, from which it goes on."""
+    """Whether the folder `output` holds a state to resume from."""
     return any(_states(Path(output)))
 
 
@@ -297,7 +298,7 @@ def _states(output: Path) -> Iterator[tuple[int, Path]]:
 
 
 def moving_average(decay: float) -> Callable[[list[Tensor], list[Tensor], Any], None]:
-    """`AveragedModel`'s exponential moving average; whole numbers (indices, counts) are copied as they are."""
+    """`AveragedModel`'s exponential moving average; integer tensors (indices, counts) are copied."""
     average = get_ema_multi_avg_fn(decay)
 
     def update(averages: list[Tensor], current: list[Tensor], count: Any) -> None:  # tensors of one type

@@ -1,9 +1,9 @@
-"""Every setting of the training scripts: `--help` and docs/settings.md, read from the dataclasses' source.
+"""Lists every setting of the training scripts, for `--help` and docs/settings.md.
 
     python -m training.settings docs/settings.md
 
-Reading the source instead of importing it keeps `--help` quick (PyTorch alone takes seconds) and finds the comment that
-explains each field: the one on its line, which may go on below it, or the lines above a field without one.
+The settings are read from the dataclasses' source, which is not imported: importing PyTorch alone takes seconds. A
+field's meaning is the comment on its line and on the lines below it, or else the comment lines above it.
 """
 
 import ast
@@ -31,9 +31,9 @@ class Setting:
     """One setting of a config.
 
     name: its key, with dots.
-    kind: its type, as the dataclass spells it.
-    default: its default as a config writes it, or `REQUIRED`.
-    meaning: what its comment says.
+    kind: its type, as written in the dataclass.
+    default: its default as written in a config, or `REQUIRED`.
+    meaning: the text of its comment.
     """
 
     name: str
@@ -59,11 +59,11 @@ class _Source:
         }
 
     def comment(self, field: ast.AnnAssign) -> str:
-        """What the comments on a field's last line and below it say, or the lines above a field without one."""
+        """The comment on a field's last line and below it; if there is none, the comment lines above the field."""
         own, below = self._trailing(field), self._block(field.end_lineno)
         if not own:
             return " ".join(self._block(field.lineno - 2, step=-1))
-        after = field.end_lineno + len(below)  # the next field, whose comment the lines are if it has no other
+        after = field.end_lineno + len(below)  # the next field; the lines are its comment if it has no other
         continues = after < len(self.lines) and "  # " in self.lines[after]
         return " ".join([own, *below] if continues else [own])
 
@@ -81,7 +81,7 @@ class _Source:
 
 
 def answer_help(name: str, script: str) -> None:
-    """Print a training script's help and exit with 0, where it is run with --help; before its slow imports.
+    """Print a training script's help and exit with 0, if it is run with --help; called before its slow imports.
 
     Args:
         name, script: the script's `__name__` and `__file__`.
@@ -107,7 +107,7 @@ def settings(script: Path, schema: str) -> list[Setting]:
 
 
 def _settings(path: Path, schema: str, given: dict[str, str], prefix: str) -> Iterator[Setting]:
-    """The fields of a dataclass, its bases' first; `given` holds defaults that replace the class's own."""
+    """The fields of a dataclass, those of its bases first; `given` holds defaults that replace the class's own."""
     for owner, field in _fields(path, schema).values():
         name, source = field.target.id, _source(owner)
         section = _section(field.value, source, owner)
@@ -134,7 +134,7 @@ def _fields(path: Path, schema: str) -> dict[str, tuple[Path, ast.AnnAssign]]:
 
 
 def _section(value: ast.expr | None, source: _Source, path: Path) -> tuple[Path, str, dict[str, str]] | None:
-    """The file, the class and the replaced defaults of a field that is a section; None of a plain field."""
+    """The file, the class and the replaced defaults of a field that is a section; None for a plain field."""
     factory = _factory(value)
     if isinstance(factory, ast.Lambda):
         factory = factory.body
@@ -189,11 +189,11 @@ def _source(path: Path) -> _Source:
     return _read[path]
 
 
-SHARED = ("data", "train")  # sections that are the same for every script, or nearly
+SHARED = ("data", "train")  # sections of which all scripts share most settings
 
 
 def document() -> str:
-    """docs/settings.md: a table a script, and before them what all scripts share."""
+    """The text of docs/settings.md: one table of the settings that all scripts share, then one table a script."""
     every = {
         f"`{script}`" + (f", {schema}" if len(schemas) > 1 else ""): settings(ROOT / script, schema)
         for script, schemas in SCHEMAS.items()
