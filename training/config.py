@@ -67,7 +67,7 @@ class TrainConfig:
     # log_every, or 0 for none. Such a step takes one more backward pass a term, and memory for one more gradient.
     gradient_norms_every: int = 0
     validate_every: int = 1000  # steps between two validations; a validation also follows the last step
-    validation_windows: int = 16  # number of fixed windows, spread over the clips of `data.val`; train_sync.py takes all
+    validation_windows: int = 16  # fixed windows, spread over the clips of `data.val`; train_sync.py takes all windows
     # The score that selects the weights in `best/`. train_heatmap.py: liplmd (of the keypoint head) or heatmap (eq. 3's
     # heatmap distance). train_face.py: psnr, lpips, fid or sync (-log cos by `sync_expert`). finetune_e2e.py: all of
     # these. train_sync.py: accuracy. Empty: the script's first score in this list; in finetune_e2e.py psnr.
