@@ -1,8 +1,8 @@
-"""The level of L_sync: whether a lip-sync expert's -log cos is near 0 where sound and lips belong together.
+"""Calibration of a lip-sync expert for L_sync: its -log cos of true pairs of sound and lips should be near 0.
 
 L_sync of STSA's eq. 10 is -log of a cosine and has its minimum at a cosine of 1. Binary cross-entropy (`loss: bce` of
 train_sync.py) trains cosines near 1 for true pairs and near 0 for unsynced ones. A contrastive loss depends on
-differences of cosines only: any level of theirs is as good, and L_sync would then pull true lips away from the truth.
+differences of cosines only and does not fix their level: L_sync with such an expert would move correct lips.
 """
 
 from collections.abc import Callable
@@ -13,28 +13,28 @@ from torch import Tensor
 from losses.sync import cosine, negative_log
 from models.sync_expert import SyncExpert, lower_faces
 
-FURTHEST = 0.5  # the largest mean -log cos of true windows; cosines of 1/2, which tell nothing, have 0.69
-CLOSEST = 0.2  # how much larger it has to be with unsynced sound
-_WINDOWS = 16  # that are embedded together
+FURTHEST = 0.5  # largest mean -log cos of true windows; uninformative cosines of 1/2 have 0.69
+CLOSEST = 0.2  # smallest difference between unsynced and true windows
+_WINDOWS = 16  # embedded in one batch
 
 
 def calibrated(true: float, unsynced: float | None) -> bool:
-    """Whether mean -log cos of true and of unsynced windows fit L_sync; None where there are no unsynced ones."""
+    """Whether the mean -log cos of true and of unsynced windows fit L_sync; `unsynced` is None without such windows."""
     return true <= FURTHEST and (unsynced is None or unsynced - true >= CLOSEST)
 
 
 class SyncLevel:
-    """Mean -log cos of generated validation windows, and of the true ones, which it should come near to.
+    """Mean -log cos of generated validation windows, and that of the true windows, which is its target.
 
     Args:
-        expert: the frozen expert of L_sync; the work is done on its device.
+        expert: the frozen expert of L_sync; its device computes.
         frames: (W, 5, 3, H, W') true RGB windows in [0, 1].
         mel: (W, 1, 80, 16), their sounds.
-        say: prints that the expert is not calibrated; None where it supervises no L_sync.
+        say: prints a line if the expert is not calibrated; None if no L_sync uses it.
 
     Attributes:
         true: mean -log cos of the true windows.
-        unsynced: of the true windows with the sound of another window; None of a single window.
+        unsynced: mean -log cos of the true windows, each with another window's sound; None for a single window.
     """
 
     @torch.no_grad()
@@ -55,7 +55,7 @@ class SyncLevel:
 
     @torch.no_grad()
     def __call__(self, faces: Tensor) -> dict[str, float]:
-        """Of generated `faces` and of the true ones; `faces` has the shape of `frames`."""
+        """Mean -log cos of generated `faces` and of the true ones; `faces` has the shape of `frames`."""
         return {"sync": self._level(self.sound, self._embed(faces)), "sync_true": self.true}
 
     def _embed(self, faces: Tensor) -> Tensor:

@@ -123,7 +123,7 @@ class G4GObjective(nn.Module):
             batch: true `frames` (B, T, 3, H, W), `landmarks` (B, T, 57, 2), `mel` (B, 1, 80, 16) and, with unsynced
                 sounds, `mel_negatives` (B, K, 1, 80, 16).
             discriminator: takes (B, T, 3, H, W), scores frames and windows; None without the adversarial term.
-            alignment: the network's, of `faces`.
+            alignment: the network's alignment features of the same windows.
         """
         weights, true = self.weights, batch["frames"]
         terms = {}

@@ -19,9 +19,10 @@ class HeatmapLosses:
 
 
 def freeze_unread(predictor: nn.Module, weights: HeatmapLosses) -> None:
-    """Freeze the heads that no term with a weight reads: several processes wait for the gradient of every other one.
+    """Freeze the heads that no loss term reads: several processes would wait for their gradients.
 
-    They are the keypoints' heads where only heatmaps are compared that a decoder makes; drawn ones go through them.
+    These are the keypoint heads if no keypoint term has a weight and a decoder makes the heatmaps. Drawn heatmaps
+    depend on the keypoint heads.
     """
     if predictor.decoder is not None and not (weights.landmarks > 0 or weights.temporal > 0):
         predictor.lip_keypoints.requires_grad_(False)
@@ -29,7 +30,10 @@ def freeze_unread(predictor: nn.Module, weights: HeatmapLosses) -> None:
 
 
 def heatmap_terms(heatmaps: Tensor | None, landmarks: Tensor, batch: dict, weights: HeatmapLosses) -> dict[str, Tensor]:
-    """The weighted terms of eq. 3 and 4 for predictions (B,T,1,H,W), None without the first term, and (B,T,57,2)."""
+    """The weighted terms of eq. 3 and 4 for predictions (B,T,1,H,W) and (B,T,57,2).
+
+    `heatmaps` may be None if their term has no weight.
+    """
     terms = {}
     if weights.heatmap > 0:
         terms["heatmap"] = weights.heatmap * frame_distance(heatmaps, batch["heatmaps"])
@@ -41,10 +45,10 @@ def heatmap_terms(heatmaps: Tensor | None, landmarks: Tensor, batch: dict, weigh
 
 
 def heatmap_scores(heatmaps: Tensor, landmarks: Tensor, batch: dict, weights: HeatmapLosses) -> dict[str, float]:
-    """What a validation logs of predictions (B,T,1,H,W) and (B,T,57,2): the weighted terms of the loss, and two scores.
+    """Validation scalars of predictions (B,T,1,H,W) and (B,T,57,2): the weighted loss terms and two scores.
 
     `val/heatmap_distance` is eq. 3's first term without its weight. `val/keypoint_LipLMD` is the mean distance of the
-    40 lip points of the keypoint head, in units of the face box; it says nothing of decoded heatmaps.
+    40 lip points of the keypoint head, in units of the face box; it does not measure decoded heatmaps.
     """
     values = {f"val/{name}": float(value) for name, value in heatmap_terms(heatmaps, landmarks, batch, weights).items()}
     values["val/heatmap_distance"] = float(frame_distance(heatmaps, batch["heatmaps"]))

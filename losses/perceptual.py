@@ -27,8 +27,8 @@ from models.checkpoint import read_foreign
 from models.precision import full_precision, without_autocast
 
 INPUTS = ("imagenet", "released")
-ENDS = (2, 7, 12, 21, 30)  # in torchvision's `features`, where the slices that end in relu1_1 ... relu5_1 end
-_SMALLEST = 16  # pixels that the four poolings before relu5_1 leave one of
+ENDS = (2, 7, 12, 21, 30)  # of the slices of torchvision's `features` whose last layers are relu1_1 ... relu5_1
+_SMALLEST = 16  # pixels: the four poolings before relu5_1 divide the size by 16
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
 
 
@@ -37,13 +37,13 @@ class PerceptualLoss(nn.Module):
 
     Args:
         weights: that file; None takes the fetched one. Its classifier is not needed and may be absent.
-        gram_weight: of the Gram term; 0 leaves it out. With 0 and two scales, G4G's eq. 13 is this loss divided by 10.
+        gram_weight: weight of the Gram term; 0 omits it. With 0 and two scales, this loss is ten times G4G's eq. 13.
         inputs: "imagenet" or "released", see above.
         scales: sizes at which features are compared, each half the one before; 1 or more.
 
     Raises:
-        InputError: the file is missing, is not VGG-19's, or holds more than tensors. No other weights are used instead.
-            An option has another value than these.
+        InputError: the file is missing, is not VGG-19's, or holds more than tensors (no other weights replace it); or
+            an option has another value than those above.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class PerceptualLoss(nn.Module):
     def forward(self, faces: Tensor, true_faces: Tensor, grams: bool = True) -> Tensor:
         """Compare RGB images in [0, 1], (..., 3, H, W); a scalar. H and W are at least 16 at the smallest scale.
 
-        Without `grams` of the features alone.
+        `grams=False` omits the Gram term.
         """
         faces, true_faces = faces.flatten(0, -4), true_faces.flatten(0, -4)
         loss = 0.0
@@ -99,7 +99,7 @@ def gram(features: Tensor) -> Tensor:
 
 
 def check_perceptual(gram_weight: float, inputs: str, scales: int, size: int | None = None) -> None:
-    """InputError where these are no options of `PerceptualLoss`, or not for images of `size` pixels."""
+    """Raise InputError if `PerceptualLoss` does not take these options, or not for images of `size` pixels."""
     if inputs not in INPUTS:
         raise InputError(f"losses.perceptual_input={inputs} is unknown; use {' or '.join(INPUTS)}")
     if gram_weight < 0:
@@ -118,7 +118,7 @@ def perceptual_loss(
 ) -> PerceptualLoss | None:
     """`PerceptualLoss(**options)`; None where VGG-19's weights are absent and `without_vgg` is not "stop".
 
-    That is said then, and what is put `instead`.
+    `say` then prints a line, which names what is put `instead`.
     """
     if without_vgg == "stop" or fetch.available("vgg19"):
         return PerceptualLoss(**options)

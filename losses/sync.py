@@ -1,6 +1,6 @@
 """Lip-sync terms on the embeddings of a sync expert: L_sync of STSA eq. 10, and G4G's contrastive loss.
 
-Both embeddings are (B, D): of windows of sound, and of the faces of the same time.
+Both embeddings are (B, D): row i of one embeds a window's sound, row i of the other the same window's faces.
 """
 
 import math
@@ -46,7 +46,7 @@ def sync_classification_loss(sound: Tensor, faces: Tensor, in_sync: Tensor) -> T
 def contrastive_loss(
     sound: Tensor, faces: Tensor, temperature: float | Tensor = 0.07, negatives: Tensor | None = None
 ) -> Tensor:
-    """G4G eq. 6-10 and 16: match each window's faces to its sound among the batch's, and its sound to its faces.
+    """G4G eq. 6-10 and 16: find each window's sound among the batch's by its faces, and its faces by its sound.
 
     The similarity matrix of all pairs is divided by the temperature. The loss is the mean of the cross-entropies of the
     softmax over its rows (eq. 8) and over its columns (eq. 9), with the diagonal as labels. As in CLIP, which G4G
@@ -75,7 +75,7 @@ def contrastive_loss(
 
 
 def shifted_loss(sound: Tensor, faces: Tensor, negatives: Tensor, temperature: float | Tensor = 0.07) -> Tensor:
-    """Match each window's faces to its sound among sounds of its own clip: eq. 8's softmax without other clips.
+    """Find each window's sound among sounds of its own clip by its faces: eq. 8's softmax without other clips.
 
     Voice and face distinguish other clips. On few speakers, a network trained with them learns speaker identity instead
     of speech: its training loss falls, but it finds no offset for held-out speakers. Arguments as in

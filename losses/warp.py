@@ -1,10 +1,10 @@
-"""L_warp, IP-LAP's warp loss: the references' images, warped and summed as their features are, against the true frames.
+"""L_warp, IP-LAP's warp loss: compares the true frames with the warped and summed reference images.
 
 L_warp = sum_i ||phi_i(sum_n w_n I_n(u_n) / sum_n w_n) - phi_i(I_g)||_1
 
 u_n and w_n are the flow and the weight of reference n (STSA eq. 6), phi_i the features of eq. 9 at its scales; no Gram
-matrices. Not in STSA's eq. 10. IP-LAP (Zhong et al., CVPR 2023; `train_video_renderer.py` of its code) gives it the
-weight 2.5, trains by it alone for the first 25 epochs, and keeps it in the sum afterwards.
+matrices. STSA's eq. 10 has no such term. IP-LAP (Zhong et al., CVPR 2023; `train_video_renderer.py` of its code) gives
+it the weight 2.5, trains with it alone for the first 25 epochs, and keeps it in the sum afterwards.
 """
 
 import torch
@@ -19,14 +19,14 @@ from models.temporal import warp_and_sum
 
 
 def warped_references(alignment: Alignment, reference_images: Tensor) -> Tensor:
-    """The faces that the temporal path's flow and weights make of the references' own pixels.
+    """Warp the reference images by the temporal path's flow, and take their mean by its weights.
 
     Args:
         alignment: of B windows of T frames, with `grid` and `weights`.
         reference_images: (B, N, 3, H, W) in [0, 1].
 
     Returns:
-        (B, T, 3, H, W) in [0, 1], black where no reference is read from inside its image.
+        (B, T, 3, H, W) in [0, 1], black where the flow points outside every reference image.
     """
     grid, weights = full_precision(alignment.grid), full_precision(alignment.weights)
     shape = grid.shape[:2]
@@ -39,16 +39,16 @@ def warp_loss(
 ) -> Tensor:
     """L_warp, a scalar; without VGG-19 (`perceptual` None) the mean absolute difference of the same images.
 
-    `true_frames` (B, T, 3, H, W) in [0, 1]; the rest as `warped_references` takes it.
+    `true_frames`: (B, T, 3, H, W) in [0, 1]. The other arguments are those of `warped_references`.
     """
     warped = warped_references(alignment, reference_images)
     return l1_loss(warped, true_frames) if perceptual is None else perceptual(warped, true_frames, grams=False)
 
 
 def warp_score(alignment: Alignment, batch: dict) -> dict[str, float]:
-    """PSNR in dB of `warped_references`' lower half, the mean over frames, as a validation logs it.
+    """Validation scalar: PSNR in dB of the lower half of `warped_references`, mean over frames.
 
-    Empty without a temporal path.
+    Empty for a network without a temporal path.
 
     Args:
         alignment: of all frames of `batch`.

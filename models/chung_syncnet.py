@@ -17,7 +17,7 @@ SHIFTS = 15  # frames either way: range of the search for an offset
 class ChungSyncNet(nn.Module):
     """Embeds 0.2 s of speech and of a talking face; the smaller their distance, the better they are in sync.
 
-    Its modules are named as in the published weights, the only ones that it is used with.
+    Its modules have the names of the published weights, because it is used with these only.
     """
 
     def __init__(self):
@@ -77,7 +77,7 @@ def released_state(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def mfcc_windows(features: np.ndarray, frames: np.ndarray) -> np.ndarray:
-    """The 0.2 s of sound of the five frames from each of `frames` on, padded with silence beyond either end.
+    """The 0.2 s of sound of each window of five frames; silence stands in before and after the recording.
 
     Args:
         features: (M, 13) MFCC at 100 Hz.

@@ -13,10 +13,10 @@ from models.layers import check_positive, scaled
 class DiscriminatorConfig:
     """The architecture of the discriminator; the defaults follow pix2pixHD and IP-LAP."""
 
-    scales: int = 2  # networks of the same form, each on images of half the size of the one before
-    layers: int = 3  # convolutions of stride 2
-    channels: int = 64  # after the first of them; doubled at each further one, up to 512
-    together: int = 0  # consecutive frames that further networks classify together; G4G has 5
+    scales: int = 2  # number of networks of the same form, each on images of half the size of the one before
+    layers: int = 3  # number of convolutions of stride 2
+    channels: int = 64  # channels after the first convolution; doubled at each further one, up to 512
+    together: int = 0  # frames in a window that further networks classify as a whole; 0: none; G4G has 5
     width: float = 1.0  # factor on all channels
 
 
@@ -54,7 +54,7 @@ class PatchDiscriminator(nn.Module):
 
 
 def _judged(networks: nn.ModuleList, images: Tensor) -> list[list[Tensor]]:
-    """Each network's features of images (N, C, H, W), which every next network takes at half the size."""
+    """Each network's features of images (N, C, H, W); each further network takes them at half the size."""
     features = []
     for i, network in enumerate(networks):
         if i > 0:

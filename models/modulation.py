@@ -1,7 +1,7 @@
-"""Normalisation whose scale and shift come from a condition: SPADE from an image, AdaIN from the audio code.
+"""Normalisation conditioned on an image (SPADE) or on the audio code (AdaIN), by a scale and a shift.
 
-Both compute gamma and beta apart from the feature that they modulate. The flow predictor modulates N reference
-features with one condition, so that this halves of the work is done once a frame instead of once a reference.
+Both compute gamma and beta without the feature that they modulate. The flow predictor modulates N reference features by
+one condition: their gamma and beta are computed once a frame instead of once a reference.
 """
 
 import torch
@@ -29,13 +29,13 @@ class SpadeNorm(nn.Module):
         self.shared = nn.Conv2d(condition_channels, hidden, 3, padding=1)
         self.gamma_beta = nn.Conv2d(hidden, 2 * channels, 3, padding=1)
         composed = 9 * hidden * (condition_channels + 2 * channels)
-        # Two convolutions in a row are one; a ReLU between them ends that.
+        # Two convolutions without a ReLU between them fold into one.
         self.folds = not relu and 25 * condition_channels * 2 * channels < composed / 2
 
     def modulation(self, condition: Tensor, size: tuple[int, int]) -> Modulation:
-        """gamma, beta (B, C, *size) of the condition (B, channels, H, W), brought to `size` by nearest pixel."""
+        """gamma, beta (B, C, *size) of the condition (B, channels, H, W), resized to `size` by nearest pixel."""
         condition = F.interpolate(condition, size=size, mode="nearest") if condition.shape[-2:] != size else condition
-        # Not on a GPU: to fold at every call is thousands of small kernels, which take longer than the products saved.
+        # Not on a GPU: folding at every call runs thousands of small kernels, which take longer than they save.
         if self.folds and condition.device.type == "cpu":
             return tuple(folded_convolutions(condition, self.shared, self.gamma_beta).chunk(2, dim=1))
         hidden = self.shared(condition)
@@ -53,12 +53,12 @@ class AdaInNorm(nn.Module):
             nn.init.xavier_uniform_(layer.weight)  # as the STSA authors' linear layers
 
     def modulation(self, code: Tensor, size: tuple[int, int] | None = None) -> Modulation:
-        """gamma, beta (B, C, 1, 1) of the code (B, code); they serve every size."""
+        """gamma, beta (B, C, 1, 1) of the code (B, code), the same for every `size`."""
         return tuple(self.gamma_beta(F.relu(self.shared(code)))[..., None, None].chunk(2, dim=1))
 
 
 class ModulatedBlock(nn.Module):
-    """Twice: modulated instance norm, LeakyReLU 0.2, 3x3 convolution. `norm` makes SpadeNorm or AdaInNorm."""
+    """Twice: modulated instance norm, LeakyReLU 0.2, 3x3 convolution. `norm` is SpadeNorm or AdaInNorm."""
 
     def __init__(self, channels: int, norm: type[nn.Module], *norm_args: int):
         super().__init__()
@@ -68,7 +68,7 @@ class ModulatedBlock(nn.Module):
         self.conv_2 = nn.Conv2d(channels, channels, 3, padding=1)
 
     def modulations(self, condition: Tensor, size: tuple[int, int]) -> tuple[Modulation, Modulation]:
-        """What the block's two norms need to know of the condition, for features of `size` (H, W)."""
+        """gamma and beta of the block's two norms under the condition, for features of `size` (H, W)."""
         return self.norm_1.modulation(condition, size), self.norm_2.modulation(condition, size)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
@@ -89,9 +89,9 @@ def modulate(x: Tensor, modulation: Modulation) -> Tensor:
 def folded_convolutions(x: Tensor, first: nn.Conv2d, second: nn.Conv2d) -> Tensor:
     """`second(first(x))` of two 3x3 convolutions with zero padding 1, as one 5x5 convolution; exact at the border too.
 
-    `second` sees zeros outside the middle map, where the 5x5 kernel over a zero-padded x would see the middle map
-    continued. An output in the first row therefore takes a kernel folded without `second`'s upper row of taps,
-    and likewise for the other borders and corners: nine kernels, all made of the same nine products of taps.
+    `second` pads the middle map with zeros; a 5x5 kernel over a zero-padded x would continue the middle map instead. An
+    output in the first row therefore takes a kernel folded without `second`'s upper row of taps, and likewise at the
+    other borders and corners: nine kernels, all sums of the same nine products of taps.
     """
     with without_autocast(x):
         kernels, biases = fold_kernels(first, second)
@@ -103,7 +103,7 @@ def fold_kernels(first: nn.Conv2d, second: nn.Conv2d) -> tuple[list[list[Tensor]
     taps = second.weight.permute(2, 3, 0, 1)  # (3, 3, out, hidden)
     hidden, channels = first.weight.shape[:2]
     products = (taps.reshape(-1, hidden) @ first.weight.reshape(hidden, -1)).view(3, 3, -1, channels, 3, 3)
-    offsets = taps @ first.bias  # (3, 3, out): what a tap adds where it meets the middle map
+    offsets = taps @ first.bias  # (3, 3, out): added by each tap that lies on the middle map
     allowed = [range(1, 3), range(3), range(2)]
     kernels = [[_sum_shifted(products, rows, columns) for columns in allowed] for rows in allowed]
     biases = [

@@ -1,4 +1,4 @@
-"""Sums over many pixels, norms and logarithms are taken in float32 under mixed precision."""
+"""float32 under mixed precision, for sums over many pixels, norms and logarithms."""
 
 import torch
 from torch import Tensor

@@ -1,11 +1,11 @@
-"""The names of the tensors in the STSA authors' `face_weight.pth`, beside this project's."""
+"""Maps this project's tensor names to those in the STSA authors' `face_weight.pth`."""
 
 import re
 
 import torch
 from torch import Tensor
 
-# (own name, their name) as regular expression and replacement; the first that matches a name's beginning counts.
+# (own name, their name) as regular expression and replacement; the first that matches a name's beginning applies.
 _NETWORKS = [
     (r"audio_encoder\.layers\.(\d)\.conv\.", r"audio_encoder.w2v_encoder.\1.conv_block.0."),
     (r"audio_encoder\.layers\.(\d)\.norm\.", r"audio_encoder.w2v_encoder.\1.conv_block.1."),
@@ -45,7 +45,7 @@ _PARTS = [
 
 
 def convert(state_dict: dict[str, Tensor], shapes: dict[str, torch.Size]) -> dict[str, Tensor]:
-    """Pick and join the tensors that a network with tensors of `shapes` needs; the file's others are left out.
+    """Select and concatenate the tensors that a network with tensors of `shapes` needs; others are dropped.
 
     Raises:
         ValueError: a tensor that is needed is missing or has another shape; the message names it.

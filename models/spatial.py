@@ -1,4 +1,4 @@
-"""The spatial path: the reference images as one stack, each channel of its features moved by its own affine map."""
+"""Parts of the spatial path: encodes the stacked reference images and transforms each feature channel affinely."""
 
 import torch
 import torch.nn.functional as F
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from models.layers import ConvBlock
 from models.precision import without_autocast
 
-_MOST_SAMPLED = 32768  # images a call of grid_sample: cuDNN's refuses 65536
+_MOST_SAMPLED = 32768  # images in one call of grid_sample; cuDNN refuses 65536
 
 
 class PreActivationBlock(nn.Module):
@@ -64,7 +64,7 @@ class HeatmapEncoder(nn.Module):
 
 
 class AlignmentEncoder(nn.Module):
-    """[reference feature, reference heatmaps, target heatmap] -> the code that says how the poses differ, (B, code).
+    """[reference feature, reference heatmaps, target heatmap] -> code of the difference between their poses, (B, code).
 
     `doublings` stride-2 convolutions first bring a finer scale's input to the coarsest scale's size.
     """
@@ -94,10 +94,10 @@ class AdaAT(nn.Module):
 
     Args:
         code: width of the audio and of the alignment code.
-        sampler: "plain" samples each channel in 2-D; "channel_blending" does what the released network's 3-D
-            `grid_sample` amounts to: its grid, made for align_corners=True, is read with align_corners=False, so
-            that channel k reads a blend of two neighbouring channels and pixels lie half a pixel off.
-        slope: of the activation between the linear layers below zero; STSA's is a ReLU.
+        sampler: "plain" samples each channel in 2-D. "channel_blending" computes the released network's 3-D
+            `grid_sample`, whose grid is made for align_corners=True and read with align_corners=False: channel k reads
+            a blend of two neighbouring channels, and pixels are offset by half a pixel.
+        slope: negative slope of the activation between the linear layers; 0, a ReLU, in STSA.
     """
 
     def __init__(self, channels: int, code: int, sampler: str, slope: float = 0.0):
@@ -113,11 +113,11 @@ class AdaAT(nn.Module):
             nn.init.zeros_(head.bias)
 
     def blend(self, features: Tensor) -> Tensor:
-        """What each channel of features (B, C, H, W) samples from; the features themselves for the plain sampler."""
+        """The maps (B, C, H, W) that `forward` samples: blended channels, or with the plain sampler `features`."""
         return features if self.align_corners else blend_channels(features)
 
     def forward(self, blended: Tensor, code: Tensor) -> Tensor:
-        """Move each channel of `blend`'s result (B, C, H, W) by [audio, alignment] (B, 2 code); zeros outside."""
+        """Transform each channel of `blend`'s result (B, C, H, W) by [audio, alignment] (B, 2 code); zeros outside."""
         batch, channels, height, width = blended.shape
         with without_autocast(code):  # half precision would lose fractions of a pixel
             grid = self.grid(code.to(self.shared.weight.dtype), height, width)
@@ -128,7 +128,7 @@ class AdaAT(nn.Module):
         return moved.view_as(blended).to(blended.dtype)
 
     def grid(self, code: Tensor, height: int, width: int) -> Tensor:
-        """Where each channel reads for the codes (B, 2 code): (B C, H, W, 2), x and y in [-1, 1]."""
+        """The points (B C, H, W, 2) that each channel reads, x and y in [-1, 1], for the codes (B, 2 code)."""
         code = F.leaky_relu(self.shared(code), self.slope)
         scale = 2 * torch.sigmoid(self.scale(code))
         angle = 3.14159 * torch.tanh(self.rotation(code))  # the released network's constant
@@ -139,8 +139,8 @@ class AdaAT(nn.Module):
 def affine_grid(scale: Tensor, angle: Tensor, translation: Tensor, height: int, width: int) -> Tensor:
     """The points (M, H, W, 2) that M maps read: scale R(angle) (x, y) + translation, corners at -1 and 1 (G4G eq. 11).
 
-    scale, angle: (M,); translation: (M, 2). The order of the operations is the released network's: errors of
-    rounding here are magnified by whole images' widths.
+    scale, angle: (M,); translation: (M, 2). The order of the operations is the released network's, because the image's
+    width multiplies rounding errors.
     """
     x, y = coordinates(width, scale), coordinates(height, scale)
     rotation = torch.stack([torch.cos(angle), torch.sin(angle), -torch.sin(angle), torch.cos(angle)], dim=1)
@@ -150,8 +150,8 @@ def affine_grid(scale: Tensor, angle: Tensor, translation: Tensor, height: int, 
 
 
 def coordinates(size: int, like: Tensor) -> Tensor:
-    """`size` numbers from -1 to 1, of the device and type of `like`; in float32 where that is less precise."""
-    dtype = torch.promote_types(like.dtype, torch.float32)  # half precision counts no 256 channels
+    """`size` numbers from -1 to 1, on the device of `like` and of its type; float32 in place of half precision."""
+    dtype = torch.promote_types(like.dtype, torch.float32)  # half precision does not resolve 256 channels
     return 2 * (torch.arange(size, device=like.device, dtype=dtype) / (size - 1)) - 1
 
 

@@ -1,4 +1,4 @@
-"""The temporal path: each reference face warped to the target by a dense flow, then their weighted mean."""
+"""Parts of the temporal path: warps each reference's features to the target by a dense flow; takes a weighted mean."""
 
 import torch
 import torch.nn.functional as F
@@ -50,7 +50,7 @@ class FlowPredictor(nn.Module):
         x = self.spade_2(x, heatmaps)
         x = self.adain_2(x, audio)
         x = self.spade_3(F.pixel_shuffle(x, 2), heatmaps)
-        # One convolution for both heads' first layers: at full size with few channels it costs what one of them does.
+        # One convolution for both heads' first layers: at full size with few channels, it takes as long as one head's.
         kernels = torch.cat([self.flow.weight, self.weight[0].weight])
         biases = torch.cat([self.flow.bias, self.weight[0].bias])
         flow, weight = F.conv2d(x, kernels, biases, padding=3).tensor_split([2], dim=1)
@@ -58,7 +58,7 @@ class FlowPredictor(nn.Module):
 
 
 def warp(features: Tensor, grid: Tensor) -> Tensor:
-    """Features (M, C, h, w) read at the points (M, 2, H, W) of `deformation`; zeros outside."""
+    """Sample features (M, C, h, w) at the points (M, 2, H, W) of `deformation`; zeros outside."""
     if grid.shape[-2:] != features.shape[-2:]:
         grid = F.interpolate(grid, size=features.shape[-2:], mode="bilinear")
     warped = F.grid_sample(features.to(grid.dtype), grid.permute(0, 2, 3, 1), align_corners=False)
@@ -85,7 +85,7 @@ def warp_and_sum(features: Tensor, grid: Tensor, weights: Tensor) -> Tensor:
     weights = weights.unflatten(0, features.shape[:2])
     shares = weights / (weights.sum(dim=1, keepdim=True) + 1e-5)
     total = features.new_zeros(())
-    # One reference at a time: what one video's frames share is then read in place, not copied for each frame.
+    # One reference at a time: features that the frames of a video share are then read in place instead of copied.
     for feature, points, share in zip(features.unbind(1), grid.unbind(1), shares.unbind(1), strict=True):
         warped = F.grid_sample(feature.to(points.dtype), points, align_corners=False)
         total = torch.addcmul(total, warped, share.to(warped.dtype))
@@ -93,14 +93,15 @@ def warp_and_sum(features: Tensor, grid: Tensor, weights: Tensor) -> Tensor:
 
 
 def deformation(flow: Tensor, grid: str, start: Tensor | None = None) -> Tensor:
-    """The points (M, 2, H, W) to read, x and y in [-1, 1], of the flow (M, 2, H, W) in pixels.
+    """The points (M, 2, H, W) that the flow (M, 2, H, W), in pixels, reads; x and y in [-1, 1].
 
-    `grid` "centres": of pixel centres, as `warp_and_sum` reads them, at every scale. "corners": from corner to corner,
-    as the released network makes them; read as centres, they reach half a pixel too far at the edges. `start`: the
-    points that no flow reads, in place of each pixel's own.
+    Args:
+        grid: "centres" are pixel centres at every scale, as `warp_and_sum` reads them. "corners" run from corner to
+            corner, as in the released network; read as centres, they reach half a pixel too far at the edges.
+        start: the points (M, 2, H, W) that a flow of 0 reads; None takes each pixel's own position.
     """
     height, width = flow.shape[-2:]
-    # Under autocast too: half precision has no room for a position and a fraction of a pixel.
+    # Under autocast too: half precision cannot hold a position and a fraction of a pixel.
     flow = flow.to(torch.promote_types(flow.dtype, torch.float32))
     if start is not None:
         return torch.stack([start[:, 0] + flow[:, 0] * (2 / width), start[:, 1] + flow[:, 1] * (2 / height)], dim=1)
