@@ -24,6 +24,7 @@ from omegaconf import MISSING
 from torch import Tensor, nn
 from torchvision.utils import make_grid
 
+from extensions.point_reader import share_reader
 from losses.calibration import SyncLevel
 from losses.face import FaceLosses, FaceObjective
 from losses.flow import flow_score
@@ -35,7 +36,6 @@ from models.checkpoint import build_network, check_size, load_network
 from models.discriminator import DiscriminatorConfig
 from models.face_synthesizer import Alignment, FaceSynthesizer, mask_lower_half
 from models.heatmap_predictor import HeatmapPredictor
-from models.reader import share_reader
 from training.best import best_score
 from training.config import DataConfig, TrainConfig, check_batch, check_judged, check_pairs, parse_config, start
 from training.data import mean_of_parts, move, parts, training_batches, training_windows, validation_batch

@@ -21,11 +21,11 @@ from tqdm import tqdm
 from data_prep.drawn_faces import DrawnFaces
 from data_prep.speech_windows import VISEMES, SpeechWindows
 from data_prep.windows import ClipDataset
+from extensions.landmark_maps import ANCHORS
+from extensions.point_reader import PointReader
 from media.audio import FEATURES
 from media.errors import InputError, first_line
 from media.files import replacing
-from models.reader import PointReader
-from models.transport import ANCHORS
 from training.run import DAMAGED, writing
 
 _SAVE_EVERY = 200

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from data_prep.windows import mirrored_points, warped
+from extensions.drawing import CurveDrawing
 from media.heatmap import FULL_FACE, KEYPOINTS, POSE, draw_heatmaps
-from models.drawing import CurveDrawing
 
 _BUMPS = 6  # centres of a face's local displacements
 

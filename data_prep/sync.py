@@ -13,10 +13,10 @@ from data_prep.clips import Clip, clip_id, clip_paths
 from data_prep.manifest import Manifest
 from data_prep.unsynced import check_shifts, draw_shifts, sync_mel
 from data_prep.windows import mirrored_points, window_starts
+from extensions.landmark_maps import mouth_motion
 from media.errors import InputError
 from media.timeline import FPS
 from models.sync_expert import FRAMES
-from models.transport import mouth_motion
 
 _CACHE = 64 * 2**20
 

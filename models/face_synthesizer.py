@@ -9,15 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from extensions.landmark_maps import ANCHORS, apply_affine, fit_similarity, landmark_warp, unlike_lips
+from extensions.point_reader import PointReader
 from media.heatmap import LIP_POINTS
 from models import released_face
 from models.inpainting import InpaintingGenerator
 from models.layers import AUDIO_CHANNELS, AudioEncoder, ConvBlock, check_positive, check_references, repeated, scaled
 from models.precision import full_precision
-from models.reader import PointReader
 from models.spatial import AdaAT, AlignmentEncoder, HeatmapEncoder, ReferenceEncoder, residual_pair
 from models.temporal import FlowPredictor, TemporalEncoder, deformation, warp, warp_and_sum
-from models.transport import ANCHORS, apply_affine, fit_similarity, landmark_warp, unlike_lips
 
 
 class Form(NamedTuple):

@@ -9,12 +9,12 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
+from extensions.drawing import CurveDrawing
+from extensions.landmark_maps import ANCHORS, apply_affine, pose_beside
+from extensions.point_reader import PointReader
 from media.heatmap import JAW_POINTS, KEYPOINTS, LIP_POINTS
-from models.drawing import CurveDrawing
 from models.layers import AUDIO_CHANNELS, ConvBlock, check_positive, renamed, scaled
 from models.precision import full_precision, without_autocast
-from models.reader import PointReader
-from models.transport import ANCHORS, apply_affine, pose_beside
 
 SPEECH_CONTEXT = 5  # frames of sound that a drawn network's speech branch listens to around each frame
 _LONGEST_WINDOW = 512

@@ -8,10 +8,10 @@ from torch.utils._pytree import tree_leaves
 
 from dubbing import G4GSpeaker, Speaker, StsaSpeaker
 from dubbing.speaker import FaceJob
+from extensions.landmark_maps import fit_affine
 from models import FaceSynthesizer, G4GConfig, G4GSynthesizer, HeatmapPredictor
 from models.face_synthesizer import FaceSynthesizerConfig
 from models.heatmap_predictor import HeatmapPredictorConfig
-from models.transport import fit_affine
 
 # They wait for a number from the device, which is not computed while a graph is recorded.
 WAITING = ("_local_scalar_dense", "_linalg_check_errors", "nonzero", "masked_select", "unique", "equal.default")

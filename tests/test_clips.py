@@ -12,11 +12,11 @@ from training_runs import write_clips
 from data_prep.clips import Clip, ClipData, encode_face, write_clip
 from data_prep.unsynced import draw_shifts, sync_mel
 from data_prep.windows import ClipDataset
+from extensions.landmark_maps import apply_affine, fit_affine
 from media.audio import audio_windows
 from media.errors import InputError
 from media.heatmap import FULL_FACE, KEYPOINTS, MIRROR, ORDER, POSE, draw_heatmap
 from media.references import choose_references, lip_opening
-from models.transport import apply_affine, fit_affine
 
 FRAMES = [*range(3, 15), *range(20, 30)]  # a gap after 14
 

@@ -7,12 +7,12 @@ import torch
 from omegaconf import OmegaConf
 
 from checkpoints import combine
+from extensions.point_reader import share_reader
 from media.errors import InputError
 from models import NETWORK_NAMES
 from models.checkpoint import NETWORKS, load_network, save_checkpoint
 from models.face_synthesizer import FaceSynthesizer, FaceSynthesizerConfig
 from models.heatmap_predictor import HeatmapPredictor, HeatmapPredictorConfig
-from models.reader import share_reader
 from models.sync_expert import SyncExpert, SyncExpertConfig
 
 

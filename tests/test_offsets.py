@@ -11,12 +11,12 @@ from data_prep.manifest import Manifest
 from data_prep.offsets import check_expert, find_offset, framed, similarity_curves
 from data_prep.sync import SyncDataset
 from data_prep.windows import ClipDataset
+from extensions.landmark_maps import mouth_motion
 from media.audio import mfcc
 from media.errors import InputError
 from models.checkpoint import load_any_sync_expert, save_checkpoint
 from models.chung_syncnet import ChungSyncNet
 from models.sync_expert import SyncExpert, SyncExpertConfig
-from models.transport import mouth_motion
 
 
 def test_a_sync_item_has_its_own_sound_first_and_others_of_the_same_clip(clips):

@@ -11,6 +11,9 @@ from training_runs import write_clips
 from data_prep.clips import Clip
 from data_prep.drawn_faces import DrawnFaces
 from data_prep.windows import mirrored_points
+from extensions.drawing import CurveDrawing
+from extensions.landmark_maps import apply_affine, fit_affine
+from extensions.point_reader import PointReader
 from media.audio import audio_windows
 from media.crop import select131, to_crop
 from media.face import FaceTracker
@@ -19,10 +22,7 @@ from media.references import covering_references
 from metrics import quality
 from metrics.crops import crop_scores
 from models import FaceSynthesizer, FaceSynthesizerConfig, HeatmapPredictor, HeatmapPredictorConfig
-from models.drawing import CurveDrawing
 from models.fast import accelerate_inference
-from models.reader import PointReader
-from models.transport import apply_affine, fit_affine
 from pretraining import ReadingTraining, learn_reading, reading_loss
 
 

@@ -5,10 +5,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from extensions.drawing import CurveDrawing
+from extensions.landmark_maps import apply_affine, landmark_warp
 from media.heatmap import CONTENT, KEYPOINTS, LIP_POINTS, ORDER, draw_heatmap
 from models import FaceSynthesizer, FaceSynthesizerConfig, HeatmapPredictor, HeatmapPredictorConfig
-from models.drawing import CurveDrawing
-from models.transport import apply_affine, landmark_warp
 
 
 @pytest.fixture

@@ -14,11 +14,11 @@ from data_prep import speech_windows, synthetic_speech
 from data_prep.speech_windows import VISEMES, SpeechWindows
 from data_prep.synthetic_speech import Utterance, labels, viseme
 from data_prep.windows import ClipDataset
+from extensions.landmark_maps import apply_affine, fit_affine, mouth_motion
 from media.audio import mel_spectrogram
 from media.errors import InputError
 from media.heatmap import KEYPOINTS
 from models.heatmap_predictor import HeatmapPredictor, HeatmapPredictorConfig
-from models.transport import apply_affine, fit_affine, mouth_motion
 from pretraining import learn_visemes
 from train_heatmap import SpeechTraining, learn_motion
 

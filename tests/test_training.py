@@ -13,8 +13,8 @@ from omegaconf import MISSING
 from omegaconf.errors import OmegaConfBaseException
 from torch.optim.swa_utils import AveragedModel
 
+from extensions.drawing import CurveDrawing
 from media.errors import InputError
-from models.drawing import CurveDrawing
 from training.config import TrainConfig, read_config, windows_at_once
 from training.data import StepSampler
 from training.learner import Learner, optimizer, scheduler, train_mode
