@@ -24,10 +24,10 @@ from omegaconf import MISSING
 from torch import Tensor, nn
 from torchvision.utils import make_grid
 
+from extensions.losses import flow_score
 from extensions.point_reader import share_reader
 from losses.calibration import SyncLevel
 from losses.face import FaceLosses, FaceObjective
-from losses.flow import flow_score
 from losses.heatmap import HeatmapLosses, freeze_unread, heatmap_scores, heatmap_terms
 from losses.sync import frozen_expert
 from media.errors import InputError, command

@@ -26,9 +26,10 @@ from omegaconf import MISSING
 from torch import Tensor, nn
 from torchvision.utils import make_grid
 
+from extensions.lessons import ReadingTraining, learn_reading
+from extensions.losses import flow_score
 from losses.calibration import SyncLevel
 from losses.face import FaceLosses, FaceObjective
-from losses.flow import flow_score
 from losses.g4g import G4GLosses, G4GObjective, freeze_unread
 from losses.sync import frozen_expert, told_from_shifted
 from losses.warp import warp_score
@@ -38,7 +39,6 @@ from models.checkpoint import build_network, load_network
 from models.discriminator import DiscriminatorConfig
 from models.face_synthesizer import FaceSynthesizer, FaceSynthesizerConfig, mask_lower_half
 from models.g4g import G4GAlignment, G4GConfig, G4GSynthesizer
-from pretraining import ReadingTraining, learn_reading
 from training.best import best_score
 from training.config import (
     DataConfig,

@@ -24,13 +24,13 @@ from torchvision.utils import make_grid
 
 from data_prep.windows import ClipDataset, mirrored_points
 from extensions.landmark_maps import ANCHORS, apply_affine, mouth_motion, pose_beside
+from extensions.lessons import ReadingTraining, VisemeTraining, learn_reading, learn_visemes
 from losses.heatmap import HeatmapLosses, freeze_unread, heatmap_scores, heatmap_terms
 from media.errors import InputError, command
 from media.heatmap import KEYPOINTS
 from media.timeline import FPS
 from models.checkpoint import build_network, load_network
 from models.heatmap_predictor import HeatmapPredictor, HeatmapPredictorConfig
-from pretraining import ReadingTraining, VisemeTraining, learn_reading, learn_visemes
 from training.best import best_score
 from training.config import DataConfig, TrainConfig, check_batch, parse_config, start
 from training.data import mean_of_parts, move, parts, training_batches, training_windows, validation_batch

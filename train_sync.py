@@ -32,6 +32,7 @@ from data_prep.clips import Clip, clip_paths
 from data_prep.offsets import find_offset, similarity_curves
 from data_prep.sync import SyncDataset
 from data_prep.windows import window_starts
+from extensions.lessons import VisemeTraining, learn_visemes
 from losses.calibration import calibrated
 from losses.sync import contrastive_loss, negative_log, shifted_loss, sync_classification_loss, sync_loss
 from media.errors import InputError, command
@@ -40,7 +41,6 @@ from models.checkpoint import build_network
 from models.chung_syncnet import SHIFTS
 from models.layers import scaled
 from models.sync_expert import FRAMES, SyncExpert, SyncExpertConfig, lower_faces
-from pretraining import VisemeTraining, learn_visemes
 from training.best import best_score
 from training.config import DataConfig, TrainConfig, check_batch, parse_config, start
 from training.data import training_batches

@@ -21,7 +21,7 @@ class PointReader(nn.Module):
 
     Not in the paper. A soft argmax a point, a pixel off on people never seen, then two corrections, each by what lies
     around all points where they were thought to be (a cascade of regressions, as in Xiong and De la Torre, 2013): then
-    a third of a pixel off. It is trained apart (`pretraining.learn_reading`) and then stays as it is, its parameters
+    a third of a pixel off. It is trained apart (`lessons.learn_reading`) and then stays as it is, its parameters
     without gradient. Callers that know the points give these.
     """
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from extensions.losses import landmark_flow_loss
 from losses.adversarial import feature_matching_loss, generator_loss
-from losses.flow import landmark_flow_loss
 from losses.mutual_information import StepInformation
 from losses.perceptual import check_perceptual, perceptual_loss
 from losses.reconstruction import gradient_loss, l1_loss, lower_half_weight, mouth_weight, ssim_loss

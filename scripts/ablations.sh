@@ -4,7 +4,7 @@
 # prints every row's scores on VAL_CLIPS. Pixel losses replace VGG-19 and log-mel replaces Wav2Vec 2.0, so the numbers are
 # comparable with each other only. Environment variables:
 #   EXPERT  the sync expert; without it one is trained first
-#   SPEECH  a file of data_prep.synthetic_speech, on which that expert is trained too
+#   SPEECH  a file of extensions.synthetic_speech, on which that expert is trained too
 #   WIDTH   the synthesizer's width (default 0.25)
 #   EVERY   score every EVERY-th face of VAL_CLIPS (default 1)
 #   SEEDS   seeds to train (default "0 1"); they can be divided among machines

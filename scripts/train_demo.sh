@@ -17,7 +17,7 @@ set -e
 "$python" -m data_prep.preprocess "$val" "$output/clips/val" --audio mel
 # Needs the speech synthesizers flite and eSpeak NG (Debian: apt-get install flite espeak-ng).
 speech="$output/speech.safetensors"
-[ -f "$speech" ] || "$python" -m data_prep.synthetic_speech "$speech" --minutes 180
+[ -f "$speech" ] || "$python" -m extensions.synthetic_speech "$speech" --minutes 180
 # The expert measures the audio offsets of the clips. If it proves accurate, training corrects them. It also scores the
 # checkpoint at the end.
 "$python" train_sync.py --config configs/demo_sync.yaml "${clips[@]}" speech.data="$speech" output="$output/sync"

@@ -13,10 +13,10 @@ from scipy.ndimage import gaussian_filter
 from torch import nn
 from torchvision.models import vgg19
 
+from extensions.losses import landmark_flow_loss
 from finetune_e2e import Finetuning
 from losses.adversarial import discriminator_loss, feature_matching_loss, generator_loss
 from losses.face import FaceLosses, FaceObjective
-from losses.flow import landmark_flow_loss
 from losses.heatmap import HeatmapLosses, heatmap_terms
 from losses.mutual_information import donsker_varadhan, mutual_information_loss
 from losses.perceptual import PerceptualLoss, gram

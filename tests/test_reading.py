@@ -9,10 +9,11 @@ from faces import portrait
 from training_runs import write_clips
 
 from data_prep.clips import Clip
-from data_prep.drawn_faces import DrawnFaces
 from data_prep.windows import mirrored_points
 from extensions.drawing import CurveDrawing
+from extensions.drawn_faces import DrawnFaces
 from extensions.landmark_maps import apply_affine, fit_affine
+from extensions.lessons import ReadingTraining, learn_reading, reading_loss
 from extensions.point_reader import PointReader
 from media.audio import audio_windows
 from media.crop import select131, to_crop
@@ -23,7 +24,6 @@ from metrics import quality
 from metrics.crops import crop_scores
 from models import FaceSynthesizer, FaceSynthesizerConfig, HeatmapPredictor, HeatmapPredictorConfig
 from models.fast import accelerate_inference
-from pretraining import ReadingTraining, learn_reading, reading_loss
 
 
 @pytest.fixture(scope="module")

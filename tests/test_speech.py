@@ -9,17 +9,16 @@ from safetensors.numpy import load_file, save_file
 from scipy.ndimage import uniform_filter1d
 from training_runs import write_clips
 
-import pretraining
-from data_prep import speech_windows, synthetic_speech
-from data_prep.speech_windows import VISEMES, SpeechWindows
-from data_prep.synthetic_speech import Utterance, labels, viseme
 from data_prep.windows import ClipDataset
+from extensions import lessons, speech_windows, synthetic_speech
 from extensions.landmark_maps import apply_affine, fit_affine, mouth_motion
+from extensions.lessons import learn_visemes
+from extensions.speech_windows import VISEMES, SpeechWindows
+from extensions.synthetic_speech import Utterance, labels, viseme
 from media.audio import mel_spectrogram
 from media.errors import InputError
 from media.heatmap import KEYPOINTS
 from models.heatmap_predictor import HeatmapPredictor, HeatmapPredictorConfig
-from pretraining import learn_visemes
 from train_heatmap import SpeechTraining, learn_motion
 
 
@@ -84,7 +83,7 @@ def test_the_encoder_learns_to_tell_sounds_apart(tmp_path, monkeypatch):
 
 
 def test_a_lesson_that_was_killed_ends_with_the_same_weights(tmp_path, monkeypatch):
-    monkeypatch.setattr(pretraining, "_SAVE_EVERY", 4)
+    monkeypatch.setattr(lessons, "_SAVE_EVERY", 4)
     write_noises(tmp_path / "noises.safetensors", seconds=4)
     speech = SpeechTraining(data=str(tmp_path / "noises.safetensors"), steps=10, batch_size=8, learning_rate=5e-3)
     drawn = []
@@ -130,7 +129,7 @@ def test_another_file_is_refused(tmp_path, damage):
         del content["starts"]
     content["visemes"][0] = 200 if damage == "an unknown viseme" else 0
     path.write_bytes(b"speech") if damage == "no safetensors" else save_file(content, path)
-    with pytest.raises(InputError, match=r"speech.safetensors is not of data_prep.synthetic_speech"):
+    with pytest.raises(InputError, match=r"speech.safetensors is not of extensions.synthetic_speech"):
         SpeechWindows(path)
 
 

@@ -1,4 +1,4 @@
-"""Windows of synthetic speech and their visemes; `data_prep.synthetic_speech` writes the file."""
+"""Windows of synthetic speech and their visemes; `extensions.synthetic_speech` writes the file."""
 
 import os
 from collections.abc import Sequence
@@ -18,13 +18,13 @@ VISEMES = ("silence", "pbm", "fv", "tdnl", "sz", "sh", "kgh", "r", "a", "e", "i"
 
 
 class SpeechWindows:
-    """Random windows of a file of `data_prep.synthetic_speech` with their visemes; each batch varies the voices.
+    """Random windows of a file of `extensions.synthetic_speech` with their visemes; each batch varies the voices.
 
     Args:
         places: the mel frames, among a window's 16, whose visemes are returned.
 
     Raises:
-        InputError: the file is not one of `data_prep.synthetic_speech`.
+        InputError: the file is not one of `extensions.synthetic_speech`.
     """
 
     def __init__(self, path: str | os.PathLike, seed: int = 0, places: Sequence[int] = (8,)):
@@ -39,7 +39,7 @@ class SpeechWindows:
         except (OSError, SafetensorError, LookupError, AttributeError, ValueError):
             whole = False
         if not whole or self._visemes.max(initial=0) >= len(VISEMES):
-            raise InputError(f"synthetic speech {path} is not of data_prep.synthetic_speech; make it anew")
+            raise InputError(f"synthetic speech {path} is not of extensions.synthetic_speech; make it anew")
         self._mel = torch.from_numpy(mel)
         self._width = FEATURES["mel"][1]
         firsts = [np.arange(a, b - self._width) for a, b in zip(starts, ends, strict=True)]

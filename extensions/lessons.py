@@ -18,11 +18,11 @@ from accelerate import PartialState
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from data_prep.drawn_faces import DrawnFaces
-from data_prep.speech_windows import VISEMES, SpeechWindows
 from data_prep.windows import ClipDataset
+from extensions.drawn_faces import DrawnFaces
 from extensions.landmark_maps import ANCHORS
 from extensions.point_reader import PointReader
+from extensions.speech_windows import VISEMES, SpeechWindows
 from media.audio import FEATURES
 from media.errors import InputError, first_line
 from media.files import replacing
@@ -35,7 +35,7 @@ _SAVE_EVERY = 200
 class VisemeTraining:
     """How an audio encoder first learns, on synthetic speech, which mouth shapes it hears."""
 
-    data: str = ""  # file of data_prep.synthetic_speech; empty: the encoder begins with random weights
+    data: str = ""  # file of extensions.synthetic_speech; empty: the encoder begins with random weights
     steps: int = 2500  # of the lesson
     batch_size: int = 256  # windows of sound a step
     learning_rate: float = 2.0e-3  # the highest of its cycle

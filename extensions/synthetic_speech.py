@@ -1,6 +1,6 @@
 """Make hours of synthetic speech with known visemes, to pretrain audio encoders for which the clips are too few.
 
-    python -m data_prep.synthetic_speech speech.safetensors --minutes 180
+    python -m extensions.synthetic_speech speech.safetensors --minutes 180
 
 The speech synthesizers flite (a few natural voices) and eSpeak NG (many artificial ones; English and Mandarin) speak
 random sentences and report the time of each phoneme. Speed and pitch are varied. The file holds `mel` (F, 80) float16,
@@ -41,7 +41,7 @@ import numpy as np
 from safetensors.numpy import save
 from tqdm import tqdm
 
-from data_prep.speech_windows import VISEMES
+from extensions.speech_windows import VISEMES
 from media.audio import FEATURES, SAMPLE_RATE, SILENCE, mel_spectrogram
 
 MEL_RATE = 80  # frames a second
