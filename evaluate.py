@@ -14,6 +14,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+from media.crop import STSA, CropForm
 from media.errors import InputError, Parser, command, quick_help
 from media.files import named_paths, output_folder, replacing
 from metrics.tables import METRICS, TABLES, PublishedTable
@@ -38,7 +39,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--region", default="face", metavar="face|frame", help="compare the face crop or the whole frame"
     )
-    parser.add_argument("--size", type=int, default=128, help="side of the face crop in pixels (default 128)")
+    parser.add_argument(
+        "--size",
+        type=int,
+        default=STSA.height,
+        help=f"side of the face crop in pixels (default {STSA.height})",
+    )
     parser.add_argument(
         "--clips", type=Path, metavar="FILE", help="score only these: a name a line, what follows it ignored"
     )
@@ -145,7 +151,8 @@ def main(arguments: list[str] | None = None) -> None:
         raise InputError(f"--region {args.region} does not exist; give face or frame")
     if args.size < 32:
         raise InputError(f"--size {args.size} is too small for the metrics; give 32 or more")
-    options = Options(metrics, args.region, args.size, str(args.device))
+    crop = CropForm(height=args.size, width=args.size)
+    options = Options(metrics, args.region, crop, str(args.device))
     folders = named_paths("--generated", args.generated)
     only = listed_clips(args.clips)
     output = output_folder(args.output) if args.output else None

@@ -45,6 +45,7 @@ from benchmarks.memory import peak_memory
 from dubbing import Clock, Speaker, dub, load_speaker
 from dubbing.source import Source
 from dubbing.speaker import FaceJob
+from media.crop import STSA
 from media.sound import read_sound
 from media.video import VideoWriter
 
@@ -57,13 +58,13 @@ class SourcesOwnFaces(Speaker):
 
     def __init__(self):
         self.device, self.audio, self.predicts_heatmaps = torch.device("cpu"), "mel", False
-        self.references, self.window, self.size = 5, 5, 128
+        self.references, self.window, self.crop = 5, 5, STSA
 
     def encode(self, images: np.ndarray, landmarks: np.ndarray) -> None:
         return None
 
     def speak(self, jobs: list[FaceJob], references: None, features: np.ndarray, known: dict):
-        return np.stack([job.crop for job in jobs]), np.zeros((len(jobs), self.size, self.size), np.float32)
+        return np.stack([job.crop for job in jobs]), np.zeros((len(jobs), *[self.crop.guidance] * 2), np.float32)
 
 
 def make_video(path: Path, width: int, height: int, seconds: float) -> None:

@@ -37,10 +37,9 @@ import numpy as np
 
 from benchmarks.dubbing import make_sound
 from dubbing import DubOptions, dub, load_speaker
-from dubbing.paste import UPPER
 from dubbing.people import Scene, choose, observe
 from media.audio import SAMPLE_RATE
-from media.crop import paste_weight
+from media.crop import CropForm, paste_weight
 from media.heatmap import LIP_POINTS
 from media.sound import read_audio
 from media.video import read_frames
@@ -50,11 +49,11 @@ MOUTH = 0.12  # of the face's width: margin of the mouth's region around the lip
 BEYOND = 0.04  # of the face's width: how far the contour's band extends beyond the pasted face
 
 
-def regions(shape: tuple[int, int], box: np.ndarray, landmarks: np.ndarray) -> dict[str, np.ndarray]:
-    """Masks of a face's `REGIONS` in a frame of `shape` (H, W), (H, W) bool each."""
+def regions(shape: tuple[int, int], box: np.ndarray, landmarks: np.ndarray, form: CropForm) -> dict[str, np.ndarray]:
+    """Masks of the `REGIONS` of a face pasted by `form` into a frame of `shape` (H, W), (H, W) bool each."""
     x1, y1, x2, y2 = box
     weight = np.zeros(shape, np.float32)
-    weight[y1:y2, x1:x2] = paste_weight(shape, tuple(box), landmarks, UPPER)
+    weight[y1:y2, x1:x2] = paste_weight(shape, tuple(box), landmarks, form)
     mouth = np.zeros(shape, np.uint8)
     cv2.fillConvexPoly(mouth, cv2.convexHull(np.rint(landmarks[LIP_POINTS]).astype(np.int32)), 1)
     mouth = _widened(mouth, MOUTH * (x2 - x1))
@@ -76,17 +75,17 @@ def faces(scene: Scene) -> Iterator[tuple[np.ndarray, np.ndarray] | None]:
         yield None if position is None else (person.boxes[position], person.landmarks[position])
 
 
-def flicker(source: Path, dubbed: Path) -> dict[str, tuple[float, float]]:
+def flicker(source: Path, dubbed: Path, form: CropForm) -> dict[str, tuple[float, float]]:
     """The mean difference between consecutive frames of `source` and of `dubbed`, for each of the `REGIONS`."""
     sums: dict[str, list[np.ndarray]] = defaultdict(list)
     length = sum(1 for _ in read_frames(dubbed))
-    scene = observe((frame for frame, _ in zip(read_frames(source), range(length), strict=False)), workers=1)
+    scene = observe((frame for frame, _ in zip(read_frames(source), range(length), strict=False)), 1, form=form)
     before = None
     for *frames, face in zip(read_frames(source), read_frames(dubbed), faces(scene), strict=False):
         frames = [frame.astype(np.int16) for frame in frames]
         if before is not None and face is not None:
             changes = [np.abs(new - old).mean(axis=2) for new, old in zip(frames, before, strict=True)]
-            for name, mask in regions(changes[0].shape, *face).items():
+            for name, mask in regions(changes[0].shape, *face, form).items():
                 if mask.any():
                     sums[name].append(np.array([change[mask].mean() for change in changes]))
         before = frames if face is not None else None
@@ -108,7 +107,7 @@ def main() -> None:
             seconds = min(arguments.seconds, shown, len(read_audio(video)) / SAMPLE_RATE)
             make_sound(sound, seconds, video)
             dub(video, sound, output, speaker, DubOptions(progress=sys.stderr.isatty()))
-            results[str(video)] = flicker(video, output)
+            results[str(video)] = flicker(video, output, speaker.crop)
     results[f"mean of {len(results)}"] = {
         name: tuple(np.mean([each[name] for each in results.values() if name in each], axis=0)) for name in REGIONS
     }

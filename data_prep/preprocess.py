@@ -55,7 +55,7 @@ from data_prep.clips import SUFFIX, Clip, ClipData, encode_face, write_clip
 from data_prep.manifest import Manifest
 from data_prep.workers import CRASHED, spread
 from media.audio import SAMPLE_RATE, mel_spectrogram, wav2vec2_features
-from media.crop import crop_face, select131, to_crop
+from media.crop import STSA, crop_face, select131, to_crop
 from media.face import FaceTracker
 from media.sound import read_audio
 from media.video import read_frames
@@ -79,7 +79,7 @@ def read_source(source: Source, kinds: list[str]) -> ClipData:
             face = tracker.track(frame)
             if face is None:
                 continue
-            data.faces.append(encode_face(crop_face(frame, face.box)))
+            data.faces.append(encode_face(crop_face(frame, face.box, STSA)))
             data.landmarks.append(to_crop(select131(face.landmarks), face.box))
             data.boxes.append(face.box)
             data.frames.append(number)

@@ -7,7 +7,7 @@ from scipy.signal import savgol_filter
 
 from dubbing.people import Person
 from dubbing.source import source_index
-from media.crop import face_box
+from media.crop import STSA, CropForm
 
 _WINDOW, _ORDER = 7, 2  # smoothing filter: window in frames, degree of its polynomial
 
@@ -30,7 +30,14 @@ class Motion:
 
 
 def motion(
-    person: Person, dubbed: np.ndarray, cuts: list[int], length: int, width: int, height: int, smooth: bool = True
+    person: Person,
+    dubbed: np.ndarray,
+    cuts: list[int],
+    length: int,
+    width: int,
+    height: int,
+    smooth: bool = True,
+    form: CropForm = STSA,
 ) -> Motion:
     """The motion of `person` in an output of `length` frames.
 
@@ -40,6 +47,7 @@ def motion(
         width, height: size of the source's frames.
         smooth: remove the tracker's jitter by fitting parabolas to 7 frames at a time. The window is symmetric in time,
             so the result does not lag.
+        form: how the boxes follow from the landmarks.
     """
     shown = [i for i, frame in enumerate(person.frames) if dubbed[frame]]
     frames = np.array([person.frames[i] for i in shown])
@@ -52,7 +60,7 @@ def motion(
             rows = np.flatnonzero(run == number)
             if len(rows) >= _WINDOW:
                 landmarks[rows] = savgol_filter(landmarks[rows], _WINDOW, _ORDER, axis=0, mode="interp")
-    boxes = np.stack([face_box(points, width, height) for points in landmarks])
+    boxes = np.stack([form.box(points, width, height) for points in landmarks])
 
     position = np.full(len(dubbed), -1)
     position[frames] = np.arange(len(frames))

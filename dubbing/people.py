@@ -11,7 +11,7 @@ from queue import SimpleQueue
 import cv2
 import numpy as np
 
-from media.crop import crop_face, overlap, select131, to_crop
+from media.crop import STSA, CropForm, crop_face, overlap, select131, to_crop
 from media.errors import InputError
 from media.face import Face, FaceTracker
 from media.stages import Clock
@@ -23,7 +23,8 @@ _SAME_PLACE = 0.3  # boxes of consecutive frames that overlap by more may be one
 _SAME_LOOK = 14.0  # two upper faces that differ by less are one person's
 _SIMILAR_LOOK = 22.0  # the same for consecutive frames of a shot, where the place is evidence too
 _NEW_LOOK = 5.0  # a look that differs by more from those remembered is remembered too
-_LOOK_SHAPE = (10, 16, 3)
+_LOOK = CropForm(height=16, width=16)  # the thumbnail of a face, of which the first rows are compared
+_LOOK_SHAPE = (10, _LOOK.width, 3)
 _LOOKS = 32  # most looks to remember of a person
 _NOSE, _LEFT_SIDE, _RIGHT_SIDE = 1, 234, 454  # MediaPipe ids
 _PROFILE = 0.06  # a face is turned away if its nose tip is nearer to one side than this fraction of its width
@@ -81,11 +82,14 @@ class Scene:
     frames: int
 
 
-def observe(frames: Iterable[np.ndarray], workers: int, clock: Clock | None = None) -> Scene:
-    """Find and link the faces of `frames`, (H, W, 3) uint8 RGB each, with `workers` face trackers at once."""
+def observe(frames: Iterable[np.ndarray], workers: int, clock: Clock | None = None, form: CropForm = STSA) -> Scene:
+    """Find and link the faces of `frames`, (H, W, 3) uint8 RGB each, with `workers` face trackers at once.
+
+    `form` says how a face's box follows from its landmarks.
+    """
     people: list[Person] = []
     cuts, count, last_thumbnail = [], 0, None
-    for index, (frame, faces) in enumerate(_tracked(frames, workers, clock or Clock())):
+    for index, (frame, faces) in enumerate(_tracked(frames, workers, clock or Clock(), form)):
         thumbnail = _thumbnail(frame)
         cut = last_thumbnail is None or _difference(thumbnail, last_thumbnail) > _CUT
         if cut:
@@ -193,10 +197,12 @@ def _person_at(scene: Scene, point: tuple[int, int]) -> Person:
     return min(hits, key=lambda hit: hit[0])[1]
 
 
-def _tracked(frames: Iterable[np.ndarray], workers: int, clock: Clock) -> Iterator[tuple[np.ndarray, list[Face]]]:
+def _tracked(
+    frames: Iterable[np.ndarray], workers: int, clock: Clock, form: CropForm
+) -> Iterator[tuple[np.ndarray, list[Face]]]:
     """Yield each frame with its faces, in order; at most twice `workers` frames are processed at a time."""
     trackers: SimpleQueue = SimpleQueue()
-    opened = [FaceTracker(MOST_FACES) for _ in range(workers)]
+    opened = [FaceTracker(MOST_FACES, form) for _ in range(workers)]
     for tracker in opened:
         trackers.put(tracker)
 
@@ -255,8 +261,7 @@ def _match(person: Person, frame: int, face: Face, look: np.ndarray, cut: bool) 
 
 def _look(frame: np.ndarray, face: Face) -> np.ndarray:
     """Thumbnail of the upper part of a face, which speech hardly moves."""
-    rows, columns, _ = _LOOK_SHAPE
-    return crop_face(frame, face.box, columns)[:rows].astype(np.float32)
+    return crop_face(frame, face.box, _LOOK)[: _LOOK_SHAPE[0]].astype(np.float32)
 
 
 def _thumbnail(frame: np.ndarray) -> np.ndarray:

@@ -21,7 +21,7 @@ from dubbing.pictures import grey, panel, panel_size
 from dubbing.source import Source
 from dubbing.speaker import FaceJob, Speaker
 from media.audio import SAMPLE_RATE, mel_spectrogram, wav2vec2_features
-from media.crop import crop_face, to_crop
+from media.crop import CropForm, crop_face, to_crop
 from media.errors import InputError
 from media.files import check_output_folder, existing_file
 from media.references import choose_references, covering_references, lip_opening
@@ -119,10 +119,10 @@ def dub(
     fps = watchable(info.frame_rate).limit_denominator(1001) if options.keep_fps else Fraction(FPS)
     length = max(1, math.ceil(len(wav) * fps / SAMPLE_RATE))
 
-    known = _people_of_references(options, clock)
+    known = _people_of_references(options, clock, speaker.crop)
     source = Source(video, fps)
     limit = max(length, SCANNED * math.ceil(fps))
-    scene = _observe(source, limit, info.duration, options, clock, "tracking")
+    scene = _observe(source, limit, info.duration, options, clock, "tracking", speaker.crop)
     dubbed = _dubbed_people(scene, video, options)
     if options.missing_face == "error":
         _refuse_gaps(scene, dubbed, min(length, scene.frames), video, fps)
@@ -136,6 +136,7 @@ def dub(
             info.width,
             info.height,
             options.smooth,
+            speaker.crop,
         )
         for person in people
     ]
@@ -146,11 +147,11 @@ def dub(
     frames = clock.iterate("decode", source.play(length))
     frames = background(_with_jobs(frames, motions, fps, speaker, clock), depth)
     frames = background(_spoken(frames, speaker, references, features, options.batch_size, clock), depth)
-    frames = background(_pasted(frames, clock), depth)
+    frames = background(_pasted(frames, speaker.crop, clock), depth)
     untouched = [all(m.first[k] < 0 for m in motions) for k in range(length)]
     with contextlib.ExitStack() as stack:
         stack.enter_context(contextlib.closing(frames))
-        write = _writers(stack, info, fps, audio, output, speaker.size, options)
+        write = _writers(stack, info, fps, audio, output, speaker.crop, options)
         for frame in _progress(frames, length, "dubbing", options):
             with clock.time("encode"):
                 write(frame)
@@ -180,11 +181,13 @@ def _check_outputs(outputs: list[Path], inputs: list[str | os.PathLike]) -> None
         check_output_folder(path.parent)
 
 
-def _observe(source: Source, limit: int, seconds: float, options: DubOptions, clock: Clock, title: str) -> Scene:
+def _observe(
+    source: Source, limit: int, seconds: float, options: DubOptions, clock: Clock, title: str, form: CropForm
+) -> Scene:
     total = min(limit, round(seconds * source.fps)) or None
     frames = background(clock.iterate("decode, first pass", source.scan(limit)), 4)
     with contextlib.closing(frames):
-        return observe(_progress(frames, total, title, options), options.workers, clock)
+        return observe(_progress(frames, total, title, options), options.workers, clock, form)
 
 
 def _progress(frames: Iterator, total: int | None, title: str, options: DubOptions) -> Iterator:
@@ -207,13 +210,13 @@ def _refuse_gaps(scene: Scene, dubbed: list[list[Person]], shown: int, video: st
         )
 
 
-def _people_of_references(options: DubOptions, clock: Clock) -> tuple[Source, list[Person]] | None:
+def _people_of_references(options: DubOptions, clock: Clock, form: CropForm) -> tuple[Source, list[Person]] | None:
     """The video to take reference frames from, and the people in it; None if that is the source itself."""
     if options.references is None:
         return None
     info = probe(options.references)
     source = Source(options.references, FPS)
-    scene = _observe(source, SCANNED * FPS, info.duration, options, clock, "references")
+    scene = _observe(source, SCANNED * FPS, info.duration, options, clock, "references", form)
     if not scene.people:
         raise InputError(f"references video {options.references} shows no face; give one of the person to dub")
     return source, scene.people
@@ -245,7 +248,7 @@ def _encoded_references(source: Source, person: Person, speaker: Speaker, choice
         chosen = covering_references(faces, speaker.references)
     else:
         chosen = choose_references(lip_opening(faces), speaker.references)
-    images = {i: crop_face(source.frame(person.frames[i]), person.boxes[i], speaker.size) for i in set(chosen.tolist())}
+    images = {i: crop_face(source.frame(person.frames[i]), person.boxes[i], speaker.crop) for i in set(chosen.tolist())}
     return speaker.encode(np.stack([images[i] for i in chosen]), faces[chosen])
 
 
@@ -259,7 +262,7 @@ def _with_jobs(
         with clock.time("crop"):
             for number, m in enumerate(motions):
                 if m.first[k] >= 0:
-                    frame.faces.append(_face(number, m, k, picture, offsets, fps, speaker.size))
+                    frame.faces.append(_face(number, m, k, picture, offsets, fps, speaker.crop))
         yield frame
 
 
@@ -270,7 +273,7 @@ def _face(
     picture: np.ndarray,
     offsets: np.ndarray,
     fps: Fraction,
-    size: int,
+    form: CropForm,
 ) -> _Face:
     row = m.rows[k]
     # The window's frames are 1/25 s apart whatever the output's rate; it ends where the run of frames does.
@@ -280,7 +283,7 @@ def _face(
         first, centre, last = _places(np.array([m.first[k], k, m.last[k]]), fps)
         places = np.clip(centre + offsets, first, last)
     poses = np.stack([to_crop(m.landmarks[r], m.boxes[r]) for r in m.rows[window]])
-    job = FaceJob(crop_face(picture, m.boxes[row], size), window, places, poses)
+    job = FaceJob(crop_face(picture, m.boxes[row], form), window, places, poses)
     return _Face(number, job, m.boxes[row], m.landmarks[row])
 
 
@@ -311,13 +314,13 @@ def _spoken(
             yield from batch
 
 
-def _pasted(frames: Iterator[_Frame], clock: Clock) -> Iterator[_Frame]:
+def _pasted(frames: Iterator[_Frame], form: CropForm, clock: Clock) -> Iterator[_Frame]:
     with contextlib.closing(frames):
         for frame in frames:
             with clock.time("paste"):
                 frame.result = frame.picture
                 for face in frame.faces:
-                    frame.result = paste(frame.result, face.made, face.job.crop, face.box, face.landmarks)
+                    frame.result = paste(frame.result, face.made, face.job.crop, face.box, face.landmarks, form)
             yield frame
 
 
@@ -327,7 +330,7 @@ def _writers(
     fps: Fraction,
     audio: str | os.PathLike,
     output: str | os.PathLike,
-    size: int,
+    form: CropForm,
     options: DubOptions,
 ) -> Callable[[_Frame], None]:
     """Open the output and the optional videos; the function returned writes a frame to each.
@@ -338,14 +341,14 @@ def _writers(
     if options.visualize is not None:
         width, height = panel_size(info.width, info.height)
         panels = stack.enter_context(VideoWriter(options.visualize, width, height, fps, audio))
-        writes.append(lambda frame: panels.write(panel(frame.picture, *_shown(frame, size), frame.result)))
+        writes.append(lambda frame: panels.write(panel(frame.picture, *_shown(frame, form), frame.result)))
     if options.crop_output is not None:
-        crops = stack.enter_context(VideoWriter(options.crop_output, size, size, fps, audio))
-        black = np.zeros((size, size, 3), np.uint8)
+        crops = stack.enter_context(VideoWriter(options.crop_output, form.width, form.height, fps, audio))
+        black = np.zeros((*form.shape, 3), np.uint8)
         writes.append(lambda frame: crops.write(frame.faces[0].made if frame.faces else black))
     if options.heatmap_output is not None:
-        heatmaps = stack.enter_context(VideoWriter(options.heatmap_output, size, size, fps, audio))
-        writes.append(lambda frame: heatmaps.write(grey(_shown(frame, size)[0])))
+        heatmaps = stack.enter_context(VideoWriter(options.heatmap_output, form.guidance, form.guidance, fps, audio))
+        writes.append(lambda frame: heatmaps.write(grey(_shown(frame, form)[0])))
     opened = stack.enter_context(
         VideoWriter(output, info.width, info.height, fps, audio, pixel_aspect=info.pixel_aspect, colour=info.colour)
     )
@@ -358,11 +361,11 @@ def _writers(
     return write
 
 
-def _shown(frame: _Frame, size: int) -> tuple[np.ndarray, np.ndarray]:
+def _shown(frame: _Frame, form: CropForm) -> tuple[np.ndarray, np.ndarray]:
     """The heatmap and the generated crop of a frame's first face; both black if there is none."""
     if frame.faces:
         return frame.faces[0].heatmap, frame.faces[0].made
-    return np.zeros((size, size), np.float32), np.zeros((size, size, 3), np.uint8)
+    return np.zeros((form.guidance, form.guidance), np.float32), np.zeros((*form.shape, 3), np.uint8)
 
 
 def _spans(flags: list[bool]) -> list[tuple[int, int]]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from media.audio import audio_windows
+from media.crop import CropForm
 from media.errors import InputError
 from media.heatmap import draw_heatmaps
 from models import FaceSynthesizer, G4GSynthesizer
@@ -22,7 +23,7 @@ PRECISIONS = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 class FaceJob:
     """One face to generate.
 
-    crop: (S, S, 3) uint8, the source's face.
+    crop: (H, W, 3) uint8, the source's face in the speaker's `crop`.
     window: (T,) indices of the output frames in the speaker's window; the frame to generate is in the middle.
     sound: (T,) position of each of the window's frames on the 25 fps timeline of the sound.
     pose: (T, 131, 2) landmarks of each of the window's frames, in the crop's units.
@@ -36,6 +37,8 @@ class FaceJob:
 
 class Speaker(ABC):
     """Generates faces that match the sound; `StsaSpeaker` and `G4GSpeaker` implement it.
+
+    `crop` is the form of the faces that it takes and generates; S below is the side of its heatmaps.
 
     On CUDA the first batch records the networks as graphs of `batch_size` faces; smaller batches are padded.
 
@@ -71,11 +74,11 @@ class Speaker(ABC):
         self.synthesizer = accelerate_inference(synthesizer).to(device)
         self.window, self.predicts_heatmaps = window, predicts_heatmaps
         config = synthesizer.config
-        self.audio, self.references, self.size = config.audio, config.references, config.size
+        self.audio, self.references, self.crop = config.audio, config.references, CropForm.square(config.size)
 
     @abstractmethod
     def encode(self, images: np.ndarray, landmarks: np.ndarray) -> Any:
-        """Encode a person's reference crops (N, S, S, 3) uint8 and their landmarks (N, 131, 2), in the crop's units."""
+        """Encode a person's reference crops (N, H, W, 3) uint8 and their landmarks (N, 131, 2), in the crop's units."""
 
     @abstractmethod
     def speak(
@@ -89,7 +92,7 @@ class Speaker(ABC):
             known: data of the person that the speaker keeps between batches; empty at first.
 
         Returns:
-            faces (B, S, S, 3) uint8 RGB, and heatmaps (B, S, S) float32 in [0, 1] for display: those of the faces if
+            faces (B, H, W, 3) uint8 RGB, and heatmaps (B, S, S) float32 in [0, 1] for display: those of the faces if
             the speaker `predicts_heatmaps`, else those of the references.
         """
 
@@ -108,7 +111,7 @@ class Speaker(ABC):
         return torch.from_numpy(audio_windows(features, self.audio, places)).to(self.device)
 
     def _heatmaps(self, landmarks: np.ndarray, edges) -> Tensor:
-        return torch.from_numpy(draw_heatmaps(landmarks, edges, self.size)).to(self.device)
+        return torch.from_numpy(draw_heatmaps(landmarks, edges, self.crop.guidance)).to(self.device)
 
     def _points(self, landmarks: np.ndarray) -> Tensor:
         return torch.from_numpy(np.asarray(landmarks, dtype=np.float32)).to(self.device)

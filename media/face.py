@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from media.crop import face_bounds, face_box, overlap
+from media.crop import STSA, CropForm, overlap
 
 _SMALL = 0.2  # fraction of the frame's longer side; the mesh of a narrower face is fitted twice
 _SMALLEST = 8  # px; a box with a shorter side is not used as a face
@@ -20,7 +20,7 @@ class Face:
     """One face of a frame.
 
     landmarks: (478, 2) float32, MediaPipe's mesh points, x and y in pixels of the frame; they may lie outside it.
-    box: (4,) int32, x1 y1 x2 y2, the `face_box` of these points.
+    box: (4,) int32, x1 y1 x2 y2, the `CropForm.box` of these points.
     """
 
     landmarks: np.ndarray
@@ -36,9 +36,11 @@ class FaceTracker:
 
     Args:
         faces: maximum number of faces to find in a frame.
+        form: how a face's `box` follows from its mesh points.
     """
 
-    def __init__(self, faces: int = 1):
+    def __init__(self, faces: int = 1, form: CropForm = STSA):
+        self._form = form
         with _silence, _one_at_a_time:
             from mediapipe.python.solutions import face_detection, face_mesh
 
@@ -88,7 +90,7 @@ class FaceTracker:
                 points = [found for window in windows for found in self._look_closely(frame, window)]
         self._warned = self._warned or bool(points)
         height, width = frame.shape[:2]
-        found = [Face(each.astype(np.float32), face_box(each, width, height)) for each in points]
+        found = [Face(each.astype(np.float32), self._form.box(each, width, height)) for each in points]
         found = [face for face in found if (face.box[2:] - face.box[:2]).min() >= _SMALLEST]
         return sorted(found, key=lambda face: -int(np.prod(face.box[2:] - face.box[:2])))
 
@@ -140,7 +142,8 @@ class FaceTracker:
         if (window[2:] - window[:2]).min() < _SMALLEST:
             return points
         closer = self._look_closely(frame, window)
-        same = closer and overlap(face_bounds(closer[0], width, height), face_bounds(points, width, height)) > 0.3
+        bounds = self._form.bounds
+        same = closer and overlap(bounds(closer[0], width, height), bounds(points, width, height)) > 0.3
         return closer[0] if same else points
 
     def _look_closely(self, frame: np.ndarray, window: np.ndarray) -> list[np.ndarray]:

@@ -134,7 +134,7 @@ class Evaluation:
             count = FrameCount()
             track = self._options.needs_faces
             for pairs in _batches(read_pairs(pair, count, track, track, faces), self._options.region):
-                batch = Batch(pairs, self._options.region, self._options.size, self._options.device)
+                batch = Batch(pairs, self._options.region, self._options.crop, self._options.device)
                 values = scorer.update(batch)
                 if self._observer:
                     self._observer.update(batch, values)

@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from media.crop import crop_face, select131, to_crop
+from media.crop import CropForm, crop_face, select131, to_crop
 from media.errors import InputError
 from media.face import Face
 from media.heatmap import draw_heatmap
@@ -94,7 +94,9 @@ class Gallery:
 
     def _shot(self, goodness: float, metric: str, pair: FramePair, region: str) -> Shot:
         def image(frame: np.ndarray) -> bytes:
-            return _jpeg(crop_face(frame, pair.reference_face.box, SIDE) if region == "face" else _shrink(frame, SIDE))
+            if region == "face":
+                return _jpeg(crop_face(frame, pair.reference_face.box, CropForm(height=SIDE, width=SIDE)))
+            return _jpeg(_shrink(frame, SIDE))
 
         def heatmap(face: Face | None) -> bytes | None:
             if face is None or pair.reference_face is None:

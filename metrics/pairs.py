@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from media.crop import crop_face
+from media.crop import CropForm, crop_face
 from media.errors import InputError
 from media.face import Face, FaceTracker
 from media.files import VIDEO_SUFFIXES, files_below
@@ -56,13 +56,13 @@ class Batch:
         pairs: all frame pairs, including those that cannot be compared.
         region: "face": both frames are cropped to the reference's face box, and no metric compares a pair that lacks a
             face in either frame. "frame": whole frames of every pair are compared.
-        size: side of the face crops in pixels.
+        crop: the form of the face crops.
     """
 
-    def __init__(self, pairs: list[FramePair], region: str, size: int, device: str = "cpu"):
+    def __init__(self, pairs: list[FramePair], region: str, crop: CropForm, device: str = "cpu"):
         self.pairs = pairs
         self.region = region
-        self._size = size
+        self._crop = crop
         self._device = device
         self.compared = [
             pair for pair in pairs if region == "frame" or None not in (pair.generated_face, pair.reference_face)
@@ -72,7 +72,7 @@ class Batch:
         images = [getattr(pair, which) for pair in self.compared]
         if self.region == "face":
             boxes = [pair.reference_face.box for pair in self.compared]
-            images = [crop_face(image, box, self._size) for image, box in zip(images, boxes, strict=True)]
+            images = [crop_face(image, box, self._crop) for image, box in zip(images, boxes, strict=True)]
         return to_tensor(np.stack(images), self._device)
 
     @cached_property

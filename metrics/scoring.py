@@ -11,7 +11,7 @@ from torch import nn
 
 from checkpoints import fetch
 from media.audio import mfcc
-from media.crop import select131
+from media.crop import STSA, CropForm, select131
 from media.errors import InputError
 from media.heatmap import LIP_POINTS
 from media.pictures import to_tensor
@@ -45,13 +45,13 @@ class Options:
     Attributes:
         metrics: keys of `tables.METRICS`.
         region: "face", the crop of the reference's face box, or "frame", the whole frame.
-        size: side of the face crops in pixels.
+        crop: the form of the face crops.
         device: "cpu" or a CUDA device.
     """
 
     metrics: tuple[str, ...] = tuple(METRICS)
     region: str = "face"
-    size: int = 128
+    crop: CropForm = STSA
     device: str = "cpu"
 
     @property

@@ -16,7 +16,7 @@ from dubbing.paste import match_colour
 from dubbing.people import Person, Scene, choose, observe, turned_away
 from dubbing.source import Source, source_index
 from media.audio import audio_windows
-from media.crop import face_box, select131
+from media.crop import STSA, select131
 from media.errors import InputError
 from media.face import Face, FaceTracker
 from media.stages import Clock, background
@@ -105,7 +105,7 @@ def test_people_are_told_apart_and_followed(two_faces):
 
 
 def _face(points: np.ndarray) -> Face:
-    return Face(points.astype(np.float32), face_box(points, 200, 200))
+    return Face(points.astype(np.float32), STSA.box(points, 200, 200))
 
 
 def _mesh(turn: float = 0.0) -> np.ndarray:
@@ -159,8 +159,8 @@ def test_the_pasted_colour_follows_the_frames():
     random = np.random.default_rng(0)
     source = cv2.GaussianBlur(random.integers(40, 200, (128, 128, 3)).astype(np.uint8), (0, 0), 4)
     tinted = np.clip(source.astype(int) + np.array([12, -9, 5]), 0, 255).astype(np.uint8)
-    assert np.abs(match_colour(tinted, source).astype(int) - source).max() <= 1
-    assert np.array_equal(match_colour(source, source), source)
+    assert np.abs(match_colour(tinted, source, STSA).astype(int) - source).max() <= 1
+    assert np.array_equal(match_colour(source, source, STSA), source)
 
 
 def test_background_keeps_order_passes_errors_on_and_stops_when_nobody_reads():
@@ -225,13 +225,13 @@ def test_flicker_is_told_apart_by_where_it_is(tmp_path):
     pictures = portraits(6)
     with FaceTracker() as tracker:
         face = tracker.find(pictures[0])[0]
-    cheeks = regions((HEIGHT, WIDTH), face.box, select131(face.landmarks))["cheeks"]
+    cheeks = regions((HEIGHT, WIDTH), face.box, select131(face.landmarks), STSA)["cheeks"]
     trembling = [picture.copy() for picture in pictures]
     for picture in trembling[::2]:
         picture[cheeks] = np.clip(picture[cheeks].astype(int) + 8, 0, 255)
     source, dubbed = (write_frames(tmp_path / name, x) for name, x in (("s.mp4", pictures), ("d.mp4", trembling)))
-    assert all(before == after for before, after in flicker(source, source).values())
-    found = flicker(source, dubbed)
+    assert all(before == after for before, after in flicker(source, source, STSA).values())
+    found = flicker(source, dubbed, STSA)
     assert set(found) == {"cheeks", "contour", "rest"}
     assert found["cheeks"][1] > found["cheeks"][0] + 1.5
     assert abs(found["rest"][1] - found["rest"][0]) < 0.2

@@ -11,6 +11,7 @@ import torchvision
 from scipy import ndimage
 
 from media.audio import mfcc
+from media.crop import STSA
 from media.errors import InputError
 from media.face import Face
 from media.pictures import to_tensor
@@ -358,7 +359,7 @@ def clip_of_motion(true: Path, made: Path, faces=lambda index: True) -> ClipResu
         face = Face(np.zeros((478, 2), np.float32), np.array([*corner, *(corner + 100)], np.int32))
         pairs.append(FramePair(index, *frames, face, face if faces(index) else None))
     for batch in (pairs[:5], pairs[5:]):  # motion goes on from one batch to the next
-        scorer.update(Batch(batch, "face", 128))
+        scorer.update(Batch(batch, "face", STSA))
     return scorer.finish(Pair("clip", made, true), FrameCount(shared=len(pairs)))
 
 

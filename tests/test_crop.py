@@ -1,0 +1,183 @@
+"""`CropForm`: what a crop shows, what it hides, and which values it refuses."""
+
+import dataclasses
+import json
+
+import cv2
+import numpy as np
+import pytest
+
+from dubbing.paste import match_colour, paste
+from media.crop import (
+    CROPS,
+    PICTURE,
+    STSA,
+    CropForm,
+    check_same_crop,
+    crop_face,
+    named_crop,
+    paste_weight,
+)
+from media.errors import InputError
+from media.heatmap import ORDER, OVAL_POINTS
+
+
+def landmarks(low=(40.0, 30.0), high=(80.0, 90.0)) -> np.ndarray:
+    """(131, 2) points that fill the box between two corners."""
+    inside = np.random.RandomState(0).rand(len(ORDER), 2)
+    inside[0], inside[1] = 0, 1
+    return np.array(low) + inside * (np.array(high) - low)
+
+
+@pytest.mark.parametrize(
+    ("margin", "expected"),
+    [
+        (None, [35, 25, 85, 95]),  # the released 5 px
+        (0.0, [40, 30, 80, 90]),
+        (0.25, [30, 15, 90, 105]),  # of 40 px and of 60 px
+    ],
+)
+def test_landmark_box_is_the_landmarks_bounds_and_a_margin(margin, expected):
+    form = CropForm(margin=margin)
+    np.testing.assert_array_equal(form.box(landmarks(), 200, 200), expected)
+    np.testing.assert_array_equal(form.box(landmarks(), 84, 50), np.minimum(expected, [84, 50, 84, 50]))
+    np.testing.assert_array_equal(form.bounds(landmarks() + 0.75, 200, 200), np.add(expected, 0.75))
+    np.testing.assert_array_equal(form.box(landmarks() + 0.75, 200, 200), expected)  # truncated
+    mesh = np.full((478, 2), 1e6)  # only the 131 count
+    mesh[list(ORDER)] = landmarks()
+    np.testing.assert_array_equal(form.box(mesh, 200, 200), expected)
+
+
+def test_crop_has_the_forms_shape():
+    frame = np.random.RandomState(0).randint(0, 256, (60, 80, 3), np.uint8)
+    crop = crop_face(frame, np.array([10, 5, 40, 25]), CropForm(height=20, width=30))
+    np.testing.assert_array_equal(crop, frame[5:25, 10:40])
+    assert crop_face(frame, np.array([10, 5, 40, 25]), CROPS["g4g"]).shape == (416, 320, 3)
+
+
+@pytest.mark.parametrize("side", [1, 2, 5, 64, 101, 128, 255])
+def test_stsa_hides_the_rows_from_half_the_height_on(side):
+    form = CropForm(height=side, width=side + 3)
+    expected = np.zeros(form.shape, bool)
+    expected[side // 2 :] = True
+    np.testing.assert_array_equal(form.hidden_mask(), expected)
+
+
+def test_a_pixel_that_the_rectangle_touches_is_hidden():
+    rows, columns = CropForm(height=7, width=10, hidden=(0.15, 2 / 7, 0.75, 0.5)).hidden_pixels
+    assert (rows, columns) == (slice(2, 4), slice(1, 8))
+
+
+def test_named_forms():
+    assert CROPS["stsa"] == CropForm() == STSA
+    assert (STSA.shape, STSA.framing, STSA.guidance) == ((128, 128), "landmark_box", 128)
+    assert CROPS["stsa-256"] == dataclasses.replace(STSA, height=256, width=256)
+    # DINet with S = 256: the mouth is S x S pixels, S/2 from the top and S/8 from the left.
+    assert CROPS["g4g"].shape == (416, 320)
+    assert CROPS["g4g"].hidden_pixels == (slice(128, 384), slice(32, 288))
+    assert (CROPS["g4g"].framing, CROPS["upright"].framing) == ("dinet", "upright")
+    assert CROPS["upright"].shape == (256, 256)
+    with pytest.raises(InputError, match=r"config c\.yaml: crop=stsa-512 is unknown; use stsa, stsa-256, g4g, upright"):
+        named_crop("stsa-512", "config c.yaml")
+
+
+@pytest.mark.parametrize("name", CROPS)
+def test_every_form_can_be_written_down_and_read(name):
+    text = json.dumps(dataclasses.asdict(CROPS[name]))
+    assert CropForm.read(json.loads(text), "here") == CROPS[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("height", 0),
+        ("height", 12.5),
+        ("width", True),
+        ("width", "128"),
+        ("guidance", -1),
+        ("framing", "tight"),
+        ("margin", -0.1),
+        ("margin", float("nan")),
+        ("hidden", (0, 0.5, 1)),
+        ("hidden", (0, 0.5, 1, 1.2)),
+        ("hidden", (0.6, 0, 0.4, 1)),
+        ("hidden", (0, 1, 1, 1)),
+        ("hidden", "half"),
+        ("hidden", (0, "a", 1, 1)),
+    ],
+)
+def test_a_field_that_cannot_be_is_named(name, value):
+    with pytest.raises(InputError, match=rf"^crop\.{name}="):
+        CropForm(**{name: value})
+    with pytest.raises(InputError, match=rf"^clip file c: crop\.{name}="):
+        CropForm.read({name: value}, "clip file c")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [({"side": 128}, "crop has no field side"), ([1], r"crop is \[1\]"), ("stsa", "crop is 'stsa'")],
+)
+def test_what_is_no_form_is_refused(fields, message):
+    with pytest.raises(InputError, match=f"^here: {message}"):
+        CropForm.read(fields, "here")
+
+
+@pytest.mark.parametrize("name", ["g4g", "upright"])
+def test_framings_that_cannot_be_cut_yet_say_so(name):
+    with pytest.raises(InputError, match=f"crop.framing={CROPS[name].framing} cannot be cut"):
+        CROPS[name].box(landmarks(), 200, 200)
+
+
+def test_forms_are_compared_field_by_field():
+    wider = dataclasses.replace(STSA, hidden=(0, 0.4, 1, 1), width=160)
+    assert STSA.difference(STSA) == ""
+    assert (STSA.difference(wider), STSA.difference(wider, PICTURE)) == ("width", "width")
+    assert STSA.difference(dataclasses.replace(wider, width=128), PICTURE) == ""
+    check_same_crop(STSA, "a", CropForm(), "b", "do this")
+    with pytest.raises(
+        InputError, match=r"^a has crop\.hidden=\[0\.0, 0\.5, .*, b has \[0\.0, 0\.4, 1\.0, 1\.0\]; do this$"
+    ):
+        check_same_crop(STSA, "a", wider, "b", "do this", ["hidden"])
+    with pytest.raises(InputError, match=r"^a has crop\.margin=null, b has 0.1; do this$"):
+        check_same_crop(STSA, "a", CropForm(margin=0.1), "b", "do this")
+
+
+def contour(box: np.ndarray) -> np.ndarray:
+    """(131, 2) landmarks whose oval is the circle in `box`."""
+    points = np.tile((box[:2] + box[2:]) / 2, (len(ORDER), 1)).astype(np.float64)
+    angles = np.linspace(0, 2 * np.pi, len(OVAL_POINTS), endpoint=False)
+    points[OVAL_POINTS] += np.stack([np.cos(angles), np.sin(angles)], 1) * (box[2:] - box[:2]) / 2
+    return points
+
+
+@pytest.mark.parametrize("form", [STSA, CROPS["g4g"], CropForm(hidden=(0.25, 0.125, 0.5, 0.75))])
+def test_only_the_hidden_rectangle_is_pasted(form):
+    box = np.array([20, 10, 180, 218])
+    weight = paste_weight((240, 200), tuple(box), contour(box), form)
+    left, top, right, bottom = np.array(form.hidden) * [160, 208, 160, 208]
+    inside = np.zeros((208, 160), bool)
+    inside[round(top) : round(bottom), round(left) : round(right)] = True
+    assert (weight[~inside] == 0).all()
+    centre = round((top + bottom) / 2), round((left + right) / 2)
+    assert weight[centre] == 1
+    frame = np.full((240, 200, 3), 90, np.uint8)
+    face = np.full((*form.shape, 3), 90, np.uint8)
+    face[form.hidden_mask()] = 200
+    pasted = paste(frame, face, np.full_like(face, 90), box, contour(box), form)
+    np.testing.assert_array_equal(pasted[10:218, 20:180][~inside], 90)
+    assert (pasted[10:218, 20:180][centre] == 200).all()
+
+
+@pytest.mark.parametrize("name", ["stsa", "stsa-256", "g4g"])
+def test_colour_is_matched_above_the_hidden_rectangle(name):
+    form = CROPS[name]
+    source = cv2.resize(np.random.RandomState(0).randint(60, 190, (9, 7, 3), np.uint8), form.shape[::-1])
+    face = source + np.uint8(20)
+    face[form.hidden_mask()] = 100  # says nothing of the shift
+    shift = match_colour(face, source, form).astype(int) - face
+    assert (shift == -20).all()
+
+
+def test_colour_stays_where_nothing_above_is_visible():
+    face, source = np.zeros((2, 128, 128, 3), np.uint8) + np.uint8([[[[3]]], [[[9]]]])
+    np.testing.assert_array_equal(match_colour(face, source, CropForm(hidden=(0, 0, 1, 0.5))), face)
