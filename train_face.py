@@ -33,6 +33,7 @@ from losses.face import FaceLosses, FaceObjective
 from losses.g4g import G4GLosses, G4GObjective, freeze_unread
 from losses.sync import frozen_expert, told_from_shifted
 from losses.warp import warp_score
+from media.crop import CropForm
 from media.errors import InputError, command
 from metrics.crops import Validation
 from models.checkpoint import build_network, load_network
@@ -250,7 +251,7 @@ def main() -> None:
     if objective.adversarial:
         check_judged(config.discriminator, config.frames)
     shape = {"audio": config.model.audio, "window": config.frames}
-    shape |= {"references": config.model.references, "size": config.model.size}
+    shape |= {"references": config.model.references, "crop": CropForm.square(config.model.size)}
     if isinstance(config, G4GTraining) and config.losses.contrastive > 0:
         shape |= {"negatives": config.negatives, "furthest": config.furthest}
     dataset, others = training_windows(config.data, shape)

@@ -53,7 +53,7 @@ from checkpoints import fetch
 from data_prep.clips import Clip, ClipData, encode_face, write_clip
 from data_prep.windows import ClipDataset
 from losses.face import FaceLosses, FaceObjective
-from media.crop import CROP_SIZE
+from media.crop import STSA
 from models.discriminator import DiscriminatorConfig, PatchDiscriminator
 from models.face_synthesizer import Alignment, FaceSynthesizer, FaceSynthesizerConfig, MutualInformation
 from models.modulation import SpadeNorm
@@ -128,9 +128,9 @@ def draw_clips(folder: Path, count: int, frames: int, kind: str) -> None:
     random = np.random.default_rng(0)
     for number in range(count):
         small = random.integers(0, 255, (frames, 12, 12, 3)).astype(np.uint8)
-        faces = [encode_face(cv2.resize(face, (128, 128), interpolation=cv2.INTER_CUBIC)) for face in small]
+        faces = [encode_face(cv2.resize(face, STSA.shape[::-1], interpolation=cv2.INTER_CUBIC)) for face in small]
         landmarks = list(random.uniform(0.1, 0.9, (frames, 131, 2)).astype(np.float32))
-        boxes = [np.array([0, 0, 128, 128], np.int32)] * frames
+        boxes = [np.array([0, 0, STSA.width, STSA.height], np.int32)] * frames
         audio = {"mel": random.uniform(-4, 4, (frames * 80 // 25 + 1, 80)).astype(np.float32)}
         if kind == "wav2vec2":
             audio[kind] = random.normal(0, 1, (frames * 2, 768)).astype(np.float32)
@@ -199,9 +199,9 @@ def draw_portraits(folder: Path, count: int, frames: int) -> None:
     from media.video import read_frames  # imports PyAV, which a machine that only trains may lack
 
     source = np.stack(list(read_frames(PORTRAIT)))
-    faces = [encode_face(cv2.resize(frame, (CROP_SIZE, CROP_SIZE), interpolation=cv2.INTER_AREA)) for frame in source]
+    faces = [encode_face(cv2.resize(frame, STSA.shape[::-1], interpolation=cv2.INTER_AREA)) for frame in source]
     sound = np.zeros(frames * 640, np.float32)
-    points, box = np.full((131, 2), 0.5, np.float32), np.array([0, 0, CROP_SIZE, CROP_SIZE], np.int32)
+    points, box = np.full((131, 2), 0.5, np.float32), np.array([0, 0, STSA.width, STSA.height], np.int32)
     for number in range(count):
         shown = [faces[(number + i) % len(faces)] for i in range(frames)]
         mel = {"mel": np.zeros((frames * 80 // 25 + 1, 80), np.float32)}

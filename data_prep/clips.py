@@ -1,6 +1,8 @@
 """The clip file: one `.safetensors` per source video, with its faces, landmarks and sound."""
 
 import contextlib
+import dataclasses
+import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from media.audio import SAMPLE_RATE
-from media.crop import CROP_SIZE
+from media.crop import STSA, CropForm
 from media.errors import InputError
 from media.files import replacing, short_stem
 from media.heatmap import ORDER
@@ -41,12 +43,13 @@ _OPTIONAL = {"audio_wav2vec2": ("F32", (_ANY, 768))}
 class ClipData:
     """Contents of a clip file with F faces; see `Clip`.
 
-    faces: JPEG bytes of each face, RGB 128 x 128.
+    faces: JPEG bytes of each face, RGB, of `crop`'s height and width.
     landmarks: (131, 2) float32 of each face, in units of its box.
     boxes: (4,) int32 of each face, x1 y1 x2 y2 in the source frame.
     frames: index of each face on the 25 fps timeline, ascending.
     wav: (samples,) float32 in [-1, 1] at 16 kHz.
     audio: features by kind, (frames, channels) float32; always includes "mel".
+    crop: the form of the faces.
     """
 
     faces: list[bytes]
@@ -55,6 +58,7 @@ class ClipData:
     frames: list[int]
     wav: np.ndarray
     audio: dict[str, np.ndarray]
+    crop: CropForm = STSA
 
 
 def encode_face(face: np.ndarray) -> bytes:
@@ -75,11 +79,13 @@ def write_clip(path: str | os.PathLike, data: ClipData) -> None:
     for kind, features in data.audio.items():
         tensors[f"audio_{kind}"] = np.ascontiguousarray(features, np.float32)
     with replacing(path) as temporary:
-        temporary.write_bytes(save(tensors))
+        temporary.write_bytes(save(tensors, {"crop": json.dumps(dataclasses.asdict(data.crop))}))
 
 
 class Clip:
     """A clip file, read on demand; every tensor's name, type and shape is checked on opening.
+
+    `crop` is the form of its faces, from the file's header; a file without one holds STSA's.
 
     Args:
         path: the file.
@@ -89,7 +95,7 @@ class Clip:
 
     Raises:
         InputError: the file is not a clip file: it is unreadable, a tensor is missing or of the wrong type or shape, or
-            offsets or frame numbers do not ascend.
+            offsets or frame numbers do not ascend, or its header describes no crop.
     """
 
     def __init__(self, path: str | os.PathLike, id: str | None = None, decoded: str | os.PathLike | None = None):
@@ -100,6 +106,7 @@ class Clip:
             found = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
             self._sizes = {name: (part.get_dtype(), tuple(part.get_shape())) for name, part in found.items()}
             self._check_layout()
+            self.crop = self._read_crop(file.metadata() or {})
             self.frames, self._offsets = file.get_tensor("frames"), file.get_tensor("face_offsets")
         self._check_order()
 
@@ -111,6 +118,18 @@ class Clip:
         except (OSError, SafetensorError) as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise InputError(f"clip file {self.path} cannot be read ({reason}); preprocess it again") from error
+
+    def _read_crop(self, header: dict[str, str]) -> CropForm:
+        if "crop" not in header:  # written before the form had a place in it
+            return STSA
+        try:
+            fields = json.loads(header["crop"])
+        except (json.JSONDecodeError, RecursionError):
+            fields = header["crop"]
+        try:
+            return CropForm.read(fields, f"clip file {self.path}")
+        except InputError as error:
+            raise InputError(f"{error}; preprocess the clip again") from error
 
     def _check_layout(self) -> None:
         sizes = self._sizes
@@ -202,12 +221,12 @@ class Clip:
             return [bytes(faces[int(self._offsets[i]) : int(self._offsets[i + 1])]) for i in positions]
 
     def faces(self, positions: int | Sequence[int]) -> np.ndarray:
-        """Decode faces: (128, 128, 3) uint8 RGB for one position, (n, 128, 128, 3) for several."""
+        """Decode faces: (H, W, 3) uint8 RGB for one position, (n, H, W, 3) for several; H and W are `crop`'s."""
         if isinstance(positions, int | np.integer):
             return self.faces([positions])[0]
         if self._decoded is None:
             return np.stack([self._decode(data) for data in self.face_bytes(positions)])
-        pictures = np.memmap(self._decoded_copy, np.uint8, "r", shape=(len(self), CROP_SIZE, CROP_SIZE, 3))
+        pictures = np.memmap(self._decoded_copy, np.uint8, "r", shape=(len(self), *self.crop.shape, 3))
         return np.asarray(pictures[np.asarray(positions)])
 
     @cached_property
@@ -216,16 +235,16 @@ class Clip:
         state = self.path.stat()
         place = self._decoded / f"{self.id}.rgb"
         copy = place.with_name(f"{short_stem(place)}.{state.st_size:x}-{state.st_mtime_ns:x}.rgb")
-        if not copy.is_file() or copy.stat().st_size != len(self) * CROP_SIZE * CROP_SIZE * 3:
+        if not copy.is_file() or copy.stat().st_size != len(self) * self.crop.height * self.crop.width * 3:
             with replacing(copy) as temporary, open(temporary, "wb") as file:
                 for data in self.face_bytes(range(len(self))):
                     file.write(self._decode(data).tobytes())
         return copy
 
     def _decode(self, data: bytes) -> np.ndarray:
-        size = jpeg_size(data)
-        if size not in (None, (CROP_SIZE, CROP_SIZE)):  # checked before decoding: it may be of any size
-            self._refuse("faces", f"holds a picture of {size[0]}x{size[1]}, not {CROP_SIZE}x{CROP_SIZE}")
+        size, width, height = jpeg_size(data), self.crop.width, self.crop.height
+        if size not in (None, (width, height)):  # checked before decoding: it may be of any size
+            self._refuse("faces", f"holds a picture of {size[0]}x{size[1]}, not {width}x{height}")
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if size else None
         if image is None:
             self._refuse("faces", "holds something that is not a JPEG picture")

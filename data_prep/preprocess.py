@@ -17,6 +17,7 @@ from pathlib import Path
 
 from data_prep.layout import Source
 from data_prep.layouts import LAYOUTS
+from media.crop import CROPS, STSA, CropForm
 from media.errors import InputError, Parser, command, positive, quick_help
 from media.files import output_folder, short_stem
 from media.timeline import FPS
@@ -40,6 +41,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("output", type=Path, help="folder for the clip files and manifest.jsonl")
     parser.add_argument("--dataset", choices=sorted(LAYOUTS), default="folder", help="layout of INPUT")
     parser.add_argument("--audio", nargs="+", choices=["mel", "wav2vec2"], default=["mel"], help="audio features")
+    parser.add_argument("--crop", choices=list(CROPS), default="stsa", help="form of the face crops (default: stsa)")
     parser.add_argument("--workers", type=positive, default=os.cpu_count() or 1, metavar="N", help="processes")
     parser.add_argument("--shard", type=parse_shard, default="1/1", metavar="I/N", help="do part I of N, from 1")
     parser.add_argument("--backend", choices=["loky", "dask"], default="loky", help="where the processes run")
@@ -55,7 +57,7 @@ from data_prep.clips import SUFFIX, Clip, ClipData, encode_face, write_clip
 from data_prep.manifest import Manifest
 from data_prep.workers import CRASHED, spread
 from media.audio import SAMPLE_RATE, mel_spectrogram, wav2vec2_features
-from media.crop import STSA, crop_face, select131, to_crop
+from media.crop import crop_face, select131, to_crop
 from media.face import FaceTracker
 from media.sound import read_audio
 from media.video import read_frames
@@ -65,21 +67,21 @@ LONGEST_NAME = 255  # bytes; limit of common file systems
 _FACES = 3  # faces to find in a frame, so that the tracker can stay with the same one
 
 
-def read_source(source: Source, kinds: list[str]) -> ClipData:
+def read_source(source: Source, kinds: list[str], crop: CropForm) -> ClipData:
     """Read a source's sound and the face in each of its frames; InputError if the source cannot be used."""
     if source.problem:
         raise InputError(source.problem)
     wav = read_audio(source.sound)
     if len(wav) < SAMPLE_RATE:
         raise InputError(f"sound {source.sound.name} lasts under one second ({len(wav) / SAMPLE_RATE:.2f} s)")
-    data = ClipData([], [], [], [], wav, {})
+    data = ClipData([], [], [], [], wav, {}, crop)
     number = -1
-    with FaceTracker(_FACES) as tracker:
+    with FaceTracker(_FACES, crop) as tracker:
         for number, frame in enumerate(read_frames(source.video, FPS)):
             face = tracker.track(frame)
             if face is None:
                 continue
-            data.faces.append(encode_face(crop_face(frame, face.box, STSA)))
+            data.faces.append(encode_face(crop_face(frame, face.box, crop)))
             data.landmarks.append(to_crop(select131(face.landmarks), face.box))
             data.boxes.append(face.box)
             data.frames.append(number)
@@ -117,11 +119,11 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def process(source: Source, output: Path, kinds: list[str]) -> dict:
+def process(source: Source, output: Path, kinds: list[str], crop: CropForm) -> dict:
     """Write the clip file of one source and return its manifest line; InputError only if writing fails."""
     cv2.setNumThreads(0)  # there are as many workers as cores
     try:
-        data = read_source(source, kinds)
+        data = read_source(source, kinds, crop)
     except ModuleNotFoundError:  # not the file's fault
         raise
     except Exception as error:  # no error of one file may stop the others
@@ -175,8 +177,10 @@ def with_remarks(line: dict, earlier: dict) -> dict:
     return earlier | line if same else line
 
 
-def finished(sources: list[Source], output: Path, kinds: list[str], known: dict[str, dict]) -> list[dict]:
-    """The manifest lines of the sources whose clip files exist, are intact and have the audio features `kinds`.
+def finished(
+    sources: list[Source], output: Path, kinds: list[str], known: dict[str, dict], crop: CropForm = STSA
+) -> list[dict]:
+    """The manifest lines of the sources whose clip files exist, are intact, and have the form and audio features asked.
 
     The clip file decides, not its line in `known`: a run may have been killed between writing the two. A source is not
     finished if its line records another size of the source.
@@ -193,7 +197,7 @@ def finished(sources: list[Source], output: Path, kinds: list[str], known: dict[
             clip = Clip(path)
         except InputError:
             continue
-        if set(kinds) <= set(clip.kinds) and (line or not gone):
+        if clip.crop == crop and set(kinds) <= set(clip.kinds) and (line or not gone):
             lines.append(line if gone else with_remarks(done_line(source, clip), line))
     return lines
 
@@ -218,6 +222,8 @@ def main() -> int:
     sources = [dataclasses.replace(source, problem=source.problem or name_problem(source)) for source in sources]
     if not sources:
         raise InputError(f"input {options.input} holds no video in the layout {options.dataset}; check --dataset")
+    crop = CROPS[options.crop]
+    crop.check_framing()
     output = output_folder(options.output).resolve()
     if "wav2vec2" in options.audio:
         wav2vec2_features(np.zeros(SAMPLE_RATE, np.float32))  # a missing model stops the run before any work
@@ -228,11 +234,11 @@ def main() -> int:
     manifest = Manifest(output)
     manifest.remove_partial()
     known = manifest.read()
-    lines = finished(sources, output, options.audio, known)
+    lines = finished(sources, output, options.audio, known, crop)
     manifest.add([line for line in lines if line != known.get(line["id"])])
     done = {line["id"] for line in lines}
     pending = [source for source in sources if source.id not in done]
-    work = partial(process, output=output, kinds=options.audio)
+    work = partial(process, output=output, kinds=options.audio, crop=crop)
     with tqdm(total=len(sources), initial=len(done), unit="clip", desc="preprocess") as progress:
         for source, line in spread(work, pending, options.workers, options.backend):
             line = failure(source, "crashes the process that reads it") if line is CRASHED else line

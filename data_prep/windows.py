@@ -14,7 +14,7 @@ from data_prep.clips import Clip, clip_id, clip_paths
 from data_prep.manifest import Manifest
 from data_prep.unsynced import check_shifts, draw_shifts, sync_mel
 from media.audio import SAMPLE_RATE, audio_windows
-from media.crop import CROP_SIZE
+from media.crop import PICTURE, STSA, CropForm, check_same_crop
 from media.errors import InputError
 from media.heatmap import FULL_FACE, KEYPOINTS, MIRROR, POSE, draw_heatmaps
 from media.references import by_lip_opening, lip_opening
@@ -37,9 +37,9 @@ class ClipDataset(Dataset):
     Item (index, seed): window `index` of all the folder's windows; everything random about it (the reference frames,
     the augmentation) comes from `seed`, so an item is the same whichever worker makes it. A dict of
 
-        audio (T, C, W), frames (T, 3, H, W) RGB in [0, 1], heatmaps and pose_heatmaps (T, 1, H, W),
+        audio (T, C, W), frames (T, 3, H, W) RGB in [0, 1], heatmaps and pose_heatmaps (T, 1, G, G),
         landmarks (T, 57, 2), mel (1, 80, 16) the sync expert's five frames of sound from frame `mel_from` on,
-        reference_images (N, 3, H, W), reference_heatmaps (N, 1, H, W),
+        reference_images (N, 3, H, W), reference_heatmaps (N, 1, G, G),
         points (T, 131, 2) and reference_points (N, 131, 2), through which the heatmaps are drawn,
         with `negatives` K: audio_negatives (K, C, W) and mel_negatives (K, 1, 80, 16), the middle frame's window of
         `audio` and `mel`, both shifted by the same K numbers of frames, all float32;
@@ -53,7 +53,7 @@ class ClipDataset(Dataset):
         audio: "mel" or "wav2vec2", the kind of the windows in `audio`.
         window: T, frames in a row, without a gap in `frames` and with sound.
         references: N.
-        size: H and W; 128 is what the files hold.
+        crop: the form that the network takes: H and W, and G, the side of its heatmaps.
         augment: mirror half of the items, and vary brightness, contrast and colour, and of log-mel the loudness and
             the tilt, all frames of an item alike.
         warp: turn, stretch and shift the points, and with them the heatmaps but not the pictures, by up to this share
@@ -70,8 +70,8 @@ class ClipDataset(Dataset):
         furthest: their largest shift in frames.
 
     Raises:
-        InputError: a clip file cannot be used, lacks the audio, has no offset where one is needed, or no clip
-            has a window.
+        InputError: a clip file cannot be used, holds crops of another form, lacks the audio, has no offset where one is
+            needed, or no clip has a window.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class ClipDataset(Dataset):
         audio: str = "mel",
         window: int = 5,
         references: int = 5,
-        size: int = CROP_SIZE,
+        crop: CropForm = STSA,
         augment: bool = False,
         max_offset: int | None = None,
         mel_from: int = 0,
@@ -97,7 +97,7 @@ class ClipDataset(Dataset):
         if not 0 <= holdout < 1:
             raise InputError(f"holdout={holdout} is a share of each clip; use 0 or more and less than 1")
         self.mel_from, self.holdout, self.held_out = mel_from, holdout, held_out
-        self.kind, self.window, self.references, self.size, self.augment = audio, window, references, size, augment
+        self.kind, self.window, self.references, self.crop, self.augment = audio, window, references, crop, augment
         self.warp, self.negatives, self.furthest = warp, negatives, furthest
         self.clips: list[Clip] = []
         starts: list[np.ndarray] = []
@@ -105,6 +105,7 @@ class ClipDataset(Dataset):
         manifest = Manifest(Path(folder))
         for path in clip_paths(folder):
             clip = Clip(path, clip_id(path, folder), decoded)
+            check_same_crop(clip.crop, f"clip file {path}", crop, "the network", _OTHER_CROP, PICTURE)
             if audio not in clip.kinds:
                 raise InputError(f"clip file {path} has no {audio} features; preprocess again with --audio {audio}")
             if len(clip) <= window or not len(self._windows(clip, 0)):
@@ -158,10 +159,6 @@ class ClipDataset(Dataset):
             images, landmarks = _augmented(images, landmarks, random)
         if self.warp > 0:
             landmarks = warped(landmarks, self.window, self.warp, random)
-        if self.size != CROP_SIZE:
-            images = np.stack(
-                [cv2.resize(image, (self.size, self.size), interpolation=cv2.INTER_AREA) for image in images]
-            )
 
         numbers = clip.frames[targets]
         sounding = numbers + self._late[which]
@@ -176,8 +173,8 @@ class ClipDataset(Dataset):
         if self.augment and self.kind == "mel":
             windows = _varied_mel(windows, random)
         pictures = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))).float().div_(255)
-        full = torch.from_numpy(draw_heatmaps(landmarks, FULL_FACE, self.size))
-        pose = torch.from_numpy(draw_heatmaps(landmarks[: self.window], POSE, self.size))
+        full = torch.from_numpy(draw_heatmaps(landmarks, FULL_FACE, self.crop.guidance))
+        pose = torch.from_numpy(draw_heatmaps(landmarks[: self.window], POSE, self.crop.guidance))
         if self.negatives:
             shifted["audio_negatives"] = torch.from_numpy(windows[self.window :])
         return {
@@ -246,6 +243,7 @@ def _varied_mel(windows: np.ndarray, random: np.random.Generator) -> np.ndarray:
 
 
 _CACHE = 256 * 2**20
+_OTHER_CROP = "preprocess with the network's --crop, or set the network's crop to the clips'"
 
 
 def _size(features: tuple[np.ndarray, np.ndarray]) -> int:

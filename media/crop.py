@@ -79,7 +79,7 @@ class CropForm:
     def read(cls, fields: Any, source: str) -> "CropForm":
         """The form whose `dataclasses.asdict` is `fields`; InputError, naming `source`, if that describes none."""
         if not isinstance(fields, Mapping):
-            raise InputError(f"{source}: crop is {fields!r}; give a section with {', '.join(_FIELDS)}")
+            raise InputError(f"{source}: crop is {fields!r:.60}; give a section with {', '.join(_FIELDS)}")
         unknown = [str(name) for name in fields if name not in _FIELDS]
         if unknown:
             raise InputError(f"{source}: crop has no field {unknown[0]}; it has {', '.join(_FIELDS)}")

@@ -1,5 +1,8 @@
 """Clip files: written, read back, refused where they are damaged, and cut into training windows."""
 
+import dataclasses
+import json
+
 import cv2
 import numpy as np
 import pytest
@@ -14,6 +17,7 @@ from data_prep.unsynced import draw_shifts, sync_mel
 from data_prep.windows import ClipDataset
 from extensions.landmark_maps import apply_affine, fit_affine
 from media.audio import audio_windows
+from media.crop import CROPS, STSA, CropForm
 from media.errors import InputError
 from media.heatmap import FULL_FACE, KEYPOINTS, MIRROR, ORDER, POSE, draw_heatmap
 from media.references import choose_references, lip_opening
@@ -21,20 +25,21 @@ from media.references import choose_references, lip_opening
 FRAMES = [*range(3, 15), *range(20, 30)]  # a gap after 14
 
 
-def picture(number: int) -> np.ndarray:
-    """A (128, 128, 3) picture, different for each number."""
-    return np.ascontiguousarray(cv2.resize(portrait(number, -number / 2), (128, 128)))
+def picture(number: int, crop: CropForm = STSA) -> np.ndarray:
+    """A picture of a crop's size, different for each number."""
+    return np.ascontiguousarray(cv2.resize(portrait(number, -number / 2), (crop.width, crop.height)))
 
 
-def clip_data(frames=FRAMES, seconds=1.6) -> ClipData:
+def clip_data(frames=FRAMES, seconds=1.6, crop: CropForm = STSA) -> ClipData:
     random = np.random.default_rng(0)
     return ClipData(
-        faces=[encode_face(picture(number)) for number in frames],
+        faces=[encode_face(picture(number, crop)) for number in frames],
         landmarks=list(random.uniform(0, 1, (len(frames), len(ORDER), 2)).astype(np.float32)),
         boxes=[np.array([number, 2, 100 + number, 90], np.int32) for number in frames],
         frames=list(frames),
         wav=random.uniform(-0.5, 0.5, round(seconds * 16000)).astype(np.float32),
         audio={"mel": random.normal(size=(round(seconds * 80) + 1, 80)).astype(np.float32)},
+        crop=crop,
     )
 
 
@@ -64,6 +69,57 @@ def test_a_clip_file_is_as_the_contract_says(folder):
         first, end = tensors["face_offsets"][place : place + 2]
         decoded = cv2.imdecode(tensors["faces"][first:end], cv2.IMREAD_COLOR)[..., ::-1]
         assert np.abs(decoded.astype(int) - picture(number)).mean() < 2
+
+
+@pytest.mark.parametrize("name", CROPS)
+def test_the_header_says_the_form_of_the_faces(name, tmp_path):
+    path = tmp_path / "a.safetensors"
+    write_clip(path, clip_data(crop=CROPS[name]))
+    clip = Clip(path)
+    assert clip.crop == CROPS[name]
+    assert clip.faces(3).shape == (*CROPS[name].shape, 3)
+    np.testing.assert_array_equal(clip.faces([3, 5]), Clip(path, decoded=tmp_path / "decoded").faces([3, 5]))
+
+
+def test_a_clip_file_without_a_header_holds_stsas_crops(folder, tmp_path):
+    tensors = load_file(folder / "one.safetensors")
+    save_file(tensors, tmp_path / "old.safetensors")
+    assert Clip(tmp_path / "old.safetensors").crop == STSA
+    save_file(tensors, tmp_path / "other.safetensors", {"crop": json.dumps(dataclasses.asdict(CROPS["stsa-256"]))})
+    with pytest.raises(InputError, match="tensor faces holds a picture of 128x128, not 256x256"):
+        Clip(tmp_path / "other.safetensors").faces(0)
+
+
+@pytest.mark.parametrize(
+    ("header", "problem"),
+    [
+        ("stsa", "crop is 'stsa'"),
+        ("{}x", "crop is '{}x'"),
+        ('{"height": 0}', "crop.height=0"),
+        ("[" * 100_000, "crop is"),
+    ],
+)
+def test_a_header_that_describes_no_crop_is_refused(folder, tmp_path, header, problem):
+    save_file(load_file(folder / "one.safetensors"), tmp_path / "bad.safetensors", {"crop": header})
+    with pytest.raises(InputError) as error:
+        Clip(tmp_path / "bad.safetensors")
+    assert str(error.value).startswith(f"clip file {tmp_path / 'bad.safetensors'}: {problem}")
+    assert str(error.value).endswith("preprocess the clip again") and len(str(error.value)) < 500
+
+
+def test_clips_of_another_form_than_the_networks_are_refused(folder, tmp_path):
+    write_clip(tmp_path / "a.safetensors", clip_data(crop=CROPS["stsa-256"]))
+    with pytest.raises(InputError) as error:
+        ClipDataset(tmp_path)
+    assert str(error.value) == (
+        f"clip file {tmp_path / 'a.safetensors'} has crop.height=256, the network has 128; preprocess with the "
+        f"network's --crop, or set the network's crop to the clips'"
+    )
+    with pytest.raises(InputError, match=r"crop\.margin=null, the network has 0\.1"):
+        ClipDataset(folder, crop=CropForm(margin=0.1))
+    # What is hidden, and the size of the heatmaps, change nothing in a clip file.
+    item = ClipDataset(folder, crop=CropForm(hidden=(0.1, 0.4, 0.9, 1), guidance=32))[0, 1]
+    assert (item["frames"].shape[-2:], item["heatmaps"].shape[-2:]) == ((128, 128), (32, 32))
 
 
 def test_reading_gives_what_was_written(folder):
@@ -266,14 +322,16 @@ def test_a_sound_too_short_for_so_many_shifts_is_followed_by_silence():
         ClipDataset("anywhere", negatives=7, furthest=3)
 
 
-def test_batches_have_the_networks_shapes(folder):
-    dataset = ClipDataset(folder, window=3, references=2, size=64)
+def test_batches_have_the_networks_shapes(tmp_path):
+    form = CropForm(height=64, width=48, guidance=32)
+    write_clip(tmp_path / "one.safetensors", clip_data(crop=form))
+    dataset = ClipDataset(tmp_path, window=3, references=2, crop=form)
     batch = next(iter(DataLoader(dataset, batch_sampler=[[(0, 1), (7, 2)]])))
     shapes = {name: tuple(value.shape) for name, value in batch.items() if torch.is_tensor(value)}
     assert shapes == {
-        "audio": (2, 3, 80, 16), "frames": (2, 3, 3, 64, 64), "heatmaps": (2, 3, 1, 64, 64),
-        "pose_heatmaps": (2, 3, 1, 64, 64), "landmarks": (2, 3, 57, 2), "mel": (2, 1, 80, 16),
-        "reference_images": (2, 2, 3, 64, 64), "reference_heatmaps": (2, 2, 1, 64, 64), "start": (2,),
+        "audio": (2, 3, 80, 16), "frames": (2, 3, 3, 64, 48), "heatmaps": (2, 3, 1, 32, 32),
+        "pose_heatmaps": (2, 3, 1, 32, 32), "landmarks": (2, 3, 57, 2), "mel": (2, 1, 80, 16),
+        "reference_images": (2, 2, 3, 64, 48), "reference_heatmaps": (2, 2, 1, 32, 32), "start": (2,),
         "points": (2, 3, 131, 2), "reference_points": (2, 2, 131, 2),
     }  # fmt: skip
     assert all(value.dtype == torch.float32 for name, value in batch.items() if name not in ("clip", "start"))

@@ -27,7 +27,7 @@ from data_prep.clips import Clip
 from data_prep.layout import Source
 from data_prep.manifest import Manifest
 from media.audio import mel_spectrogram, wav2vec2_features
-from media.crop import select131, to_crop
+from media.crop import CROPS, STSA, select131, to_crop
 from media.sound import read_audio
 from media.video import VideoWriter, read_frames
 
@@ -113,6 +113,23 @@ def test_a_clip_file_holds_the_source_s_faces_and_sound(tmp_path, talk, capsys):
     expected = {"id": "talk", "source": "talk.mp4", "outcome": "ok", "frames": 29, "audio": ["mel"]}
     expected["source_bytes"] = talk.stat().st_size
     assert manifest(tmp_path / "out") == [expected | {"seconds": round(len(wav) / 16000, 2)}]
+
+
+def test_the_crop_is_the_one_asked_for(tmp_path, talk, capsys):
+    shutil.copy(talk, tmp_path / "talk.mp4")
+    arguments = (tmp_path, tmp_path / "out", "--workers", 1)
+    _, out, _ = run(*arguments, "--crop", "stsa-256", capsys=capsys)
+    assert out.startswith("1 succeeded, 0 failed;") and "done before" not in out
+    clip = Clip(tmp_path / "out" / "talk.safetensors")
+    assert clip.crop == CROPS["stsa-256"] and clip.faces(0).shape == (256, 256, 3)
+    _, out, _ = run(*arguments, "--crop", "stsa-256", capsys=capsys)
+    assert "1 of them were done before" in out
+    _, out, _ = run(*arguments, capsys=capsys)  # another form is another clip file
+    assert "done before" not in out and Clip(tmp_path / "out" / "talk.safetensors").crop == STSA
+    before = contents(tmp_path / "out")
+    code, _, err = run(*arguments, "--crop", "upright", capsys=capsys)
+    assert code == 2 and err.count("\n") == 1 and "crop.framing=upright cannot be cut" in err
+    assert contents(tmp_path / "out") == before
 
 
 def test_bad_files_are_lines_in_the_manifest_and_the_rest_goes_on(tmp_path, talk, sound, capsys):
@@ -271,7 +288,7 @@ def test_shards_share_the_sources(tmp_path, monkeypatch, capsys):
         (tmp_path / "in").mkdir(exist_ok=True)
         (tmp_path / "in" / f"{name}.mp4").write_bytes(b"x")
     monkeypatch.setattr(
-        preprocess, "process", lambda source, output, kinds: preprocess.failure(source, f"seen by {os.getpid()}")
+        preprocess, "process", lambda source, output, kinds, crop: preprocess.failure(source, f"seen by {os.getpid()}")
     )
     for shard, expected in [("1/2", ["a", "c", "e"]), ("2/2", ["a", "b", "c", "d", "e"])]:
         run(tmp_path / "in", tmp_path / "out", "--workers", 1, "--shard", shard)
