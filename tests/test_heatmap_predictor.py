@@ -10,10 +10,10 @@ from parity_cases import parity_case
 from torch.testing import assert_close
 
 from extensions.landmark_maps import apply_affine, fit_similarity
+from extensions.lessons import learn_turning
 from losses.semantic import frame_distance
 from media.heatmap import FULL_FACE, KEYPOINTS, MIRROR, ORDER, POSE, draw_heatmap
 from models.heatmap_predictor import HeatmapPredictor, HeatmapPredictorConfig, released_state
-from train_heatmap import learn_turning
 
 FEATURES = {"mel": (80, 16), "wav2vec2": (768, 10)}
 

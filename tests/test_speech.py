@@ -12,14 +12,13 @@ from training_runs import write_clips
 from data_prep.windows import ClipDataset
 from extensions import lessons, speech_windows, synthetic_speech
 from extensions.landmark_maps import apply_affine, fit_affine, mouth_motion
-from extensions.lessons import learn_visemes
+from extensions.lessons import SpeechTraining, learn_motion, learn_visemes
 from extensions.speech_windows import VISEMES, SpeechWindows
 from extensions.synthetic_speech import Utterance, labels, viseme
 from media.audio import mel_spectrogram
 from media.errors import InputError
 from media.heatmap import KEYPOINTS
 from models.heatmap_predictor import HeatmapPredictor, HeatmapPredictorConfig
-from train_heatmap import SpeechTraining, learn_motion
 
 
 @pytest.mark.parametrize(
