@@ -30,6 +30,7 @@ from losses.calibration import SyncLevel
 from losses.face import FaceLosses, FaceObjective
 from losses.heatmap import HeatmapLosses, freeze_unread, heatmap_scores, heatmap_terms
 from losses.sync import frozen_expert
+from media.crop import CropForm
 from media.errors import InputError, command
 from metrics.crops import Validation
 from models.checkpoint import build_network, check_size, load_network
@@ -213,7 +214,7 @@ def main() -> None:
         if supervised or measure.name == "sync":
             expert = objective.expert or frozen_expert(config.sync_expert, config.frames).to(accelerator.device)
             level = SyncLevel(expert, true, windows["mel"], accelerator.print if supervised else None)
-        validation = Validation(true, accelerator.device, level=level)
+        validation = Validation(true, CropForm.square(synthesizer.config.size), accelerator.device, level=level)
     first = run.resume()
 
     def score(step: int) -> dict:

@@ -6,7 +6,7 @@
 A config's `network` says whose: STSA's (paper III-B; the loss is eq. 10, losses/face.py), or G4G's, which needs no
 heatmaps of the target (eq. 17, losses/g4g.py). A patch discriminator stands beside it where the loss has an adversarial
 term.
-Validation: PSNR and SSIM of whole face crops of other people, lower half generated, upper half as given, and where
+Validation: PSNR and SSIM of whole face crops of other people, hidden part generated, the rest as given, and where
 MediaPipe is installed LipLMD of the lips that it finds in them; LPIPS and FID where their weights are; with L_sync its
 -log cos, and that of the true windows (losses/calibration.py). The weights of the best score are kept in `best`;
 `train.best_by` chooses it, and empty means PSNR.
@@ -261,7 +261,7 @@ def main() -> None:
         if supervised or measure.name == "sync":  # G4G's contrastive loss compares cosines and needs no level
             expert = objective.expert or frozen_expert(config.sync_expert, config.frames).to(accelerator.device)
             level = SyncLevel(expert, windows["frames"], windows["mel"], accelerator.print if supervised else None)
-        validation = Validation(windows["frames"], accelerator.device, level=level)
+        validation = Validation(windows["frames"], CropForm.square(config.model.size), accelerator.device, level=level)
 
     if not config.start_from and reads and not holds_a_run(config.output):
         reader = synthesizer.reader.to(accelerator.device)

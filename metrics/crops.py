@@ -10,7 +10,7 @@ from torch import Tensor
 
 from checkpoints import fetch
 from losses.calibration import SyncLevel
-from media.crop import select131
+from media.crop import CropForm, select131
 from media.face import FaceTracker
 from media.heatmap import KEYPOINTS, LIP_KEYPOINTS
 from media.pictures import to_pictures
@@ -21,22 +21,23 @@ from metrics.perceptual import load_lpips, lpips
 BATCH = 16  # crops scored at once on the device
 
 
-def with_upper_half(faces: Tensor, true_faces: Tensor) -> Tensor:
-    """`faces` with rows 0 to H/2 taken from `true_faces`, both (..., 3, H, W), as in a dubbed crop."""
-    half = faces.shape[-2] // 2
-    return torch.cat([true_faces[..., :half, :], faces[..., half:, :]], dim=-2)
+def with_visible_part(faces: Tensor, true_faces: Tensor, crop: CropForm) -> Tensor:
+    """`faces` with what `crop` does not hide taken from `true_faces`, both (..., 3, H, W), as in a dubbed crop."""
+    shown = true_faces.clone()
+    shown[..., *crop.hidden_pixels] = faces[..., *crop.hidden_pixels]
+    return shown
 
 
-def crop_scores(faces: Tensor, true_faces: Tensor) -> dict[str, Tensor]:
-    """PSNR in dB and SSIM (Gaussian 11x11) of each crop, with the true crop's upper half.
+def crop_scores(faces: Tensor, true_faces: Tensor, crop: CropForm) -> dict[str, Tensor]:
+    """PSNR in dB and SSIM (Gaussian 11x11) of each crop, with the true crop's visible part.
 
     Args:
-        faces, true_faces: (M, 3, H, W), RGB in [0, 1].
+        faces, true_faces: (M, 3, H, W), RGB in [0, 1], of the form `crop`.
 
     Returns:
         "PSNR" and "SSIM", each (M,).
     """
-    faces = with_upper_half(faces, true_faces).clamp(0, 1)
+    faces = with_visible_part(faces, true_faces, crop).clamp(0, 1)
     return {"PSNR": psnr(faces, true_faces), "SSIM": ssim(faces, true_faces)}
 
 
@@ -48,18 +49,19 @@ class LipDistance:
 
     Args:
         true: the true crops, (..., 3, H, W) in [0, 1].
+        crop: their form.
     """
 
-    def __init__(self, true: Tensor, say: Callable[[str], None] = print):
-        self.true, self.say = true.reshape(-1, *true.shape[-3:]), say
+    def __init__(self, true: Tensor, crop: CropForm, say: Callable[[str], None] = print):
+        self.true, self.crop, self.say = true.reshape(-1, *true.shape[-3:]), crop, say
         self.lips: list[np.ndarray | None] | None = None
 
     def __call__(self, faces: Tensor) -> float | None:
         """The mean over the crops in which both faces are found; None if there are none.
 
-        `faces` (..., 3, H, W) has one crop for each true crop and takes its upper half, as in `crop_scores`.
+        `faces` (..., 3, H, W) has one crop for each true crop and takes its visible part, as in `crop_scores`.
         """
-        faces = with_upper_half(faces.reshape(self.true.shape), self.true)
+        faces = with_visible_part(faces.reshape(self.true.shape), self.true, self.crop)
         try:
             with FaceTracker() as tracker:
                 if self.lips is None:
@@ -94,11 +96,12 @@ class PerceptualScores:
 
     Args:
         true: the true crops, (..., 3, H, W) in [0, 1]; they stay on the CPU, and batches are moved to `device`.
+        crop: their form.
         device: where the networks compute.
     """
 
-    def __init__(self, true: Tensor, device: torch.device, say: Callable[[str], None] = print):
-        self.true, self.device = true.reshape(-1, *true.shape[-3:]), device
+    def __init__(self, true: Tensor, crop: CropForm, device: torch.device, say: Callable[[str], None] = print):
+        self.true, self.crop, self.device = true.reshape(-1, *true.shape[-3:]), crop, device
         known = {"lpips": ("LPIPS", "lpips", load_lpips), "fid": ("FID", "pytorch_fid", load_inception)}
         self.networks, absent = {}, {}
         for name, (label, package, load) in known.items():
@@ -116,7 +119,7 @@ class PerceptualScores:
     def __call__(self, faces: Tensor) -> dict[str, float]:
         """The scores "LPIPS" and "FID" that can be computed; lower is better.
 
-        `faces` (..., 3, H, W) has one crop for each true crop and takes its upper half, as in `crop_scores`.
+        `faces` (..., 3, H, W) has one crop for each true crop and takes its visible part, as in `crop_scores`.
         """
         faces = faces.reshape(self.true.shape)
         scores = {}
@@ -131,10 +134,10 @@ class PerceptualScores:
         return scores
 
     def _pairs(self, faces: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches of generated crops with the true upper halves, and of true crops, on the device."""
+        """Batches of generated crops with the visible part of the true ones, and of true crops, on the device."""
         for generated, true in zip(faces.split(BATCH), self.true.split(BATCH), strict=True):
             generated, true = generated.to(self.device), true.to(self.device)
-            yield with_upper_half(generated, true).clamp(0, 1), true
+            yield with_visible_part(generated, true, self.crop).clamp(0, 1), true
 
     def _statistics(self, batches: Iterable[Tensor]) -> FeatureStatistics:
         statistics = FeatureStatistics()
@@ -147,18 +150,20 @@ class Validation:
     """The validation scores of a training script's generated face crops, as TensorBoard scalars.
 
     Args:
-        true, device, say: as for `PerceptualScores`; `say` also prints the messages of `LipDistance`.
+        true, crop, device, say: as for `PerceptualScores`; `say` also prints the messages of `LipDistance`.
         level: the -log cos of the run's sync expert; None without an expert.
     """
 
     def __init__(
         self,
         true: Tensor,
+        crop: CropForm,
         device: torch.device,
         say: Callable[[str], None] = print,
         level: SyncLevel | None = None,
     ):
-        self.distance, self.perceptual, self.level = LipDistance(true, say), PerceptualScores(true, device, say), level
+        self.distance, self.perceptual = LipDistance(true, crop, say), PerceptualScores(true, crop, device, say)
+        self.level = level
 
     def __call__(self, faces: Tensor) -> dict[str, float]:
         """PSNR and SSIM; LipLMD, LPIPS, FID and -log cos if they can be computed.
@@ -167,7 +172,8 @@ class Validation:
         """
         true = self.perceptual.true
         pairs = zip(faces.reshape(true.shape).split(BATCH), true.split(BATCH), strict=True)
-        scores = [crop_scores(*(x.to(self.perceptual.device) for x in pair)) for pair in pairs]
+        crop, device = self.perceptual.crop, self.perceptual.device
+        scores = [crop_scores(*(x.to(device) for x in pair), crop) for pair in pairs]
         values = {name: float(torch.cat([score[name] for score in scores]).mean()) for name in scores[0]}
         lips = self.distance(faces)
         values |= {} if lips is None else {"LipLMD": lips}

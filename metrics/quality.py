@@ -142,10 +142,10 @@ def picture_scores(clip: Clip, chosen: np.ndarray, forms: dict[str, Form], every
     """Mean PSNR, SSIM and LipLMD of each of `forms` over every `every`-th face of the clip, without those `chosen`."""
     positions = torch.from_numpy(np.setdiff1d(np.arange(len(clip)), chosen)[::every])
     true = pictures(clip, positions.numpy())
-    distance, scores = LipDistance(true, tqdm.write), {}
+    distance, scores = LipDistance(true, clip.crop, tqdm.write), {}
     for name, draw in forms.items():
         faces = torch.cat([draw(*part) for part in zip(positions.split(BATCH), true.split(BATCH), strict=True)])
-        scores[name] = {metric: float(values.mean()) for metric, values in crop_scores(faces, true).items()}
+        scores[name] = {metric: float(values.mean()) for metric, values in crop_scores(faces, true, clip.crop).items()}
         lips = distance(faces)
         scores[name]["LipLMD"] = math.nan if lips is None else lips
     return scores

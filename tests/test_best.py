@@ -20,9 +20,10 @@ import train_heatmap
 from benchmarks.inference import trained_like
 from data_prep.windows import ClipDataset
 from losses.heatmap import HeatmapLosses, heatmap_terms
+from media.crop import CropForm
 from media.errors import InputError
 from media.heatmap import LIP_KEYPOINTS
-from metrics.crops import PerceptualScores, Validation, crop_scores, with_upper_half
+from metrics.crops import PerceptualScores, Validation, crop_scores, with_visible_part
 from metrics.fid import FeatureStatistics, fid
 from models.checkpoint import load_checkpoint, save_checkpoint
 from models.heatmap_predictor import HeatmapPredictor, HeatmapPredictorConfig
@@ -212,6 +213,18 @@ class Means(nn.Module):
         return [torch.nn.functional.adaptive_avg_pool2d(images, 2)]
 
 
+FORM = CropForm.square(32)
+
+
+def test_only_what_is_hidden_is_taken_from_the_generated_crop():
+    made, true = torch.rand(2, 2, 3, 26, 20)
+    form = CropForm(height=26, width=20, hidden=(0.1, 0.5, 0.75, 1))
+    shown = with_visible_part(made, true, form)
+    assert torch.equal(shown[..., 13:, 2:15], made[..., 13:, 2:15])
+    hidden = torch.from_numpy(form.hidden_mask())
+    assert torch.equal(shown[..., ~hidden], true[..., ~hidden])
+
+
 def test_lpips_and_fid_are_of_the_crops_with_the_upper_half_given(monkeypatch):
     inception = Means()
     monkeypatch.setattr("metrics.crops.fetch.available", lambda name: True)
@@ -221,14 +234,14 @@ def test_lpips_and_fid_are_of_the_crops_with_the_upper_half_given(monkeypatch):
     true = torch.rand(7, 5, 3, 32, 32)
     faces = true.clone()
     faces[..., :16, :] = 0.5
-    scores = PerceptualScores(true, torch.device("cpu"), pytest.fail)
+    scores = PerceptualScores(true, FORM, torch.device("cpu"), pytest.fail)
     assert scores(faces) == {"LPIPS": 0.0, "FID": pytest.approx(0, abs=1e-9)}
     assert inception.seen == 70
 
     faces = true + 0.2 * torch.rand(7, 5, 3, 32, 32)
     found = scores(faces)
     assert inception.seen == 105  # the true ones' features are those of the first time
-    shown = with_upper_half(faces, true).clamp(0, 1)
+    shown = with_visible_part(faces, true, FORM).clamp(0, 1)
     assert found["LPIPS"] == pytest.approx(float((shown - true).abs().mean()), rel=1e-5)
     sets = FeatureStatistics(), FeatureStatistics()
     for statistics, images in zip(sets, (shown, true), strict=True):
@@ -238,13 +251,13 @@ def test_lpips_and_fid_are_of_the_crops_with_the_upper_half_given(monkeypatch):
 
 def test_absent_weights_are_said_once_and_leave_the_other_scores(monkeypatch):
     monkeypatch.setattr("metrics.crops.fetch.available", lambda name: False)
-    monkeypatch.setattr("metrics.crops.LipDistance", lambda true, say: lambda faces: None)
+    monkeypatch.setattr("metrics.crops.LipDistance", lambda true, crop, say: lambda faces: None)
     said, true = [], torch.rand(3, 2, 3, 32, 32)
-    validation = Validation(true, torch.device("cpu"), said.append)
+    validation = Validation(true, FORM, torch.device("cpu"), said.append)
     faces = true + 0.1
     values = validation(faces)
     assert validation(faces) == values
-    expected = crop_scores(faces.flatten(0, 1), true.flatten(0, 1))
+    expected = crop_scores(faces.flatten(0, 1), true.flatten(0, 1), FORM)
     assert values == {f"val/{name}": pytest.approx(float(score.mean())) for name, score in expected.items()}
     assert len(said) == 1 and "validation is without LPIPS and FID" in said[0] and "fetch lpips fid" in said[0]
 

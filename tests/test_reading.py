@@ -16,7 +16,7 @@ from extensions.landmark_maps import apply_affine, fit_affine
 from extensions.lessons import ReadingTraining, learn_reading, reading_loss
 from extensions.point_reader import PointReader
 from media.audio import audio_windows
-from media.crop import select131, to_crop
+from media.crop import STSA, select131, to_crop
 from media.face import FaceTracker
 from media.heatmap import FULL_FACE, KEYPOINTS, POSE, draw_heatmap, draw_heatmaps
 from media.references import covering_references
@@ -170,7 +170,7 @@ def test_quality_of_heatmaps_alone_is_that_of_networks_that_are_given_no_points(
     predicted = predictor(audio[0][windows], pose[0][windows], every)[0][:, 2].clamp(max=1)[None]
     for row, guidance in (("true heatmaps", full), ("predicted heatmaps", predicted)):
         drawn = synthesizer(faces, guidance, *references, audio)[0]
-        scored = crop_scores(drawn[shown], faces[0][shown])["PSNR"].mean()
+        scored = crop_scores(drawn[shown], faces[0][shown], STSA)["PSNR"].mean()
         assert scores[row]["PSNR"] == pytest.approx(float(scored), abs=1e-3)
     given = quality.score_clip(clip, clip, predictor, accelerate_inference(synthesizer))
     for row in ("true heatmaps", "predicted heatmaps"):
