@@ -35,7 +35,7 @@ def parse() -> argparse.Namespace:
     networks.add_argument(
         "--audio-features",
         choices=("mel", "wav2vec2"),
-        help="the sound features that the checkpoint was trained on; it knows them, so this only checks",
+        help="refuse a checkpoint that was trained on other sound features",
     )
     networks.add_argument(
         "--precision",
@@ -50,20 +50,23 @@ from dubbing import dub, load_speaker
 from dubbing.pairs import Pair, dub_pairs, read_pairs
 
 
-def check_audio(arguments: argparse.Namespace, heard: str) -> None:
-    if arguments.audio_features not in (None, heard):
+def check_audio(arguments: argparse.Namespace, features: str) -> None:
+    if arguments.audio_features not in (None, features):
         raise InputError(
-            f"--audio-features {arguments.audio_features}: checkpoint {arguments.checkpoint} was trained on {heard}; "
-            f"leave the option out or give another --checkpoint"
+            f"--audio-features {arguments.audio_features}: checkpoint {arguments.checkpoint} was trained on {features};"
+            f" leave the option out or give another --checkpoint"
         )
 
 
 def pairs_of(arguments: argparse.Namespace) -> list[Pair]:
     single = (arguments.video, arguments.audio, arguments.output)
     if arguments.list is not None:
-        beside = (arguments.visualize, arguments.crop_output, arguments.heatmap_output)
-        if any(path is not None for path in (*single, *beside)):
-            raise InputError("--list goes without --video, --audio, --output and the videos beside the output")
+        further = (arguments.visualize, arguments.crop_output, arguments.heatmap_output)
+        if any(path is not None for path in (*single, *further)):
+            raise InputError(
+                "--list excludes --video, --audio, --output, --visualize, --crop-output and --heatmap-output; "
+                "leave them out"
+            )
         return read_pairs(arguments.list)
     if any(path is None for path in single):
         raise InputError("give --video, --audio and --output, or --list; see --help")

@@ -31,7 +31,7 @@ from extensions.losses import flow_score
 from losses.calibration import SyncLevel
 from losses.face import FaceLosses, FaceObjective
 from losses.g4g import G4GLosses, G4GObjective, freeze_unread
-from losses.sync import frozen_expert, told_from_shifted
+from losses.sync import frozen_expert, own_sound_nearest
 from losses.warp import warp_score
 from media.crop import CropForm
 from media.errors import InputError, command
@@ -160,7 +160,7 @@ def check_contrast(config: G4GTraining, accelerator: Accelerator) -> None:
         )
 
 
-def told_score(alignment: G4GAlignment) -> dict[str, float]:
+def own_sound_score(alignment: G4GAlignment) -> dict[str, float]:
     """Share of windows whose middle frame's visual feature is closest to its own sound among the clip's shifted ones.
 
     Chance is 1 / (1 + negatives). Empty where the network had no shifted sounds.
@@ -168,8 +168,8 @@ def told_score(alignment: G4GAlignment) -> dict[str, float]:
     if alignment.unsynced is None:
         return {}
     middle = alignment.heard.shape[1] // 2
-    told = told_from_shifted(alignment.heard[:, middle], alignment.seen[:, middle], alignment.unsynced)
-    return {"val/told_from_shifted": float(told.float().mean())}
+    nearest = own_sound_nearest(alignment.heard[:, middle], alignment.seen[:, middle], alignment.unsynced)
+    return {"val/own_sound_nearest": float(nearest.float().mean())}
 
 
 def check_warp(config: FaceTraining, objective: FaceObjective) -> None:
@@ -207,7 +207,7 @@ def validate(
         inputs = (part[name] for name in INPUTS)
         generated, alignment = synthesizer(*inputs, alignment=True, **unsynced_sounds(part))
         faces.append(generated.cpu())
-        found = flow_score(alignment, part) | warp_score(alignment, part) if stsa else told_score(alignment)
+        found = flow_score(alignment, part) | warp_score(alignment, part) if stsa else own_sound_score(alignment)
         scores.append((len(generated), found))
     faces = torch.cat(faces)
     values = validation(faces) | mean_of_parts(scores)

@@ -33,7 +33,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--metrics", nargs="+", default=["psnr", "ssim", "liplmd"], help="default: psnr ssim liplmd")
     parser.add_argument("--region", choices=("face", "frame"), default="face", help="default: face")
     add_device(parser)
-    parser.add_argument("--threads", type=positive, default=1, help="of PyTorch, beside the two readers (default 1)")
+    parser.add_argument("--threads", type=positive, default=1, help="of PyTorch; two readers run too (default 1)")
     return parser.parse_args(arguments)
 
 

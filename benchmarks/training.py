@@ -38,7 +38,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--compile", action="store_true", help="also measure the step with train.compile=true")
     add_device(parser)
     parser.add_argument("--sync-expert", default="", help="checkpoint folder of train_sync.py, for the sync loss")
-    parser.add_argument("--clips", type=int, default=0, help="also read so many clip files of 75 frames, and PNGs")
+    parser.add_argument("--clips", type=int, default=0, help="also measure reading, of this many clips and of PNGs")
     return parser.parse_args()
 
 
@@ -170,19 +170,19 @@ def measure(
             return objective(faces, part, discriminator, alignment), faces.detach()
 
     began, waited = 0.0, 0.0
-    asked = time.perf_counter()
+    waiting_since = time.perf_counter()
     for step, batch in enumerate(training_batches(dataset, config, accelerator, 0)):
-        waited += time.perf_counter() - asked
+        waited += time.perf_counter() - waiting_since
         if objective.information is not None:
             objective.information.begin()
         _, faces = learner.step(batch, step, compute)
         adversary.judge(batch["frames"], torch.cat(faces), batch, step)
         synchronize(accelerator.device)
-        asked = time.perf_counter()
+        waiting_since = time.perf_counter()
         if step + 1 == warmup:
-            began, waited = asked, 0.0
+            began, waited = waiting_since, 0.0
             reset_peak(accelerator.device)
-    seconds = asked - began
+    seconds = waiting_since - began
     frames = (config.train.steps - warmup) * config.train.batch_size * config.frames
     peak = peak_memory(accelerator.device)
     accelerator.free_memory()

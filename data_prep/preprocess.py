@@ -172,8 +172,8 @@ def failure(source: Source, reason: str) -> dict:
 
 def with_remarks(line: dict, earlier: dict) -> dict:
     """`line` plus the keys that other commands added to the `earlier` line of the same clip, such as its offset."""
-    told_by = ("outcome", "frames", "seconds", "source_bytes")
-    same = all(earlier.get(key, line.get(key)) == line.get(key) for key in told_by)
+    identifying = ("outcome", "frames", "seconds", "source_bytes")
+    same = all(earlier.get(key, line.get(key)) == line.get(key) for key in identifying)
     return earlier | line if same else line
 
 

@@ -119,7 +119,7 @@ class ClipDataset(Dataset):
         if not self.clips:
             raise InputError(
                 f"data folder {folder}: no clip has {window} frames in a row and one more"
-                f"{' beside what holdout keeps apart' if holdout else ''}; add longer clips"
+                f"{' outside the part that holdout reserves' if holdout else ''}; add longer clips"
             )
         self._starts = starts
         self._ends = np.cumsum([len(first) for first in starts])

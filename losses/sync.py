@@ -91,7 +91,7 @@ def shifted_loss(sound: Tensor, faces: Tensor, negatives: Tensor, temperature: f
     return F.cross_entropy(similarity / temperature, own)
 
 
-def told_from_shifted(sound: Tensor, faces: Tensor, negatives: Tensor) -> Tensor:
+def own_sound_nearest(sound: Tensor, faces: Tensor, negatives: Tensor) -> Tensor:
     """Whether each window of faces is closer to its sound than to all N `negatives`; chance is 1 / (1 + N).
 
     Arguments as in `contrastive_loss`; (B,) bool.

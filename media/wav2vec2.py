@@ -181,8 +181,8 @@ def _attend(layer: torch.nn.Module, hidden: torch.Tensor) -> None:
             held.popleft()
         keys, values = (torch.cat(parts, dim=2) for parts in zip(*held, strict=True))
         for part in _parts(span.start, span.stop, PIECE):
-            heard = scaled_dot_product_attention(heads(attention.q_proj(hidden[part])), keys, values)
-            rows = hidden[part] + attention.out_proj(heard[0].transpose(0, 1).flatten(1))
+            mixed = scaled_dot_product_attention(heads(attention.q_proj(hidden[part])), keys, values)
+            rows = hidden[part] + attention.out_proj(mixed[0].transpose(0, 1).flatten(1))
             rows = layer.layer_norm(rows)
             hidden[part] = layer.final_layer_norm(rows + layer.feed_forward(rows))
 

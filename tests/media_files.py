@@ -72,7 +72,7 @@ def beat_sound(rate: int, seconds: float, channels: int = 1) -> np.ndarray:
     return np.tile(tone, (channels, 1))
 
 
-def beats_heard(sound: np.ndarray, rate: int = 16000) -> np.ndarray:
+def beat_times(sound: np.ndarray, rate: int = 16000) -> np.ndarray:
     """When the tones of (samples,) `sound` begin, in seconds."""
     loud = np.convolve(np.abs(sound), np.ones(rate // 500) / (rate // 500), "same") > 0.05
     starts = np.flatnonzero(loud[1:] & ~loud[:-1]) + 1

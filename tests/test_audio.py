@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import threads_of_libraries
 from faces import small_wav2vec2_folder
-from media_files import beat_sound, beats_heard, write_sound, write_video
+from media_files import beat_sound, beat_times, write_sound, write_video
 
 from media import audio
 from media.container import believable
@@ -55,7 +55,7 @@ def test_sound_of_any_kind_becomes_16_khz_mono_in_time(name, tmp_path):
     assert abs(len(sound) / 16000 - 1.2) < 0.05
     # Raw ADTS has no place to say that the encoder's first 1024 samples are not part of the sound.
     delay = 1024 / rate if name == "a.aac" else 0
-    np.testing.assert_allclose(beats_heard(sound), delay + np.array([0, 0.5, 1]), atol=0.004)
+    np.testing.assert_allclose(beat_times(sound), delay + np.array([0, 0.5, 1]), atol=0.004)
     loudest = np.sqrt(np.mean(sound[8000:8800] ** 2)) * 2**0.5 if not delay else 0.5
     assert abs(loudest - 0.5) < (0.25 if name == "5.1.m4a" else 0.05)  # AAC may mute what a low-pass channel held
 
@@ -89,7 +89,7 @@ def test_samples_that_are_no_numbers_become_silence(tmp_path):
 @pytest.mark.parametrize("start", [Fraction(0), Fraction(7, 10)])
 def test_sound_of_a_video_is_counted_from_the_videos_first_instant(start, tmp_path):
     path = write_video(tmp_path / "a.mkv", pictures=50, beats=(start, Fraction(1)))
-    heard = beats_heard(read_audio(path))
+    heard = beat_times(read_audio(path))
     np.testing.assert_allclose(heard, float(start) + np.array([0, 0.5]), atol=0.004)
 
 
@@ -104,7 +104,7 @@ def test_a_hole_in_the_sound_is_filled_with_silence(tmp_path):
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     sound = read_audio(path)
-    np.testing.assert_allclose(beats_heard(sound), [0, 3], atol=0.004)
+    np.testing.assert_allclose(beat_times(sound), [0, 3], atol=0.004)
 
 
 @pytest.mark.parametrize(

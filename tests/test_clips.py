@@ -441,7 +441,7 @@ def test_holdout_keeps_the_end_of_each_clip_apart(tmp_path):
             assert (faces - image).abs().amax(dim=(1, 2, 3)).argmin() < 90
     with pytest.raises(InputError, match="holdout=1"):
         ClipDataset(tmp_path, holdout=1)
-    with pytest.raises(InputError, match="beside what holdout keeps apart"):  # nothing is left for references
+    with pytest.raises(InputError, match="outside the part that holdout reserves"):  # nothing is left for references
         ClipDataset(tmp_path, holdout=0.999, held_out=True)
 
 

@@ -18,7 +18,7 @@ from benchmarks.inference import trained_like
 from data_prep.clips import Clip
 from dubbing import G4GSpeaker, StsaSpeaker, load_speaker
 from losses.g4g import G4GLosses, G4GObjective, attribute_loss, freeze_unread, reconstruction_loss
-from losses.sync import contrastive_loss, told_from_shifted
+from losses.sync import contrastive_loss, own_sound_nearest
 from media.errors import InputError
 from media.video import read_frames
 from metrics.quality import score_g4g_clip
@@ -191,7 +191,7 @@ def test_telling_people_apart_is_not_enough_where_there_are_unsynced_sounds():
     what = torch.cat([who, torch.ones(3, 1)], dim=1)  # and embeddings of what is said as well
     others = torch.cat([same_voice, -torch.ones(3, 4, 1)], dim=2)
     assert contrastive_loss(what, what, negatives=others) < 0.01
-    assert told_from_shifted(what, what, others).all() and not told_from_shifted(who, who, same_voice).any()
+    assert own_sound_nearest(what, what, others).all() and not own_sound_nearest(who, who, same_voice).any()
 
 
 def test_the_objective_contrasts_unsynced_sounds_too(tmp_path):
@@ -363,7 +363,7 @@ def test_one_window_a_step_is_contrasted_with_unsynced_sounds(tmp_path):
     assert run("train_face", command) == 0
     values, _ = scalars_and_images(tmp_path / "g4g")
     assert min(values["train/contrastive"]) > 0  # without unsynced sounds one window leaves it at 0
-    assert 0 <= values["val/told_from_shifted"][-1] <= 1
+    assert 0 <= values["val/own_sound_nearest"][-1] <= 1
 
 
 def test_two_processes_share_a_batch(tmp_path):

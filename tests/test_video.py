@@ -9,7 +9,7 @@ import av
 import cv2
 import numpy as np
 import pytest
-from media_files import SIDE, beats_heard, number_of, numbered, write_sound, write_video
+from media_files import SIDE, beat_times, number_of, numbered, write_sound, write_video
 
 from media.errors import InputError
 from media.sound import read_audio
@@ -88,7 +88,7 @@ def test_sound_and_picture_are_counted_from_one_zero(suffix, start, tmp_path):
     codec = "libvpx-vp9" if suffix == ".webm" else "libx264"
     path = write_video(tmp_path / f"a{suffix}", codec, 40, beats=(start, Fraction(1)))
     assert numbers(path) == list(range(40))
-    np.testing.assert_allclose(beats_heard(read_audio(path))[0], float(start), atol=0.004)
+    np.testing.assert_allclose(beat_times(read_audio(path))[0], float(start), atol=0.004)
 
 
 def test_the_first_timestamp_need_not_be_zero(tmp_path):
@@ -99,7 +99,7 @@ def test_the_first_timestamp_need_not_be_zero(tmp_path):
 def test_a_picture_that_starts_after_the_sound_is_held_from_the_beginning(tmp_path):
     path = write_video(tmp_path / "a.mkv", times=range(25, 45), beats=(Fraction(0), Fraction(2)))
     assert numbers(path) == [0] * 25 + list(range(20))
-    np.testing.assert_allclose(beats_heard(read_audio(path)), [0, 0.5, 1, 1.5], atol=0.004)
+    np.testing.assert_allclose(beat_times(read_audio(path)), [0, 0.5, 1, 1.5], atol=0.004)
 
 
 CORNERS = np.zeros((48, SIDE, 3), np.uint8)
@@ -259,7 +259,7 @@ def test_sound_and_picture_are_in_step_at_the_end_of_ten_minutes(tmp_path):
         for k in range(frames):
             writer.write(light if k / fps % Fraction(1, 2) < Fraction(1, 20) else dark)
     flashes = np.array([k for k, f in enumerate(read_frames(tmp_path / "a.mp4", fps=None)) if f.mean() > 120]) / fps
-    heard = beats_heard(read_audio(tmp_path / "a.mp4"))
+    heard = beat_times(read_audio(tmp_path / "a.mp4"))
     seen = np.array([float(time) for k, time in enumerate(flashes) if k == 0 or time - flashes[k - 1] > 0.2])
     assert len(seen) == len(heard) == 1200
     assert np.abs(seen - heard).max() < 0.04
@@ -281,7 +281,7 @@ def test_written_sound_keeps_its_rate_and_channels_where_aac_has_them(rate, layo
         assert (stream.codec_context.name, stream.codec_context.sample_rate) == ("aac", kept)
         assert stream.codec_context.channels == av.AudioLayout(layout).nb_channels
         assert float(stream.duration * stream.time_base) == pytest.approx(1.2, abs=0.001)
-    np.testing.assert_allclose(beats_heard(read_audio(tmp_path / "a.mp4")), [0, 0.5, 1], atol=0.005)
+    np.testing.assert_allclose(beat_times(read_audio(tmp_path / "a.mp4")), [0, 0.5, 1], atol=0.005)
     assert numbers(tmp_path / "a.mp4") == list(range(30))
 
 

@@ -145,9 +145,9 @@ class Run:
         """
         main, process = self.accelerator.is_main_process, self.accelerator.process_index
         with tqdm(total=self.train.steps, initial=self.step, unit="step", disable=not main) as self.bar:
-            asked = time.perf_counter()
+            waiting_since = time.perf_counter()
             for batch in batches:
-                self._waited += time.perf_counter() - asked
+                self._waited += time.perf_counter() - waiting_since
                 torch.manual_seed(((self.train.seed * 1_000_003 + self.step) * 65_536 + process) % 2**63)
                 yield self.step + 1, batch
                 self.step += 1
@@ -156,7 +156,7 @@ class Run:
                     self._keep()  # before the state: a run that is killed in between repeats this step
                 if self.step % self.train.save_every == 0 or self.step == self.train.steps:
                     self.save()
-                asked = time.perf_counter()
+                waiting_since = time.perf_counter()
 
     def average(self) -> None:
         """Update the moving average with the current weights; call it after each step."""
