@@ -22,7 +22,7 @@ from media.timeline import FPS
 
 
 def window_starts(clip: Clip, length: int, late: int = 0) -> np.ndarray:
-    """Positions of the faces from which `length` follow each other without a gap, with sound, so many frames late."""
+    """Positions of the faces that start `length` consecutive frames with sound; the sound is `late` frames late."""
     last = np.arange(length - 1, len(clip))
     first = last - (length - 1)
     in_a_row = clip.frames[last] - clip.frames[first] == length - 1
@@ -55,18 +55,19 @@ class ClipDataset(Dataset):
         references: N.
         crop: the form that the network takes: H and W, and G, the side of its heatmaps.
         augment: mirror half of the items, and vary brightness, contrast and colour, and of log-mel the loudness and
-            the tilt, all frames of an item alike.
+            the tilt; all frames of an item get the same change.
         warp: turn, stretch and shift the points, and with them the heatmaps but not the pictures, by up to this share
-            of the crop, the frames of a window alike and each reference by itself; for networks that see no picture.
-        max_offset: leave out clips whose sound the manifest says to be off by more frames; None keeps all.
-        correct_offsets: move each clip's sound by the offset in the manifest.
+            of the crop; the frames of a window get the same change, each reference its own. For networks that take no
+            picture.
+        max_offset: leave out clips whose offset in the manifest is larger, in frames; None keeps all.
+        correct_offsets: shift each clip's sound by the offset in the manifest.
         mel_from: the frame of the window with which `mel` begins.
         decoded: folder for decoded copies of the faces (see `Clip`); None decodes them each time.
-        holdout: share at each clip's end that is kept apart: no window lies in it, nor in the second before it, and no
-            reference.
-        held_out: windows of what is kept apart instead, with references from what is not.
-        negatives: K, unsynced sounds of the same clip an item (`draw_shifts`), earlier and later ones that lie within
-            the clip's sound, augmented as `audio` is; 0 for none.
+        holdout: share at each clip's end that is held out. It contains no reference. Neither it nor the second before
+            it contains a window.
+        held_out: take the windows from the held-out part instead, and the references from the rest.
+        negatives: K, number of unsynced sounds of the same clip in an item (`draw_shifts`): earlier and later ones
+            within the clip's sound, augmented as `audio` is; 0 for none.
         furthest: their largest shift in frames.
 
     Raises:
@@ -126,7 +127,7 @@ class ClipDataset(Dataset):
         self._features: OrderedDict[int, tuple[np.ndarray, np.ndarray]] = OrderedDict()
 
     def _windows(self, clip: Clip, late: int) -> np.ndarray:
-        """Positions of the faces with which a window can start whose sound, so many frames late, is in the clip."""
+        """Positions of the faces that can start a window; its sound is `late` frames late and lies within the clip."""
         first = window_starts(clip, self.window, late)
         apart = self._apart(clip)
         if self.held_out:
@@ -236,7 +237,7 @@ def warped(points: np.ndarray, window: int, most: float, random: np.random.Gener
 
 
 def _varied_mel(windows: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Log-mel windows (T, 80, W) louder or softer by up to 10 dB, and tilted towards low or high voices, all alike."""
+    """Log-mel windows (T, 80, W), all louder or softer by up to 10 dB and tilted towards low or high voices."""
     loudness, tilt = random.uniform(-0.8, 0.8), random.uniform(-0.6, 0.6)
     change = loudness + tilt * np.linspace(-1, 1, windows.shape[1])[:, None]
     return np.clip(windows + change, -4, 4).astype(np.float32)
@@ -261,7 +262,7 @@ def mirrored_points(landmarks: np.ndarray) -> np.ndarray:
 
 
 def _augmented(images: np.ndarray, landmarks: np.ndarray, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Mirror (half of the time) and vary the light and colour of (n, H, W, 3) uint8 images, all alike."""
+    """Mirror (half of the time) and vary the light and colour of (n, H, W, 3) uint8 images, all in the same way."""
     if random.random() < 0.5:
         images, landmarks = mirrored(images, landmarks)
     # A gain a channel (brightness and white balance) and a contrast about the middle grey, as one lookup a channel.
