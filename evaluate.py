@@ -65,9 +65,11 @@ from models.fast import forbid_tf32
 
 
 def chosen_table(name: str | None) -> PublishedTable | None:
-    if name is not None and name not in TABLES:
+    if name is None:
+        return None
+    if name not in TABLES:
         raise InputError(f"--table {name} does not exist; choose from {', '.join(TABLES)}")
-    return TABLES.get(name)
+    return TABLES[name]
 
 
 def chosen_metrics(names: list[str] | None, table: PublishedTable | None) -> tuple[str, ...]:
@@ -145,7 +147,7 @@ def main(arguments: list[str] | None = None) -> None:
         return
     if not args.generated or args.reference is None:
         raise InputError("--generated and --reference are both needed; see `python evaluate.py --help`")
-    if not metrics:
+    if not metrics and table is not None:
         raise InputError(f"--table {table.name} has no column that can be computed; leave --generated out to print it")
     if args.region not in ("face", "frame"):
         raise InputError(f"--region {args.region} does not exist; give face or frame")
@@ -172,7 +174,7 @@ def main(arguments: list[str] | None = None) -> None:
     print(to_text(results.main()))
     for line in results.remarks():
         print(line)
-    if output:
+    if output and gallery:
         write_results(results, gallery, output)
     clips = [clip for method in methods for clip in method.clips]
     left_out = sum(count_frames(clip.left_out) for clip in clips)

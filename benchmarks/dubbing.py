@@ -112,10 +112,11 @@ def table(clock: Clock, frames: int, elapsed: float) -> str:
 def main() -> None:
     arguments = parse()
 
-    if arguments.skip_networks:
-        speaker = SourcesOwnFaces()
-    else:
-        speaker = load_speaker(arguments.checkpoint, arguments.device, batch_size=arguments.batch_size)
+    speaker: Speaker = (
+        SourcesOwnFaces()
+        if arguments.skip_networks
+        else load_speaker(arguments.checkpoint, arguments.device, batch_size=arguments.batch_size)
+    )
     with tempfile.TemporaryDirectory() as folder:
         video, sound, output = (Path(folder) / name for name in ("source.mp4", "sound.wav", "dubbed.mp4"))
         make_video(video, arguments.width, arguments.height, arguments.seconds)

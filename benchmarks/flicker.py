@@ -55,11 +55,11 @@ def regions(shape: tuple[int, int], box: np.ndarray, landmarks: np.ndarray, form
     weight = np.zeros(shape, np.float32)
     weight[y1:y2, x1:x2] = paste_weight(shape, tuple(box), landmarks, form)
     mouth = np.zeros(shape, np.uint8)
-    cv2.fillConvexPoly(mouth, cv2.convexHull(np.rint(landmarks[LIP_POINTS]).astype(np.int32)), 1)
-    mouth = _widened(mouth, MOUTH * (x2 - x1))
+    cv2.fillConvexPoly(mouth, cv2.convexHull(np.rint(landmarks[LIP_POINTS]).astype(np.int32)), (1,))
+    lips = _widened(mouth, MOUTH * (x2 - x1))
     pasted = _widened((weight > 0).astype(np.uint8), BEYOND * (x2 - x1))
     whole = weight > 0.99
-    return {"cheeks": whole & ~mouth, "contour": pasted & ~whole & ~mouth, "rest": ~pasted & ~mouth}
+    return {"cheeks": whole & ~lips, "contour": pasted & ~whole & ~lips, "rest": ~pasted & ~lips}
 
 
 def _widened(mask: np.ndarray, pixels: float) -> np.ndarray:
@@ -70,9 +70,11 @@ def _widened(mask: np.ndarray, pixels: float) -> np.ndarray:
 def faces(scene: Scene) -> Iterator[tuple[np.ndarray, np.ndarray] | None]:
     """Box and landmarks of the dubbed face in each frame, None where there is none."""
     for index, people in enumerate(choose(scene)):
-        person = people[0] if people else None
-        position = person.frames.index(index) if person and index in person.frames else None
-        yield None if position is None else (person.boxes[position], person.landmarks[position])
+        if people and index in people[0].frames:
+            position = people[0].frames.index(index)
+            yield people[0].boxes[position], people[0].landmarks[position]
+        else:
+            yield None
 
 
 def flicker(source: Path, dubbed: Path, form: CropForm) -> dict[str, tuple[float, float]]:

@@ -11,6 +11,7 @@ one's weights and three quarters of those before. A fine-tuned network thereby k
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from media.errors import InputError, Parser, command, quick_help
 from models import NETWORK_NAMES
@@ -61,7 +62,8 @@ def main() -> None:
         raise InputError(f"--blend {arguments.blend} must be between 0 and 1")
 
     wanted = ["g4g_synthesizer"] if all(map(is_g4g, arguments.folders)) else ["heatmap_predictor", "face_synthesizer"]
-    networks, sections = {}, {}
+    networks: dict[str, Any] = {}
+    sections: dict[str, Any] = {}
     for name in arguments.networks or wanted:
         holders = [folder for folder in arguments.folders if (folder / f"{name}.safetensors").is_file()]
         if not holders:
@@ -71,11 +73,12 @@ def main() -> None:
         if arguments.blend < 1 and len(holders) > 1:
             networks[name] = blend(load_network(holders[-2], name), networks[name], arguments.blend, name)
         sections[name] = networks[name].config
-        training = OmegaConf.load(holders[-1] / "config.yaml").get("training")
+        saved: Any = OmegaConf.load(holders[-1] / "config.yaml")
+        training = saved.get("training")
         if training is not None:
             own = training.get(name)  # a section if this command wrote it; else it may be a folder
-            training = own if OmegaConf.is_dict(own) else training
-            kept = {key: value for key, value in OmegaConf.to_container(training).items() if key not in PLACES}
+            settings: Any = OmegaConf.to_container(own if OmegaConf.is_dict(own) else training)
+            kept = {key: value for key, value in settings.items() if key not in PLACES}
             kept.get("speech", {}).pop("data", None)
             sections.setdefault("training", {})[name] = kept
     if {"heatmap_predictor", "face_synthesizer"} <= networks.keys():

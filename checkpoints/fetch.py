@@ -22,6 +22,7 @@ import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from omegaconf import OmegaConf
 from tqdm import tqdm
@@ -68,7 +69,7 @@ class Weights:
 @functools.cache
 def manifest() -> dict[str, Weights]:
     """Name -> weights, in the manifest's order."""
-    entries = OmegaConf.to_container(OmegaConf.load(MANIFEST))
+    entries: Any = OmegaConf.to_container(OmegaConf.load(MANIFEST))
     return {
         name: Weights(name, **{**entry, "files": [File(**file) for file in entry["files"]]})
         for name, entry in entries.items()
@@ -270,8 +271,8 @@ def main(arguments: list[str] | None = None) -> None:
     for name in names:
         try:
             fetch(manifest()[name], options.source)
-        except InputError as reason:  # the other weights may be on servers that work
-            failures[name] = reason
+        except InputError as failure:  # the other weights may be on servers that work
+            failures[name] = failure
         else:
             print(f"fetched {name} into {DOWNLOADS}")
     if failures and len(names) == 1:

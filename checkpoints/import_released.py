@@ -21,6 +21,8 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
+from torch import nn
+
 from models.checkpoint import load_released, save_checkpoint
 
 
@@ -29,9 +31,12 @@ def main() -> None:
     arguments = parse()
 
     predictor, synthesizer = load_released(arguments.heatmap, arguments.face)
-    networks = {"heatmap_predictor": predictor, "face_synthesizer": synthesizer}
-    sections = {name: network.config for name, network in networks.items()}
-    sections["origin"] = "released by the authors of STSA (https://github.com/SCAILab-USTC/STSA)"
+    networks: dict[str, nn.Module] = {"heatmap_predictor": predictor, "face_synthesizer": synthesizer}
+    sections = {
+        "heatmap_predictor": predictor.config,
+        "face_synthesizer": synthesizer.config,
+        "origin": "released by the authors of STSA (https://github.com/SCAILab-USTC/STSA)",
+    }
     save_checkpoint(arguments.folder, networks, sections)
     print(f"imported the released heatmap predictor and face synthesizer into {arguments.folder}")
 

@@ -214,13 +214,13 @@ class Clip:
             raise InputError(f"clip file {self.path} has no {kind} features; preprocess again with --audio {kind}")
         return self._read(f"audio_{kind}")
 
-    def face_bytes(self, positions: Sequence[int]) -> list[bytes]:
+    def face_bytes(self, positions: Sequence[int] | np.ndarray) -> list[bytes]:
         """JPEG bytes of the faces at `positions`."""
         with self._open() as file:
             faces = file.get_slice("faces")
             return [bytes(faces[int(self._offsets[i]) : int(self._offsets[i + 1])]) for i in positions]
 
-    def faces(self, positions: int | Sequence[int]) -> np.ndarray:
+    def faces(self, positions: int | Sequence[int] | np.ndarray) -> np.ndarray:
         """Decode faces: (H, W, 3) uint8 RGB for one position, (n, H, W, 3) for several; H and W are `crop`'s."""
         if isinstance(positions, int | np.integer):
             return self.faces([positions])[0]

@@ -82,30 +82,31 @@ def similarity_curves(
 
     low = int(numbers[0]) - shifts
     heard = np.arange(low, int(numbers[-1]) + shifts + 1)
-    chung = isinstance(expert, ChungSyncNet)
-    if chung:
+    if isinstance(expert, ChungSyncNet):
         batch = min(batch, 8)  # its faces are seven times as large
         sound = mfcc(voice.wav)
     else:
         sound = voice.audio("mel")
-    sounds = []
+    parts = []
     for i in range(0, len(heard), batch):
         part = heard[i : i + batch]
-        windows = torch.from_numpy(mfcc_windows(sound, part) if chung else sync_mel(sound, part)).to(device)
-        sounds.append(expert.audio(windows) if chung else expert.embed_audio(windows))
-    sounds = torch.cat(sounds)
+        if isinstance(expert, ChungSyncNet):
+            parts.append(expert.audio(torch.from_numpy(mfcc_windows(sound, part)).to(device)))
+        else:
+            parts.append(expert.embed_audio(torch.from_numpy(sync_mel(sound, part)).to(device)))
+    sounds = torch.cat(parts)
     curves = []
     for i in range(0, len(starts), batch):
         part = starts[i : i + batch]
         positions = range(part[0], part[-1] + FRAMES)
         faces = (shown or clip.faces)(positions)
-        if chung:
+        if isinstance(expert, ChungSyncNet):
             faces = np.stack([framed(face, clip.boxes[k]) for face, k in zip(faces, positions, strict=True)])
         windows = torch.from_numpy(part - part[0])[:, None] + torch.arange(FRAMES)
         frames = torch.from_numpy(faces).to(device)[windows.to(device)]  # (B, 5, H, W, 3)
-        shifted = torch.from_numpy(numbers[i : i + batch] - shifts - low)[:, None] + torch.arange(2 * shifts + 1)
-        shifted = sounds[shifted.to(device)]
-        if chung:
+        places = torch.from_numpy(numbers[i : i + batch] - shifts - low)[:, None] + torch.arange(2 * shifts + 1)
+        shifted = sounds[places.to(device)]
+        if isinstance(expert, ChungSyncNet):
             lips = expert.video(frames.flip(-1).permute(0, 4, 1, 2, 3).float())
             near = -(shifted - lips[:, None]).norm(dim=-1)
         else:

@@ -258,7 +258,7 @@ def mirrored(images: np.ndarray, landmarks: np.ndarray) -> tuple[np.ndarray, np.
 
 def mirrored_points(landmarks: np.ndarray) -> np.ndarray:
     """Landmarks (m, 131, 2), in units of the crop, of faces seen in a mirror."""
-    return landmarks[:, MIRROR] * np.float32([-1, 1]) + np.float32([1, 0])
+    return landmarks[:, MIRROR] * np.array([-1, 1], np.float32) + np.array([1, 0], np.float32)
 
 
 def _augmented(images: np.ndarray, landmarks: np.ndarray, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

@@ -65,8 +65,9 @@ def _one_by_one(function: Callable[[Any], Any], items: list) -> Iterator[tuple[A
     pending = deque(items)
     while pending:
         # With SIGINT's default action a worker ends silently; this process reports the interruption.
-        default = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_DFL)}
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn"), **default) as pool:
+        with ProcessPoolExecutor(
+            1, mp_context=get_context("spawn"), initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_DFL)
+        ) as pool:
             try:
                 while pending:
                     result = pool.submit(function, pending[0]).result()

@@ -25,6 +25,8 @@ class PersonReferences:
 class G4GSpeaker(Speaker):
     """`Speaker` with G4G's network; predicts no heatmaps. Its arguments are those of `Speaker`."""
 
+    synthesizer: G4GSynthesizer
+
     def __init__(
         self,
         synthesizer: G4GSynthesizer,

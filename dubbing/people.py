@@ -35,14 +35,15 @@ class Person:
     """One person's face through a video.
 
     frames: index of each frame that shows it, ascending; landmarks: (131, 2) pixels in each; boxes: x1 y1 x2 y2.
-    looks: thumbnails of different upper faces, by which the person is recognised; last_look: the latest thumbnail.
+    looks: thumbnails of different upper faces, by which the person is recognised; last_look: the latest thumbnail, set
+        by the first `add`.
     """
 
     frames: list[int] = field(default_factory=list)
     landmarks: list[np.ndarray] = field(default_factory=list)
     boxes: list[np.ndarray] = field(default_factory=list)
     looks: np.ndarray = field(default_factory=lambda: np.empty((0, *_LOOK_SHAPE), np.float32))
-    last_look: np.ndarray | None = None
+    last_look: np.ndarray = field(init=False, repr=False)
 
     def add(self, frame: int, face: Face, look: np.ndarray) -> None:
         self.frames.append(frame)

@@ -4,7 +4,7 @@ import contextlib
 import itertools
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -66,23 +66,23 @@ class Summary:
 
 @dataclass
 class _Face:
-    """A face to generate in a frame, and the networks' output for it."""
+    """A face to generate in a frame, and the networks' output for it, which `_spoken` sets."""
 
     person: int
     job: FaceJob
     box: np.ndarray
     landmarks: np.ndarray
-    made: np.ndarray | None = None
-    heatmap: np.ndarray | None = None
+    made: np.ndarray = field(init=False, repr=False)
+    heatmap: np.ndarray = field(init=False, repr=False)
 
 
 @dataclass
 class _Frame:
-    """A frame on its way through the stages."""
+    """A frame on its way through the stages; `_pasted` sets its result."""
 
     picture: np.ndarray
     faces: list[_Face] = field(default_factory=list)
-    result: np.ndarray | None = None
+    result: np.ndarray = field(init=False, repr=False)
 
 
 def dub(
@@ -105,8 +105,8 @@ def dub(
         InputError: an input cannot be used, or the output cannot be written; no file is left behind.
     """
     options, clock = options or DubOptions(), clock or Clock()
-    outputs = (output, options.visualize, options.crop_output, options.heatmap_output)
-    outputs = [Path(path) for path in outputs if path is not None]
+    wanted = (output, options.visualize, options.crop_output, options.heatmap_output)
+    outputs = [Path(path) for path in wanted if path is not None]
     _check_outputs(outputs, [path for path in (video, audio, options.references) if path is not None])
     if options.heatmap_output is not None and not speaker.predicts_heatmaps:
         raise InputError(
@@ -144,18 +144,18 @@ def dub(
         references = _references(source, people, known, speaker, options.reference_choice)
 
     depth = int(np.clip(_QUEUED // (3 * info.width * info.height), 1, 32))
-    frames = clock.iterate("decode", source.play(length))
-    frames = background(_with_jobs(frames, motions, fps, speaker, clock), depth)
+    decoded = clock.iterate("decode", source.play(length))
+    frames = background(_with_jobs(decoded, motions, fps, speaker, clock), depth)
     frames = background(_spoken(frames, speaker, references, features, options.batch_size, clock), depth)
     frames = background(_pasted(frames, speaker.crop, clock), depth)
-    untouched = [all(m.first[k] < 0 for m in motions) for k in range(length)]
+    faceless = [all(m.first[k] < 0 for m in motions) for k in range(length)]
     with contextlib.ExitStack() as stack:
         stack.enter_context(contextlib.closing(frames))
         write = _writers(stack, info, fps, audio, output, speaker.crop, options)
         for frame in _progress(frames, length, "dubbing", options):
             with clock.time("encode"):
                 write(frame)
-    spans = [(start / fps, end / fps) for start, end in _spans(untouched)]
+    spans = [(start / fps, end / fps) for start, end in _spans(faceless)]
     untouched = [(float(start), float(end)) for start, end in spans]
     unkept = info.frame_rate if options.keep_fps and watchable(info.frame_rate) != info.frame_rate else None
     return Summary(Path(output), length, fps, info.width, info.height, untouched, unkept)
@@ -234,6 +234,7 @@ def _references(
     if known is None:
         return [_encoded_references(source, person, speaker, choice) for person in people]
     other, others = known
+    found: list[Person | None]
     if len(people) == 1:
         found = [max(others, key=lambda person: sum(person.area(i) for i in range(len(person.frames))))]
     else:
@@ -293,7 +294,7 @@ def _places(frames: np.ndarray, fps: Fraction) -> np.ndarray:
 
 
 def _spoken(
-    frames: Iterator[_Frame],
+    frames: Generator[_Frame, None, None],
     speaker: Speaker,
     references: list[Any],
     features: np.ndarray,
@@ -314,7 +315,7 @@ def _spoken(
             yield from batch
 
 
-def _pasted(frames: Iterator[_Frame], form: CropForm, clock: Clock) -> Iterator[_Frame]:
+def _pasted(frames: Generator[_Frame, None, None], form: CropForm, clock: Clock) -> Iterator[_Frame]:
     with contextlib.closing(frames):
         for frame in frames:
             with clock.time("paste"):

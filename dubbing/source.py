@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 from fractions import Fraction
 from itertools import islice, repeat
+from typing import overload
 
 import numpy as np
 
@@ -15,6 +16,10 @@ from media.video import read_frames
 MEMORY = 256 * 2**20  # most bytes of decoded frames to hold
 
 
+@overload
+def source_index(position: int, frames: int) -> int: ...
+@overload
+def source_index(position: np.ndarray, frames: int) -> np.ndarray: ...
 def source_index(position: int | np.ndarray, frames: int) -> int | np.ndarray:
     """Index of the frame shown at `position` when a video of `frames` frames plays forward, then back, and so on.
 

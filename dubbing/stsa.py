@@ -29,8 +29,8 @@ class PersonReferences:
 
     def holding(self, tensors: tuple[Tensor, ...]) -> "PersonReferences":
         """A copy with other tensors, in the order of `tensors()`."""
-        heatmaps, points, *rest = tensors
-        rest = iter(rest)
+        heatmaps, points, *others = tensors
+        rest = iter(others)
         return PersonReferences(heatmaps, points, References(*([next(rest) for _ in part] for part in self.images)))
 
 

@@ -162,6 +162,7 @@ class _Espeak:
         self._library.espeak_Info.restype = ctypes.c_char_p
         folder = ctypes.c_char_p()
         self._library.espeak_Info(ctypes.byref(folder))
+        assert folder.value is not None  # espeak_Info sets it
         odd = ("whisper", "robo", "Storm", "Tweaky", "Demonic", "croak")
         voices = Path(os.fsdecode(folder.value)) / "voices" / "!v"
         self._voices = sorted(path.name for path in voices.iterdir() if not any(word in path.name for word in odd))

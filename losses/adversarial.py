@@ -6,7 +6,7 @@ patch scores. As in pix2pixHD and IP-LAP, the adversarial terms are summed over 
 
 from torch import Tensor
 
-from models.precision import full_precision
+from models.precision import full_precision, total
 
 Features = list[list[Tensor]]
 
@@ -19,12 +19,12 @@ def discriminator_loss(real: Features, generated: Features) -> Tensor:
 
     `generated` comes from detached images.
     """
-    return sum(_distance(r, 1.0) + _distance(g, 0.0) for r, g in zip(real, generated, strict=True)) / 2
+    return total(_distance(r, 1.0) + _distance(g, 0.0) for r, g in zip(real, generated, strict=True)) / 2
 
 
 def generator_loss(generated: Features) -> Tensor:
     """The generator's loss, sum_scales E[(D(G) - 1)^2], with the discriminator frozen."""
-    return sum(_distance(scale, 1.0) for scale in generated)
+    return total(_distance(scale, 1.0) for scale in generated)
 
 
 def feature_matching_loss(generated: Features, real: Features) -> Tensor:
@@ -32,12 +32,12 @@ def feature_matching_loss(generated: Features, real: Features) -> Tensor:
 
     The layers + 1 feature maps before the patch scores are compared; no gradient flows into `real`.
     """
-    total = 0.0
+    distances = []
     for generated_scale, real_scale in zip(generated, real, strict=True):
         weight = FEATURE_WEIGHT / len(generated) * LAYERS_WEIGHT / (len(generated_scale) - 1)
         for g, r in zip(generated_scale[:-1], real_scale[:-1], strict=True):
-            total = total + weight * (full_precision(g) - full_precision(r.detach())).abs().mean()
-    return total
+            distances.append(weight * (full_precision(g) - full_precision(r.detach())).abs().mean())
+    return total(distances)
 
 
 def _distance(features: list[Tensor], target: float) -> Tensor:

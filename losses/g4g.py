@@ -11,13 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from losses.adversarial import generator_loss
-from losses.perceptual import ENDS, perceptual_loss
+from losses.perceptual import ENDS, PerceptualLoss, perceptual_loss
 from losses.reconstruction import l1_loss, lower_half_weight, mouth_weight
 from losses.sync import contrastive_loss, frozen_expert
 from media.errors import InputError
 from models.g4g import G4GAlignment, G4GConfig, G4GSynthesizer
-from models.precision import full_precision
-from models.sync_expert import lower_faces
+from models.precision import full_precision, total
+from models.sync_expert import SyncExpert, lower_faces
 
 
 @dataclass
@@ -102,7 +102,9 @@ class G4GObjective(nn.Module):
                 "(train_sync.py) or =lipsync_expert.pth (python -m checkpoints.fetch sync_expert), or set "
                 "losses.contrastive=0"
             )
-        self.weights, self.perceptual, self.expert = weights, None, None
+        self.weights = weights
+        self.perceptual: PerceptualLoss | None = None
+        self.expert: SyncExpert | None = None
         self.adversarial = weights.gan > 0  # whether it needs a discriminator
         if weights.perceptual > 0:
             self.perceptual = perceptual_loss(weights.without_vgg, say, gram_weight=0.0)
@@ -142,17 +144,20 @@ class G4GObjective(nn.Module):
         if weights.contrastive > 0:
             pairs = []
             if alignment.seen is not None:
+                assert alignment.heard is not None  # as `seen`, of a network that aligns
                 middle = faces.shape[1] // 2
                 pairs.append((alignment.heard[:, middle], alignment.seen[:, middle], alignment.unsynced))
             if self.expert is not None:
-                pairs.append((*self.expert(batch["mel"], lower_faces(faces)), self._embed_unsynced(batch)))
+                heard, seen = self.expert(batch["mel"], lower_faces(faces))
+                pairs.append((heard, seen, _embed_unsynced(self.expert, batch)))
             losses = [contrastive_loss(heard, seen, negatives=unsynced) for heard, seen, unsynced in pairs]
-            terms["contrastive"] = weights.contrastive / 2 * sum(losses)
+            terms["contrastive"] = weights.contrastive / 2 * total(losses)
         return terms
 
-    def _embed_unsynced(self, batch: dict) -> Tensor | None:
-        """The expert's embeddings of `mel_negatives`, (B, K, D); None without them."""
-        if "mel_negatives" not in batch:
-            return None
-        mel = batch["mel_negatives"]
-        return self.expert.embed_audio(mel.flatten(0, 1)).unflatten(0, mel.shape[:2])
+
+def _embed_unsynced(expert: SyncExpert, batch: dict) -> Tensor | None:
+    """The expert's embeddings of `mel_negatives`, (B, K, D); None without them."""
+    if "mel_negatives" not in batch:
+        return None
+    mel = batch["mel_negatives"]
+    return expert.embed_audio(mel.flatten(0, 1)).unflatten(0, mel.shape[:2])

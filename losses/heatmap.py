@@ -36,6 +36,7 @@ def heatmap_terms(heatmaps: Tensor | None, landmarks: Tensor, batch: dict, weigh
     """
     terms = {}
     if weights.heatmap > 0:
+        assert heatmaps is not None
         terms["heatmap"] = weights.heatmap * frame_distance(heatmaps, batch["heatmaps"])
     if weights.landmarks > 0:
         terms["landmarks"] = weights.landmarks * frame_distance(landmarks, batch["landmarks"])

@@ -18,7 +18,7 @@ import torch.distributed.nn.functional
 from torch import Tensor
 
 from models.face_synthesizer import MutualInformation
-from models.precision import full_precision
+from models.precision import full_precision, total
 
 
 def donsker_varadhan(joint: Tensor, marginal: Tensor) -> Tensor:
@@ -34,7 +34,7 @@ def donsker_varadhan(joint: Tensor, marginal: Tensor) -> Tensor:
 
 def mutual_information_loss(*scales: tuple[Tensor, Tensor]) -> Tensor:
     """Eq. 7, the mean over the scales; each scale gives the scores of its joint and of its marginal pairs."""
-    return -sum(donsker_varadhan(joint, marginal) for joint, marginal in scales) / len(scales)
+    return -total(donsker_varadhan(joint, marginal) for joint, marginal in scales) / len(scales)
 
 
 class StepInformation:

@@ -24,7 +24,7 @@ from torchvision.models import vgg19
 from checkpoints import fetch
 from media.errors import InputError
 from models.checkpoint import read_foreign
-from models.precision import full_precision, without_autocast
+from models.precision import full_precision, total, without_autocast
 
 INPUTS = ("imagenet", "released")
 ENDS = (2, 7, 12, 21, 30)  # of the slices of torchvision's `features` whose last layers are relu1_1 ... relu5_1
@@ -45,6 +45,9 @@ class PerceptualLoss(nn.Module):
         InputError: the file is missing, is not VGG-19's, or holds more than tensors (no other weights replace it); or
             an option has another value than those above.
     """
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(
         self,
@@ -68,17 +71,17 @@ class PerceptualLoss(nn.Module):
         `grams=False` omits the Gram term.
         """
         faces, true_faces = faces.flatten(0, -4), true_faces.flatten(0, -4)
-        loss = 0.0
+        terms = []
         for scale in range(self.scales):
             if scale > 0:
                 faces, true_faces = F.avg_pool2d(faces, 2), F.avg_pool2d(true_faces, 2)
             with torch.no_grad():
                 true_features = self.features(true_faces)
             for feature, true_feature in zip(self.features(faces), true_features, strict=True):
-                loss = loss + F.l1_loss(full_precision(feature), full_precision(true_feature))
+                terms.append(F.l1_loss(full_precision(feature), full_precision(true_feature)))
                 if grams and scale == 0 and self.gram_weight > 0:
-                    loss = loss + self.gram_weight * F.l1_loss(gram(feature), gram(true_feature))
-        return loss
+                    terms.append(self.gram_weight * F.l1_loss(gram(feature), gram(true_feature)))
+        return total(terms)
 
     def features(self, images: Tensor) -> list[Tensor]:
         """RGB images in [0, 1], (N, 3, H, W) -> the five feature maps, finest first."""

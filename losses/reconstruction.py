@@ -44,9 +44,9 @@ def ssim_loss(faces: Tensor, true_faces: Tensor, weight: Tensor | None = None) -
     """
     from torchmetrics.functional.image import structural_similarity_index_measure
 
-    pairs = (exact(x).flatten(0, 1).contiguous(memory_format=torch.channels_last) for x in (faces, true_faces))
+    made, true = (exact(x).flatten(0, 1).contiguous(memory_format=torch.channels_last) for x in (faces, true_faces))
     with without_autocast(faces):
-        _, similarity = structural_similarity_index_measure(*pairs, data_range=1.0, return_full_image=True)
+        _, similarity = structural_similarity_index_measure(made, true, data_range=1.0, return_full_image=True)
     return _weighted_mean(1 - similarity.view_as(faces), weight).to(full_precision(faces).dtype)
 
 

@@ -28,6 +28,7 @@ def warped_references(alignment: Alignment, reference_images: Tensor) -> Tensor:
     Returns:
         (B, T, 3, H, W) in [0, 1], black where the flow points outside every reference image.
     """
+    assert alignment.grid is not None and alignment.weights is not None  # the network has a temporal path
     grid, weights = full_precision(alignment.grid), full_precision(alignment.weights)
     shape = grid.shape[:2]
     images = repeated(full_precision(reference_images), shape[1])

@@ -83,7 +83,7 @@ def wav2vec2_features(
     return features(load(os.fspath(model), str(device)), np.asarray(wav, np.float32))
 
 
-def audio_windows(features: np.ndarray, kind: str, indices: Sequence[float]) -> np.ndarray:
+def audio_windows(features: np.ndarray, kind: str, indices: Sequence[float] | np.ndarray) -> np.ndarray:
     """Cut the window of sound around each frame i of a 25 fps video: five frames, i-2 to i+2.
 
     Args:

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import overload
 
 import av
 from av.audio.stream import AudioStream
@@ -101,8 +102,16 @@ def believable(start: Fraction, previous_end: Fraction, declared: Fraction | Non
     return declared is not None and start <= declared + 1 and pause <= LONGEST_DECLARED_PAUSE
 
 
+@overload
 def decoded(
-    container: InputContainer, stream: VideoStream | AudioStream, times: deque | None = None
+    container: InputContainer, stream: VideoStream, times: deque[int | None] | None = None
+) -> Iterator[av.VideoFrame]: ...
+@overload
+def decoded(
+    container: InputContainer, stream: AudioStream, times: deque[int | None] | None = None
+) -> Iterator[av.AudioFrame]: ...
+def decoded(
+    container: InputContainer, stream: VideoStream | AudioStream, times: deque[int | None] | None = None
 ) -> Iterator[av.VideoFrame | av.AudioFrame]:
     """Decode `stream` and skip damaged packets, as players do.
 
@@ -124,7 +133,7 @@ def decoded(
         if times is not None and packet.size:
             times.append(packet.dts)
         try:
-            frames = packet.decode()
+            frames = stream.decode(packet)
         except (av.error.InvalidDataError, av.error.EOFError):
             continue
         yield from frames

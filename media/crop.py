@@ -222,7 +222,7 @@ def paste_face(
     blended = frame.copy()
     if x2 <= x1 or y2 <= y1:
         return blended
-    weight = paste_weight(frame.shape[:2], (x1, y1, x2, y2), landmarks, form)
+    weight = paste_weight((frame.shape[0], frame.shape[1]), (x1, y1, x2, y2), landmarks, form)
     region = np.ascontiguousarray(frame[y1:y2, x1:x2])
     face = resize(face, x2 - x1, y2 - y1)
     blended[y1:y2, x1:x2] = cv2.blendLinear(face, region, weight, 1 - weight)
@@ -238,7 +238,7 @@ def paste_weight(shape: tuple[int, int], box: tuple[int, ...], landmarks: np.nda
     contour = select131(np.asarray(landmarks))[OVAL_POINTS] - [x1 - reach, y1 - reach]
     hull = cv2.convexHull(np.rint(contour).astype(np.int32))
     mask = np.zeros((y2 - y1 + 2 * reach, x2 - x1 + 2 * reach), np.uint8)
-    cv2.fillConvexPoly(mask, hull, 255)
+    cv2.fillConvexPoly(mask, hull, (255,))
     # Nothing is pasted beyond the hidden rectangle, so the edge lies inside it, except along the frame's border.
     tall, wide = y2 - y1, x2 - x1
     left, top, right, bottom = form.hidden
@@ -250,9 +250,8 @@ def paste_weight(shape: tuple[int, int], box: tuple[int, ...], landmarks: np.nda
     mask[:, mask.shape[1] - reach - behind if x2 < width or behind else mask.shape[1] :] = 0
 
     side = 2 * reach + 1
-    mask = cv2.erode(mask, np.ones((side, side), np.uint8))
-    mask = cv2.GaussianBlur(mask, (side, side), 11 / 21 * side)
-    return mask[reach:-reach, reach:-reach].astype(np.float32) / 255
+    blurred = cv2.GaussianBlur(cv2.erode(mask, np.ones((side, side), np.uint8)), (side, side), 11 / 21 * side)
+    return blurred[reach:-reach, reach:-reach].astype(np.float32) / 255
 
 
 def resize(image: np.ndarray, width: int, height: int) -> np.ndarray:

@@ -108,7 +108,7 @@ class FaceTracker:
                     boxes += [
                         box + np.array([x, y, x, y]) for box in self._detections(frame[y : y + side, x : x + side])
                     ]
-        windows = []
+        windows: list[np.ndarray] = []
         for box in boxes:
             centre, half = (box[:2] + box[2:]) / 2, 1.25 * (box[2:] - box[:2]).max()
             window = np.concatenate([np.floor(centre - half), np.ceil(centre + half)])

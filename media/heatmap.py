@@ -114,7 +114,7 @@ def draw_heatmap(
     points = np.minimum(points, grid - 1).astype(np.int32)
 
     canvas = np.full((grid, grid), 255, np.uint8)
-    cv2.polylines(canvas, list(points[segments]), isClosed=False, color=0, thickness=1)
+    cv2.polylines(canvas, list(points[segments]), isClosed=False, color=(0,), thickness=1)
     distance = cv2.distanceTransform(canvas, cv2.DIST_L2, 5)
     if subpixel:
         distance = distance[_FINE // 2 :: _FINE, _FINE // 2 :: _FINE] / _FINE

@@ -103,7 +103,8 @@ def _unpadded(
         return
     last = round(end * rate)
     furthest = last + PADDING * rate // (stream.codec_context.sample_rate or rate)
-    position, held = 0, []
+    position = 0
+    held: list[np.ndarray] = []
     for block in blocks:
         inside = max(0, last - position)
         position += block.shape[1]
@@ -124,7 +125,8 @@ def _in_step(
     """Decode, mix and resample a sound track; insert silence or drop samples to match its timestamps."""
     zero, declared = time_zero(container), declared_end(container, stream)
     silence = np.zeros((av.AudioLayout(layout).nb_channels, rate), np.float32)
-    resampler = form = None
+    resampler: av.AudioResampler | None = None
+    form: tuple[int, str, str] | None = None
     surplus = 0  # samples still to drop
 
     def resampled(frame: av.AudioFrame | None) -> Iterator[np.ndarray]:
@@ -136,7 +138,7 @@ def _in_step(
                 yield _mono(samples, block.layout) if layout == "mono" else samples
             surplus = max(0, surplus - block.samples)
 
-    end, shift, tolerance = Fraction(0), Fraction(0), 0  # no tolerance for the first frame
+    end, shift, tolerance = Fraction(0), Fraction(0), Fraction(0)  # no tolerance for the first frame
     for frame in decoded(container, stream):
         if form != (frame.sample_rate, frame.layout.name, frame.format.name):
             if frame.sample_rate < LOWEST_RATE:

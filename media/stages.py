@@ -4,9 +4,9 @@ import contextlib
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from queue import Empty, Full, Queue
-from typing import TypeVar
+from typing import TypeVar, cast
 
 T = TypeVar("T")
 _END = object()
@@ -18,7 +18,7 @@ class _Failure:
         self.error = error
 
 
-def background(items: Iterable[T], depth: int) -> Iterator[T]:
+def background(items: Iterable[T], depth: int) -> Generator[T, None, None]:
     """Yield `items` in order while a separate thread produces up to `depth` of them ahead.
 
     An exception in `items` is raised here. If the reader stops early or fails, the thread ends and `items` is closed
@@ -84,7 +84,7 @@ class Clock:
             with self._lock:
                 self.seconds[stage] += time.perf_counter() - start
 
-    def iterate(self, stage: str, items: Iterable[T]) -> Iterator[T]:
+    def iterate(self, stage: str, items: Iterable[T]) -> Generator[T, None, None]:
         """Yield `items`; the time until each arrives counts as work of `stage`."""
         iterator = iter(items)
         try:
@@ -93,7 +93,7 @@ class Clock:
                     item = next(iterator, _END)
                 if item is _END:
                     return
-                yield item
+                yield cast(T, item)
                 del item
         finally:
             close = getattr(iterator, "close", None)

@@ -1,16 +1,19 @@
 """Reads video files as upright RGB frames on a constant-rate timeline; `VideoWriter` writes them."""
 
 import contextlib
+import functools
 import os
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import cast
 
 import av
 import numpy as np
 from av.container import InputContainer
+from av.sidedata.sidedata import SideDataContainer
 from av.sidedata.sidedata import Type as SideData
 from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
@@ -113,14 +116,15 @@ def read_frames(path: str | os.PathLike, fps: int | Fraction | None = FPS, start
         stream = _picture_track(container, path)
         step = 1 / Fraction(fps or watchable(_frame_rate(stream)))
         middle = (start + Fraction(1, 2)) * step
-        shown = None
+        shown: av.VideoFrame | None = None
         end = Fraction(0)
         for frame, begin, frame_end in _timed(container, stream, path, middle if start else Fraction(0)):
-            while shown is not None and middle < begin:
+            while picture is not None and shown is not None and middle < begin:
                 yield picture.rgb(shown)
                 middle += step
             picture = picture or _Picture(frame)
             shown, end = frame, frame_end
+        assert picture is not None and shown is not None  # `_timed` raises where there is no frame
         while middle < end or middle == step / 2:
             yield picture.rgb(shown)
             middle += step
@@ -150,6 +154,7 @@ def _seek(container: InputContainer, stream: VideoStream, zero: Fraction, wanted
 
     If none is found, as in a damaged file, seeks to the first frame.
     """
+    assert stream.time_base is not None  # FFmpeg sets it for every stream that it reads
     for earlier in (0, SEEK_MARGIN):
         place = int((zero + wanted - earlier) / stream.time_base)
         with contextlib.suppress(*UNREADABLE):
@@ -188,7 +193,7 @@ def _timed(
     zero, declared = time_zero(container), declared_end(container, stream)
     # AVI stores no presentation times, and with B-frames FFmpeg's guesses are late or out of order. The decoder returns
     # frames in the order of presentation, so each takes the next packet time.
-    times = deque() if container.format.name == "avi" else None
+    times: deque[int | None] | None = deque() if container.format.name == "avi" else None
     start = end = shift = Fraction(0)
     found = False
     try:
@@ -228,23 +233,26 @@ class _Picture:
         self.width, self.height = first.width, first.height
         self.reformatter = VideoReformatter()
         try:
-            matrix = next((data for data in first.side_data if data.type == SideData.DISPLAYMATRIX), None)
+            held = cast(SideDataContainer, first.side_data)  # PyAV's stub names the class of its items
+            matrix = next((data for data in held if data.type == SideData.DISPLAYMATRIX), None)
         except ValueError:  # PyAV does not know every kind of side data that FFmpeg gives
             turns = round(first.rotation / 90) % 4
             a, b, c, d = ((1, 0, 0, 1), (0, -1, 1, 0), (-1, 0, 0, -1), (0, 1, -1, 0))[turns]
         else:
-            numbers = [1, 0, 0, 0, 1] if matrix is None else np.frombuffer(matrix, np.int32)[:5].tolist()
+            numbers = [1, 0, 0, 0, 1] if matrix is None else np.frombuffer(memoryview(matrix), np.int32)[:5].tolist()
             a, b, _, c, d = numbers
         # The stored pixel (x, y) is displayed at (a x + c y, b x + d y), up to a translation.
         self.transpose = abs(b) + abs(c) > abs(a) + abs(d)
         self.flip_columns, self.flip_rows = (c < 0, b < 0) if self.transpose else (a < 0, d < 0)
 
     def rgb(self, frame: av.VideoFrame) -> np.ndarray:
-        to = {"width": self.width, "height": self.height, "format": "rgb24", "interpolation": EXACT}
+        convert = functools.partial(
+            self.reformatter.reformat, frame, self.width, self.height, "rgb24", interpolation=EXACT
+        )
         try:
-            converted = self.reformatter.reformat(frame, **to)
+            converted = convert()
         except (OSError, av.error.FFmpegError):  # swscale refuses rare and undefined matrices
-            converted = self.reformatter.reformat(frame, src_colorspace=SWS_BT601, **to)
+            converted = convert(src_colorspace=SWS_BT601)
         image = converted.to_ndarray()
         if self.transpose:
             image = image.transpose(1, 0, 2)

@@ -120,8 +120,9 @@ class VideoWriter(contextlib.AbstractContextManager):
             # Closing writes the index even after an error, which is harmless: `replacing` then removes the file.
             container = stack.enter_context(av.open(f"file:{temporary.absolute()}", "w", options=options))
             container.metadata.update(self.metadata)
-            self._container, self._video = container, self._add_video(container)
-            self._converter = self._to_yuv(self._video.pix_fmt)
+            pix_fmt = "yuv444p" if self.width % 2 or self.height % 2 else "yuv420p"
+            self._container, self._video = container, self._add_video(container, pix_fmt)
+            self._converter = self._to_yuv(pix_fmt)
             self._audio = _SoundTrack(container, self.sound, self.duration) if self.sound is not None else None
             yield self
             if not self.frames:
@@ -139,10 +140,10 @@ class VideoWriter(contextlib.AbstractContextManager):
                 f"{self.path} cannot be written ({reason(error)}); free some space or choose another place"
             ) from error
 
-    def _add_video(self, container: OutputContainer) -> VideoStream:
+    def _add_video(self, container: OutputContainer, pix_fmt: str) -> VideoStream:
         stream = container.add_stream("libx264", rate=self.fps, options=self.options)
         stream.width, stream.height = self.width, self.height
-        stream.pix_fmt = "yuv444p" if self.width % 2 or self.height % 2 else "yuv420p"
+        stream.pix_fmt = pix_fmt
         context = stream.codec_context
         context.sample_aspect_ratio = self.pixel_aspect
         context.colorspace, context.color_primaries, context.color_trc = self.colour

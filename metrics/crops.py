@@ -83,7 +83,7 @@ def _lips(tracker: FaceTracker, face: Tensor) -> np.ndarray | None:
     """The 40 lip points of a crop (3, H, W) in [0, 1], in units of the crop; None if no face is found."""
     size, margin = 200, 50  # together below the size from which the tracker also searches tiles
     picture = cv2.resize(np.ascontiguousarray(to_pictures(face)), (size, size), interpolation=cv2.INTER_CUBIC)
-    found = tracker.find(cv2.copyMakeBorder(picture, *[margin] * 4, cv2.BORDER_REPLICATE))
+    found = tracker.find(cv2.copyMakeBorder(picture, margin, margin, margin, margin, cv2.BORDER_REPLICATE))
     return (select131(found[0].landmarks)[KEYPOINTS][LIP_KEYPOINTS] - margin) / size if found else None
 
 
@@ -173,7 +173,7 @@ class Validation:
         true = self.perceptual.true
         pairs = zip(faces.reshape(true.shape).split(BATCH), true.split(BATCH), strict=True)
         crop, device = self.perceptual.crop, self.perceptual.device
-        scores = [crop_scores(*(x.to(device) for x in pair), crop) for pair in pairs]
+        scores = [crop_scores(made.to(device), real.to(device), crop) for made, real in pairs]
         values = {name: float(torch.cat([score[name] for score in scores]).mean()) for name in scores[0]}
         lips = self.distance(faces)
         values |= {} if lips is None else {"LipLMD": lips}

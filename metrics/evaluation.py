@@ -110,7 +110,7 @@ class Evaluation:
         with torch.inference_mode():
             for clip in self.clips:
                 faces: list[Face | None] = []
-                features = {} if len(self.methods) > 1 else None
+                features: dict[int, np.ndarray] | None = {} if len(self.methods) > 1 else None
                 for method in self.methods:
                     if clip in method.pairs:
                         self._score(method, method.pairs[clip], faces, features, progress)

@@ -95,6 +95,7 @@ class Gallery:
     def _shot(self, goodness: float, metric: str, pair: FramePair, region: str) -> Shot:
         def image(frame: np.ndarray) -> bytes:
             if region == "face":
+                assert pair.reference_face is not None  # the batch compares no pair without it
                 return _jpeg(crop_face(frame, pair.reference_face.box, CropForm(height=SIDE, width=SIDE)))
             return _jpeg(_shrink(frame, SIDE))
 

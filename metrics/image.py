@@ -47,9 +47,10 @@ def ssim(generated: Tensor, reference: Tensor) -> Tensor:
     from torchmetrics.functional.image import structural_similarity_index_measure
 
     # The depthwise convolution is twice as fast on a CPU in the channels-last layout.
-    pairs = (exact(images).contiguous(memory_format=torch.channels_last) for images in (generated, reference))
+    made, true = (exact(images).contiguous(memory_format=torch.channels_last) for images in (generated, reference))
     with without_autocast(generated):
         values = structural_similarity_index_measure(
-            *pairs, gaussian_kernel=True, sigma=1.5, kernel_size=11, data_range=1.0, reduction="none"
+            made, true, gaussian_kernel=True, sigma=1.5, kernel_size=11, data_range=1.0, reduction="none"
         )
+    assert isinstance(values, Tensor)  # the pair is returned for `return_full_image` alone
     return values.reshape(-1).to(generated.dtype)

@@ -71,7 +71,7 @@ class Batch:
     def _images(self, which: str) -> Tensor:
         images = [getattr(pair, which) for pair in self.compared]
         if self.region == "face":
-            boxes = [pair.reference_face.box for pair in self.compared]
+            boxes = [pair.reference_face.box for pair in self.compared if pair.reference_face is not None]
             images = [crop_face(image, box, self._crop) for image, box in zip(images, boxes, strict=True)]
         return to_tensor(np.stack(images), self._device)
 

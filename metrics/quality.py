@@ -23,7 +23,7 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -107,6 +107,7 @@ def predict(
         known = frames[part], encoded.expand(len(part), -1, -1)
         centre = part[:, reach]
         drawn, found = predictor.predict_centre(*known, pose[centre], points[centre], references[1], keypoints=True)
+        assert found is not None  # with keypoints=True
         heatmaps.append(drawn.clamp(max=1))
         keypoints.append(found)
     return torch.cat(heatmaps), torch.cat(keypoints)
@@ -182,8 +183,11 @@ def judgement(
 def sounds(clip: Clip, voice: Clip, kind: str) -> tuple[Tensor, Tensor, Tensor]:
     """Sound windows (F, C, W) for the clip's faces: of its own sound, the same played backward, and that of `voice`."""
     features = clip.audio(kind)
-    heard = (features, features[::-1], voice.audio(kind))
-    return tuple(torch.from_numpy(audio_windows(sound, kind, clip.frames)) for sound in heard)
+    own, backward, foreign = (
+        torch.from_numpy(audio_windows(sound, kind, clip.frames))
+        for sound in (features, features[::-1], voice.audio(kind))
+    )
+    return own, backward, foreign
 
 
 def copying(clip: Clip, chosen: np.ndarray) -> Form:
@@ -251,8 +255,8 @@ def score_clip(
         for name, mouths in (("own", keypoints), ("backward", misheard[1]))
     }
     if expert is not None:
-        forms = dubbed, guided(*misheard, backward), guided(*predicted(foreign), foreign)
-        result[JUDGED] = judgement(expert, clip, voice, *forms)
+        from_backward, from_foreign = guided(*misheard, backward), guided(*predicted(foreign), foreign)
+        result[JUDGED] = judgement(expert, clip, voice, dubbed, from_backward, from_foreign)
     return result
 
 
@@ -316,10 +320,10 @@ def compare(paths: list[Path]) -> None:
         print(line)
 
 
-def picture_line(clip: str, row: str, values: dict[str, float | None]) -> str:
+def picture_line(clip: str, row: str, values: Mapping[str, float | None]) -> str:
     """A row of the table of image scores."""
-    lips = (values.get(name) for name in ("LipLMD", "keypoints"))
-    lips = " | ".join("-" if value is None or math.isnan(value) else f"{value:.4f}" for value in lips)
+    distances = (values.get(name) for name in ("LipLMD", "keypoints"))
+    lips = " | ".join("-" if value is None or math.isnan(value) else f"{value:.4f}" for value in distances)
     return f"| {clip} | {row} | {values['PSNR']:.2f} | {values['SSIM']:.4f} | {lips} |"
 
 

@@ -46,8 +46,8 @@ def summarise(method: MethodResult, metric: str) -> Summary:
     """The metric's mean over the method's clips, with its interval."""
     if metric == "fid":
         return Summary(method.fid, clips=len(method.clips) if method.fid is not None else 0)
-    values = [clip.values.get(metric) for clip in method.clips]
-    values = np.array([value for value in values if value is not None])
+    known = [clip.values.get(metric) for clip in method.clips]
+    values = np.array([value for value in known if value is not None])
     finite = values[np.isfinite(values)]
     if len(finite) < 2:
         return Summary(clip_mean(values), clips=len(finite))
@@ -95,8 +95,9 @@ class Results:
         """The table: the paper's rows as published, then one row a method; best and second best marked."""
         columns = self.columns
         names, rows = [], []
+        metrics = self.table.metrics if self.table else ()
         for name, values in (self.table.rows if self.table else {}).items():
-            given = dict(zip(self.table.metrics, values, strict=True))
+            given = dict(zip(metrics, values, strict=True))
             names.append(name)
             rows.append([given.get(metric, "") for metric in columns])
         published = len(rows)

@@ -4,6 +4,8 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from typing import cast
 
 import numpy as np
 import torch
@@ -26,6 +28,7 @@ from metrics.perceptual import load_lpips, lpips
 from metrics.sync import SyncEmbeddings
 from metrics.tables import METRICS
 from models.checkpoint import load_syncnet
+from models.chung_syncnet import ChungSyncNet
 
 WEIGHTS = {"lpips": "lpips", "fid": "fid", "lse_d": "syncnet", "lse_c": "syncnet", "dme": "raft"}
 _LOAD = {"lpips": load_lpips, "fid": load_inception, "syncnet": load_syncnet, "raft": load_raft}
@@ -108,7 +111,8 @@ def load_networks(metrics: Sequence[str], device: str = "cpu") -> tuple[dict[str
     Raises:
         InputError: a file does not hold the network that it should.
     """
-    networks, absent = {}, {}
+    networks: dict[str, nn.Module] = {}
+    absent: dict[str, str] = {}
     for name in dict.fromkeys(WEIGHTS[metric] for metric in metrics if metric in WEIGHTS):
         users = [metric for metric in metrics if WEIGHTS.get(metric) == name]
         try:
@@ -158,9 +162,9 @@ class ClipScorer:
         self._per_frame: dict[str, list[np.ndarray]] = {name: [] for name in self._frame_metrics()}
         self._motion: list[np.ndarray] = []
         self._last: FramePair | None = None
-        self._sync = None
+        self._sync: SyncEmbeddings | None = None
         if "syncnet" in networks:
-            self._sync = SyncEmbeddings(networks["syncnet"], options.device)
+            self._sync = SyncEmbeddings(cast(ChungSyncNet, networks["syncnet"]), options.device)
         self._sync_box: np.ndarray | None = None
         self._frames = 0
         self._faceless: dict[str, FrameRanges] = defaultdict(list)
@@ -175,10 +179,8 @@ class ClipScorer:
         }
         if "lpips" in self._networks:
             functions["lpips"] = lambda batch: lpips(self._networks["lpips"], batch.generated, batch.reference)
-        wanted = {
-            name: lambda batch, function=function: function(batch).double().cpu().numpy()
-            for name, function in functions.items()
-            if name in self._options.metrics
+        wanted: dict[str, Callable[[Batch], np.ndarray]] = {
+            name: partial(_array, function) for name, function in functions.items() if name in self._options.metrics
         }
         if "liplmd" in self._options.metrics:
             wanted["liplmd"] = _lip_distances
@@ -201,7 +203,7 @@ class ClipScorer:
         if batch.compared and self.sets is not None:
             self.sets.update(self._networks["fid"], batch, self._known_features)
         if self._sync is not None:
-            self._follow_lips(batch)
+            self._follow_lips(self._sync, batch)
         if "raft" in self._networks:
             self._follow_motion(batch)
         return values
@@ -224,13 +226,13 @@ class ClipScorer:
             elif pair.generated_face is None:
                 add_frame(self._faceless[NO_GENERATED_FACE], pair.index)
 
-    def _follow_lips(self, batch: Batch) -> None:
+    def _follow_lips(self, sync: SyncEmbeddings, batch: Batch) -> None:
         for pair in batch.pairs:
             # SyncNet needs every frame: a hidden face keeps its last box.
             face = pair.generated_face or pair.reference_face
             self._sync_box = self._sync_box if face is None else face.box
             if self._sync_box is not None:
-                self._sync.add(pair.index, pair.generated, self._sync_box)
+                sync.add(pair.index, pair.generated, self._sync_box)
 
     def _follow_motion(self, batch: Batch) -> None:
         for pair in batch.compared:
@@ -241,6 +243,7 @@ class ClipScorer:
     def _motion_error(self, first: FramePair, second: FramePair) -> np.ndarray:
         frames = [first.generated, first.reference, second.generated, second.reference]
         if self._options.region == "face":  # one box for all: the crop must not move
+            assert first.reference_face is not None  # the batch compares no pair without it
             x1, y1, x2, y2 = first.reference_face.box
             frames = [frame[y1:y2, x1:x2] for frame in frames]
         images = to_tensor(np.stack(frames), self._options.device)
@@ -256,7 +259,7 @@ class ClipScorer:
         if not self._frames:
             which = "reference" if self._faceless[NO_REFERENCE_FACE] else "generated"
             raise InputError(f"no face was found in the {which} video in any frame")
-        values = {metric: None for metric in self._options.metrics if metric != "fid"}
+        values: dict[str, float | None] = {metric: None for metric in self._options.metrics if metric != "fid"}
         result = ClipResult(pair.name, values, self._frames, {})
         if self._options.region == "face":
             result.left_out |= self._faceless
@@ -274,7 +277,7 @@ class ClipScorer:
         if "raft" in self._networks:
             self._finish_motion(count.shared - 1, result)
         if self._sync is not None:
-            self._finish_sync(pair, result)
+            self._finish_sync(self._sync, pair, result)
         return result
 
     def _finish_motion(self, pairs: int, result: ClipResult) -> None:
@@ -289,7 +292,7 @@ class ClipScorer:
         elif not pairs:
             result.notes.append("one frame alone: no DME")
 
-    def _finish_sync(self, pair: Pair, result: ClipResult) -> None:
+    def _finish_sync(self, sync: SyncEmbeddings, pair: Pair, result: ClipResult) -> None:
         if self._sync_box is None:
             result.notes.append("no face in either video: no LSE")
             return
@@ -304,7 +307,7 @@ class ClipScorer:
             return
         if source == pair.reference:
             result.notes.append("the generated video has no sound: LSE with the reference's")
-        score = self._sync.score(mfcc(sound))
+        score = sync.score(mfcc(sound))
         if score is None:
             result.notes.append("less than 0.2 s of picture and sound: no LSE")
             return
@@ -312,6 +315,10 @@ class ClipScorer:
         for name, value in (("lse_d", score.distance), ("lse_c", score.confidence)):
             if name in result.values:
                 result.values[name] = value
+
+
+def _array(metric: Callable[[Batch], torch.Tensor], batch: Batch) -> np.ndarray:
+    return metric(batch).double().cpu().numpy()
 
 
 def _lip_distances(batch: Batch) -> np.ndarray:

@@ -147,7 +147,7 @@ class SyncEmbeddings:
         while self._waiting:
             self._crop()
         self._embed()
-        if not self._lips:
+        if self._first is None or not self._lips:
             return None
         lips = np.concatenate(self._lips)
         windows = (len(mfcc) - MFCC_A_WINDOW) // MFCC_A_FRAME + 1 - self._first

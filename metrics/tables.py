@@ -7,6 +7,7 @@ Tables 1 to 3.
 
 from collections.abc import Hashable
 from dataclasses import dataclass
+from typing import TypeVar
 
 GROUND_TRUTH = "GT"
 
@@ -187,7 +188,10 @@ TABLES = {
 }
 
 
-def best_and_second(values: dict[Hashable, float], higher_is_better: bool) -> tuple[set[Hashable], set[Hashable]]:
+Row = TypeVar("Row", bound=Hashable)
+
+
+def best_and_second(values: dict[Row, float], higher_is_better: bool) -> tuple[set[Row], set[Row]]:
     """The rows with the best and with the second best value of a column; equal values share a rank.
 
     Args:

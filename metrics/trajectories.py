@@ -91,10 +91,14 @@ def _step(last: np.ndarray, grey: np.ndarray, point: np.ndarray) -> np.ndarray:
     if not np.isfinite(point).all():
         return lost
     origin = point.astype(np.float32).reshape(1, 1, 2)
-    moved, found, _ = cv2.calcOpticalFlowPyrLK(last, grey, origin, None, winSize=_WINDOW, maxLevel=_LEVELS)
+    moved, found, _ = cv2.calcOpticalFlowPyrLK(
+        last, grey, origin, np.empty_like(origin), winSize=_WINDOW, maxLevel=_LEVELS
+    )
     if not found.all():
         return lost
-    back, found, _ = cv2.calcOpticalFlowPyrLK(grey, last, moved, None, winSize=_WINDOW, maxLevel=_LEVELS)
+    back, found, _ = cv2.calcOpticalFlowPyrLK(
+        grey, last, moved, np.empty_like(moved), winSize=_WINDOW, maxLevel=_LEVELS
+    )
     if not found.all() or np.linalg.norm(back - origin) > _RETURN * max(grey.shape):
         return lost
     return moved.reshape(2).astype(np.float64)
@@ -178,7 +182,7 @@ def draw(trajectories: list[Trajectory], path: Path) -> None:
     columns = max(2, len(trajectories))
     with plain_text():
         figure = Figure(figsize=(3.2 * columns, 6.4), layout="constrained")
-        above, below = figure.subfigures(2, 1, height_ratios=(1.2, 1))
+        above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=(1.2, 1))[:, 0]
         for axes, each in zip(above.subplots(1, len(trajectories), squeeze=False)[0], trajectories, strict=True):
             axes.imshow(each.first_frame)
             axes.plot(*each.points.T, color="red", linewidth=1)

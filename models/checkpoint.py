@@ -10,10 +10,10 @@ import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar, cast, overload
 
 import torch
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -37,6 +37,7 @@ NETWORKS: dict[str, tuple[type[nn.Module], type]] = {
     "sync_expert": (SyncExpert, SyncExpertConfig),
     "discriminator": (PatchDiscriminator, DiscriminatorConfig),
 }
+Network = TypeVar("Network", bound=nn.Module)
 _STATISTICS = ("running_mean", "running_var")
 
 
@@ -74,7 +75,7 @@ def _halved(tensor: Tensor, name: str) -> Tensor:
     return half
 
 
-def build_network(name: str, config: Any) -> nn.Module:
+def build_network(name: str, config: Any) -> Any:
     """The network `name` with fresh weights; InputError where its config cannot be built."""
     try:
         return NETWORKS[name][0](config)
@@ -82,6 +83,16 @@ def build_network(name: str, config: Any) -> nn.Module:
         raise InputError(f"the config of {name} cannot be built: {error}") from error
 
 
+@overload
+def load_network(folder: str | os.PathLike, name: Literal["heatmap_predictor"]) -> HeatmapPredictor: ...
+@overload
+def load_network(folder: str | os.PathLike, name: Literal["face_synthesizer"]) -> FaceSynthesizer: ...
+@overload
+def load_network(folder: str | os.PathLike, name: Literal["g4g_synthesizer"]) -> G4GSynthesizer: ...
+@overload
+def load_network(folder: str | os.PathLike, name: Literal["sync_expert"]) -> SyncExpert: ...
+@overload
+def load_network(folder: str | os.PathLike, name: str) -> nn.Module: ...
 def load_network(folder: str | os.PathLike, name: str) -> nn.Module:
     """Load the network `name` of a checkpoint folder, in eval mode on the CPU.
 
@@ -111,7 +122,7 @@ def network_config(path: str | os.PathLike, name: str) -> Any:
         sections = OmegaConf.load(path)
     except Exception as error:  # the YAML library's own errors have many types and many lines
         raise InputError(f"{path} is not YAML ({first_line(error)})") from error
-    if not OmegaConf.is_dict(sections) or name not in sections:
+    if not isinstance(sections, DictConfig) or name not in sections:
         raise InputError(f"{path} has no section {name}; take the config.yaml saved with {name}.safetensors")
     kind = NETWORKS[name][1]
     section = from_first_form(kind, sections[name], f"{path}: section {name}")
@@ -132,7 +143,7 @@ def check_form(folder: str | os.PathLike, networks: dict[str, nn.Module]) -> Non
     for name, network in networks.items():
         if NETWORKS[name][1] not in FIRST_KEYS or not path.is_file():
             continue
-        known, ours = network_config(path, name).resolved(), network.config
+        known, ours = network_config(path, name).resolved(), cast(Any, network.config)
         for option in dataclasses.fields(ours):
             if option.name != "form" and option.default is not None:
                 continue
@@ -261,8 +272,8 @@ def _released_expert(state: dict[str, Tensor], path: str | os.PathLike) -> SyncE
 
 
 def _released(
-    network: nn.Module, convert: Callable[[], dict[str, Tensor]], path: str | os.PathLike, name: str
-) -> nn.Module:
+    network: Network, convert: Callable[[], dict[str, Tensor]], path: str | os.PathLike, name: str
+) -> Network:
     """`network` with the tensors that `convert` gives, of a file that is called `name`; in eval mode."""
     try:
         state = convert()

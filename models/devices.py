@@ -7,7 +7,7 @@ if TYPE_CHECKING:
     import torch
 
 
-def add_device(parser: argparse.ArgumentParser) -> None:
+def add_device(parser: argparse._ActionsContainer) -> None:
     """Add the option `--device` to `parser`; its value is a usable `torch.device`."""
     parser.add_argument(
         "--device", type=usable_device, default="auto", metavar="cpu|cuda", help="default: cuda where there is one"

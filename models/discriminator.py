@@ -2,6 +2,7 @@
 
 import itertools
 from dataclasses import dataclass
+from typing import cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -60,7 +61,7 @@ def _judged(networks: nn.ModuleList, images: Tensor) -> list[list[Tensor]]:
         if i > 0:
             images = F.avg_pool2d(images, 3, stride=2, padding=1, count_include_pad=False)
         maps = [images]
-        for layer in network:
+        for layer in cast(nn.ModuleList, network):
             maps.append(layer(maps[-1]))
         features.append(maps[1:])
     return features
@@ -69,7 +70,7 @@ def _judged(networks: nn.ModuleList, images: Tensor) -> list[list[Tensor]]:
 def _layers(config: DiscriminatorConfig, in_channels: int) -> nn.ModuleList:
     """4x4 convolutions with padding 2: `layers` of stride 2, one more of stride 1, and the scores'."""
     channels = [scaled(min(config.channels * 2**i, 512), config.width) for i in range(config.layers + 1)]
-    layers = [nn.Sequential(_convolution(in_channels, channels[0], stride=2), nn.LeakyReLU(0.2))]
+    layers: list[nn.Module] = [nn.Sequential(_convolution(in_channels, channels[0], stride=2), nn.LeakyReLU(0.2))]
     for i, (before, after) in enumerate(itertools.pairwise(channels), start=1):
         convolution = _convolution(before, after, stride=2 if i < config.layers else 1)
         layers.append(nn.Sequential(convolution, nn.InstanceNorm2d(after), nn.LeakyReLU(0.2)))
@@ -80,6 +81,7 @@ def _layers(config: DiscriminatorConfig, in_channels: int) -> nn.ModuleList:
 def _convolution(in_channels: int, out_channels: int, stride: int) -> nn.Conv2d:
     """A 4x4 convolution, initialised from N(0, 0.02) as is usual for this discriminator."""
     convolution = nn.Conv2d(in_channels, out_channels, 4, stride, padding=2)
+    assert convolution.bias is not None  # by default it has one
     nn.init.normal_(convolution.weight, std=0.02)
     nn.init.zeros_(convolution.bias)
     return convolution

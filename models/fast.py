@@ -26,7 +26,7 @@ from models.layers import ConvBlock
 from models.modulation import ModulatedBlock, Modulation, SpadeNorm, apply_folded, fold_kernels
 from models.spatial import AdaAT, PreActivationBlock
 
-Synthesizer = TypeVar("Synthesizer", FaceSynthesizer, G4GSynthesizer)
+Synthesizer = TypeVar("Synthesizer", bound=FaceSynthesizer | G4GSynthesizer)
 
 _EPSILON = 1e-5  # of instance norm, PyTorch's default
 

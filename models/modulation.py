@@ -4,11 +4,13 @@ Both compute gamma and beta without the feature that they modulate. The flow pre
 one condition: their gamma and beta are computed once a frame instead of once a reference.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.precision import without_autocast
+from models.precision import total, without_autocast
 
 Modulation = tuple[Tensor, Tensor]  # (gamma, beta), each (B, C, H, W) or (B, C, 1, 1)
 
@@ -32,14 +34,16 @@ class SpadeNorm(nn.Module):
         # Two convolutions without a ReLU between them fold into one.
         self.folds = not relu and 25 * condition_channels * 2 * channels < composed / 2
 
-    def modulation(self, condition: Tensor, size: tuple[int, int]) -> Modulation:
+    def modulation(self, condition: Tensor, size: tuple[int, ...]) -> Modulation:
         """gamma, beta (B, C, *size) of the condition (B, channels, H, W), resized to `size` by nearest pixel."""
         condition = F.interpolate(condition, size=size, mode="nearest") if condition.shape[-2:] != size else condition
         # Not on a GPU: folding at every call runs thousands of small kernels, which take longer than they save.
         if self.folds and condition.device.type == "cpu":
-            return tuple(folded_convolutions(condition, self.shared, self.gamma_beta).chunk(2, dim=1))
+            gamma, beta = folded_convolutions(condition, self.shared, self.gamma_beta).chunk(2, dim=1)
+            return gamma, beta
         hidden = self.shared(condition)
-        return tuple(self.gamma_beta(hidden.relu_() if self.relu else hidden).chunk(2, dim=1))
+        gamma, beta = self.gamma_beta(hidden.relu_() if self.relu else hidden).chunk(2, dim=1)
+        return gamma, beta
 
 
 class AdaInNorm(nn.Module):
@@ -52,22 +56,23 @@ class AdaInNorm(nn.Module):
         for layer in (self.shared, self.gamma_beta):
             nn.init.xavier_uniform_(layer.weight)  # as the STSA authors' linear layers
 
-    def modulation(self, code: Tensor, size: tuple[int, int] | None = None) -> Modulation:
+    def modulation(self, code: Tensor, size: tuple[int, ...] | None = None) -> Modulation:
         """gamma, beta (B, C, 1, 1) of the code (B, code), the same for every `size`."""
-        return tuple(self.gamma_beta(F.relu(self.shared(code)))[..., None, None].chunk(2, dim=1))
+        gamma, beta = self.gamma_beta(F.relu(self.shared(code)))[..., None, None].chunk(2, dim=1)
+        return gamma, beta
 
 
 class ModulatedBlock(nn.Module):
     """Twice: modulated instance norm, LeakyReLU 0.2, 3x3 convolution. `norm` is SpadeNorm or AdaInNorm."""
 
-    def __init__(self, channels: int, norm: type[nn.Module], *norm_args: int):
+    def __init__(self, channels: int, norm: Callable[..., SpadeNorm | AdaInNorm], *norm_args: int):
         super().__init__()
         self.norm_1 = norm(channels, *norm_args)
         self.conv_1 = nn.Conv2d(channels, channels, 3, padding=1)
         self.norm_2 = norm(channels, *norm_args)
         self.conv_2 = nn.Conv2d(channels, channels, 3, padding=1)
 
-    def modulations(self, condition: Tensor, size: tuple[int, int]) -> tuple[Modulation, Modulation]:
+    def modulations(self, condition: Tensor, size: tuple[int, ...]) -> tuple[Modulation, Modulation]:
         """gamma and beta of the block's two norms under the condition, for features of `size` (H, W)."""
         return self.norm_1.modulation(condition, size), self.norm_2.modulation(condition, size)
 
@@ -100,6 +105,7 @@ def folded_convolutions(x: Tensor, first: nn.Conv2d, second: nn.Conv2d) -> Tenso
 
 def fold_kernels(first: nn.Conv2d, second: nn.Conv2d) -> tuple[list[list[Tensor]], list[list[Tensor]]]:
     """The 5x5 kernels and biases of `folded_convolutions` for [first, inner, last] row by the same of columns."""
+    assert first.bias is not None and second.bias is not None  # `nn.Conv2d`'s default
     taps = second.weight.permute(2, 3, 0, 1)  # (3, 3, out, hidden)
     hidden, channels = first.weight.shape[:2]
     products = (taps.reshape(-1, hidden) @ first.weight.reshape(hidden, -1)).view(3, 3, -1, channels, 3, 3)
@@ -107,14 +113,14 @@ def fold_kernels(first: nn.Conv2d, second: nn.Conv2d) -> tuple[list[list[Tensor]
     allowed = [range(1, 3), range(3), range(2)]
     kernels = [[_sum_shifted(products, rows, columns) for columns in allowed] for rows in allowed]
     biases = [
-        [second.bias + sum(offsets[i, j] for i in rows for j in columns) for columns in allowed] for rows in allowed
+        [second.bias + total(offsets[i, j] for i in rows for j in columns) for columns in allowed] for rows in allowed
     ]
     return kernels, biases
 
 
 def _sum_shifted(products: Tensor, rows: range, columns: range) -> Tensor:
     """The 5x5 kernel (out, in, 5, 5) that sums the products of the taps in `rows` and `columns`, each at its shift."""
-    return sum(F.pad(products[i, j], (j, 2 - j, i, 2 - i)) for i in rows for j in columns)
+    return total(F.pad(products[i, j], (j, 2 - j, i, 2 - i)) for i in rows for j in columns)
 
 
 def apply_folded(x: Tensor, kernels: list[list[Tensor]], biases: list[list[Tensor]]) -> Tensor:

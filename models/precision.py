@@ -1,7 +1,15 @@
 """float32 under mixed precision, for sums over many pixels, norms and logarithms."""
 
+import functools
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
+
+
+def total(tensors: Iterable[Tensor]) -> Tensor:
+    """The sum of at least one tensor, a tensor; Python's `sum` may be its integer start."""
+    return functools.reduce(Tensor.add, tensors)
 
 
 def full_precision(x: Tensor) -> Tensor:

@@ -1,12 +1,13 @@
 """Maps this project's tensor names to those in the STSA authors' `face_weight.pth`."""
 
 import re
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 # (own name, their name) as regular expression and replacement; the first that matches a name's beginning applies.
-_NETWORKS = [
+_NETWORKS: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
     (r"audio_encoder\.layers\.(\d)\.conv\.", r"audio_encoder.w2v_encoder.\1.conv_block.0."),
     (r"audio_encoder\.layers\.(\d)\.norm\.", r"audio_encoder.w2v_encoder.\1.conv_block.1."),
     (r"spatial\.references\.scale_1\.1\.(\d)\.", lambda m: f"ref_imgs_encoder.conv1.{int(m[1]) + 1}."),

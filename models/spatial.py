@@ -123,8 +123,8 @@ class AdaAT(nn.Module):
             grid = self.grid(code.to(self.shared.weight.dtype), height, width)
         channels_apart = blended.reshape(batch * channels, 1, height, width).to(grid.dtype)
         pieces = zip(channels_apart.split(_MOST_SAMPLED), grid.split(_MOST_SAMPLED), strict=True)
-        moved = [F.grid_sample(*piece, align_corners=self.align_corners) for piece in pieces]
-        moved = torch.cat(moved) if len(moved) > 1 else moved[0]
+        sampled = [F.grid_sample(*piece, align_corners=self.align_corners) for piece in pieces]
+        moved = torch.cat(sampled) if len(sampled) > 1 else sampled[0]
         return moved.view_as(blended).to(blended.dtype)
 
     def grid(self, code: Tensor, height: int, width: int) -> Tensor:

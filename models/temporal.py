@@ -1,5 +1,7 @@
 """Parts of the temporal path: warps each reference's features to the target by a dense flow; takes a weighted mean."""
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -36,9 +38,8 @@ class FlowPredictor(nn.Module):
         self.spade_3 = ModulatedBlock(base, SpadeNorm, heatmap_channels, hidden, spade_relu)
         self.flow = nn.Conv2d(base, 2, 7, padding=3)
         self.weight = nn.Sequential(nn.Conv2d(base, base, 7, padding=3), nn.ReLU(), nn.Conv2d(base, 1, 7, padding=3))
-        for head in (self.flow, self.weight[2]):  # training starts from the references' mean, unmoved
-            nn.init.zeros_(head.weight)
-            nn.init.zeros_(head.bias)
+        for parameter in (*self.flow.parameters(), *self.weight[2].parameters()):
+            nn.init.zeros_(parameter)  # training starts from the references' mean, unmoved
 
     def forward(self, features: Tensor, heatmaps: Tensor, audio: Tensor) -> tuple[Tensor, Tensor]:
         """Features (B N, 4 c, H/2, W/2), heatmaps (B, channels, H, W), audio (B, code) -> flows and weights.
@@ -51,8 +52,10 @@ class FlowPredictor(nn.Module):
         x = self.adain_2(x, audio)
         x = self.spade_3(F.pixel_shuffle(x, 2), heatmaps)
         # One convolution for both heads' first layers: at full size with few channels, it takes as long as one head's.
-        kernels = torch.cat([self.flow.weight, self.weight[0].weight])
-        biases = torch.cat([self.flow.bias, self.weight[0].bias])
+        first = cast(nn.Conv2d, self.weight[0])
+        assert self.flow.bias is not None and first.bias is not None  # `nn.Conv2d`'s default
+        kernels = torch.cat([self.flow.weight, first.weight])
+        biases = torch.cat([self.flow.bias, first.bias])
         flow, weight = F.conv2d(x, kernels, biases, padding=3).tensor_split([2], dim=1)
         return flow, self.weight[1:](weight)
 

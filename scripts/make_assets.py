@@ -31,7 +31,7 @@ def portrait_frame(portrait: np.ndarray, time: float) -> np.ndarray:
     tilt = 2.5 * math.sin(2 * math.pi * time / 5)
     x = FACE_CENTRE[0] + 6 * math.sin(2 * math.pi * time / 4)
     y = FACE_CENTRE[1] + 3 * math.sin(2 * math.pi * time / 3)
-    matrix = cv2.getRotationMatrix2D((x, y), tilt, zoom)
+    matrix = np.asarray(cv2.getRotationMatrix2D((x, y), tilt, zoom), np.float64)
     matrix[:, 2] += SIZE / 2 - np.array([x, y])
     return cv2.warpAffine(portrait, matrix, (SIZE, SIZE), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT)
 

@@ -32,11 +32,10 @@ def gradient_norms(
     every = [parameter for parameters in groups.values() for parameter in parameters]
     norms = {}
     for term, value in terms.items():
-        if not every or not value.requires_grad:
-            gradients = [None] * len(every)
-        else:
-            gradients = torch.autograd.grad(scale * value, every, retain_graph=True, allow_unused=True)
-        gradients = iter(gradients)
+        found: Sequence[Tensor | None] = [None] * len(every)
+        if every and value.requires_grad:
+            found = torch.autograd.grad(scale * value, every, retain_graph=True, allow_unused=True)
+        gradients = iter(found)
         for name, parameters in groups.items():
             reached = [gradient for gradient in (next(gradients) for _ in parameters) if gradient is not None]
             norm = torch.nn.utils.get_total_norm(reached) / scale

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, set_seed
-from omegaconf import MISSING, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
@@ -115,7 +115,7 @@ def read_config(
         missing = sorted(OmegaConf.missing_keys(merged))
         if missing:
             raise InputError(f"config {path} does not set {', '.join(missing)}; add them or give {missing[0]}=VALUE")
-        return OmegaConf.to_object(merged)
+        return cast(Config, OmegaConf.to_object(merged))
     except OmegaConfBaseException as error:
         place = f" ({error.full_key})" if error.full_key else ""
         raise InputError(f"config {path}: {first_line(error)}{place}; correct the key or value") from error
@@ -123,10 +123,10 @@ def read_config(
 
 def _in_todays_keys(schema: type, layers: list[Any], path: str | Path) -> list[Any]:
     """Translate a `model` section with keys from before `form` to today's keys; other `layers` stay unchanged."""
-    kind = next((field.type for field in fields(schema) if field.name == "model"), None)
+    kind: Any = next((field.type for field in fields(schema) if field.name == "model"), None)
     settings = OmegaConf.merge(*layers)
-    model = settings.get("model")
-    if not OmegaConf.is_dict(model) or not FIRST_KEYS.get(kind, {}).keys() & model.keys():
+    model = settings.get("model") if isinstance(settings, DictConfig) else None
+    if not isinstance(model, DictConfig) or not FIRST_KEYS.get(kind, {}).keys() & model.keys():
         return layers
     settings.model = from_first_form(kind, model, f"config {path}: model")
     return [settings]
@@ -148,7 +148,7 @@ def _layers(path: str | Path, depth: int = 0) -> list[Any]:
         layer = OmegaConf.load(path)
     except Exception as error:  # the YAML library raises many types, with messages of many lines
         raise InputError(f"config {path} is not YAML ({first_line(error)}); mend that line") from error
-    if not OmegaConf.is_dict(layer):
+    if not isinstance(layer, DictConfig):
         raise InputError(f"config {path} does not hold settings; write key: value lines")
     base = layer.pop("base", None)
     if base is None:

@@ -4,7 +4,7 @@ A step's samples (`StepSampler`) and its random numbers (`Run.progress`) depend 
 run therefore needs no loader state. The global batches are the same for every number of processes and workers.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Sized
 from typing import Any
 
 import torch
@@ -54,6 +54,7 @@ def training_windows(data: DataConfig, shape: dict, **options) -> tuple[ClipData
 
 def training_batches(dataset: Dataset, config: Any, accelerator: Accelerator, first: int) -> Iterator[dict]:
     """Yield this process's batches, on its device, from step `first` on."""
+    assert isinstance(dataset, Sized)  # as every dataset that is read by index
     sampler = StepSampler(
         len(dataset), config.train, first, accelerator.process_index, accelerator.num_processes
     )  # fmt: skip
@@ -84,6 +85,7 @@ def validation_batch(dataset: Dataset, count: int) -> dict:
 
     The batch stays in CPU memory, about 3 MB for a window of five frames and five references. Its `parts` are moved.
     """
+    assert isinstance(dataset, Sized)  # as every dataset that is read by index
     positions = [round((i + 0.5) * len(dataset) / count - 0.5) for i in range(count)]
     return next(iter(DataLoader(dataset, batch_sampler=[[(position, position) for position in positions]])))
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from losses.adversarial import discriminator_loss
 from media.errors import InputError
+from models.precision import total
 from training.balance import gradient_norms
 from training.config import TrainConfig, synchronises
 from training.data import parts
@@ -24,9 +25,8 @@ def synchronised(network: nn.Module, accelerator: Accelerator, train: TrainConfi
 
 def optimizer(parameters: Any, train: TrainConfig, betas: Sequence[float] | None = None) -> torch.optim.Optimizer:
     """AdamW, which is Adam at weight decay 0. On resume, its settings come from the current config."""
-    adam = torch.optim.AdamW(
-        parameters, lr=train.learning_rate, betas=tuple(betas or train.betas), weight_decay=train.weight_decay
-    )
+    first, second = betas or train.betas
+    adam = torch.optim.AdamW(parameters, lr=train.learning_rate, betas=(first, second), weight_decay=train.weight_decay)
 
     def with_own_settings(adam: torch.optim.Optimizer, state: dict) -> dict:
         own = [{name: value for name, value in group.items() if name != "params"} for group in adam.param_groups]
@@ -145,14 +145,15 @@ class Learner:
         """
         windows = len(batch["clip"])
         pieces = list(parts(batch, self.train.micro_batch or windows))
-        values, others = {}, []
+        values: dict[str, Tensor | float] = {}
+        others = []
         for place, piece in enumerate(pieces):
             exchange = place + 1 == len(pieces) and not partial  # processes exchange gradients once a step
             with contextlib.nullcontext() if exchange else self.accelerator.no_sync(self.network):
                 terms, other = compute(piece)
                 if not terms:
                     raise InputError("no loss term has a weight, and nothing would be learned; set one of losses.*")
-                loss, share = sum(terms.values()), len(piece["clip"]) / windows
+                loss, share = total(terms.values()), len(piece["clip"]) / windows
                 _check_finite(terms | {"total": loss}, "loss term", piece, step)
                 if place == 0:
                     norms = self._norms_of(terms, step)
@@ -177,7 +178,7 @@ class Learner:
         if every == 0 or (step != 1 and step % every):
             return {}
         parts = {name: [terms[term] for term in summed if term in terms] for name, summed in self.sums.items()}
-        terms = terms | {name: sum(summed) for name, summed in parts.items() if summed}
+        terms = terms | {name: total(summed) for name, summed in parts.items() if summed}
         scaler = self.accelerator.scaler
         return gradient_norms(terms, self.shared, scaler.get_scale() if scaler is not None else 1.0)
 

@@ -17,7 +17,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -35,11 +35,15 @@ from media.files import output_folder
 from models.checkpoint import check_form, save_checkpoint
 from training.best import Score
 
+Tensors = tuple[Tensor, ...] | list[Tensor]
+
 # RuntimeErrors that neither a file nor a config causes.
 _DEVICE_ERRORS = (torch.OutOfMemoryError, torch.AcceleratorError, torch.distributed.DistBackendError)
 # Errors from reading a state's files if one is truncated, damaged or of other networks.
-DAMAGED = (OSError, RuntimeError, ValueError, LookupError, TypeError, EOFError)
-DAMAGED += (SafetensorError, pickle.UnpicklingError, YAMLError, OmegaConfBaseException)
+DAMAGED = (
+    *(OSError, RuntimeError, ValueError, LookupError, TypeError, EOFError),
+    *(SafetensorError, pickle.UnpicklingError, YAMLError, OmegaConfBaseException),
+)
 
 
 class Run:
@@ -71,9 +75,10 @@ class Run:
         done = max((step for step, _ in _states(self.output)), default=0)
         accelerator.init_trackers("tensorboard", init_kwargs={"tensorboard": {"purge_step": done + 1}})
         self.networks = {name: accelerator.unwrap_model(network) for name, network in networks.items()}
-        self.step, self.best = 0, None
+        self.step = 0
+        self.best: float | None = None
         self._trained = nn.ModuleDict({name: self.networks[name] for name in averaged})
-        self.ema = None
+        self.ema: AveragedModel | None = None
         if self.train.ema > 0:
             self.ema = AveragedModel(self._trained, multi_avg_fn=moving_average(self.train.ema), use_buffers=True)
         self._log_time, self._log_step, self._waited = time.perf_counter(), 0, 0.0
@@ -188,13 +193,14 @@ class Run:
         due = step % self.train.validate_every == 0 or step == self.train.steps
         return due and self.accelerator.is_main_process
 
-    def evaluated(self, name: str) -> nn.Module:
-        """The network to validate, in eval mode: its moving average if it has one."""
+    def evaluated(self, name: str) -> Any:
+        """The network to validate, in eval mode: its moving average if it has one. Its class is that of the name."""
         return self._best_of(name).eval()
 
     def _best_of(self, name: str) -> nn.Module:
-        averaged = self.ema is not None and name in self.ema.module
-        return self.ema.module[name] if averaged else self.networks[name]
+        if self.ema is None or name not in self._trained:
+            return self.networks[name]
+        return cast(nn.ModuleDict, self.ema.module)[name]
 
     def validated(self, step: int, values: dict[str, float], pictures: dict[str, Tensor]) -> None:
         """Log validation scalars and picture grids ((3, H, W) in [0, 1]); save the weights if they are the best so far.
@@ -297,11 +303,11 @@ def _states(output: Path) -> Iterator[tuple[int, Path]]:
             yield int(match[1]), folder
 
 
-def moving_average(decay: float) -> Callable[[list[Tensor], list[Tensor], Any], None]:
+def moving_average(decay: float) -> Callable[[Tensors, Tensors, Tensor | int], None]:
     """`AveragedModel`'s exponential moving average; integer tensors (indices, counts) are copied."""
     average = get_ema_multi_avg_fn(decay)
 
-    def update(averages: list[Tensor], current: list[Tensor], count: Any) -> None:  # tensors of one type
+    def update(averages: Tensors, current: Tensors, count: Tensor | int) -> None:  # tensors of one type
         if averages[0].is_floating_point():
             average(averages, current, count)
         else:
