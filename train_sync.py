@@ -15,7 +15,6 @@ highest accuracy a window (within one frame) are kept in `best`.
 """
 
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from training.settings import answer_help
@@ -24,7 +23,6 @@ answer_help(__name__, __file__)
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from omegaconf import MISSING
 from torch import Tensor, nn
 
@@ -32,17 +30,14 @@ from data_prep.clips import Clip, clip_paths
 from data_prep.offsets import find_offset, similarity_curves
 from data_prep.sync import SyncDataset
 from data_prep.windows import window_starts
-from extensions.lessons import VisemeTraining, learn_visemes
-from extensions.sync_motion import ExpertAndMotion
 from losses.calibration import calibrated
 from losses.sync import contrastive_loss, negative_log, shifted_loss, sync_classification_loss, sync_loss
 from media.errors import InputError, command
-from media.heatmap import LIP_KEYPOINTS
 from models.checkpoint import build_network
 from models.chung_syncnet import SHIFTS
 from models.sync_expert import FRAMES, SyncExpert, SyncExpertConfig, lower_faces
 from training.best import best_score
-from training.config import DataConfig, TrainConfig, check_batch, parse_config, start
+from training.config import DataConfig, TrainConfig, check_batch, extension, parse_config, start
 from training.data import training_batches
 from training.learner import Learner, compiled, synchronised, train_mode
 from training.run import Run, holds_a_run
@@ -55,13 +50,10 @@ class SyncTraining:
     data: DataConfig = field(default_factory=DataConfig)
     model: SyncExpertConfig = field(default_factory=SyncExpertConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
-    speech: VisemeTraining = field(default_factory=VisemeTraining)  # before all else
     loss: str = "contrastive"  # or "shifted", or "bce", which the expert of L_sync needs
     temperature: float = 0.07  # of the first two
     negatives: int = 4  # sounds of the same clip a few frames away, for each window
     furthest: int = 15  # frames that they are away at most; with bce larger ones too end with the clip
-    motion: float = 0.0  # weight of a head that has to tell from either embedding how the mouth moves
-    freeze_speech: bool = True  # what `speech` has taught the audio encoder stays, but for its last two layers
     output: str = MISSING  # the run's folder
 
 
@@ -86,20 +78,28 @@ def validate(expert: SyncExpert, clips: list[Clip]) -> dict[str, float]:
     }
 
 
-def sync_terms(network: Callable, batch: dict, config: SyncTraining) -> dict[str, Tensor]:
-    """The loss of a batch of `SyncDataset`: faces (B,5,3,H,W) against their own and shifted sounds (B,1+N,1,80,16)."""
-    sounds, face, motions = network(batch["mel"], lower_faces(batch["frames"]))
+class SoundsAndFaces(nn.Module):
+    """The expert on a batch of `SyncDataset`: each face with its own sound and shifted ones."""
+
+    def __init__(self, expert: SyncExpert):
+        super().__init__()
+        self.expert = expert
+
+    def forward(self, mel: Tensor, lower_faces: Tensor) -> tuple[Tensor, Tensor]:
+        """Embed sounds (B, 1 + N, 1, 80, 16) and faces (B, 15, 48, 96): (B, 1 + N, D) and (B, D)."""
+        sounds, face = self.expert(mel.flatten(0, 1), lower_faces)
+        return sounds.unflatten(0, mel.shape[:2]), face
+
+
+def sync_terms(sounds: Tensor, face: Tensor, config: SyncTraining) -> dict[str, Tensor]:
+    """The loss of faces (B, D) and of sounds (B, 1 + N, D), each face's own sound first, then shifted ones."""
     own, others = sounds[:, 0], sounds[:, 1:]
     if config.loss == "bce":
         shifted = sync_classification_loss(others, face[:, None], torch.zeros(others.shape[:2], device=face.device))
-        terms = {"bce": (sync_loss(own, face) + shifted) / 2}  # the mean of the coin that Wav2Lip tosses for each face
-    elif config.loss == "shifted":
-        terms = {"shifted": shifted_loss(own, face, others, config.temperature)}
-    else:
-        terms = {"contrastive": contrastive_loss(own, face, config.temperature, others)}
-    for name, motion in zip(("face_motion", "sound_motion"), motions, strict=False):
-        terms[name] = config.motion * F.l1_loss(motion.float(), batch["motion"][..., LIP_KEYPOINTS, :])
-    return terms
+        return {"bce": (sync_loss(own, face) + shifted) / 2}  # the mean of Wav2Lip's random choice between both pairs
+    if config.loss == "shifted":
+        return {"shifted": shifted_loss(own, face, others, config.temperature)}
+    return {"contrastive": contrastive_loss(own, face, config.temperature, others)}
 
 
 @command
@@ -115,8 +115,11 @@ def main() -> None:
     accelerator = start(config)
     check_batch(1, config.train, accelerator)
 
-    data = config.data
-    dataset = SyncDataset(
+    further = extension(config)
+    if further is not None:
+        from extensions import sync_motion  # here, so that the papers' expert trains without extensions/
+    data, moving = config.data, further is not None and further.motion > 0
+    dataset = (sync_motion.MotionDataset if moving else SyncDataset)(
         data.train,
         config.negatives,
         config.furthest,
@@ -124,7 +127,6 @@ def main() -> None:
         data.max_offset,
         data.correct_offsets,
         data.decoded,
-        motion=config.motion > 0,
         near=config.loss != "bce",
     )
     clips = [Clip(path) for path in clip_paths(data.val)]
@@ -132,20 +134,15 @@ def main() -> None:
         raise InputError(f"data folder {data.val}: no clip has five frames in a row; add longer clips")
 
     expert = build_network("sync_expert", config.model)
-    if config.speech.data and not holds_a_run(config.output):
-        expert.to(accelerator.device)
-        learn_visemes(
-            expert.audio_encoder,
-            lambda mel: expert.audio_encoder(mel[:, None]).flatten(1),
-            config.speech,
-            config.train.seed,
-            config.output,
-            range(1, 16, 3),  # the middles of the five frames
-        )
-        expert.requires_grad_(True)
-    frozen = expert.audio_encoder[:-2] if config.speech.data and config.freeze_speech else nn.Sequential()
-    frozen.requires_grad_(False)
-    network = synchronised(ExpertAndMotion(expert, reads_motion=config.motion > 0), accelerator, config.train)
+    frozen = nn.Sequential()
+    if further is not None and further.speech.data:
+        if not holds_a_run(config.output):
+            expert.to(accelerator.device)
+            sync_motion.learn_speech(expert, further.speech, config.train.seed, config.output)
+        if further.freeze_speech:
+            frozen = expert.audio_encoder[:-2].requires_grad_(False)
+    network = sync_motion.ExpertAndMotion(expert) if moving else SoundsAndFaces(expert)
+    network = synchronised(network, accelerator, config.train)
     learner = Learner(network, config.train, accelerator)
     expert = accelerator.unwrap_model(learner.network).expert
     sections = {"sync_expert": config.model, "training": config}
@@ -156,7 +153,11 @@ def main() -> None:
 
     def compute(part: dict) -> tuple[dict[str, Tensor], None]:
         with accelerator.autocast():
-            return sync_terms(embed, part, config), None
+            sounds, face, *motions = embed(part["mel"], lower_faces(part["frames"]))
+            terms = sync_terms(sounds, face, config)
+            if moving:
+                terms |= sync_motion.motion_terms(*motions, part["motion"], further.motion)
+            return terms, None
 
     scores = {}
     for step, batch in run.progress(training_batches(dataset, config, accelerator, first)):

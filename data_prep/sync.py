@@ -1,7 +1,6 @@
 """Windows for the lip-sync expert: five frames of a face, their sound, and shifted sounds of the same clip."""
 
 import os
-from collections import OrderedDict
 from pathlib import Path
 
 import cv2
@@ -12,13 +11,10 @@ from torch.utils.data import Dataset
 from data_prep.clips import Clip, clip_id, clip_paths
 from data_prep.manifest import Manifest
 from data_prep.unsynced import check_shifts, draw_shifts, sync_mel
-from data_prep.windows import mirrored_points, window_starts
-from extensions.landmark_maps import mouth_motion
+from data_prep.windows import window_starts
 from media.errors import InputError
 from media.timeline import FPS
 from models.sync_expert import FRAMES
-
-_CACHE = 64 * 2**20
 
 
 class SyncDataset(Dataset):
@@ -29,8 +25,6 @@ class SyncDataset(Dataset):
         frames (5, 3, 128, 128) RGB in [0, 1];
         mel (1 + negatives, 1, 80, 16): the five frames' own sound, then sounds of the same length shifted earlier or
             later, half of them by at most three frames (`near`), the others by up to `furthest`;
-        motion (5, 57, 2), with `motion`: the frames' pose-normalised keypoints minus the clip's median ones, in units
-            of the crop; 17 of the jaw, then 40 of the lips;
         clip, the clip's id, and start, the first frame's index on the 25 fps timeline.
 
     Args:
@@ -41,7 +35,6 @@ class SyncDataset(Dataset):
         max_offset: leave out clips with a larger audio offset, in frames, in the manifest; None keeps all.
         correct_offsets: move each clip's sound by the offset in the manifest.
         decoded: folder for decoded copies of the faces (see `Clip`); None decodes them each time.
-        motion: whether items have `motion`, which needs the landmarks of all of a clip's frames.
         near: half of the shifts are within three frames. False: all shifts are equally likely, as in Wav2Lip's off-sync
             pairs, and the shifted sound stays within the clip if that is long enough: silence would reveal the shift.
 
@@ -58,12 +51,11 @@ class SyncDataset(Dataset):
         max_offset: int | None = None,
         correct_offsets: bool = False,
         decoded: str | os.PathLike | None = None,
-        motion: bool = True,
         near: bool = True,
     ):
         check_shifts(negatives, furthest)
         self.negatives, self.furthest, self.augment = negatives, furthest, augment
-        self.motion, self.near = motion, near
+        self.near = near
         manifest = Manifest(Path(folder))
         self.clips: list[Clip] = []
         self._starts: list[np.ndarray] = []
@@ -79,7 +71,6 @@ class SyncDataset(Dataset):
             self.clips.append(clip)
             self._starts.append(starts)
             self._late.append(late)
-        self._motions: OrderedDict[tuple[int, bool], torch.Tensor] = OrderedDict()
         self._ends = np.cumsum([len(starts) for starts in self._starts])
         if not len(self):
             raise InputError(f"data folder {folder}: no clip to use has {FRAMES} frames in a row; add longer clips")
@@ -113,21 +104,11 @@ class SyncDataset(Dataset):
             "clip": clip.id,
             "start": number,
         }
-        if self.motion:
-            item["motion"] = self._motion(which, mirrored)[first : first + FRAMES]
-        return item
+        return item | self.more(which, first, mirrored)
 
-    def _motion(self, which: int, mirrored: bool) -> torch.Tensor:
-        """Motion of a clip's keypoints, (F, 57, 2), from a cache of at most 64 MB a process."""
-        if (which, mirrored) not in self._motions:
-            points = self.clips[which].landmarks
-            motion = mouth_motion(torch.from_numpy(mirrored_points(points) if mirrored else points))
-            self.clips[which].__dict__.pop("landmarks")  # those of thousands of clips would fill the memory
-            self._motions[which, mirrored] = motion
-            while sum(each.nbytes for each in self._motions.values()) > _CACHE and len(self._motions) > 1:
-                self._motions.popitem(last=False)
-        self._motions.move_to_end((which, mirrored))
-        return self._motions[which, mirrored]
+    def more(self, which: int, first: int, mirrored: bool) -> dict[str, torch.Tensor]:
+        """Further entries of an item, which a subclass adds: of clip `which`, for the five faces from face `first`."""
+        return {}
 
 
 def _augmented_faces(faces: np.ndarray, random: np.random.Generator) -> np.ndarray:

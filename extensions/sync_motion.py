@@ -1,35 +1,90 @@
-"""Motion of the mouth as a further target of the lip-sync expert."""
+"""Help for a lip-sync expert that is trained on few people: known visemes, and the motion of the mouth as a target.
 
+Not in the papers. From similarities alone, a network that sees few people learns their identity and no lip sync.
+`train_sync.py` takes this file where a config has `speech`, `motion` or `freeze_speech`; README.md has the results.
+"""
+
+from collections import OrderedDict
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from media.heatmap import LIP_POINTS
+from data_prep.sync import SyncDataset
+from data_prep.windows import mirrored_points
+from extensions.landmark_maps import mouth_motion
+from extensions.lessons import VisemeTraining, learn_visemes
+from media.heatmap import LIP_KEYPOINTS, LIP_POINTS
 from models.layers import scaled
 from models.sync_expert import FRAMES, SyncExpert
 
-_STEP = 0.02  # the head's outputs count in these steps, about how far a mouth moves, in units of the crop
+_CACHE = 64 * 2**20  # bytes of motions, a process
+_STEP = 0.02  # unit of the head's outputs, about the amplitude of a mouth's motion, in units of the crop
+
+
+class MotionDataset(SyncDataset):
+    """`SyncDataset` whose items also have the motion of the mouth.
+
+    motion (5, 57, 2): the frames' pose-normalised keypoints minus the clip's median ones, in units of the crop; 17 of
+    the jaw, then 40 of the lips. It needs the landmarks of all of a clip's frames.
+    """
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self._motions: OrderedDict[tuple[int, bool], Tensor] = OrderedDict()
+
+    def more(self, which: int, first: int, mirrored: bool) -> dict[str, Tensor]:
+        return {"motion": self._motion(which, mirrored)[first : first + FRAMES]}
+
+    def _motion(self, which: int, mirrored: bool) -> Tensor:
+        """Motion of a clip's keypoints, (F, 57, 2), from a cache of at most 64 MB a process."""
+        if (which, mirrored) not in self._motions:
+            points = self.clips[which].landmarks
+            motion = mouth_motion(torch.from_numpy(mirrored_points(points) if mirrored else points))
+            self.clips[which].__dict__.pop("landmarks")  # those of thousands of clips would fill the memory
+            self._motions[which, mirrored] = motion
+            while sum(each.nbytes for each in self._motions.values()) > _CACHE and len(self._motions) > 1:
+                self._motions.popitem(last=False)
+        self._motions.move_to_end((which, mirrored))
+        return self._motions[which, mirrored]
 
 
 class ExpertAndMotion(nn.Module):
-    """The expert and, in training, a linear head that reads off a face's and off a sound's embedding how the lips move.
+    """The expert and, in training only, a linear head that predicts the lips' motion from either embedding.
 
-    Through the one head both come to speak of the same thing; from similarities alone, a network that sees few people
-    does not find out that it is the mouth that matters.
+    Both embeddings go through the same head, which makes them represent the mouth's motion.
     """
 
-    def __init__(self, expert: SyncExpert, reads_motion: bool):
+    def __init__(self, expert: SyncExpert):
         super().__init__()
         self.expert = expert
-        width = scaled(512, expert.config.width)
-        self.head = nn.Linear(width, FRAMES * len(LIP_POINTS) * 2) if reads_motion else None
+        self.head = nn.Linear(scaled(512, expert.config.width), FRAMES * len(LIP_POINTS) * 2)
 
-    def forward(self, mel: Tensor, lower_faces: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """Embed sounds (B, 1 + N, 1, 80, 16), their own first, and faces (B, 15, 48, 96).
+    def forward(self, mel: Tensor, lower_faces: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Embed sounds (B, 1 + N, 1, 80, 16), each face's own sound first, and faces (B, 15, 48, 96).
 
         Returns:
-            Their embeddings, (B, 1 + N, D) and (B, D); and where there is a head, what it reads off the faces and off
-            their own sounds, (B, 5, 40, 2) each in units of the crop.
+            The embeddings of the sounds (B, 1 + N, D) and faces (B, D); the motions that the head predicts from the
+            faces and from their own sounds, (B, 5, 40, 2) each in units of the crop.
         """
         sounds, face = self.expert(mel.flatten(0, 1), lower_faces)
         sounds = sounds.unflatten(0, mel.shape[:2])
-        read = [] if self.head is None else [self.head(x * x.shape[1] ** 0.5) for x in (face, sounds[:, 0])]
-        return sounds, face, [_STEP * motion.unflatten(1, (FRAMES, len(LIP_POINTS), 2)) for motion in read]
+        read = [self.head(x * x.shape[1] ** 0.5) for x in (face, sounds[:, 0])]
+        motions = [_STEP * motion.unflatten(1, (FRAMES, len(LIP_POINTS), 2)) for motion in read]
+        return sounds, face, *motions
+
+
+def motion_terms(of_faces: Tensor, of_sounds: Tensor, motion: Tensor, weight: float) -> dict[str, Tensor]:
+    """The weighted mean distances of predicted motions (B, 5, 40, 2) from a batch's true `motion` (B, 5, 57, 2)."""
+    true = motion[..., LIP_KEYPOINTS, :]
+    predicted = {"face_motion": of_faces, "sound_motion": of_sounds}
+    return {name: weight * F.l1_loss(each.float(), true) for name, each in predicted.items()}
+
+
+def learn_speech(expert: SyncExpert, config: VisemeTraining, seed: int, output: str | Path) -> None:
+    """Pretrain the expert's audio encoder on the visemes of synthetic speech; its parameters stay trainable."""
+    places = range(1, 16, 3)  # the middles of the five frames
+    encoder = expert.audio_encoder
+    learn_visemes(encoder, lambda mel: encoder(mel[:, None]).flatten(1), config, seed, output, places)
+    encoder.requires_grad_(True)

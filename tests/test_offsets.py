@@ -12,6 +12,7 @@ from data_prep.offsets import check_expert, find_offset, framed, similarity_curv
 from data_prep.sync import SyncDataset
 from data_prep.windows import ClipDataset
 from extensions.landmark_maps import mouth_motion
+from extensions.sync_motion import MotionDataset
 from media.audio import mfcc
 from media.errors import InputError
 from models.checkpoint import load_any_sync_expert, save_checkpoint
@@ -32,8 +33,13 @@ def test_a_sync_item_has_its_own_sound_first_and_others_of_the_same_clip(clips):
         frames = augmented["frames"]
         assert frames.min() >= 0 and frames.max() <= 1 and augmented["mel"].abs().max() <= 4
     clip = dataset.clips[0]
-    assert "landmarks" not in vars(clip)  # of thousands of clips they would fill the memory
-    assert torch.equal(item["motion"], mouth_motion(torch.from_numpy(clip.landmarks))[3:8])
+    assert "landmarks" not in vars(clip)
+
+    moving = MotionDataset(clips, negatives=5, furthest=6)
+    further = moving[(3, 0)]
+    assert further.keys() - item.keys() == {"motion"} and torch.equal(further["mel"], item["mel"])
+    assert "landmarks" not in vars(moving.clips[0])  # of thousands of clips they would fill the memory
+    assert torch.equal(further["motion"], mouth_motion(torch.from_numpy(clip.landmarks))[3:8])
 
 
 class LoudMouth(torch.nn.Module):

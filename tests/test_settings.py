@@ -11,11 +11,13 @@ import finetune_e2e
 import train_face
 import train_heatmap
 import train_sync
-from training.settings import REQUIRED, SCHEMAS, document, settings
+from extensions import settings as extensions
+from training.settings import EXTENSIONS, REQUIRED, SCHEMAS, document, settings
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = {module.__file__.rsplit("/")[-1]: module for module in (finetune_e2e, train_face, train_heatmap, train_sync)}
-CASES = [(script, schema) for script, schemas in SCHEMAS.items() for schema in schemas]
+CASES = [(ROOT / script, schema) for script, schemas in SCHEMAS.items() for schema in schemas]
+CASES += [(ROOT / "extensions/settings.py", schema) for schema in EXTENSIONS.values()]
 HEAVY = ("torch", "mediapipe", "librosa", "torchvision", "transformers")
 
 
@@ -35,8 +37,8 @@ def flat(config: DictConfig, prefix: str = "") -> dict[str, object]:
 
 @pytest.mark.parametrize(("script", "schema"), CASES)
 def test_the_settings_are_those_of_the_dataclasses_with_their_defaults(script, schema):
-    config = flat(OmegaConf.structured(getattr(SCRIPTS[script], schema)))
-    read = {each.name: each for each in settings(ROOT / script, schema)}
+    config = flat(OmegaConf.structured(getattr(SCRIPTS.get(script.name, extensions), schema)))
+    read = {each.name: each for each in settings(script, schema)}
     assert read.keys() == config.keys()
     for name, each in read.items():
         expected = config[name]
@@ -48,7 +50,7 @@ def test_the_settings_are_those_of_the_dataclasses_with_their_defaults(script, s
 
 @pytest.mark.parametrize(("script", "schema"), CASES)
 def test_every_setting_says_what_it_means(script, schema):
-    assert [each.name for each in settings(ROOT / script, schema) if not each.meaning] == []
+    assert [each.name for each in settings(script, schema) if not each.meaning] == []
 
 
 def test_docs_settings_is_the_page_that_the_dataclasses_give():

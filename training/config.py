@@ -1,11 +1,12 @@
 """The training settings that all scripts share; reading and checking a config; starting accelerate."""
 
+import importlib
 import os
 import shlex
 import shutil
 import sysconfig
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, make_dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -22,6 +23,7 @@ from media.files import check_output_folder, existing_file
 from models.discriminator import DiscriminatorConfig
 from models.first_form import FIRST_KEYS, from_first_form
 from training.run import holds_a_run
+from training.settings import EXTENSIONS
 
 WAIT = timedelta(hours=2)  # longest wait between processes: the others wait while the main process validates
 
@@ -77,14 +79,24 @@ class TrainConfig:
     keep_every: int = 0  # steps between two checkpoint folders `output/step-NNNNNNNN`, which are kept; 0: none
 
 
+class Extension:
+    """Base class of the settings in extensions/settings.py."""
+
+
+def extension(config: Any) -> Any:
+    """`config` if it has settings of extensions/, else None: the papers' training, which needs no extensions/."""
+    return config if isinstance(config, Extension) else None
+
+
 Config = TypeVar("Config")
 
 
 def parse_config(schema: type[Config] | dict[str, type[Config]], description: str) -> Config:
     """Read `--config FILE [key=value ...]` from the command line into the dataclass `schema`.
 
-    A dict maps names of networks to schemas: the config's `network` selects one, by default the first. A file may name
-    another file under `base` (relative to itself), whose settings it overrides.
+    A dict maps names of networks to schemas: the config's `network` selects one, by default the first. If the config
+    has a key that the schema lacks, or `model.form: landmarks`, the schema gains its settings of extensions/. A file
+    may name another file under `base` (relative to itself), whose settings it overrides.
 
     Raises:
         InputError: a key is unknown, a value is missing or has the wrong type; the message names the key.
@@ -111,6 +123,7 @@ def read_config(
         schema = schema[network]
     try:
         layers = _in_todays_keys(schema, layers, path)
+        schema = _extended(schema, OmegaConf.merge(*layers), path)
         merged = OmegaConf.merge(OmegaConf.structured(schema), *layers)
         missing = sorted(OmegaConf.missing_keys(merged))
         if missing:
@@ -130,6 +143,27 @@ def _in_todays_keys(schema: type, layers: list[Any], path: str | Path) -> list[A
         return layers
     settings.model = from_first_form(kind, model, f"config {path}: model")
     return [settings]
+
+
+def _extended(schema: type[Config], settings: Any, path: str | Path) -> type[Config]:
+    """`schema`, or where `settings` needs it, a dataclass that inherits from it and from its class of `EXTENSIONS`."""
+    landmarks = OmegaConf.select(settings, "model.form") == "landmarks"
+    unknown = settings.keys() - {field.name for field in fields(schema)}
+    if schema.__name__ not in EXTENSIONS or not (landmarks or unknown):
+        return schema
+    try:  # imported here, so that the papers' networks train without extensions/
+        module = importlib.import_module("extensions.settings")
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] != "extensions":
+            raise
+        if landmarks:
+            raise InputError(
+                f"config {path}: model.form=landmarks needs the folder extensions/, which is absent; restore it or set "
+                f"form: paper"
+            ) from error
+        return schema  # whose error will name the unknown key
+    further = getattr(module, EXTENSIONS[schema.__name__])
+    return make_dataclass(schema.__name__, [], bases=(further, schema))
 
 
 def _setting(override: str) -> Any:

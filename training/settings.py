@@ -23,6 +23,7 @@ SCHEMAS = {
     "train_face.py": ["FaceTraining", "G4GTraining"],
     "finetune_e2e.py": ["Finetuning"],
 }
+EXTENSIONS = {"SyncTraining": "SyncExtension"}  # schema: the class in extensions/settings.py that adds settings to it
 REQUIRED = "required"
 
 
@@ -93,9 +94,9 @@ def answer_help(name: str, script: str) -> None:
     print(f"usage: {path.name} --config FILE [key=value ...]\n\n{source.docstring}\n")
     print("  --config FILE  YAML file with the run's settings; it may name another one under `base`")
     print("  key=value      settings that replace the file's, as in train.steps=20")
-    for schema in SCHEMAS[path.name]:
-        print(f"\nSettings of {schema} (key: type = default):\n")
-        for setting in settings(path, schema):
+    for title, found in _tables(path):
+        print(f"\nSettings of {title} (key: type = default):\n")
+        for setting in found:
             print(f"  {setting.name}: {setting.kind} = {setting.default}")
             print(textwrap.fill(setting.meaning, 100, initial_indent="      ", subsequent_indent="      "))
     sys.exit(0)
@@ -104,6 +105,17 @@ def answer_help(name: str, script: str) -> None:
 def settings(script: Path, schema: str) -> list[Setting]:
     """All settings of the dataclass `schema` of the file `script`, sections flattened to dotted keys."""
     return list(_settings(script, schema, {}, ""))
+
+
+def _tables(script: Path) -> Iterator[tuple[str, list[Setting]]]:
+    """The settings of each schema of `script`, each followed by those that extensions/ adds, where it is there."""
+    further = ROOT / "extensions" / "settings.py"
+    for schema in SCHEMAS[script.name]:
+        found = settings(script, schema)
+        yield schema, found
+        if schema in EXTENSIONS and further.is_file():
+            added = settings(further, EXTENSIONS[schema])
+            yield f"{schema}, extensions", [each for each in added if each not in found]
 
 
 def _settings(path: Path, schema: str, given: dict[str, str], prefix: str) -> Iterator[Setting]:
@@ -193,13 +205,9 @@ SHARED = ("data", "train")  # sections of which all scripts share most settings
 
 
 def document() -> str:
-    """The text of docs/settings.md: one table of the settings that all scripts share, then one table a script."""
-    every = {
-        f"`{script}`" + (f", {schema}" if len(schemas) > 1 else ""): settings(ROOT / script, schema)
-        for script, schemas in SCHEMAS.items()
-        for schema in schemas
-    }
-    common = set.intersection(*(set(found) for found in every.values()))
+    """The text of docs/settings.md: one table of the settings that all scripts share, then each script's tables."""
+    every = {f"`{script}`, {title}": found for script in SCHEMAS for title, found in _tables(ROOT / script)}
+    common = set.intersection(*(set(found) for title, found in every.items() if not title.endswith("extensions")))
     common = {each for each in common if each.name.split(".")[0] in SHARED}
     first = next(iter(every.values()))
     lines = [
@@ -207,7 +215,8 @@ def document() -> str:
         "",
         "Every setting of the training configs. A setting goes into the config's YAML file or, as `key=value`, onto",
         "the command line. `python -m training.settings docs/settings.md` writes this page from the dataclasses;",
-        "`--help` of a script prints its part.",
+        "`--help` of a script prints its part. The tables titled *extensions* list settings that are in no paper",
+        "([extensions/README.md](../extensions/README.md)).",
     ]
     lines += _table("All scripts", [each for each in first if each in common])
     for title, found in every.items():
