@@ -7,7 +7,7 @@ frames away as further negatives (of several processes, each takes its own share
 these negatives alone; `loss: bce` is Wav2Lip's binary cross-entropy of true pairs and of pairs shifted within the clip.
 L_sync, -log cos, needs `bce`, the only one that fixes the level of the cosines. On few people the expert learns with
 `shifted`, an audio encoder pretrained on visemes of synthetic speech (`speech.data`), and `motion`, a head that both
-embeddings share in training (docs/extensions.md).
+embeddings share in training (extensions/README.md).
 
 Validation: how often the true offset among -15 .. 15 frames is told on clips of other people, a window of five frames
 and a whole clip at a time, and mean -log cos of true and of shifted windows (losses/calibration.py); the weights of the

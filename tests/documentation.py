@@ -10,6 +10,7 @@ PAGES = [
     "README.md",
     "CONTRIBUTING.md",
     "checkpoints/demo/README.md",
+    "extensions/README.md",
     *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md")),
 ]
 _ASSIGNMENT = re.compile(r"[A-Z_]+=\S*")
