@@ -16,9 +16,10 @@ from extensions.losses import landmark_flow_loss
 from losses.adversarial import feature_matching_loss, generator_loss
 from losses.mutual_information import StepInformation
 from losses.perceptual import check_perceptual, perceptual_loss
-from losses.reconstruction import gradient_loss, l1_loss, lower_half_weight, mouth_weight, ssim_loss
+from losses.reconstruction import gradient_loss, hidden_weight, l1_loss, mouth_weight, ssim_loss
 from losses.sync import frozen_expert, sync_loss
 from losses.warp import warp_loss
+from media.crop import CropForm
 from media.errors import InputError
 from models.face_synthesizer import Alignment, FaceSynthesizerConfig, MutualInformation
 from models.sync_expert import lower_faces
@@ -82,8 +83,9 @@ class FaceObjective(nn.Module):
         if weights.without_vgg not in ("stop", "skip", "l1"):
             raise InputError(f"losses.without_vgg={weights.without_vgg} is unknown; use stop, skip or l1")
         self.perceptual = self.expert = None
+        self.crop = CropForm.square(network.size)
         options = {"gram_weight": weights.gram, "inputs": weights.perceptual_input, "scales": weights.perceptual_scales}
-        check_perceptual(**options, size=network.size)
+        check_perceptual(**options, size=min(self.crop.shape))
         if weights.perceptual > 0 or weights.warp > 0:
             instead = weights.without_vgg == "l1"
             at = f"the L1 term at weight {weights.l1_without_vgg:g}" if weights.perceptual > 0 else "L1"
@@ -122,9 +124,8 @@ class FaceObjective(nn.Module):
         weights, true = self.weights, batch["frames"]
         terms = {}
         if weights.l1 > 0 or weights.gradient > 0 or weights.ssim > 0:
-            size = true.shape[-1]
-            pixels = mouth_weight(batch["landmarks"], size, weights.mouth)
-            pixels = pixels * lower_half_weight(size, outside=weights.upper, device=pixels.device)
+            pixels = mouth_weight(batch["landmarks"], self.crop, weights.mouth)
+            pixels = pixels * hidden_weight(self.crop, outside=weights.upper, device=pixels.device)
             if weights.l1 > 0:
                 terms["l1"] = weights.l1 * l1_loss(faces, true, pixels)
             if weights.gradient > 0:

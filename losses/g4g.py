@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from losses.adversarial import generator_loss
 from losses.perceptual import ENDS, PerceptualLoss, perceptual_loss
-from losses.reconstruction import l1_loss, lower_half_weight, mouth_weight
+from losses.reconstruction import hidden_weight, l1_loss, mouth_weight
 from losses.sync import contrastive_loss, frozen_expert
+from media.crop import CropForm
 from media.errors import InputError
 from models.g4g import G4GAlignment, G4GConfig, G4GSynthesizer
 from models.precision import full_precision, total
@@ -42,21 +43,23 @@ def attribute_loss(visual: Tensor, landmarks: Tensor) -> Tensor:
     return (1 - F.cosine_similarity(full_precision(visual), landmarks, dim=-1)).mean()
 
 
-def reconstruction_loss(faces: Tensor, true_faces: Tensor, landmarks: Tensor, multi_scale: bool = True) -> Tensor:
-    """L_r, eq. 15: the mean L1 under N masks; here three of decreasing size: the crop, its hidden half and the mouth.
+def reconstruction_loss(
+    faces: Tensor, true_faces: Tensor, landmarks: Tensor, crop: CropForm, multi_scale: bool = True
+) -> Tensor:
+    """L_r, eq. 15: the mean L1 under N masks; here three of decreasing size: the crop, its hidden part and the mouth.
 
     Args:
         faces, true_faces: (B, T, 3, H, W), in [0, 1].
         landmarks: (B, T, 57, 2), in units of the crop.
+        crop: the form of the faces.
         multi_scale: false takes the crop alone.
     """
     whole = l1_loss(faces, true_faces)
     if not multi_scale:
         return whole
-    size = faces.shape[-1]
-    half = l1_loss(faces, true_faces, lower_half_weight(size, device=faces.device))
-    mouth = l1_loss(faces, true_faces, mouth_weight(landmarks, size, inside=1.0, outside=0.0))
-    return (whole + half + mouth) / 3
+    hidden = l1_loss(faces, true_faces, hidden_weight(crop, device=faces.device))
+    mouth = l1_loss(faces, true_faces, mouth_weight(landmarks, crop, inside=1.0, outside=0.0))
+    return (whole + hidden + mouth) / 3
 
 
 def freeze_unread(synthesizer: G4GSynthesizer, weights: G4GLosses) -> None:
@@ -103,6 +106,7 @@ class G4GObjective(nn.Module):
                 "losses.contrastive=0"
             )
         self.weights = weights
+        self.crop = CropForm.square(network.size)
         self.perceptual: PerceptualLoss | None = None
         self.expert: SyncExpert | None = None
         self.adversarial = weights.gan > 0  # whether it needs a discriminator
@@ -139,7 +143,7 @@ class G4GObjective(nn.Module):
             terms["gan"] = weights.gan * generator_loss(discriminator(faces))
             discriminator.requires_grad_(True)
         if weights.reconstruction > 0:
-            difference = reconstruction_loss(faces, true, batch["landmarks"], weights.multi_scale)
+            difference = reconstruction_loss(faces, true, batch["landmarks"], self.crop, weights.multi_scale)
             terms["reconstruction"] = weights.reconstruction * difference
         if weights.contrastive > 0:
             pairs = []

@@ -9,6 +9,7 @@ G4G's eq. 15 takes `l1_loss` under three masks (losses/g4g.py).
 import torch
 from torch import Tensor
 
+from media.crop import CropForm
 from media.heatmap import LIP_KEYPOINTS
 from models.precision import exact, full_precision, without_autocast
 
@@ -50,32 +51,34 @@ def ssim_loss(faces: Tensor, true_faces: Tensor, weight: Tensor | None = None) -
     return _weighted_mean(1 - similarity.view_as(faces), weight).to(full_precision(faces).dtype)
 
 
-def lower_half_weight(size: int, inside: float = 1.0, outside: float = 0.0, device=None) -> Tensor:
-    """(size, size): `inside` in rows size/2 to size, the part of the face that the network draws, `outside` above."""
-    weight = torch.full((size, size), float(outside), device=device)
-    weight[size // 2 :] = inside
+def hidden_weight(crop: CropForm, inside: float = 1.0, outside: float = 0.0, device=None) -> Tensor:
+    """(H, W): `inside` where `crop` is hidden, the part of the face that the network generates, `outside` elsewhere."""
+    weight = torch.full(crop.shape, float(outside), device=device)
+    weight[crop.hidden_pixels] = inside
     return weight
 
 
-def mouth_weight(landmarks: Tensor, size: int, inside: float, outside: float = 1.0, margin: float = 0.08) -> Tensor:
+def mouth_weight(
+    landmarks: Tensor, crop: CropForm, inside: float, outside: float = 1.0, margin: float = 0.08
+) -> Tensor:
     """Weights with a box around the lips.
 
     Args:
         landmarks: (B, T, 57, 2), x and y in units of the face crop, jaw first.
-        size: of the square crop in pixels.
+        crop: the form of the faces.
         inside, outside: the weights inside and outside of the box.
         margin: by how much of the crop the box is wider than the lips on each side.
 
     Returns:
-        (B, T, 1, size, size), without a gradient.
+        (B, T, 1, H, W), without a gradient.
     """
     lips = full_precision(landmarks.detach())[..., LIP_KEYPOINTS, :]
     low = lips.amin(dim=-2)[..., None, None] - margin  # (B, T, 2, 1, 1)
     high = lips.amax(dim=-2)[..., None, None] + margin
-    centre = (torch.arange(size, device=lips.device, dtype=lips.dtype) + 0.5) / size
-    within_x = (centre >= low[..., 0, :, :]) & (centre <= high[..., 0, :, :])  # (B, T, 1, size)
-    within_y = (centre >= low[..., 1, :, :]) & (centre <= high[..., 1, :, :])
-    within = within_y[..., :, None] & within_x[..., None, :]  # (B, T, 1, size, size)
+    x, y = ((torch.arange(n, device=lips.device, dtype=lips.dtype) + 0.5) / n for n in (crop.width, crop.height))
+    within_x = (x >= low[..., 0, :, :]) & (x <= high[..., 0, :, :])  # (B, T, 1, W)
+    within_y = (y >= low[..., 1, :, :]) & (y <= high[..., 1, :, :])
+    within = within_y[..., :, None] & within_x[..., None, :]  # (B, T, 1, H, W)
     return torch.where(within, inside, outside).to(lips.dtype)
 
 

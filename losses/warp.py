@@ -12,6 +12,7 @@ from torch import Tensor
 
 from losses.perceptual import PerceptualLoss
 from losses.reconstruction import l1_loss
+from media.crop import CropForm
 from models.face_synthesizer import Alignment
 from models.layers import repeated
 from models.precision import full_precision
@@ -46,17 +47,18 @@ def warp_loss(
     return l1_loss(warped, true_frames) if perceptual is None else perceptual(warped, true_frames, grams=False)
 
 
-def warp_score(alignment: Alignment, batch: dict) -> dict[str, float]:
-    """Validation scalar: PSNR in dB of the lower half of `warped_references`, mean over frames.
+def warp_score(alignment: Alignment, batch: dict, crop: CropForm) -> dict[str, float]:
+    """Validation scalar: PSNR in dB of the hidden part of `warped_references`, mean over frames.
 
     Empty for a network without a temporal path.
 
     Args:
         alignment: of all frames of `batch`.
         batch: `reference_images` (B, N, 3, H, W) and true `frames` (B, T, 3, H, W).
+        crop: their form.
     """
     if alignment.grid is None:
         return {}
     difference = warped_references(alignment, batch["reference_images"]) - full_precision(batch["frames"])
-    hidden = difference[..., difference.shape[-2] // 2 :, :]
+    hidden = difference[..., *crop.hidden_pixels]
     return {"val/warp_PSNR": float(-10 * torch.log10(hidden.square().mean(dim=(-3, -2, -1))).mean())}

@@ -19,6 +19,7 @@ from data_prep.clips import Clip
 from dubbing import G4GSpeaker, StsaSpeaker, load_speaker
 from losses.g4g import G4GLosses, G4GObjective, attribute_loss, freeze_unread, reconstruction_loss
 from losses.sync import contrastive_loss, own_sound_nearest
+from media.crop import STSA
 from media.errors import InputError
 from media.video import read_frames
 from metrics.quality import score_g4g_clip
@@ -140,9 +141,9 @@ def test_the_reconstruction_weighs_the_mouth_most():
     wrong[..., 90:100, 60:70] += 0.3  # within 0.08 of the lips at (64, 96)
     box = 0.08 * 2 * 128  # px on a side, whole pixels only
     whole, half, mouth = 0.3 * 100 / 128**2, 0.3 * 100 / (128 * 64), 0.3 * 100 / round(box) ** 2
-    found = reconstruction_loss(wrong, true, landmarks).item()
+    found = reconstruction_loss(wrong, true, landmarks, STSA).item()
     assert found == pytest.approx((whole + half + mouth) / 3, rel=0.05)
-    assert reconstruction_loss(wrong, true, landmarks, multi_scale=False).item() == pytest.approx(whole, rel=1e-4)
+    assert reconstruction_loss(wrong, true, landmarks, STSA, multi_scale=False).item() == pytest.approx(whole, rel=1e-4)
 
 
 def batch_of(given: dict, windows: int = 2, frames: int = 3) -> dict:

@@ -20,10 +20,11 @@ from losses.face import FaceLosses, FaceObjective
 from losses.heatmap import HeatmapLosses, heatmap_terms
 from losses.mutual_information import donsker_varadhan, mutual_information_loss
 from losses.perceptual import PerceptualLoss, gram
-from losses.reconstruction import gradient_loss, l1_loss, lower_half_weight, mouth_weight, ssim_loss
+from losses.reconstruction import gradient_loss, hidden_weight, l1_loss, mouth_weight, ssim_loss
 from losses.semantic import frame_distance
 from losses.sync import contrastive_loss, shifted_loss, sync_classification_loss, sync_loss
 from losses.temporal import temporal_loss
+from media.crop import CropForm
 from media.errors import InputError
 from models.face_synthesizer import FaceSynthesizerConfig
 from models.temporal import deformation
@@ -132,11 +133,11 @@ def test_ssim_loss_is_what_the_formula_s_map_lacks_of_1(generator):
     assert float(ssim_loss(faces, true, weight)) == pytest.approx(1 - similarity[..., 8:16, 4:20].mean(), abs=1e-5)
 
 
-def test_lower_half_weight_looks_at_what_the_network_draws():
+def test_hidden_weight_looks_at_what_the_network_generates():
     true = torch.zeros(1, 1, 3, 8, 8)
     faces = true.clone()
     faces[..., :4, :] = 1  # wrong in the upper half alone
-    assert l1_loss(faces, true, lower_half_weight(8)) == 0
+    assert l1_loss(faces, true, hidden_weight(CropForm.square(8))) == 0
     assert l1_loss(faces, true) == 0.5
 
 
@@ -144,12 +145,14 @@ def test_mouth_weight_covers_the_lips_alone():
     landmarks = torch.full((1, 1, 57, 2), 0.1)  # the jaw's points do not widen the box
     landmarks[..., 17:, 0] = torch.linspace(0.4, 0.6, 40)
     landmarks[..., 17:, 1] = torch.linspace(0.7, 0.8, 40)
-    weight = mouth_weight(landmarks, 100, inside=5.0, margin=0.1)
+    weight = mouth_weight(landmarks, CropForm.square(100), inside=5.0, margin=0.1)
     rows, columns = (weight[0, 0, 0] == 5).nonzero(as_tuple=True)
     assert weight.shape == (1, 1, 1, 100, 100)
     assert (rows.min(), rows.max()) == (60, 89)
     assert (columns.min(), columns.max()) == (30, 69)
     assert weight.min() == 1
+    narrow = mouth_weight(landmarks, CropForm(height=100, width=50), inside=5.0, margin=0.1)
+    assert torch.equal(narrow, weight[..., ::2])  # 100 columns in 50
 
 
 # Adversarial terms

@@ -43,8 +43,8 @@ def test_the_sync_loss_takes_wav2lips_file(tmp_path):
 
 def test_where_vgg_is_absent_the_config_names_what_takes_its_place(monkeypatch):
     monkeypatch.setattr("losses.perceptual.fetch.available", lambda name: False)
-    batch = {"frames": torch.rand(1, 1, 3, 32, 32), "landmarks": torch.rand(1, 1, 57, 2)}
-    faces, said = torch.rand(1, 1, 3, 32, 32), []
+    batch = {"frames": torch.rand(1, 1, 3, 128, 128), "landmarks": torch.rand(1, 1, 57, 2)}
+    faces, said = torch.rand(1, 1, 3, 128, 128), []
 
     def terms(**options) -> dict:
         weights = FaceLosses(gan=0, feature=0, sync=0, mutual_information=0, **options)

@@ -11,6 +11,7 @@ from training_runs import Kill, arguments, run, run_group, scalars_and_images, w
 from checkpoints import fetch
 from losses.face import FaceLosses, FaceObjective
 from losses.warp import warp_loss, warp_score, warped_references
+from media.crop import STSA, CropForm
 from media.errors import InputError
 from models import FaceSynthesizer
 from models.face_synthesizer import Alignment, FaceSynthesizerConfig
@@ -48,9 +49,10 @@ def test_warped_references_are_the_mean_by_weight_of_moved_images():
     torch.testing.assert_close(warped[0, 1, :, :, :13], 0.25 * first[0] + 0.75 * second, atol=2e-5, rtol=0)
     true = warped + 0.1
     assert float(warp_loss(alignment, images, true, None)) == pytest.approx(0.1)
-    (name, score), *others = warp_score(alignment, {"reference_images": images, "frames": true}).items()
+    batch = {"reference_images": images, "frames": true}
+    (name, score), *others = warp_score(alignment, batch, CropForm.square(16)).items()
     assert (name, others) == ("val/warp_PSNR", []) and score == pytest.approx(20.0)
-    assert warp_score(Alignment(None, None), {}) == {}
+    assert warp_score(Alignment(None, None), {}, STSA) == {}
 
 
 @pytest.mark.slow
