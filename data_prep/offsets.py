@@ -28,7 +28,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--expert", required=True, help="checkpoint folder with sync_expert, lipsync_expert.pth or syncnet_v2.model"
     )
-    parser.add_argument("--proven-on", type=Path, metavar="CLIPS", help="clips in step, which it must find so")
+    parser.add_argument(
+        "--proven-on",
+        type=Path,
+        metavar="CLIPS",
+        help="synchronised clips, for which the expert must find small offsets",
+    )
     add_device(parser)
     return parser.parse_args()
 
@@ -81,15 +86,15 @@ def similarity_curves(
         starts, numbers = starts[whole], numbers[whole]
 
     low = int(numbers[0]) - shifts
-    heard = np.arange(low, int(numbers[-1]) + shifts + 1)
+    sound_frames = np.arange(low, int(numbers[-1]) + shifts + 1)
     if isinstance(expert, ChungSyncNet):
         batch = min(batch, 8)  # its faces are seven times as large
         sound = mfcc(voice.wav)
     else:
         sound = voice.audio("mel")
     parts = []
-    for i in range(0, len(heard), batch):
-        part = heard[i : i + batch]
+    for i in range(0, len(sound_frames), batch):
+        part = sound_frames[i : i + batch]
         if isinstance(expert, ChungSyncNet):
             parts.append(expert.audio(torch.from_numpy(mfcc_windows(sound, part)).to(device)))
         else:
