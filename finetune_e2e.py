@@ -12,6 +12,7 @@ means PSNR.
 
 import dataclasses
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,7 +25,6 @@ from omegaconf import MISSING
 from torch import Tensor, nn
 from torchvision.utils import make_grid
 
-from extensions.losses import flow_score
 from extensions.point_reader import share_reader
 from losses.calibration import SyncLevel
 from losses.face import FaceLosses, FaceObjective
@@ -38,7 +38,16 @@ from models.discriminator import DiscriminatorConfig
 from models.face_synthesizer import Alignment, FaceSynthesizer, mask_lower_half
 from models.heatmap_predictor import HeatmapPredictor
 from training.best import best_score
-from training.config import DataConfig, TrainConfig, check_batch, check_judged, check_pairs, parse_config, start
+from training.config import (
+    DataConfig,
+    TrainConfig,
+    check_batch,
+    check_judged,
+    check_pairs,
+    extension,
+    parse_config,
+    start,
+)
 from training.data import mean_of_parts, move, parts, training_batches, training_windows, validation_batch
 from training.learner import Adversary, Learner, compiled, synchronised, train_mode
 from training.run import Run
@@ -116,18 +125,24 @@ class Dubbing(nn.Module):
 
 @torch.no_grad()
 def validate(
-    dubbing: Dubbing, batch: dict, weights: HeatmapLosses, validation: Validation, device: torch.device
+    dubbing: Dubbing,
+    batch: dict,
+    weights: HeatmapLosses,
+    validation: Validation,
+    device: torch.device,
+    further: Callable[[Alignment, dict], dict[str, float]] | None = None,
 ) -> tuple[dict[str, float], dict[str, Tensor]]:
     """Scalars on the fixed validation windows, and a picture grid of the windows' first synthesized frames.
 
-    `batch` is on the CPU; four windows at a time are on `device`.
+    `batch` is on the CPU; four windows at a time are on `device`. `further` gives other scores of the synthesis.
     """
     faces, shown, scores = [], [], []
     for part in parts(batch, 4):
         part = move(part, device)
         generated, alignment, points, heatmaps, landmarks = dubbing(part)
-        values = flow_score(alignment, dubbing.targets(part, points))
-        values |= heatmap_scores(heatmaps, landmarks, part, weights)
+        values = heatmap_scores(heatmaps, landmarks, part, weights)
+        if further is not None:
+            values |= further(alignment, dubbing.targets(part, points))
         scores.append((len(generated), values))
         faces.append(generated.cpu())
         shown.append(heatmaps[:, dubbing.synthesized][:, 0].cpu())
@@ -181,6 +196,17 @@ def main() -> None:
     objective = FaceObjective(weights, synthesizer.config, config.frames, expert, accelerator.print, cil)
     objective = objective.to(accelerator.device)
     information = objective.information
+    names = [[field.name for field in dataclasses.fields(kind)] for kind in (FaceLosses, HeatmapLosses)]
+    extra, extra_scores = None, None
+    if (settings := extension(config)) is not None:
+        from extensions.losses import (  # here, so that eq. 10 needs no extensions/
+            ExtraLosses,
+            ExtraObjective,
+            flow_score,
+        )
+
+        extra, extra_scores = ExtraObjective(settings.extra_losses, synthesizer.config), flow_score
+        names[0] += [field.name for field in dataclasses.fields(ExtraLosses)]
     shape = {"audio": predictor.config.audio, "window": predictor.config.frames}
     shape |= {"references": predictor.config.references, "mel_from": first_synthesized(predictor, config.frames)}
     dataset, others = training_windows(config.data, shape)
@@ -196,7 +222,6 @@ def main() -> None:
     dubbing = Dubbing(predictor, synthesizer, config.frames, config.true_heatmaps)
     dubbing = synchronised(dubbing, accelerator, config.train).to(memory_format=torch.channels_last)
     shared = {"predictor": predictor.shared_parameters(), "synthesizer": synthesizer.shared_parameters()}
-    names = [[field.name for field in dataclasses.fields(kind)] for kind in (FaceLosses, HeatmapLosses)]
     sums = dict(zip(("L_face", "L_heatmap"), names, strict=True))
     learner = Learner(dubbing, config.train, accelerator, shared=shared, sums=sums)
     bare = accelerator.unwrap_model(learner.network)
@@ -220,7 +245,8 @@ def main() -> None:
     def score(step: int) -> dict:
         evaluated = (run.evaluated(name) for name in ("heatmap_predictor", "face_synthesizer"))
         dubbing = Dubbing(*evaluated, config.frames)
-        scores, pictures = validate(dubbing, windows, config.heatmap_losses, validation, accelerator.device)
+        options = config.heatmap_losses, validation, accelerator.device, extra_scores
+        scores, pictures = validate(dubbing, windows, *options)
         run.validated(step, scores, pictures)
         return scores
 
@@ -235,7 +261,8 @@ def main() -> None:
         with accelerator.autocast():
             faces, alignment, points, heatmaps, landmarks = dub(part)
             targets = bare.targets(part, points)
-            terms = objective(faces, targets, run.networks.get("discriminator"), alignment)
+            terms = {} if extra is None else extra(faces, targets, alignment)
+            terms |= objective(faces, targets, run.networks.get("discriminator"), alignment)
             terms |= heatmap_terms(heatmaps, landmarks, part, config.heatmap_losses)
         return terms, (targets["frames"], faces.detach())
 

@@ -14,6 +14,7 @@ MediaPipe is installed LipLMD of the lips that it finds in them; LPIPS and FID w
 
 import dataclasses
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from training.settings import answer_help
@@ -27,7 +28,6 @@ from torch import Tensor, nn
 from torchvision.utils import make_grid
 
 from extensions.lessons import ReadingTraining, learn_reading
-from extensions.losses import flow_score
 from losses.calibration import SyncLevel
 from losses.face import FaceLosses, FaceObjective
 from losses.g4g import G4GLosses, G4GObjective, freeze_unread
@@ -38,7 +38,7 @@ from media.errors import InputError, command
 from metrics.crops import Validation
 from models.checkpoint import build_network, load_network
 from models.discriminator import DiscriminatorConfig
-from models.face_synthesizer import FaceSynthesizer, FaceSynthesizerConfig, mask_lower_half
+from models.face_synthesizer import Alignment, FaceSynthesizer, FaceSynthesizerConfig, mask_lower_half
 from models.g4g import G4GAlignment, G4GConfig, G4GSynthesizer
 from training.best import best_score
 from training.config import (
@@ -47,6 +47,7 @@ from training.config import (
     check_batch,
     check_judged,
     check_pairs,
+    extension,
     parse_config,
     start,
     windows_at_once,
@@ -172,7 +173,7 @@ def own_sound_score(alignment: G4GAlignment) -> dict[str, float]:
     return {"val/own_sound_nearest": float(nearest.float().mean())}
 
 
-def check_warp(config: FaceTraining, objective: FaceObjective) -> None:
+def check_warp(config: FaceTraining) -> None:
     """InputError where the run's first steps would train by a warp loss that is not there."""
     steps = config.train.warp_steps
     if steps < 0:
@@ -186,20 +187,19 @@ def check_warp(config: FaceTraining, objective: FaceObjective) -> None:
         raise InputError(f"train.warp_steps={steps} trains the flow of the temporal path, which is absent; set it to 0")
     if steps > 0 and config.losses.warp <= 0:
         raise InputError(f"train.warp_steps={steps} trains by the warp loss; give it a weight, as losses.warp=2.5")
-    if steps > 0 and objective.weights.warp <= 0:
-        raise InputError(
-            f"train.warp_steps={steps} trains by the warp loss, which losses.without_vgg=skip leaves out; fetch VGG-19 "
-            f"(python -m checkpoints.fetch vgg19), or set losses.without_vgg=l1 or train.warp_steps=0"
-        )
 
 
 @torch.no_grad()
 def validate(
-    synthesizer: nn.Module, batch: dict, validation: Validation, device: torch.device
+    synthesizer: nn.Module,
+    batch: dict,
+    validation: Validation,
+    device: torch.device,
+    further: Callable[[Alignment, dict], dict[str, float]] | None = None,
 ) -> tuple[dict[str, float], dict[str, Tensor]]:
     """Scores on the fixed validation windows, and a picture grid of the windows' first frames.
 
-    `batch` is on the CPU; four windows at a time are on `device`.
+    `batch` is on the CPU; four windows at a time are on `device`. `further` gives other scores of STSA's network.
     """
     stsa, faces, scores = isinstance(synthesizer, FaceSynthesizer), [], []
     for part in parts(batch, 4):
@@ -208,7 +208,9 @@ def validate(
         generated, alignment = synthesizer(*inputs, alignment=True, **unsynced_sounds(part))
         faces.append(generated.cpu())
         crop = CropForm.square(synthesizer.config.size)
-        found = flow_score(alignment, part) | warp_score(alignment, part, crop) if stsa else own_sound_score(alignment)
+        found = warp_score(alignment, part, crop) if stsa else own_sound_score(alignment)
+        if further is not None:
+            found |= further(alignment, part)
         scores.append((len(generated), found))
     faces = torch.cat(faces)
     values = validation(faces) | mean_of_parts(scores)
@@ -245,9 +247,14 @@ def main() -> None:
     else:
         objective = G4GObjective(*options)
     objective = objective.to(accelerator.device)
+    extra, extra_scores = None, None
+    if (settings := extension(config)) is not None:
+        from extensions.losses import ExtraObjective, flow_score  # here, so that eq. 10 needs no extensions/
+
+        extra, extra_scores = ExtraObjective(settings.extra_losses, config.model), flow_score
     warp_steps = 0
     if isinstance(config, FaceTraining):
-        check_warp(config, objective)
+        check_warp(config)
         warp_steps = config.train.warp_steps
     if objective.adversarial:
         check_judged(config.discriminator, config.frames)
@@ -284,7 +291,9 @@ def main() -> None:
     def compute(part: dict) -> tuple[dict[str, Tensor], Tensor]:
         with accelerator.autocast():
             faces, alignment = synthesize(*(part[name] for name in INPUTS), alignment=True, **unsynced_sounds(part))
-            return objective(faces, part, run.networks.get("discriminator"), alignment), faces.detach()
+            terms = {} if extra is None else extra(faces, part, alignment)
+            terms |= objective(faces, part, run.networks.get("discriminator"), alignment)
+            return terms, faces.detach()
 
     def compute_flow(part: dict) -> tuple[dict[str, Tensor], None]:
         with accelerator.autocast():
@@ -306,7 +315,8 @@ def main() -> None:
             values |= adversary.judge(batch["frames"], torch.cat(faces), batch, step)
         run.log(step, values)
         if run.due(step):
-            run.validated(step, *validate(run.evaluated(config.network), windows, validation, accelerator.device))
+            synthesizer = run.evaluated(config.network)
+            run.validated(step, *validate(synthesizer, windows, validation, accelerator.device, extra_scores))
 
     run.finish(f"trained the face synthesizer for {run.step} steps")
 

@@ -245,8 +245,8 @@ def main() -> None:
     absent = []
     losses = FaceLosses()
     if not fetch.available("vgg19"):
-        losses.perceptual, losses.l1 = 0.0, 1.0
-        absent.append("the perceptual loss (L1 in its place)")
+        losses.perceptual = 0.0
+        absent.append("the perceptual loss")
     if not options.sync_expert or options.frames != 5:
         losses.sync = 0.0
         absent.append("the sync loss")

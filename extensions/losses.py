@@ -1,18 +1,103 @@
-"""What the temporal path's flow is told by landmarks (not in the paper, whose flow learns from the pictures alone).
+"""Terms that no paper has, added to L_face (eq. 10): pixel losses, and landmark supervision of the flow.
 
-Where the flow has learnt little, a warped reference shows a torn mouth, and pictures alone say only slowly which way
-to pull. Landmarks say it at once: the flow at the target's mouth corner has to read the reference's mouth corner.
+The pixel losses train small networks without VGG-19, whose perceptual loss otherwise gives the face its detail. They
+take weights per pixel: the lips are about 5 % of the crop. The flow loss supervises the temporal path's flow by
+landmarks: STSA supervises it through image losses only, which align a mouth slowly.
 """
 
+from dataclasses import dataclass
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.face_synthesizer import Alignment
-from models.precision import full_precision
+from losses.reconstruction import hidden_weight, l1_loss, mouth_weight, weighted_mean
+from media.crop import CropForm
+from media.errors import InputError
+from models.face_synthesizer import Alignment, FaceSynthesizerConfig
+from models.precision import exact, full_precision, without_autocast
+
+
+@dataclass
+class ExtraLosses:
+    """Weights of the further terms."""
+
+    l1: float = 0.0  # weight of the pixels' L1 distance
+    gradient: float = 0.0  # weight of the L1 distance of the images' finite differences
+    ssim: float = 0.0  # weight of 1 - SSIM
+    mouth: float = 1.0  # weight of the pixels around the lips in these three terms; other pixels have 1
+    upper: float = 1.0  # weight of the visible pixels in these three terms; dubbing takes them from the source
+    flow: float = 0.0  # weight of the distance, in pixels, between the points that the flow reads and the landmarks
+
+
+class ExtraObjective:
+    """The weighted terms of `ExtraLosses`.
+
+    Args:
+        weights: of the run's config.
+        network: the synthesizer's config.
+
+    Raises:
+        InputError: the flow loss has a weight and the synthesizer no flow.
+    """
+
+    def __init__(self, weights: ExtraLosses, network: FaceSynthesizerConfig):
+        if weights.flow > 0 and not network.temporal:
+            raise InputError("the synthesizer has no temporal path, whose flow it is; set extra_losses.flow=0")
+        self.weights, self.crop = weights, CropForm.square(network.size)
+
+    def __call__(self, faces: Tensor, batch: dict, alignment: Alignment) -> dict[str, Tensor]:
+        """The weighted terms for generated `faces` (B,T,3,H,W).
+
+        Args:
+            batch: true `frames` (B,T,3,H,W), `landmarks` (B,T,57,2), `points` (B,T,131,2), `reference_points`
+                (B,N,131,2).
+            alignment: of the synthesis of `faces`.
+        """
+        weights, true = self.weights, batch["frames"]
+        terms = {}
+        if weights.l1 > 0 or weights.gradient > 0 or weights.ssim > 0:
+            pixels = mouth_weight(batch["landmarks"], self.crop, weights.mouth)
+            pixels = pixels * hidden_weight(self.crop, outside=weights.upper, device=pixels.device)
+            if weights.l1 > 0:
+                terms["l1"] = weights.l1 * l1_loss(faces, true, pixels)
+            if weights.gradient > 0:
+                terms["gradient"] = weights.gradient * gradient_loss(faces, true, pixels)
+            if weights.ssim > 0:
+                terms["ssim"] = weights.ssim * ssim_loss(faces, true, pixels)
+        if weights.flow > 0:
+            distance = landmark_flow_loss(alignment.grid, batch["points"], batch["reference_points"])
+            terms["flow"] = weights.flow * distance
+        return terms
+
+
+def gradient_loss(faces: Tensor, true_faces: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Mean absolute difference of the images' finite differences, the mean of the two directions.
+
+    Arguments as of `losses.reconstruction.l1_loss`. A constant offset in brightness adds no loss. Blur adds more than
+    to an L1 loss (Mathieu et al., 2016).
+    """
+    difference = full_precision(faces) - full_precision(true_faces)
+    down = weighted_mean(difference.diff(dim=-2).abs(), None if weight is None else weight[..., 1:, :])
+    across = weighted_mean(difference.diff(dim=-1).abs(), None if weight is None else weight[..., :, 1:])
+    return (down + across) / 2
+
+
+def ssim_loss(faces: Tensor, true_faces: Tensor, weight: Tensor | None = None) -> Tensor:
+    """1 - SSIM (Gaussian 11x11, as `metrics.image.ssim` measures it), the weighted mean over pixels and colours.
+
+    Arguments as of `losses.reconstruction.l1_loss`, H and W at least 11.
+    """
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
+    made, true = (exact(x).flatten(0, 1).contiguous(memory_format=torch.channels_last) for x in (faces, true_faces))
+    with without_autocast(faces):
+        _, similarity = structural_similarity_index_measure(made, true, data_range=1.0, return_full_image=True)
+    return weighted_mean(1 - similarity.view_as(faces), weight).to(full_precision(faces).dtype)
 
 
 def landmark_flow_loss(grid: Tensor, points: Tensor, reference_points: Tensor) -> Tensor:
-    """Mean distance between where the target's landmarks are read from and where the references have them.
+    """Mean distance of the points that the flow reads at the target's landmarks from the references' own landmarks.
 
     Args:
         grid: (B, T, N, 2, H, W), the points of each of N references that each of T frames reads, x and y from -1 to 1
@@ -28,12 +113,12 @@ def landmark_flow_loss(grid: Tensor, points: Tensor, reference_points: Tensor) -
     flat = full_precision(grid).flatten(0, 2)
     read = F.grid_sample(flat, at[:, :, None], padding_mode="border", align_corners=False)
     read = read.squeeze(3).transpose(1, 2).unflatten(0, shape)
-    wanted = 2 * full_precision(reference_points)[:, None] - 1
-    return (read - wanted).norm(dim=-1).mean() * (size / 2)
+    true = 2 * full_precision(reference_points)[:, None] - 1
+    return (read - true).norm(dim=-1).mean() * (size / 2)
 
 
 def flow_score(alignment: Alignment, batch: dict) -> dict[str, float]:
-    """`landmark_flow_loss` of a synthesized batch, as a validation logs it; empty without a temporal path.
+    """`landmark_flow_loss` of a synthesized batch as the scalar of a validation; empty without a temporal path.
 
     Args:
         alignment: of all frames of `batch`.

@@ -6,6 +6,7 @@
 from dataclasses import dataclass, field
 
 from extensions.lessons import VisemeTraining
+from extensions.losses import ExtraLosses
 from training.config import Extension
 
 
@@ -16,3 +17,10 @@ class SyncExtension(Extension):
     speech: VisemeTraining = field(default_factory=VisemeTraining)
     motion: float = 0.0  # weight of a head that predicts from either embedding how the mouth moves
     freeze_speech: bool = True  # freeze the audio encoder that `speech` has pretrained, but for its last two layers
+
+
+@dataclass
+class FaceExtension(Extension):
+    """Settings of train_face.py for STSA's network, and of finetune_e2e.py (losses.py)."""
+
+    extra_losses: ExtraLosses = field(default_factory=ExtraLosses)

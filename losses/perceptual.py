@@ -116,16 +116,11 @@ def check_perceptual(gram_weight: float, inputs: str, scales: int, size: int | N
         )
 
 
-def perceptual_loss(
-    without_vgg: str, say: Callable[[str], None], instead: str = "", **options
-) -> PerceptualLoss | None:
-    """`PerceptualLoss(**options)`; None where VGG-19's weights are absent and `without_vgg` is not "stop".
-
-    `say` then prints a line, which names what is put `instead`.
-    """
+def perceptual_loss(without_vgg: str, say: Callable[[str], None], **options) -> PerceptualLoss | None:
+    """`PerceptualLoss(**options)`; None if VGG-19's weights are absent and `without_vgg` is "skip": `say` prints it."""
     if without_vgg == "stop" or fetch.available("vgg19"):
         return PerceptualLoss(**options)
-    say(f"training without the perceptual term{instead}: VGG-19 is absent (python -m checkpoints.fetch vgg19)")
+    say("training without the perceptual term: VGG-19 is absent (python -m checkpoints.fetch vgg19)")
     return None
 
 

@@ -21,7 +21,7 @@ data=(data.train="$1" data.val="$2" data.workers=2 data.augment=true)
 loop=(train.steps="$steps" train.precision=no train.learning_rate=2e-3 train.schedule=cosine train.warmup=20
     train.clip_gradients=5 train.ema=0.98 train.log_every=10 train.validate_every=500 train.save_every=100
     train.validation_windows=16 train.best_by=psnr train.keep_every=0)
-face=(frames=5 losses.perceptual=0 losses.l1=1 losses.gradient=1 losses.mouth=2 train.batch_size=2
+face=(frames=5 losses.perceptual=0 extra_losses.l1=1 extra_losses.gradient=1 extra_losses.mouth=2 train.batch_size=2
     discriminator.width=0.25 sync_expert="$expert")
 rows="without_cil without_sync without_spatial without_temporal without_finetuning"
 

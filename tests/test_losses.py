@@ -13,14 +13,14 @@ from scipy.ndimage import gaussian_filter
 from torch import nn
 from torchvision.models import vgg19
 
-from extensions.losses import landmark_flow_loss
+from extensions.losses import gradient_loss, landmark_flow_loss, ssim_loss
 from finetune_e2e import Finetuning
 from losses.adversarial import discriminator_loss, feature_matching_loss, generator_loss
 from losses.face import FaceLosses, FaceObjective
 from losses.heatmap import HeatmapLosses, heatmap_terms
 from losses.mutual_information import donsker_varadhan, mutual_information_loss
 from losses.perceptual import PerceptualLoss, gram
-from losses.reconstruction import gradient_loss, hidden_weight, l1_loss, mouth_weight, ssim_loss
+from losses.reconstruction import hidden_weight, l1_loss, mouth_weight
 from losses.semantic import frame_distance
 from losses.sync import contrastive_loss, shifted_loss, sync_classification_loss, sync_loss
 from losses.temporal import temporal_loss

@@ -49,7 +49,7 @@ def test_a_step_in_parts_learns_what_a_whole_one_does(clips, tmp_path):
     settings = ["train.batch_size=2", "train.steps=2", "train.save_every=2", "train.validate_every=2", "frames=2"]
     settings += ["train.freeze_batch_norm=true", "losses.gan=0.25", "losses.feature=1", "discriminator.width=0.1"]
     settings += ["model.temporal=false", "model.landmark_flow=false", "model.copy_references=false"]  # the slower path
-    settings += ["losses.mouth=1"]  # else the mean over a part weighs its mouths, the mean over the whole all mouths
+    settings += ["extra_losses.mouth=1"]  # else a part's mean weighs its own mouths, the whole's mean all mouths
     for size in (0, 1):
         command = arguments("train_face", clips, tmp_path / str(size), *settings, f"train.micro_batch={size}")
         assert run("train_face", command, before=InFloat64()) == 0

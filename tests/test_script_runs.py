@@ -17,7 +17,7 @@ def test_the_four_scripts_train_one_after_the_other(clips, tmp_path):
     """Expert, predictor, synthesizer with every loss but VGG's, then both end to end, from what the others wrote."""
     outputs = {name: tmp_path / name for name in ("train_sync", "train_heatmap", "train_face", "finetune_e2e")}
     losses = ["losses.sync=0.1", "losses.gan=0.25", "losses.feature=1", "discriminator.width=0.1", "frames=5"]
-    losses += ["losses.mutual_information=0.01", "losses.flow=0.1", f"sync_expert={outputs['train_sync']}"]
+    losses += ["losses.mutual_information=0.01", "extra_losses.flow=0.1", f"sync_expert={outputs['train_sync']}"]
     start = [f"heatmap_predictor={outputs['train_heatmap']}/best", f"face_synthesizer={outputs['train_face']}/best"]
     extra = {"train_heatmap": ["losses.heatmap=1"], "train_face": losses}
     extra["finetune_e2e"] = [*start, *losses, "heatmap_losses.heatmap=1", "train_predictor=true"]

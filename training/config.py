@@ -18,10 +18,12 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from losses.face import FaceLosses
 from media.errors import InputError, Parser, first_line
 from media.files import check_output_folder, existing_file
 from models.discriminator import DiscriminatorConfig
 from models.first_form import FIRST_KEYS, from_first_form
+from training.first_form import losses_of_first_form
 from training.run import holds_a_run
 from training.settings import EXTENSIONS
 
@@ -123,8 +125,10 @@ def read_config(
         schema = schema[network]
     try:
         layers = _in_todays_keys(schema, layers, path)
-        schema = _extended(schema, OmegaConf.merge(*layers), path)
-        merged = OmegaConf.merge(OmegaConf.structured(schema), *layers)
+        face = any(field.name == "losses" and field.type is FaceLosses for field in fields(schema))
+        settings = losses_of_first_form(layers) if face else OmegaConf.merge(*layers)
+        schema = _extended(schema, settings, path)
+        merged = OmegaConf.merge(OmegaConf.structured(schema), settings)
         missing = sorted(OmegaConf.missing_keys(merged))
         if missing:
             raise InputError(f"config {path} does not set {', '.join(missing)}; add them or give {missing[0]}=VALUE")

@@ -23,7 +23,8 @@ SCHEMAS = {
     "train_face.py": ["FaceTraining", "G4GTraining"],
     "finetune_e2e.py": ["Finetuning"],
 }
-EXTENSIONS = {"SyncTraining": "SyncExtension"}  # schema: the class in extensions/settings.py that adds settings to it
+# The class in extensions/settings.py that adds settings to a schema.
+EXTENSIONS = {"SyncTraining": "SyncExtension", "FaceTraining": "FaceExtension", "Finetuning": "FaceExtension"}
 REQUIRED = "required"
 
 

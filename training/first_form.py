@@ -1,0 +1,46 @@
+"""Reads training configs of earlier versions, in which the losses of extensions/ were weights of L_face (eq. 10).
+
+`models/first_form.py` does the same for the section `model`.
+"""
+
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from checkpoints import fetch
+from losses.face import FaceLosses
+
+_MOVED = ("l1", "gradient", "ssim", "mouth", "upper", "flow")  # from `losses` to `extra_losses`
+
+
+def losses_of_first_form(layers: list[Any]) -> Any:
+    """Merge the settings of a config for STSA's synthesizer, with `losses` in today's keys; it trains as before.
+
+    `losses.without_vgg: l1` put an L1 loss of weight `losses.l1_without_vgg` in the place of the perceptual loss if
+    VGG-19's weights were absent.
+
+    Args:
+        layers: OmegaConf configs, of any version; a later one overrides an earlier one.
+    """
+    merged = OmegaConf.merge(*map(_with_moved, layers))
+    losses = merged.get("losses")
+    if not OmegaConf.is_dict(losses):
+        return merged
+    weight = losses.pop("l1_without_vgg", 1.0)
+    if losses.get("without_vgg") == "l1":
+        losses.without_vgg = "skip"
+        if losses.get("perceptual", FaceLosses.perceptual) > 0 and not fetch.available("vgg19"):
+            merged = OmegaConf.merge(merged, {"extra_losses": {"l1": weight}})
+    return merged
+
+
+def _with_moved(layer: Any) -> Any:
+    """`layer` with the weights of `_MOVED` in `extra_losses`; what stands there already stays."""
+    losses = layer.get("losses")
+    if not OmegaConf.is_dict(losses):
+        return layer
+    settings = OmegaConf.to_container(layer)
+    moved = {name: settings["losses"].pop(name) for name in _MOVED if name in losses}
+    if moved:
+        settings["extra_losses"] = moved | settings.get("extra_losses", {})
+    return OmegaConf.create(settings)
