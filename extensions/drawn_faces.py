@@ -1,4 +1,4 @@
-"""Random faces drawn as heatmaps: unlimited training data for the reader of landmarks."""
+"""Random faces drawn as heatmaps: unlimited training data for `PointReader`."""
 
 import cv2
 import numpy as np
@@ -31,8 +31,8 @@ class DrawnFaces:
     def batch(self, size: int, step: int) -> tuple[Tensor, Tensor, Tensor]:
         """Landmarks (size, 131, 2), and the heatmaps of whole and of upper faces drawn from them, (size, 1, 128, 128).
 
-        The first half of the whole faces is drawn as by a `HeatmapPredictor` with drawn heatmaps: it takes the upper
-        face's heatmap and draws the keypoints at subpixel positions. The seed and the step determine the faces.
+        The first half of the whole faces is drawn as by a `LandmarkPredictor`, which adds curves through the keypoints,
+        at subpixel positions, to the upper face's heatmap. The seed and the step determine the faces.
         """
         cv2.setNumThreads(0)  # on images this small OpenCV's threads only wait for each other
         random = np.random.default_rng((self._seed, step))

@@ -1,9 +1,9 @@
-"""What parts of the networks learn before a run, from made examples without end: visemes in synthetic speech, points
-in drawn heatmaps.
+"""Lessons: parts of a network are trained, or fitted in closed form, before the run.
 
-Four minutes of clips show few people. What a network can learn apart from them it learns here, and its parameters are
-frozen afterwards. Each lesson saves where it is under the run's `output/pretraining/`, and its batches are functions of
-the seed and the step alone: killed and started again, it ends with the same weights.
+Four minutes of clips show few people. Two lessons train on generated examples instead: an audio encoder on the visemes
+of synthetic speech, a `PointReader` on drawn heatmaps. Two fit linear maps to all clips: from the head's turn and from
+the sound to the keypoints' motion. A trained lesson saves its state in the run's `output/pretraining/`. Its batches
+depend on the seed and the step only, so a killed lesson resumes and ends with the same weights.
 """
 
 import dataclasses
@@ -32,39 +32,39 @@ from media.timeline import FPS
 from models.heatmap_predictor import HeatmapPredictor
 from training.run import DAMAGED, writing
 
-TURNS = 2  # directions in which a head turns
-NOISE = 1e-4  # of a landmark's mean over a second, in units of the crop
-REFERENCE_DRAWS = 4  # of random references for each clip, to learn from
-_SAVE_EVERY = 200
+TURNS = 2  # directions of an upper face's shape that `learn_turning` takes for the head's turn
+NOISE = 1e-4  # noise of a landmark's mean over a second, in units of the crop
+REFERENCE_DRAWS = 4  # random draws of references for each clip
+_SAVE_EVERY = 200  # steps
 
 
 @dataclass
 class VisemeTraining:
-    """How an audio encoder first learns, on synthetic speech, which mouth shapes it hears."""
+    """Pretraining of an audio encoder on the visemes of synthetic speech."""
 
-    data: str = ""  # file of extensions.synthetic_speech; empty: the encoder begins with random weights
-    steps: int = 2500  # of the lesson
+    data: str = ""  # file of extensions.synthetic_speech; empty: no pretraining, the weights are random
+    steps: int = 2500  # number of steps
     batch_size: int = 256  # windows of sound a step
-    learning_rate: float = 2.0e-3  # the highest of its cycle
+    learning_rate: float = 2.0e-3  # peak of its cycle
 
 
 @dataclass
 class SpeechTraining(VisemeTraining):
-    """How a drawn network's speech branch learns, alone and before the rest, which then leaves it as it is."""
+    """Pretraining of a landmark predictor's speech branch, which is then frozen."""
 
-    ridge: float = 3000.0  # of the linear map from what it hears to the mouth's motion
-    gain: float = 1.0  # on that motion: the most likely motion is smaller than the true one
+    ridge: float = 3000.0  # ridge of the linear map from the encoder's embeddings to the mouth's motion
+    gain: float = 1.0  # factor of that map's motion, whose least-squares fit is smaller than the true motion
 
 
 @dataclass
 class ReadingTraining:
-    """How a `PointReader` learns, on faces drawn for it; 0 steps leave it with random weights."""
+    """Pretraining of a `PointReader` on drawn faces."""
 
-    steps: int = 0  # to read, and as many to correct what is read
+    steps: int = 0  # steps for the first reading, and again for its corrections; 0: random weights
     batch_size: int = 32  # drawn faces a step
-    learning_rate: float = 2.0e-3  # the highest of its cycle
-    warp: float = 0.12  # turn, stretch and shift the faces by up to this share of the crop
-    bend: float = 0.01  # and move parts of them beside others by about this share
+    learning_rate: float = 2.0e-3  # peak of its cycle
+    warp: float = 0.12  # largest rotation, stretch and shift of the faces, as a share of the crop
+    bend: float = 0.01  # size of the local displacements of a face's parts, as a share of the crop
 
 
 def learn_visemes(
@@ -75,14 +75,17 @@ def learn_visemes(
     output: str | Path,
     places: Sequence[int] = (8,),
 ) -> None:
-    """Teach `encoder`, whose parameters require no gradient afterwards, which visemes it hears in synthetic speech.
+    """Train `encoder` to classify the visemes of synthetic speech, then freeze it.
 
-    Few people's clips teach a network their voices instead; speech can be synthesized by the hour.
+    Trained on the clips of few people, it would encode their voices. Synthetic speech has many voices.
 
     Args:
-        embed: log-mel windows (B, 80, 16) to embeddings (B, D), by `encoder`.
-        output: the run's folder, in which a lesson that was killed goes on.
-        places: the mel frames of the 16 whose visemes it has to tell.
+        embed: maps log-mel windows (B, 80, 16) to embeddings (B, D) through `encoder`.
+        output: the run's folder.
+        places: the mel frames of a window's 16 whose visemes are classified.
+
+    Raises:
+        InputError: a setting is out of range, the file of `config.data` or the state of a killed lesson cannot be used.
     """
     if config.batch_size < 2:
         raise InputError(f"speech.batch_size={config.batch_size} gives batch norm no statistics; use 2 or more")
@@ -105,11 +108,16 @@ def learn_visemes(
 def learn_reading(
     reader: PointReader, dataset: ClipDataset, config: ReadingTraining, seed: int, output: str | Path
 ) -> None:
-    """Teach a `PointReader`, whose parameters require no gradient afterwards, to read faces like those of the clips.
+    """Train a `PointReader` on `DrawnFaces` made from the clips' landmarks, then freeze it.
 
-    It learns from `DrawnFaces`: in the windows of the clips a face comes again and again. First to read, then to
-    correct what it reads: corrections of what is still read at random would learn to do nothing. `output` is the run's
-    folder, in which a lesson that was killed goes on.
+    The windows of the clips repeat the same faces. The first reading is trained before its corrections: corrections of
+    random readings would learn to correct nothing.
+
+    Args:
+        output: the run's folder.
+
+    Raises:
+        InputError: a setting is out of range, or the state of a killed lesson cannot be used.
     """
     faces = DrawnFaces(np.concatenate(list(dataset.points())), config.warp, config.bend, seed)
     device = next(reader.parameters()).device
@@ -130,10 +138,12 @@ def learn_reading(
 
 
 def reading_loss(read: Callable[[Tensor], list[Tensor]], points: Tensor, whole: Tensor, upper: Tensor) -> Tensor:
-    """Mean distance, in units of the crop, of what is read off heatmaps (M, 1, H, W) from points (M, 131, 2).
+    """Mean distance, in units of the crop, between points read off heatmaps and the true points (M, 131, 2).
 
-    Off those of upper faces, their own points count. `read` gives one or several readings of (2 M, 1, H, W), their mean
-    counts.
+    Args:
+        read: maps heatmaps (2 M, 1, H, W) to one or several readings (2 M, 131, 2), over which the mean is taken.
+        whole, upper: heatmaps (M, 1, H, W) of whole faces and of upper faces; of the latter, the upper face's points
+            count.
     """
     readings = torch.stack(read(torch.cat([whole, upper]))).unflatten(1, (2, -1))
     distance = (readings - points).norm(dim=-1)
@@ -148,9 +158,9 @@ def learn(
     seed: int,
     output: str | Path,
 ) -> None:
-    """Minimise `loss(step)` behind a progress bar; AdamW with one cycle of the learning rate.
+    """Minimise `loss(step)` by AdamW with one cycle of the learning rate, and show a progress bar.
 
-    Goes on from, and keeps, `output/pretraining/{what}.pt`; begins anew where that is of other settings.
+    The state is saved in `output/pretraining/{what}.pt`. A state with the same settings is resumed, another replaced.
     """
     if config.steps < 1 or config.batch_size < 1:
         raise InputError(f"{what}: {config.steps} steps of {config.batch_size} teach nothing; use 1 or more of both")
@@ -158,13 +168,13 @@ def learn(
         raise InputError(f"{what}: learning_rate={config.learning_rate} must be positive")
     parameters = list(network.parameters())
     adam = torch.optim.AdamW(parameters, config.learning_rate, weight_decay=0.02)
-    # Not 0.05, of which 20 steps are one: its rise would take no step, and the scheduler divides by what it takes.
+    # Not 0.05: with 20 steps, the rise would be 0 steps long, and the scheduler divides by that length.
     rise = 0.0501
     schedule = torch.optim.lr_scheduler.OneCycleLR(adam, config.learning_rate, total_steps=config.steps, pct_start=rise)
     path = Path(output) / "pretraining" / f"{what}.pt"
     settings = dataclasses.asdict(config) | {"seed": seed}
     done = _resume(path, settings, network, adam, schedule)
-    main = PartialState().is_main_process  # the others learn the same, and get its weights when the run begins
+    main = PartialState().is_main_process  # the other processes do the same steps, and get its weights in the run
     with tqdm(total=config.steps, initial=done, desc=what, unit="step", disable=not main) as bar:
         for step in range(done, config.steps):
             value = loss(step)
@@ -181,11 +191,11 @@ def learn(
                 state = {name: part.state_dict() for name, part in parts.items()}
                 with writing(path.parent), replacing(path) as temporary:
                     torch.save(state | {"settings": settings, "step": step + 1}, temporary)
-    adam.zero_grad()  # of a gradient that stayed, the run's own optimizer would make a step
+    adam.zero_grad()  # else the run's own optimizer would apply the last gradient
 
 
 def _resume(path: Path, settings: dict, network: nn.Module, adam: torch.optim.Optimizer, schedule: object) -> int:
-    """Load a lesson's state; the number of steps it has done, 0 where there is none of these settings."""
+    """Load a lesson's state and return its number of steps; 0 if there is no state with these settings."""
     if not path.is_file():
         return 0
     try:
@@ -202,11 +212,11 @@ def _resume(path: Path, settings: dict, network: nn.Module, adam: torch.optim.Op
 
 @torch.no_grad()
 def learn_turning(predictor: HeatmapPredictor, dataset: ClipDataset, seed: int) -> None:
-    """Fit how a turned head moves a drawn network's keypoints, on the clips with random references each.
+    """Fit the linear map from the head's turn to the keypoints' motion, on all clips with random references.
 
-    Linear regression on the two directions in which the shape of an upper face varies most: the head turns to the side
-    and up. The directions after them tell how far the source's own mouth is open, and a dubbed one must not follow
-    that; nor is what moves in less than a second taken for a turning head.
+    Linear regression on the two main directions in which an upper face's shape varies: a head turns sideways and up.
+    Further directions contain how far the source's mouth is open, which a dubbed mouth must not follow. Motion faster
+    than a second is removed, because it is no turn of the head.
     """
     random = np.random.default_rng(seed)
     shape, slow_shape, slow_both, count = 0, 0, 0, 0
@@ -223,7 +233,7 @@ def learn_turning(predictor: HeatmapPredictor, dataset: ClipDataset, seed: int) 
             count += len(turned)
     directions = torch.linalg.eigh(shape).eigenvectors[:, -TURNS:]
     gram = directions.T @ slow_shape @ directions
-    # Of heads that never turn nothing is learned: their directions are the landmarks' noise.
+    # The ridge suppresses directions that are only noise of the landmarks, as those of a head that never turns.
     gram = gram + count * len(ANCHORS) * NOISE**2 * torch.eye(TURNS, dtype=torch.float64)
     weight = directions @ torch.linalg.solve(gram, directions.T @ slow_both)
     predictor.turning.linear.weight.copy_(weight.T)
@@ -231,11 +241,14 @@ def learn_turning(predictor: HeatmapPredictor, dataset: ClipDataset, seed: int) 
 
 @torch.no_grad()
 def learn_motion(predictor: HeatmapPredictor, dataset: ClipDataset, speech: SpeechTraining) -> float:
-    """Fit the speech branch's linear map: how the keypoints move, where the head does not, by what is heard.
+    """Fit the speech branch's linear map from embeddings of the sound to the keypoints' pose-normalised motion.
 
-    Ridge regression over all frames of the clips. Speech says nothing of what changes slower than in a second (how the
-    head is turned, a smile), nor of how far a person opens the mouth: the first is taken off, and each clip's motion
-    brought to the same size, that of the clips' mean. Returns the share of that motion that it explains.
+    Ridge regression over all frames of the clips. Speech does not determine what changes slower than in a second (the
+    head's turn, a smile) or how far a person opens the mouth. The first is removed, and each clip's motion is scaled to
+    the clips' mean amplitude.
+
+    Returns:
+        The share of that motion which the map explains.
     """
     branch, heard, moved, sizes = predictor.speech, [], [], []
     for audio, points in dataset.sounds():
@@ -261,10 +274,17 @@ def learn_motion(predictor: HeatmapPredictor, dataset: ClipDataset, speech: Spee
 def learn_speech(
     predictor: HeatmapPredictor, dataset: ClipDataset, config: SpeechTraining, seed: int, output: str | Path
 ) -> float:
-    """Train the speech branch of a drawn network from beginning to end; as `learn_motion`."""
+    """Pretrain the speech branch: the visemes, if `config.data` names a file, then the map of `learn_motion`.
+
+    Returns:
+        As `learn_motion`.
+
+    Raises:
+        InputError: as of `learn_visemes`; or the predictor's sound features are not the log-mel ones.
+    """
     if config.data:
         if predictor.config.audio != "mel":
-            raise InputError(f"speech.data is log-mel, the network hears {predictor.config.audio}; leave it empty")
+            raise InputError(f"speech.data is log-mel, the network takes {predictor.config.audio}; leave it empty")
         learn_visemes(predictor.speech.encoder, predictor.speech.embed, config, seed, output)
     return learn_motion(predictor, dataset, config)
 
@@ -277,7 +297,17 @@ def learn_all(
     seed: int,
     output: str | Path,
 ) -> float:
-    """All lessons of a fresh drawn predictor, in order; returns as `learn_motion`."""
+    """All lessons of a fresh landmark predictor, in order.
+
+    Args:
+        seed, output: the run's.
+
+    Returns:
+        The share of the mouth's motion in the clips which the speech explains.
+
+    Raises:
+        InputError: a setting is out of range, or a file cannot be used.
+    """
     if reading.steps > 0:
         learn_reading(predictor.reader, dataset, reading, seed, output)
     learn_turning(predictor, dataset, seed)

@@ -18,13 +18,13 @@ VISEMES = ("silence", "pbm", "fv", "tdnl", "sz", "sh", "kgh", "r", "a", "e", "i"
 
 
 class SpeechWindows:
-    """Random windows of a file of `extensions.synthetic_speech` with their visemes; each batch varies the voices.
+    """Random windows of a file of `extensions.synthetic_speech` with their visemes; voices are varied in each batch.
 
     Args:
         places: the mel frames, among a window's 16, whose visemes are returned.
 
     Raises:
-        InputError: the file is not one of `extensions.synthetic_speech`.
+        InputError: the file was not written by `extensions.synthetic_speech`.
     """
 
     def __init__(self, path: str | os.PathLike, seed: int = 0, places: Sequence[int] = (8,)):
@@ -39,13 +39,13 @@ class SpeechWindows:
         except (OSError, SafetensorError, LookupError, AttributeError, ValueError):
             whole = False
         if not whole or self._visemes.max(initial=0) >= len(VISEMES):
-            raise InputError(f"synthetic speech {path} is not of extensions.synthetic_speech; make it anew")
+            raise InputError(f"synthetic speech {path} is not of extensions.synthetic_speech; make it again")
         self._mel = torch.from_numpy(mel)
         self._width = FEATURES["mel"][1]
         firsts = [np.arange(a, b - self._width) for a, b in zip(starts, ends, strict=True)]
         self._firsts = torch.from_numpy(np.concatenate(firsts))
         if not len(self._firsts):
-            raise InputError(f"synthetic speech {path} holds no sentence long enough; make it anew")
+            raise InputError(f"synthetic speech {path} holds no sentence long enough; make it again")
         self._seed, self._places = seed, torch.tensor(places)
 
     def batch(self, size: int, step: int) -> tuple[Tensor, Tensor]:
@@ -61,7 +61,7 @@ class SpeechWindows:
 
 
 def disguised(mel: Tensor, generator: torch.Generator) -> Tensor:
-    """Vary log-mel windows (B, 80, W) as by other vocal tracts, rooms, noises and telephones."""
+    """Vary log-mel windows (B, 80, W) as other vocal tracts, rooms, background noise and telephones would."""
     count, bands, width = mel.shape
 
     def uniform(low: float, high: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""Make hours of synthetic speech with known visemes, to pretrain audio encoders for which the clips are too few.
+"""Make hours of synthetic speech with known visemes, for pretraining audio encoders if there are few clips.
 
     python -m extensions.synthetic_speech speech.safetensors --minutes 180
 
@@ -31,7 +31,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = Parser(__doc__)
     parser.add_argument("output", type=Path, metavar="OUTPUT.safetensors")
     parser.add_argument("--minutes", type=float, default=180, help="of speech (default 180)")
-    parser.add_argument("--seed", type=int, default=0, help="another seed says other sentences (default 0)")
+    parser.add_argument("--seed", type=int, default=0, help="of the random sentences and voices (default 0)")
     return parser.parse_args(arguments)
 
 
@@ -66,7 +66,7 @@ _GROUPS = (
 _SYLLABLES = (
     ["b", "p", "m", "f", "d", "t", "n", "l", "g", "k", "h", "j", "q", "x", "zh", "ch", "sh", "r", "z", "c", "s"],
     ["a", "o", "e", "i", "u", "ai", "ei", "ao", "ou", "an", "en", "ang", "eng", "ong"],
-)  # of Mandarin; syllables that do not exist are spelled out, which does no harm
+)  # initials and finals of Mandarin; eSpeak NG spells a syllable that does not exist
 
 
 @dataclass
@@ -79,7 +79,7 @@ class Utterance:
 
 
 def viseme(phoneme: str) -> int:
-    """The index in `VISEMES` of a phoneme of flite or eSpeak NG; an unknown one counts as "tdnl"."""
+    """The index in `VISEMES` of a phoneme of flite or eSpeak NG; that of "tdnl" for an unknown phoneme."""
     return next(
         (VISEMES.index(name) for name, pattern in _GROUPS if re.fullmatch(pattern, phoneme.lstrip("'"))),
         VISEMES.index("tdnl"),
@@ -106,7 +106,7 @@ def utterances(seed: int) -> Iterator[Utterance]:
 
 
 def _sentences() -> list[str]:
-    """The sentences of Python's own manual, the largest English text that comes with Python."""
+    """The sentences of Python's manual, the largest English text that is installed with Python."""
     text = " ".join(pydoc_data.topics.topics.values())
     plain = (re.sub(r"[^a-zA-Z ,]+", " ", sentence) for sentence in re.split(r"(?<=\.)\s", text))
     plain = (re.sub(r"\s+", " ", sentence).strip() for sentence in plain)
@@ -138,7 +138,7 @@ def _flite(text: str, choice: random.Random) -> Utterance | None:
 
 
 class _Espeak:
-    """eSpeak NG as a library, which reports the time of each phoneme; its program does not."""
+    """eSpeak NG as a library: unlike its command, it reports the time of each phoneme."""
 
     _RETRIEVAL, _PHONEME_EVENTS, _PHONEME, _UTF8 = 2, 1, 7, 1  # of espeak-ng/speak_lib.h
     _RATE, _PITCH, _RANGE = 1, 3, 4
@@ -168,7 +168,7 @@ class _Espeak:
         self._voices = sorted(path.name for path in voices.iterdir() if not any(word in path.name for word in odd))
         self._blocks, self._phonemes = [], []
         form = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(self._Event))
-        self._callback = form(self._heard)  # the library keeps no reference
+        self._callback = form(self._heard)  # an attribute, because the library keeps no reference
         self._library.espeak_SetSynthCallback(self._callback)
 
     def _heard(self, samples, count: int, events) -> int:
@@ -195,7 +195,7 @@ class _Espeak:
 
 
 def _varied(spoken: Utterance, choice: random.Random) -> Utterance:
-    """Resample to 16 kHz, up to an eighth slower and lower or faster and higher, as from another vocal tract."""
+    """Resample to 16 kHz and, as another vocal tract would, up to an eighth slower and lower or faster and higher."""
     ratio = choice.uniform(0.88, 1.15)
     wav = librosa.resample(spoken.wav, orig_sr=int(spoken.rate * ratio), target_sr=SAMPLE_RATE)
     wav = wav * choice.uniform(0.2, 0.9) / max(1e-3, float(np.abs(wav).max()))
@@ -203,7 +203,7 @@ def _varied(spoken: Utterance, choice: random.Random) -> Utterance:
 
 
 def labels(spoken: Utterance, frames: int) -> np.ndarray:
-    """The viseme (frames,) uint8 of each frame of the features; silence before the first phoneme."""
+    """The viseme of each frame of the features, (frames,) uint8; silence before the first phoneme."""
     visemes = np.zeros(frames, np.uint8)
     ends = [start for start, _ in spoken.phonemes[1:]] + [np.inf]
     for (start, name), end in zip(spoken.phonemes, ends, strict=True):
