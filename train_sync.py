@@ -1,17 +1,18 @@
-"""Train the lip-sync expert of L_sync: which sound belongs to five frames of a lower face (Wav2Lip's network).
+"""Train the lip-sync expert of L_sync, Wav2Lip's network: it embeds five frames of a lower face and their sound.
 
     python train_sync.py --config configs/demo_sync.yaml data.train=CLIPS data.val=OTHER_CLIPS output=runs/sync
 
-`loss: contrastive` is G4G's eq. 6-10 and 16 over the batch's similarity matrix, with sounds of the same clip a few
-frames away as further negatives (of several processes, each takes its own share of the batch); `loss: shifted` has
-these negatives alone; `loss: bce` is Wav2Lip's binary cross-entropy of true pairs and of pairs shifted within the clip.
-L_sync, -log cos, needs `bce`, the only one that fixes the level of the cosines. On few people the expert learns with
-`shifted`, an audio encoder pretrained on visemes of synthetic speech (`speech.data`), and `motion`, a head that both
-embeddings share in training (extensions/README.md).
+- `loss: contrastive` is G4G's eq. 6-10 and 16 on the similarity matrix of a process's batch, with sounds of the same
+  clip a few frames away as further negatives.
+- `loss: shifted` has only these further negatives.
+- `loss: bce` is Wav2Lip's binary cross-entropy of true pairs and of pairs shifted within the clip. L_sync, -log cos,
+  needs it: the other two do not determine the level of the cosines.
 
-Validation: how often the true offset among -15 .. 15 frames is told on clips of other people, a window of five frames
-and a whole clip at a time, and mean -log cos of true and of shifted windows (losses/calibration.py); the weights of the
-highest accuracy a window (within one frame) are kept in `best`.
+On few people, the expert needs `shifted` and the settings `speech` and `motion` (extensions/README.md).
+
+Validation on clips of other people: identification of the true offset among -15 .. 15 frames, for windows of five
+frames and for whole clips; mean -log cos of true and of shifted windows (losses/calibration.py). The weights with the
+highest accuracy of windows, within one frame, are kept in `best`.
 """
 
 import sys
@@ -50,18 +51,18 @@ class SyncTraining:
     data: DataConfig = field(default_factory=DataConfig)
     model: SyncExpertConfig = field(default_factory=SyncExpertConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
-    loss: str = "contrastive"  # or "shifted", or "bce", which the expert of L_sync needs
-    temperature: float = 0.07  # of the first two
-    negatives: int = 4  # sounds of the same clip a few frames away, for each window
-    furthest: int = 15  # frames that they are away at most; with bce larger ones too end with the clip
+    loss: str = "contrastive"  # "contrastive", "shifted", or "bce", which the expert of L_sync needs
+    temperature: float = 0.07  # of contrastive and shifted
+    negatives: int = 4  # number of shifted sounds of the same clip, for each window
+    furthest: int = 15  # largest shift in frames; with bce, shifts stay within the clip
     output: str = MISSING  # the run's folder
 
 
 @torch.no_grad()
 def validate(expert: SyncExpert, clips: list[Clip]) -> dict[str, float]:
-    """Shares of windows and of clips whose offset is told exactly, and within one frame; chance is 1/31 and 3/31.
+    """Shares of windows and of clips whose offset is found exactly and within one frame; chance is 1/31 and 3/31.
 
-    And mean -log cos of windows with their own sound and with their clip's 2 to 15 frames away.
+    Also the mean -log cos of windows with their own sound, and with sounds of their clip 2 to 15 frames away.
     """
     curves = [similarity_curves(expert, clip) for clip in clips]
     curves = [curve for curve in curves if len(curve)]
