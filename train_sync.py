@@ -157,7 +157,8 @@ def main() -> None:
             sounds, face, *motions = embed(part["mel"], lower_faces(part["frames"]))
             terms = sync_terms(sounds, face, config)
             if moving:
-                terms |= sync_motion.motion_terms(*motions, part["motion"], further.motion)
+                of_faces, of_sounds = motions
+                terms |= sync_motion.motion_terms(of_faces, of_sounds, part["motion"], further.motion)
             return terms, None
 
     scores = {}

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import NoReturn
 
 import cv2
 import numpy as np
@@ -156,7 +157,7 @@ class Clip:
         if self._offsets[0] != 0 or self._offsets[-1] != end or (np.diff(self._offsets) <= 0).any():
             self._refuse("face_offsets", f"does not rise from 0 to the {end} bytes of faces")
 
-    def _refuse(self, name: str, problem: str) -> None:
+    def _refuse(self, name: str, problem: str) -> NoReturn:
         raise InputError(f"clip file {self.path}: tensor {name} {problem}; preprocess the clip again")
 
     def _read(self, name: str) -> np.ndarray:
@@ -232,6 +233,7 @@ class Clip:
     @cached_property
     def _decoded_copy(self) -> Path:
         """The file of all faces' pixels in order; written if it does not exist."""
+        assert self._decoded is not None  # `faces` decodes each time without that folder
         state = self.path.stat()
         place = self._decoded / f"{self.id}.rgb"
         copy = place.with_name(f"{short_stem(place)}.{state.st_size:x}-{state.st_mtime_ns:x}.rgb")
@@ -243,7 +245,7 @@ class Clip:
 
     def _decode(self, data: bytes) -> np.ndarray:
         size, width, height = jpeg_size(data), self.crop.width, self.crop.height
-        if size not in (None, (width, height)):  # checked before decoding: it may be of any size
+        if size is not None and size != (width, height):  # checked before decoding: it may be of any size
             self._refuse("faces", f"holds a picture of {size[0]}x{size[1]}, not {width}x{height}")
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if size else None
         if image is None:

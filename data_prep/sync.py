@@ -89,8 +89,8 @@ class SyncDataset(Dataset):
 
         number = int(clip.frames[first])
         place = number + self._late[which]
-        within = (None, None) if self.near else (-place, int(clip.seconds * FPS) - FRAMES - place)
-        shifts = draw_shifts(random, self.negatives, self.furthest, *within, near=self.near)
+        earliest, latest = (None, None) if self.near else (-place, int(clip.seconds * FPS) - FRAMES - place)
+        shifts = draw_shifts(random, self.negatives, self.furthest, earliest, latest, self.near)
         mel = sync_mel(clip.audio("mel"), place + np.concatenate([[0], shifts]))
         faces = clip.faces(range(first, first + FRAMES))
         mirrored = False
@@ -98,13 +98,13 @@ class SyncDataset(Dataset):
             mel = _augmented_mel(mel, random)
             mirrored = random.random() < 0.5
             faces = _augmented_faces(faces[:, :, ::-1] if mirrored else faces, random)
-        item = {
+        window = {
             "frames": torch.from_numpy(np.ascontiguousarray(faces.transpose(0, 3, 1, 2))).float().div_(255),
             "mel": torch.from_numpy(mel),
             "clip": clip.id,
             "start": number,
         }
-        return item | self.more(which, first, mirrored)
+        return window | self.more(which, first, mirrored)
 
     def more(self, which: int, first: int, mirrored: bool) -> dict[str, torch.Tensor]:
         """Further entries of an item, which a subclass adds: of clip `which`, for the five faces from face `first`."""
@@ -115,12 +115,14 @@ def _augmented_faces(faces: np.ndarray, random: np.random.Generator) -> np.ndarr
     """Augment (5, H, W, 3) uint8, all frames in the same way: only speech may move between frames."""
     size = faces.shape[1]
     scale, angle = random.uniform(0.9, 1.1), random.uniform(-6, 6)
-    matrix = cv2.getRotationMatrix2D((size / 2, size / 2), angle, scale)
+    matrix = np.asarray(cv2.getRotationMatrix2D((size / 2, size / 2), angle, scale), np.float64)
     matrix[:, 2] += random.uniform(-0.05, 0.05, 2) * size
     gain, contrast = random.uniform(0.8, 1.2) * random.uniform(0.93, 1.07, 3), random.uniform(0.75, 1.25)
     table = np.clip((np.arange(256)[:, None] * gain - 128) * contrast + 128, 0, 255).astype(np.uint8)
-    edge = {"borderMode": cv2.BORDER_REPLICATE}
-    moved = np.stack([cv2.warpAffine(np.ascontiguousarray(face), matrix, (size, size), **edge) for face in faces])
+    edge = cv2.BORDER_REPLICATE
+    moved = np.stack(
+        [cv2.warpAffine(np.ascontiguousarray(face), matrix, (size, size), borderMode=edge) for face in faces]
+    )
     return np.stack([table[moved[..., channel], channel] for channel in range(3)], axis=-1)
 
 

@@ -20,6 +20,9 @@ class CurveDrawing(nn.Module):
     holds edges of up to 20 pixels a side; real faces have some 14.
     """
 
+    edges: Tensor
+    offsets: Tensor
+
     def __init__(self):
         super().__init__()
         place = {ORDER[position]: number for number, position in enumerate(KEYPOINTS)}

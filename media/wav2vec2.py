@@ -17,7 +17,7 @@ Memory does not depend on the length, except for the features themselves (550 MB
 import functools
 from collections import deque
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -26,12 +26,6 @@ from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2Model
 from transformers.utils import logging
 
 from media.errors import InputError, first_line
-
-if TYPE_CHECKING:
-    from transformers.models.wav2vec2.modeling_wav2vec2 import (
-        Wav2Vec2EncoderLayer,
-        Wav2Vec2GroupNormConvLayer,
-    )
 
 DOWNLOADS = Path(__file__).resolve().parent.parent / "checkpoints" / "downloads"
 UNTRAINED = {"masked_spec_embed"}  # used in pretraining only; published files may lack it
@@ -65,7 +59,7 @@ def load(model: str, device: str = "cpu") -> Wav2Vec2:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        loaded: Any = Wav2Vec2Model.from_pretrained(  # a pair, which transformers does not declare
+        network, info = Wav2Vec2Model.from_pretrained(
             source, local_files_only=True, weights_only=True, output_loading_info=True
         )
     except Exception as error:  # transformers raises a different exception for each fault of the files
@@ -76,7 +70,6 @@ def load(model: str, device: str = "cpu") -> Wav2Vec2:
     finally:
         logging.set_verbosity(verbosity)
         logging.enable_progress_bar()
-    network, info = loaded
     missing = sorted(set(info["missing_keys"]) - UNTRAINED)
     if missing or network.config.do_stable_layer_norm or network.config.add_adapter:
         fault = f"lacks {len(missing)} weights, {missing[0]} the first" if missing else "is not of the base kind"
@@ -106,7 +99,7 @@ def features(model: Wav2Vec2, wav: np.ndarray) -> np.ndarray:
 
     hidden = _with_positions(network, hidden)
     for layer in network.encoder.layers:
-        _attend(cast("Wav2Vec2EncoderLayer", layer), hidden)
+        _attend(layer, hidden)
     return hidden.cpu().numpy()
 
 
@@ -129,7 +122,7 @@ class _Sound:
 
 def _first_layer_statistics(network: Wav2Vec2Model, sound: _Sound) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and variance of the first convolution's channels over the whole recording, each (channels, 1)."""
-    conv = cast("Wav2Vec2GroupNormConvLayer", network.feature_extractor.conv_layers[0]).conv
+    conv = network.feature_extractor.conv_layers[0].conv
     kernel, stride = conv.kernel_size[0], conv.stride[0]
     count = 1 + (len(sound.wav) - kernel) // stride
     total = torch.zeros(2, conv.out_channels, dtype=torch.float64, device=network.device)
@@ -150,10 +143,9 @@ def _convolved(
     if statistics is None:
         out = first(out)
     else:
-        normed = cast("Wav2Vec2GroupNormConvLayer", first)
-        (mean, variance), norm = statistics, normed.layer_norm
-        out = (normed.conv(out) - mean) / torch.sqrt(variance + norm.eps)
-        out = normed.activation(out * norm.weight[:, None] + norm.bias[:, None])
+        (mean, variance), norm = statistics, first.layer_norm
+        out = (first.conv(out) - mean) / torch.sqrt(variance + norm.eps)
+        out = first.activation(out * norm.weight[:, None] + norm.bias[:, None])
     for layer in others:
         out = layer(out)
     return out
@@ -171,7 +163,7 @@ def _with_positions(network: Wav2Vec2Model, hidden: torch.Tensor) -> torch.Tenso
     return out
 
 
-def _attend(layer: "Wav2Vec2EncoderLayer", hidden: torch.Tensor) -> None:
+def _attend(layer: Any, hidden: torch.Tensor) -> None:
     """Run one post-norm transformer layer over `hidden`, (frames, channels), in place."""
     attention = layer.attention
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -145,7 +145,7 @@ def read_pairs(
     track_reference: bool = True,
     track_generated: bool = True,
     known_faces: list[Face | None] | None = None,
-) -> Iterator[FramePair]:
+) -> Generator[FramePair, None, None]:
     """Read both videos on the 25 fps timeline, each in a thread of its own, and find the faces in them.
 
     Args:

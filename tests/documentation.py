@@ -31,7 +31,9 @@ def block_commands(block: str) -> list[list[str]]:
 def section_commands(page: str, section: str) -> list[list[str]]:
     """The commands of a section's first code block."""
     text = (ROOT / page).read_text().split(f"# {section}\n")[1]
-    return block_commands(re.search(r"```bash\n(.*?)```", text, re.DOTALL)[1])
+    found = re.search(r"```bash\n(.*?)```", text, re.DOTALL)
+    assert found is not None
+    return block_commands(found[1])
 
 
 def page_commands(page: str) -> list[list[str]]:

@@ -22,8 +22,11 @@ WIDTH, HEIGHT = 240, 224
 def portrait(dx: float = 0, dy: float = 0, zoom: float = 1.0) -> np.ndarray:
     """(224, 240, 3) uint8 RGB: the US Navy's photograph of Grace Hopper that ships with matplotlib, moved a little."""
     file = matplotlib.cbook.get_sample_data("grace_hopper.jpg", asfileobj=False)
-    picture = cv2.cvtColor(cv2.imread(str(file)), cv2.COLOR_BGR2RGB)
-    matrix = np.float32([[0.7 * zoom, 0, 120 - 264 * 0.7 * zoom + dx], [0, 0.7 * zoom, 120 - 247 * 0.7 * zoom + dy]])
+    read = cv2.imread(str(file))
+    assert read is not None
+    picture = cv2.cvtColor(read, cv2.COLOR_BGR2RGB)
+    shift = 120 - 264 * 0.7 * zoom + dx, 120 - 247 * 0.7 * zoom + dy
+    matrix = np.array([[0.7 * zoom, 0, shift[0]], [0, 0.7 * zoom, shift[1]]], np.float32)
     picture = cv2.GaussianBlur(picture, (5, 5), 1.2)  # its grain would only cost bits
     return cv2.warpAffine(picture, matrix, (WIDTH, HEIGHT), flags=cv2.INTER_LINEAR)
 

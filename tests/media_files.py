@@ -6,6 +6,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.video.stream import VideoStream
 
 SIDE = 64
 CELL = SIDE // 4
@@ -36,7 +37,7 @@ def write_video(
     options: dict[str, str] | None = None,
     rotation: int | None = None,
     matrix: list[int] | None = None,
-    beats: tuple[Fraction, Fraction] | None = None,
+    beats: tuple[Fraction | int, Fraction | int] | None = None,
     container_options: dict[str, str] | None = None,
     format: str | None = None,
 ) -> Path:
@@ -46,6 +47,7 @@ def write_video(
     times = range(len(pictures)) if times is None else times
     with av.open(str(path), "w", format=format, options=container_options or {}) as container:
         video = container.add_stream(codec, rate=rate, options=options or {})
+        assert isinstance(video, VideoStream)
         video.height, video.width = pictures[0].shape[:2]
         video.pix_fmt = pix_fmt
         video.codec_context.time_base = time_base
@@ -97,7 +99,7 @@ def write_sound(
     return path
 
 
-def encode_sound(container, stream, sound: np.ndarray, start: Fraction = Fraction(0)) -> None:
+def encode_sound(container, stream, sound: np.ndarray, start: Fraction | int = 0) -> None:
     rate = stream.codec_context.sample_rate
     for first in range(0, sound.shape[1], 4096):
         packed = np.ascontiguousarray(sound[:, first : first + 4096].T).reshape(1, -1)

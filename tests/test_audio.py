@@ -72,7 +72,7 @@ def test_the_mix_to_mono_does_not_depend_on_threads():
     for threads in (1, 2):
         with threads_of_libraries(threads):
             mixed.append(_mono(samples, av.AudioLayout("5.1")))
-    np.testing.assert_array_equal(*mixed)
+    np.testing.assert_array_equal(mixed[0], mixed[1])
 
 
 @pytest.mark.parametrize("layout", ["quad", "5.1(side)", "7.1"])
@@ -155,9 +155,9 @@ def bad_sounds(folder):
     whole = write_sound(folder / "whole.m4a", "aac", 16000).read_bytes()
     (folder / "truncated.m4a").write_bytes(whole[: len(whole) // 2])
     write_video(folder / "silent.mp4", pictures=3)
-    whole = bytearray((folder / "whole.wav").read_bytes())
-    whole[24:28] = (1).to_bytes(4, "little")  # sample a second
-    (folder / "one_hertz.wav").write_bytes(whole)
+    slow = bytearray((folder / "whole.wav").read_bytes())
+    slow[24:28] = (1).to_bytes(4, "little")  # sample a second
+    (folder / "one_hertz.wav").write_bytes(slow)
     os.mkfifo(folder / "pipe.wav")
     names = ["one_hertz.wav", "pipe.wav", f"{'a' * 300}.wav"]
     names += ["missing.wav", "empty.wav", "text.mp3", "noise.m4a", "directory.wav", "no_samples.wav"]

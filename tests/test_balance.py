@@ -13,6 +13,7 @@ from training_runs import arguments, run, run_group, scalars_and_images, write_c
 from models import FaceSynthesizer, HeatmapPredictor
 from models.face_synthesizer import FaceSynthesizerConfig
 from models.heatmap_predictor import HeatmapPredictorConfig
+from models.precision import total
 from training.balance import gradient_norms
 from training.config import TrainConfig
 from training.learner import Learner, compiled
@@ -53,8 +54,8 @@ def test_shared_parameters_are_those_that_every_term_reaches():
         output.sum().backward(retain_graph=True)
         assert all(parameter.grad is not None for parameter in predictor.shared_parameters())
     synthesizer = FaceSynthesizer(FaceSynthesizerConfig(width=0.03, mutual_information=True))
-    shapes = (2, 1, 3, 128, 128), (2, 1, 1, 128, 128), (2, 5, 3, 128, 128), (2, 5, 1, 128, 128), (2, 1, 80, 16)
-    faces, alignment = synthesizer(*(torch.rand(shape) for shape in shapes), alignment=True)
+    sizes = (2, 1, 3, 128, 128), (2, 1, 1, 128, 128), (2, 5, 3, 128, 128), (2, 5, 1, 128, 128), (2, 1, 80, 16)
+    faces, alignment = synthesizer(*(torch.rand(size) for size in sizes), alignment=True)
     for output in (faces, sum(joint - marginal for joint, marginal in alignment.information)):
         synthesizer.zero_grad()
         output.sum().backward(retain_graph=True)
@@ -139,16 +140,18 @@ def donated_buffers():
 
 def test_a_compiled_graph_can_be_measured_too(monkeypatch, donated_buffers):
     torch.manual_seed(0)
-    network = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 1)).double()
+    first = nn.Linear(8, 8)
+    network = nn.Sequential(first, nn.Tanh(), nn.Linear(8, 1)).double()
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
     traced = compiled(network, TrainConfig(steps=1, batch_size=1, compile=True, gradient_norms_every=1))
     x, found = torch.randn(4, 8, dtype=torch.float64), []
     for callable in (network, traced):
         y = callable(x)
         terms = {"square": y.square().mean(), "size": y.abs().mean()}
-        norms = gradient_norms(terms, {"": list(network[0].parameters())})
+        norms = gradient_norms(terms, {"": list(first.parameters())})
         network.zero_grad()
-        sum(terms.values()).backward()
-        found.append([*norms.values(), network[0].weight.grad.norm()])
+        total(terms.values()).backward()
+        assert first.weight.grad is not None
+        found.append([*norms.values(), first.weight.grad.norm()])
     torch.testing.assert_close(found[0], found[1])
     assert functorch.donated_buffer is False

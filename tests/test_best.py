@@ -4,6 +4,7 @@ import dataclasses
 import math
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -59,11 +60,12 @@ def weights_are_there(monkeypatch):
     monkeypatch.setattr("training.best.find_spec", lambda package: package)
 
 
-def made_run(folder: Path, best_by: str, names: tuple[str, ...], **settings) -> Run:
+def made_run(folder: Path, best_by: str, names: tuple[str, ...], **settings: Any) -> Run:
     """A run of a network with one weight, which is the number of the step; its name stands for any without forms."""
     accelerator = Accelerator(cpu=True, log_with="tensorboard", project_dir=folder)
     network = accelerator.prepare(nn.Linear(1, 1, bias=False))
-    train = TrainConfig(**{"steps": 7, "batch_size": 1, "save_every": 1, "best_by": best_by} | settings)
+    steps: dict[str, Any] = {"steps": 7, "batch_size": 1, "save_every": 1, "best_by": best_by}
+    train = TrainConfig(**(steps | settings))
     config = SimpleNamespace(train=train, output=str(folder))
     measure = best_score(best_by, names, "expert")
     return Run(config, accelerator, {"discriminator": network}, {"training": train}, [], measure)
@@ -90,7 +92,7 @@ def test_the_weights_of_the_best_score_are_kept(best_by, weights_are_there, tmp_
     score = SCORES[best_by]
     expected = score.form.format(SCALARS[score.scalar][BEST[best_by] - 1])
     assert f"did, best {score.label} {expected}; weights in" in capsys.readouterr().out
-    saved = OmegaConf.load(tmp_path / "state" / "step-00000007" / "run.yaml")
+    saved: Any = OmegaConf.load(tmp_path / "state" / "step-00000007" / "run.yaml")
     assert saved["best_by"] == best_by
 
 
@@ -252,7 +254,8 @@ def test_lpips_and_fid_are_of_the_crops_with_the_upper_half_given(monkeypatch):
 def test_absent_weights_are_said_once_and_leave_the_other_scores(monkeypatch):
     monkeypatch.setattr("metrics.crops.fetch.available", lambda name: False)
     monkeypatch.setattr("metrics.crops.LipDistance", lambda true, crop, say: lambda faces: None)
-    said, true = [], torch.rand(3, 2, 3, 32, 32)
+    said: list[str] = []
+    true = torch.rand(3, 2, 3, 32, 32)
     validation = Validation(true, FORM, torch.device("cpu"), said.append)
     faces = true + 0.1
     values = validation(faces)

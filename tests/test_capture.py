@@ -1,5 +1,7 @@
 """What dubbing records as CUDA graphs can be recorded, told without a GPU: by the operations that it consists of."""
 
+from unittest import mock
+
 import numpy as np
 import pytest
 import torch
@@ -25,7 +27,8 @@ class Recording(TorchDispatchMode):
 
     def __init__(self, known: list[torch.Tensor]):
         super().__init__()
-        self._alive, self._storages, self.faults = list(known), {_storage(x) for x in known}, []
+        self._alive, self._storages = list(known), {_storage(x) for x in known}
+        self.faults: list[str] = []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         read = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
@@ -46,9 +49,9 @@ def _storage(x: torch.Tensor) -> int:
 
 def faults(function, *inputs: torch.Tensor, weights=()) -> list[str]:
     with torch.inference_mode(False), torch.no_grad():  # whose operations come in parts
-        inputs = [x.clone() for x in inputs]
-        with Recording([*inputs, *weights]) as recording:
-            function(*inputs)
+        copies = [x.clone() for x in inputs]
+        with Recording([*copies, *weights]) as recording:
+            function(*copies)
     return recording.faults
 
 
@@ -88,7 +91,7 @@ def recorded(speaker: Speaker, *networks: torch.nn.Module) -> list[str]:
         assert faults(function, *inputs, weights=weights) == [], function.__name__
         return function(*inputs)
 
-    speaker._run = run
+    mock.patch.object(speaker, "_run", run).start()
     random = np.random.default_rng(0)
     points = random.uniform(0.2, 0.8, (5, 131, 2)).astype(np.float32)
     crops = random.integers(0, 255, (5, 128, 128, 3)).astype(np.uint8)

@@ -291,7 +291,9 @@ def test_negatives_are_the_clips_own_sound_shifted(tmp_path, window):
         np.testing.assert_array_equal(
             item["audio_negatives"], audio_windows(mel, "mel", [middle + shift for shift in shifts])
         )
-        np.testing.assert_array_equal(item["mel_negatives"], sync_mel(mel, [start + shift for shift in shifts]))
+        np.testing.assert_array_equal(
+            item["mel_negatives"], sync_mel(mel, np.array([start + shift for shift in shifts]))
+        )
         first, last = min(start, middle - 2), max(start, middle - 2)
         inside = [shift for shift in places if first + shift >= 0 and last + shift + 5 <= 40]  # 40 frames of sound
         assert len(set(shifts)) == 4 and set(shifts) <= set(inside)
@@ -364,7 +366,7 @@ def test_augmentation_mirrors_images_and_landmarks_together(folder):
         clip = next(clip for clip in plain.clips if clip.id == before["clip"])
         landmarks = clip.landmarks[list(clip.frames).index(before["start"])]
         if flip:
-            landmarks = landmarks[MIRROR] * np.float32([-1, 1]) + np.float32([1, 0])
+            landmarks = landmarks[MIRROR] * np.array([-1, 1], np.float32) + np.array([1, 0], np.float32)
         np.testing.assert_allclose(after["landmarks"][0], landmarks[KEYPOINTS], atol=1e-6)
         np.testing.assert_array_equal(after["heatmaps"][0, 0], draw_heatmap(landmarks))
         # The light changes alike for the window and its references.

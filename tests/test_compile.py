@@ -1,6 +1,7 @@
 """train.compile: each script's training step is compiled where that is asked for, whole and once."""
 
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -32,7 +33,7 @@ class Tracing:
                 file.write("compiled\n")
             return compile_(network, backend="eager", fullgraph=True, **options)
 
-        torch.compile = traced
+        mock.patch.object(torch, "compile", traced).start()
 
 
 @pytest.mark.parametrize(

@@ -179,5 +179,5 @@ def test_colour_is_matched_above_the_hidden_rectangle(name):
 
 
 def test_colour_stays_where_nothing_above_is_visible():
-    face, source = np.zeros((2, 128, 128, 3), np.uint8) + np.uint8([[[[3]]], [[[9]]]])
+    face, source = np.zeros((2, 128, 128, 3), np.uint8) + np.array([[[[3]]], [[[9]]]], np.uint8)
     np.testing.assert_array_equal(match_colour(face, source, CropForm(hidden=(0, 0, 1, 0.5))), face)

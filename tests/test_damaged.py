@@ -5,11 +5,14 @@ import itertools
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import av
 import cv2
 import numpy as np
 import pytest
+from faces import portrait, portraits
+from media_files import number_of, numbered, write_sound, write_video
 
 from benchmarks.dubbing import SourcesOwnFaces
 from dubbing import DubOptions, dub
@@ -17,10 +20,8 @@ from dubbing import source as playing
 from dubbing.source import Source, source_index
 from media.errors import InputError
 from media.video import probe, read_frames
-from tests.faces import portrait, portraits
-from tests.media_files import number_of, numbered, write_sound, write_video
 
-CLIPS = {
+CLIPS: dict[str, dict[str, Any]] = {
     "h264.mp4": {"options": {"g": "5", "bf": "2"}},
     "h264.mkv": {"options": {"g": "5", "bf": "2"}},
     "vp9.webm": {"codec": "libvpx-vp9", "options": {"deadline": "realtime", "cpu-used": "8", "g": "5"}},
@@ -92,7 +93,8 @@ def test_a_video_whose_middle_is_damaged_is_played_whatever_the_memory(tmp_path)
 
 def _key_frames(path: Path) -> list[tuple[int, int]]:
     with av.open(str(path)) as container:
-        return [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.is_keyframe and packet.size]
+        packets = [packet for packet in container.demux(video=0) if packet.is_keyframe and packet.size]
+        return [(packet.pos, packet.size) for packet in packets if packet.pos is not None]
 
 
 def test_what_a_later_pass_lacks_is_read_from_the_start_or_stands_still(tmp_path, monkeypatch):

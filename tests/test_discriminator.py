@@ -36,7 +36,7 @@ def test_second_scale_sees_the_pooled_image():
     image = torch.rand(1, 3, 64, 64, dtype=torch.float64)
     half = nn.AvgPool2d(3, stride=2, padding=1, count_include_pad=False)(image)
     expected = half
-    for layer in discriminator.networks[1]:
+    for layer in discriminator.networks[1].children():
         expected = layer(expected)
     torch.testing.assert_close(discriminator(image)[1][-1], expected)
 
@@ -65,7 +65,7 @@ def test_generator_loss_reaches_the_images():
     images = torch.rand(1, 2, 3, 64, 64, requires_grad=True)
     discriminator = PatchDiscriminator(SMALL).requires_grad_(False)
     generator_loss(discriminator(images)).backward()
-    assert images.grad.abs().sum() > 0
+    assert images.grad is not None and images.grad.abs().sum() > 0
     assert all(p.grad is None for p in discriminator.parameters())
 
 

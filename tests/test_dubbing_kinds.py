@@ -2,11 +2,14 @@
 
 import math
 from fractions import Fraction
+from typing import Any
 
 import av
 import cv2
 import numpy as np
 import pytest
+from faces import HEIGHT, WIDTH, portrait, portraits
+from media_files import write_sound, write_video
 
 from benchmarks.dubbing import SourcesOwnFaces
 from dubbing import DubOptions, dub
@@ -15,14 +18,12 @@ from media.face import FaceTracker
 from media.references import choose_references, covering_references, lip_opening
 from media.sound import read_audio
 from media.video import probe, read_frames
-from tests.faces import HEIGHT, WIDTH, portrait, portraits
-from tests.media_files import write_sound, write_video
 
 QUIET = DubOptions(progress=False)
 REALTIME = {"cpu-used": "8", "deadline": "realtime"}
 
 # name: arguments of `write_video`, then the expected width and height
-VIDEOS = {
+VIDEOS: dict[str, tuple[dict[str, Any], int, int]] = {
     "h264.mp4": ({}, WIDTH, HEIGHT),
     "h264_10bit.mkv": ({"pix_fmt": "yuv420p10le"}, WIDTH, HEIGHT),
     "h264_444.mov": ({"pix_fmt": "yuv444p"}, WIDTH, HEIGHT),
@@ -96,6 +97,7 @@ def _sound_duration(path) -> float:
     """Seconds of sound that players play; the padding of the last AAC frame, decoded, is more."""
     with av.open(str(path)) as container:
         stream = container.streams.audio[0]
+        assert stream.duration is not None and stream.time_base is not None
         return float(stream.duration * stream.time_base)
 
 

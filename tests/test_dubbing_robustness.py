@@ -7,6 +7,9 @@ from fractions import Fraction
 import cv2
 import numpy as np
 import pytest
+from conftest import ROOT
+from faces import HEIGHT, WIDTH, empty, portrait, portraits, write_frames
+from media_files import number_of, write_sound, write_video
 
 from benchmarks.dubbing import SourcesOwnFaces
 from benchmarks.flicker import flicker, regions
@@ -21,9 +24,6 @@ from media.errors import InputError
 from media.face import Face, FaceTracker
 from media.stages import Clock, background
 from media.video import read_frames
-from tests.conftest import ROOT
-from tests.faces import HEIGHT, WIDTH, empty, portrait, portraits, write_frames
-from tests.media_files import number_of, write_sound, write_video
 
 
 def test_playing_turns_round_at_both_ends():

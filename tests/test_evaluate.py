@@ -18,7 +18,7 @@ from media_files import write_video
 import evaluate
 from checkpoints import fetch
 from media.errors import InputError
-from media.face import FaceTracker
+from media.face import Face, FaceTracker
 from media.video import VideoWriter, read_frames
 from metrics import motion, scoring
 from metrics.pairs import FrameCount, Pair, read_pairs
@@ -345,7 +345,8 @@ def test_blur_jitter_and_a_frozen_mouth_each_worsen_their_metric(shared, tmp_pat
     frames = [frame[100:480, 60:440] for frame in clip]
     write_frames(tmp_path / "true" / "a.mp4", frames)
     with FaceTracker() as tracker:
-        lips = np.array([tracker.track(frame).landmarks[[61, 291, 0, 17]] for frame in frames])
+        found = [tracker.track(frame) for frame in frames]
+        lips = np.array([face.landmarks[[61, 291, 0, 17]] for face in found if face is not None])
     draw = np.random.RandomState(0)
     jitter = draw.uniform(-8, 8, (len(frames), 2))
 
@@ -353,11 +354,13 @@ def test_blur_jitter_and_a_frozen_mouth_each_worsen_their_metric(shared, tmp_pat
         """Frame `place` with the mouth of frame `source`, moved onto its own and by `shift`, in a soft mask."""
         frame, centre = frames[place], lips[place].mean(axis=0)
         offset = centre - lips[source].mean(axis=0) + shift
-        moved = cv2.warpAffine(frames[source], np.float32([[1, 0, offset[0]], [0, 1, offset[1]]]), frame.shape[1::-1])
+        moved = cv2.warpAffine(
+            frames[source], np.array([[1, 0, offset[0]], [0, 1, offset[1]]], np.float32), frame.shape[1::-1]
+        )
         mask = np.zeros(frame.shape[:2], np.float32)
-        cv2.ellipse(mask, (*map(int, centre),), (70, 50), 0, 0, 360, 1.0, -1)
-        mask = cv2.GaussianBlur(mask, (0, 0), 6)[..., None]
-        return np.rint(moved * mask + frame * (1 - mask)).astype(np.uint8)
+        cv2.ellipse(mask, (*map(int, centre),), (70, 50), 0, 0, 360, (1.0,), -1)
+        soft = cv2.GaussianBlur(mask, (0, 0), 6)[..., None]
+        return np.rint(moved * soft + frame * (1 - soft)).astype(np.uint8)
 
     made = {
         "same": frames,
@@ -412,12 +415,14 @@ def test_the_report_holds_everything_in_itself(truth, tmp_path, capsys):
 
 def test_faces_of_the_truth_are_found_once_for_all_methods(truth, monkeypatch):
     pair = Pair("one", truth / "one.mp4", truth / "one.mp4")
-    known = []
-    first = [each.reference_face.box.tolist() for each in read_pairs(pair, FrameCount(), known_faces=known)]
+    known: list[Face | None] = []
+    first = list(read_pairs(pair, FrameCount(), known_faces=known))
     assert len(known) == 9
     monkeypatch.setattr("metrics.pairs.FaceTracker", None)  # finding any would fail
-    again = [each.reference_face.box.tolist() for each in read_pairs(pair, FrameCount(), True, False, known)]
-    assert again == first
+    again = list(read_pairs(pair, FrameCount(), True, False, known))
+    for one, other in zip(first, again, strict=True):
+        assert one.reference_face is not None and other.reference_face is not None
+        assert one.reference_face.box.tolist() == other.reference_face.box.tolist()
 
 
 def test_reading_stops_its_threads_when_it_is_broken_off(truth):

@@ -21,22 +21,25 @@ class Server(ThreadingHTTPServer):
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
         self.files = {"/weights.pth": CONTENT}
-        self.break_after = []
+        self.break_after: list[int] = []
         self.ranges = True
-        self.requests = []
+        self.requests: list[tuple[str, str | None]] = []
 
     def url(self, name="weights.pth"):
         return f"http://127.0.0.1:{self.server_port}/{name}"
 
 
 class Handler(BaseHTTPRequestHandler):
+    server: Server
+
     def do_GET(self):
         asked = self.headers.get("Range")
         self.server.requests.append((self.path, asked))
         content = self.server.files.get(self.path)
         if content is None:
             return self.send_error(404)
-        start = int(re.fullmatch(r"bytes=(\d+)-", asked)[1]) if asked and self.server.ranges else 0
+        matched = re.fullmatch(r"bytes=(\d+)-", asked or "")
+        start = int(matched[1]) if matched and self.server.ranges else 0
         if start >= len(content):
             return self.send_error(416)
         self.send_response(206 if start else 200)

@@ -62,7 +62,8 @@ def test_a_subpixel_drawing_follows_slow_motion():
     centres = {}
     for subpixel in (False, True):
         drawn = [
-            draw_heatmap(landmarks + np.float32([step / 10 / size, 0]), edges, size, subpixel) for step in range(20)
+            draw_heatmap(landmarks + np.array([step / 10 / size, 0], np.float32), edges, size, subpixel)
+            for step in range(20)
         ]
         columns = np.arange(size) + 0.5
         centres[subpixel] = np.array([(row := each[size // 2]) @ columns / row.sum() for each in drawn])

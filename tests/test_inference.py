@@ -11,6 +11,9 @@ import av
 import cv2
 import numpy as np
 import pytest
+from conftest import ROOT
+from faces import empty, portrait, portraits, small_checkpoint, write_frames
+from media_files import write_sound
 
 import inference
 from dubbing import pipeline
@@ -21,9 +24,6 @@ from media.errors import InputError
 from media.face import FaceTracker
 from media.heatmap import OVAL_POINTS
 from media.video import VideoWriter, probe, read_frames
-from tests.conftest import ROOT
-from tests.faces import empty, portrait, portraits, small_checkpoint, write_frames
-from tests.media_files import write_sound
 
 
 @pytest.fixture(scope="session")
@@ -92,7 +92,7 @@ def _face_mask(frame: np.ndarray) -> np.ndarray:
     with FaceTracker() as tracker:
         landmarks = tracker.find(frame)[0].landmarks
     mask = np.zeros(frame.shape[:2], np.uint8)
-    cv2.fillConvexPoly(mask, cv2.convexHull(np.rint(select131(landmarks)[OVAL_POINTS]).astype(np.int32)), 1)
+    cv2.fillConvexPoly(mask, cv2.convexHull(np.rint(select131(landmarks)[OVAL_POINTS]).astype(np.int32)), (1,))
     return mask.astype(bool)
 
 

@@ -32,9 +32,8 @@ def test_separable_features_take_the_estimate_to_its_bound_and_not_beyond(rate, 
             loss.backward()
             adam.step()
             losses.append(loss.detach())
-    losses = torch.stack(losses)
-    assert losses.min() > -math.log(frames) - 1e-4
-    assert losses[-200:].mean() < missing - math.log(frames)
+    assert torch.stack(losses).min() > -math.log(frames) - 1e-4
+    assert torch.stack(losses[-200:]).mean() < missing - math.log(frames)
 
 
 def test_every_frame_meets_every_other_one_and_itself():
@@ -50,6 +49,7 @@ def test_every_frame_meets_every_other_one_and_itself():
 def test_weights_begin_as_the_authors_do():
     torch.manual_seed(0)
     network = FaceSynthesizer(FaceSynthesizerConfig(width=0.25, mutual_information=True))
+    assert network.mutual_information is not None
     linear = [layer for layer in network.mutual_information.statistics if isinstance(layer, nn.Linear)]
     weights = torch.cat([layer.weight.detach().flatten() for layer in linear])
     assert float(weights.std()) == pytest.approx(0.02, rel=0.1)
@@ -65,7 +65,8 @@ def test_a_part_meets_the_steps_earlier_parts_without_a_gradient():
     torch.manual_seed(0)
     network = MutualInformation([4], 4)
     information = StepInformation(network)
-    parts = [[tuple(torch.randn(6, 4, requires_grad=True) for _ in range(2))] for _ in range(2)]
+    noise = [torch.randn(6, 4, requires_grad=True) for _ in range(4)]
+    parts = [[(noise[0], noise[1])], [(noise[2], noise[3])]]
     for part in parts:
         information(part, frames=3)
     values = information.values()
@@ -80,6 +81,7 @@ def test_a_part_meets_the_steps_earlier_parts_without_a_gradient():
     (e_spa, e_tem), earlier = parts[1][0], parts[0][0][1]
     assert second == mutual_information_loss(network.score(e_spa, torch.cat([e_tem, earlier])))
     second.backward()
+    assert e_spa.grad is not None and e_tem.grad is not None
     assert e_spa.grad.any() and e_tem.grad.any() and earlier.grad is None
     assert float(values["mutual_information/estimate"]) == pytest.approx(-float((first + second).detach()) / 2)
 
@@ -95,6 +97,7 @@ def _process(rank: int, port: str, embeddings: list, queue: multiprocessing.Queu
     loss = information([(e_spa, e_tem)], frames=1)
     loss.backward()
     frames = math.exp(information.values()["mutual_information/ln_frames"])
+    assert e_spa.grad is not None and e_tem.grad is not None
     queue.put((rank, loss.item(), frames, e_spa.grad.tolist(), e_tem.grad.tolist()))
     torch.distributed.destroy_process_group()
 
@@ -120,7 +123,8 @@ def test_two_processes_compare_the_frames_of_both_and_share_the_gradient():
     network = MutualInformation([4], 4).double()
     e_spa.requires_grad_(True), e_tem.requires_grad_(True)
     losses = [mutual_information_loss(network.score(e_spa[i], torch.cat([e_tem[i], e_tem[1 - i]]))) for i in range(2)]
-    sum(losses).backward()
+    torch.stack(losses).sum().backward()
+    assert e_spa.grad is not None and e_tem.grad is not None
     for rank, loss, frames, of_spa, of_tem in found:
         assert loss == pytest.approx(losses[rank].item()) and frames == pytest.approx(6)
         torch.testing.assert_close(torch.tensor(of_spa, dtype=torch.float64), e_spa.grad[rank])

@@ -10,6 +10,7 @@ from media.errors import InputError
 from models.checkpoint import load_any_sync_expert
 from models.face_synthesizer import Alignment, FaceSynthesizer, FaceSynthesizerConfig
 from models.heatmap_predictor import HeatmapPredictor, HeatmapPredictorConfig
+from models.precision import total
 from models.sync_expert import SyncExpert, SyncExpertConfig
 
 
@@ -21,9 +22,10 @@ def test_what_no_loss_reads_is_frozen_and_nothing_else(heatmaps, heatmap, points
     weights = HeatmapLosses(heatmap, points, points)
     freeze_unread(predictor, weights)
     batch = {"heatmaps": torch.rand(1, 5, 1, 128, 128), "landmarks": torch.rand(1, 5, 57, 2)}
-    points = torch.rand(1, 5, 131, 2), torch.rand(1, 2, 131, 2)
-    predicted = predictor(torch.randn(1, 5, 80, 16), batch["heatmaps"], torch.rand(1, 2, 1, 128, 128), *points)
-    sum(heatmap_terms(*predicted, batch, weights).values()).backward()
+    sound, references = torch.randn(1, 5, 80, 16), torch.rand(1, 2, 1, 128, 128)
+    landmarks = torch.rand(1, 5, 131, 2), torch.rand(1, 2, 131, 2)
+    predicted, keypoints = predictor(sound, batch["heatmaps"], references, *landmarks)
+    total(heatmap_terms(predicted, keypoints, batch, weights).values()).backward()
     for name, parameter in predictor.named_parameters():
         assert parameter.requires_grad == (parameter.grad is not None), name
 
@@ -35,6 +37,7 @@ def test_the_sync_loss_takes_wav2lips_file(tmp_path):
     torch.save({"state_dict": {theirs: names[own] for theirs, own in renamed.items()}}, tmp_path / "expert.pth")
     weights = FaceLosses(perceptual=0, gan=0, feature=0, mutual_information=0)
     objective = FaceObjective(weights, FaceSynthesizerConfig(), 5, str(tmp_path / "expert.pth"))
+    assert objective.expert is not None
     assert torch.equal(objective.expert.state_dict()["face_encoder.0.conv.weight"], names["face_encoder.0.conv.weight"])
     with pytest.raises(InputError, match="is not Wav2Lip's expert"):
         torch.save({"a": torch.zeros(1)}, tmp_path / "other.pth")
@@ -44,7 +47,8 @@ def test_the_sync_loss_takes_wav2lips_file(tmp_path):
 def test_without_vgg_the_config_says_whether_a_run_stops(monkeypatch):
     monkeypatch.setattr("losses.perceptual.fetch.available", lambda name: False)
     batch = {"frames": torch.rand(1, 1, 3, 32, 32)}
-    faces, said = torch.rand(1, 1, 3, 32, 32), []
+    faces = torch.rand(1, 1, 3, 32, 32)
+    said: list[str] = []
 
     def terms(**options) -> dict:
         weights = FaceLosses(gan=0, feature=0, sync=0, mutual_information=0, **options)

@@ -153,7 +153,7 @@ def test_bad_files_are_lines_in_the_manifest_and_the_rest_goes_on(tmp_path, talk
     assert list(lines) == sorted(lines) and len(lines) == 10
     assert lines["talk"]["outcome"] == "ok"
     assert {line["outcome"] for id, line in lines.items() if id != "talk"} == {"failed"}
-    reasons = {id: line.get("reason") for id, line in lines.items()}
+    reasons = {id: line.get("reason", "") for id, line in lines.items()}
     assert "no face" in reasons["no_face"]
     assert "no sound" in reasons["no_sound"]
     assert "under one second" in reasons["deep/short"]

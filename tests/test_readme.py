@@ -34,8 +34,8 @@ def copy(tmp_path_factory) -> Path:
             shutil.copytree(place, folder / place.name, ignore=shutil.ignore_patterns("__pycache__", "downloads"))
     for script in ROOT.glob("*.py"):
         shutil.copy(script, folder)
-    for place in ("videos/train/a.mp4", "videos/val/person.mp4"):
-        with VideoWriter(folder / place, 448, 448, sound=ROOT / "assets/speech.wav", duration=1.6) as video:
+    for video_file in ("videos/train/a.mp4", "videos/val/person.mp4"):
+        with VideoWriter(folder / video_file, 448, 448, sound=ROOT / "assets/speech.wav", duration=1.6) as video:
             for frame in itertools.islice(read_frames(ROOT / "assets/portrait.mp4"), 40):
                 video.write(frame)
     return folder

@@ -1,6 +1,7 @@
 """The configs of the training scripts."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
@@ -29,11 +30,11 @@ def test_every_config_fits_its_script(name, schema):
 
 
 def test_the_ablations_change_what_table_iii_says_and_nothing_else():
-    full = OmegaConf.to_container(OmegaConf.structured(read_config(FaceTraining, ROOT / "configs/stsa_face.yaml")))
+    full: Any = OmegaConf.to_container(OmegaConf.structured(read_config(FaceTraining, ROOT / "configs/stsa_face.yaml")))
 
     def difference(name: str) -> dict:
         config = read_config(FaceTraining, ROOT / f"configs/ablations/{name}.yaml")
-        other = OmegaConf.to_container(OmegaConf.structured(config))
+        other: Any = OmegaConf.to_container(OmegaConf.structured(config))
         return {
             f"{section}.{key}": value
             for section in ("data", "model", "discriminator", "losses", "train")

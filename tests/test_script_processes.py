@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -26,7 +27,8 @@ class Record:
         from training.learner import Learner
         from training.run import Run
 
-        seen, learn, finish = [], Learner.step, Run.finish
+        seen: list[tuple[int, str, int]] = []
+        learn, finish = Learner.step, Run.finish
 
         def recorded(learner, batch, step, compute):
             if "start" in batch:  # the discriminator's have none
@@ -42,7 +44,8 @@ class Record:
             path.write_text(json.dumps({"seen": seen, "weights": weights.hexdigest()}))
             return finish(run, summary)
 
-        Learner.step, Run.finish = recorded, finished
+        mock.patch.object(Learner, "step", recorded).start()
+        mock.patch.object(Run, "finish", finished).start()
 
 
 def test_a_step_in_parts_learns_what_a_whole_one_does(clips, tmp_path):

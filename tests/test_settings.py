@@ -15,7 +15,7 @@ from extensions import settings as extensions
 from training.settings import EXTENSIONS, REQUIRED, SCHEMAS, document, settings
 
 ROOT = Path(__file__).resolve().parent.parent
-SCRIPTS = {module.__file__.rsplit("/")[-1]: module for module in (finetune_e2e, train_face, train_heatmap, train_sync)}
+SCRIPTS = {f"{module.__name__}.py": module for module in (finetune_e2e, train_face, train_heatmap, train_sync)}
 CASES = [(ROOT / script, schema) for script, schemas in SCHEMAS.items() for schema in schemas]
 CASES += [(ROOT / "extensions/settings.py", schema) for schema in EXTENSIONS.values()]
 HEAVY = ("torch", "mediapipe", "librosa", "torchvision", "transformers")
@@ -23,8 +23,8 @@ HEAVY = ("torch", "mediapipe", "librosa", "torchvision", "transformers")
 
 def flat(config: DictConfig, prefix: str = "") -> dict[str, object]:
     """The dotted keys of a structured config and their defaults; "required" for a missing one."""
-    found = {}
-    for key in config:
+    found: dict[str, object] = {}
+    for key in map(str, config):
         name = f"{prefix}{key}"
         if OmegaConf.is_missing(config, key):
             found[name] = REQUIRED

@@ -45,13 +45,13 @@ def leveled(angle: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 def level_after_training(loss, angle: float) -> float:
     """-log cos of true pairs after 100 steps on the level alone; Adam would step by the rounding of a gradient of 0."""
-    angle = torch.tensor(angle, dtype=torch.float64, requires_grad=True)
-    descent = torch.optim.SGD([angle], 0.5)
+    trained = torch.tensor(angle, dtype=torch.float64, requires_grad=True)
+    descent = torch.optim.SGD([trained], 0.5)
     for _ in range(100):
         descent.zero_grad()
-        loss(*leveled(angle)).backward()
+        loss(*leveled(trained)).backward()
         descent.step()
-    return sync_loss(*leveled(angle)).item()
+    return sync_loss(*leveled(trained)).item()
 
 
 def binary(sound: torch.Tensor, faces: torch.Tensor) -> torch.Tensor:
@@ -95,11 +95,11 @@ def test_bce_draws_its_shifts_evenly_and_within_the_clip(clips):
 # --- what measures it ------------------------------------------------------------------------------------------------
 
 
-class Fixed(nn.Module):
+class Fixed(SyncExpert):
     """An expert in whose eyes a true window's cosine is `own` and another pair's `other`; it reads which is which."""
 
     def __init__(self, own: float, other: float):
-        super().__init__()
+        nn.Module.__init__(self)
         self.own, self.other, self.unused = own, other, nn.Parameter(torch.zeros(1))
         gram = torch.full((4, 4), other, dtype=torch.float64).fill_diagonal_(own)
         basis = torch.eye(4, dtype=torch.float64)
@@ -121,7 +121,7 @@ def windows() -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_generated_windows_are_compared_with_the_true_ones():
     frames, mel = windows()
-    said = []
+    said: list[str] = []
     level = SyncLevel(Fixed(0.8, 0.1), frames, mel, said.append)
     assert not said
     assert (level.true, level.unsynced) == pytest.approx((-math.log(0.8), -math.log(0.1)))
@@ -140,7 +140,7 @@ def test_generated_windows_are_compared_with_the_true_ones():
     ],
 )
 def test_an_expert_whose_true_windows_are_far_from_0_is_said_to_be_uncalibrated(own, other, words):
-    said = []
+    said: list[str] = []
     SyncLevel(Fixed(own, other), *windows(), said.append)
     assert len(said) == bool(words) and words in "".join(said)
     if words:

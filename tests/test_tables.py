@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -58,7 +59,7 @@ def test_best_and_second_best_follow_the_metrics_direction_and_share_ranks():
     assert best_and_second({"a": 1.0}, True) == ({"a"}, set())
 
 
-def method(name: str, **values: list[float | None]) -> MethodResult:
+def method(name: str, **values: Sequence[float | None]) -> MethodResult:
     count = len(next(iter(values.values())))
     clips = [ClipResult(f"clip{i}", {metric: each[i] for metric, each in values.items()}, 10, {}) for i in range(count)]
     return MethodResult(name, clips)
@@ -126,6 +127,7 @@ def test_the_interval_agrees_with_scipys_bootstrap():
 def test_a_summary_leaves_clips_without_a_value_out_and_says_how_many_it_has():
     summary = summarise(method("A", psnr=[30.0, None, np.inf, 34.0]), "psnr")
     assert (summary.mean, summary.clips) == (32, 2)
+    assert summary.low is not None and summary.high is not None
     assert 30 <= summary.low < summary.high <= 34
     alone = summarise(method("A", ssim=[0.5]), "ssim")
     assert (alone.mean, alone.low, alone.clips) == (0.5, None, 1)

@@ -42,7 +42,8 @@ def test_the_gradient_of_a_step_is_the_sum_of_its_parts():
     learned = {}
     for size, at_once in ((0, 6), (2, 2), (3, 3), (8, 6)):
         torch.manual_seed(0)
-        seen, train = [], TrainConfig(steps=5, batch_size=6, micro_batch=size)
+        seen: list[list[str]] = []
+        train = TrainConfig(steps=5, batch_size=6, micro_batch=size)
         learner = Learner(torch.nn.Linear(3, 2), train, accelerator)
 
         def compute(part: dict, learner: Learner = learner, seen: list = seen) -> tuple[dict, int]:
@@ -56,7 +57,8 @@ def test_the_gradient_of_a_step_is_the_sum_of_its_parts():
         names = ("loss", "square", "size", "gradient_norm", "learning_rate")
         assert values.keys() == {f"train/{name}" for name in names}
         learned[size] = torch.cat([parameter.detach().flatten() for parameter in learner.network.parameters()])
-        learned[size] = torch.cat([learned[size], torch.stack([values["train/loss"], values["train/gradient_norm"]])])
+        logged = [torch.as_tensor(values[f"train/{name}"]) for name in ("loss", "gradient_norm")]
+        learned[size] = torch.cat([learned[size], torch.stack(logged)])
     for size in (2, 3, 8):
         torch.testing.assert_close(learned[size], learned[0])
 
@@ -176,23 +178,27 @@ def test_a_state_says_how_far_a_run_is_and_the_config_how_it_goes_on():
 
 
 def test_the_moving_average_moves_weights_and_copies_indices():
-    network = torch.nn.Sequential(torch.nn.Linear(1, 1), CurveDrawing())
+    linear, drawing = torch.nn.Linear(1, 1), CurveDrawing()
+    network = torch.nn.Sequential(linear, drawing)
     averaged = AveragedModel(network, multi_avg_fn=moving_average(0.9), use_buffers=True)
-    torch.nn.init.ones_(network[0].weight)
+    torch.nn.init.ones_(linear.weight)
     averaged.update_parameters(network)
-    torch.nn.init.zeros_(network[0].weight)
+    torch.nn.init.zeros_(linear.weight)
     for _ in range(3):
         averaged.update_parameters(network)
-    assert averaged.module[0].weight.item() == pytest.approx(0.9**3)
-    assert torch.equal(averaged.module[1].edges, network[1].edges)  # a mean rounds 0.9 e + 0.1 e down
-    assert torch.equal(averaged.module[1].offsets, network[1].offsets)
+    moved: dict[str, torch.Tensor] = dict(averaged.module.named_parameters()) | dict(averaged.module.named_buffers())
+    assert moved["0.weight"].item() == pytest.approx(0.9**3)
+    assert torch.equal(moved["1.edges"], drawing.edges)  # a mean rounds 0.9 e + 0.1 e down
+    assert torch.equal(moved["1.offsets"], drawing.offsets)
 
 
 def test_frozen_batch_norm_keeps_its_statistics_in_training():
-    network = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.BatchNorm2d(2))
+    norm = torch.nn.BatchNorm2d(2)
+    network = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), norm)
     for frozen in (False, True):
-        network[1].reset_running_stats()
+        norm.reset_running_stats()
         train_mode(network, TrainConfig(freeze_batch_norm=frozen))
         network(torch.randn(4, 1, 8, 8) + 5)
-        assert bool((network[1].running_mean == 0).all()) == frozen
+        assert norm.running_mean is not None
+        assert (not norm.running_mean.any()) == frozen
     assert network[0].training

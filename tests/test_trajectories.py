@@ -82,16 +82,17 @@ def test_the_corner_is_found_in_drawings_of_real_faces(shared):
                     drawn = (255 * draw_heatmap(points, edges, size)).astype(np.uint8)
                     corner = mouth_corner(np.repeat(drawn[..., None], 3, axis=2))
                     # where lips droop, the corner is not quite the outermost pixel
+                    assert corner is not None
                     assert corner / size == pytest.approx(points[61], abs=0.06), (video.name, len(edges), size)
                 found += 1
     assert found >= 10
 
 
 def test_the_corner_of_a_face_is_its_landmark():
-    x, y = mouth_corner(portrait(), "right")
-    left = mouth_corner(portrait(), "left")
-    assert 60 < x < left[0] < 180
-    assert abs(y - left[1]) < 20
+    right, left = (mouth_corner(portrait(), side) for side in ("right", "left"))
+    assert right is not None and left is not None
+    assert 60 < right[0] < left[0] < 180
+    assert abs(right[1] - left[1]) < 20
 
 
 def test_the_track_follows_a_known_movement_and_a_lost_point_stays_lost(landmarks):
@@ -108,7 +109,7 @@ def test_the_track_follows_a_known_movement_and_a_lost_point_stays_lost(landmark
 
 
 def test_several_methods_in_one_figure(landmarks, tmp_path, capsys):
-    smooth = [(5 * np.sin(i / 5), 0) for i in range(25)]
+    smooth = [(5 * np.sin(i / 5), 0.0) for i in range(25)]
     draw = np.random.RandomState(0)
     shaky = [(x + draw.uniform(-1, 1), draw.uniform(-1, 1)) for x, _ in smooth]
     videos = {}

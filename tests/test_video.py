@@ -4,6 +4,7 @@ import itertools
 import resource
 import signal
 from fractions import Fraction
+from typing import Any
 
 import av
 import cv2
@@ -15,7 +16,7 @@ from media.errors import InputError
 from media.sound import read_audio
 from media.video import Colour, VideoWriter, probe, read_frames
 
-KINDS = {
+KINDS: dict[str, dict[str, Any]] = {
     "h264.mp4": {},
     "b_frames.mkv": {"options": {"bf": "3", "b-pyramid": "normal"}},
     "h264_10bit.mp4": {"pix_fmt": "yuv420p10le"},
@@ -280,6 +281,7 @@ def test_written_sound_keeps_its_rate_and_channels_where_aac_has_them(rate, layo
         stream = container.streams.audio[0]
         assert (stream.codec_context.name, stream.codec_context.sample_rate) == ("aac", kept)
         assert stream.codec_context.channels == av.AudioLayout(layout).nb_channels
+        assert stream.duration is not None and stream.time_base is not None
         assert float(stream.duration * stream.time_base) == pytest.approx(1.2, abs=0.001)
     np.testing.assert_allclose(beat_times(read_audio(tmp_path / "a.mp4")), [0, 0.5, 1], atol=0.005)
     assert numbers(tmp_path / "a.mp4") == list(range(30))

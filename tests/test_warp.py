@@ -10,6 +10,7 @@ from training_runs import Kill, arguments, run, run_group, scalars_and_images, w
 
 from checkpoints import fetch
 from losses.face import FaceLosses, FaceObjective
+from losses.perceptual import PerceptualLoss
 from losses.warp import warp_loss, warp_score, warped_references
 from media.crop import STSA, CropForm
 from media.errors import InputError
@@ -79,12 +80,15 @@ def test_the_warp_loss_reaches_what_makes_the_flow_and_nothing_else():
 
 
 def test_the_warp_loss_compares_features_without_gram_matrices():
-    class Perceptual(torch.nn.Module):
+    class Perceptual(PerceptualLoss):
+        def __init__(self):
+            torch.nn.Module.__init__(self)
+
         def forward(self, faces, true_faces, grams=True):
             assert not grams
             return (faces - true_faces).square().mean()
 
-    weights = FaceLosses(**{name: 0.0 for name in ("perceptual", "gan", "feature", "sync", "mutual_information")})
+    weights = FaceLosses(perceptual=0.0, gan=0.0, feature=0.0, sync=0.0, mutual_information=0.0)
     weights.warp, weights.without_vgg = 2.5, "skip"
     objective = FaceObjective(weights, FaceSynthesizerConfig(), 1, "", lambda line: None)
     objective.perceptual = Perceptual()

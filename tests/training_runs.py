@@ -9,6 +9,7 @@ import socket
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from unittest import mock
 
 import cv2
 import numpy as np
@@ -63,9 +64,9 @@ def write_clips(folder: Path, count: int = 2, frames: int = 24, first: int = 0) 
 def arguments(script: str, clips: Path, output: Path, *settings: str, config: str | None = None) -> list[str]:
     """The command line of a tiny run of `script` on `clips`, with its demo config or another."""
     name = config or f"demo_{script.split('_')[1]}.yaml"
-    config = Path(__file__).resolve().parent.parent / "configs" / name
+    path = Path(__file__).resolve().parent.parent / "configs" / name
     data = [f"data.train={clips}", f"data.val={clips}", f"output={output}"]
-    return ["--config", str(config), *data, *TINY[script], *COMMON, *settings]
+    return ["--config", str(path), *data, *TINY[script], *COMMON, *settings]
 
 
 def run(script: str, arguments: list[str], before: Callable[[], None] | None = None, **environment: str) -> int:
@@ -164,7 +165,11 @@ class InFloat64:
             return value.double() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
 
         read = ClipDataset.__getitem__
-        ClipDataset.__getitem__ = lambda *args: {name: doubled(value) for name, value in read(*args).items()}
+
+        def read_doubled(*args) -> dict:
+            return {name: doubled(value) for name, value in read(*args).items()}
+
+        mock.patch.object(ClipDataset, "__getitem__", read_doubled).start()
         torch.set_default_dtype(torch.float64)
         if self.before is not None:
             self.before()

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, make_dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 from accelerate import Accelerator
@@ -26,6 +26,9 @@ from models.first_form import FIRST_KEYS, from_first_form
 from training.first_form import losses_of_first_form
 from training.run import holds_a_run
 from training.settings import EXTENSIONS
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 WAIT = timedelta(hours=2)  # longest wait between processes: the others wait while the main process validates
 
@@ -90,7 +93,7 @@ def extension(config: Any) -> Any:
     return config if isinstance(config, Extension) else None
 
 
-Config = TypeVar("Config")
+Config = TypeVar("Config", bound="DataclassInstance")
 
 
 def parse_config(schema: type[Config] | dict[str, type[Config]], description: str) -> Config:

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -17,8 +17,10 @@ from training.balance import gradient_norms
 from training.config import TrainConfig, synchronises
 from training.data import parts
 
+Network = TypeVar("Network", bound=nn.Module)
 
-def synchronised(network: nn.Module, accelerator: Accelerator, train: TrainConfig) -> nn.Module:
+
+def synchronised(network: Network, accelerator: Accelerator, train: TrainConfig) -> Network:
     """`network`; if `synchronises`, with batch norm over the batches of all processes."""
     return nn.SyncBatchNorm.convert_sync_batchnorm(network) if synchronises(accelerator, train) else network
 

@@ -62,15 +62,16 @@ class _Source:
 
     def comment(self, field: ast.AnnAssign) -> str:
         """The comment on a field's last line and below it; if there is none, the comment lines above the field."""
-        own, below = self._trailing(field), self._block(field.end_lineno)
+        end = field.end_lineno or field.lineno
+        own, below = self._trailing(field), self._block(end)
         if not own:
             return " ".join(self._block(field.lineno - 2, step=-1))
-        after = field.end_lineno + len(below)  # the next field; the lines are its comment if it has no other
+        after = end + len(below)  # the next field; the lines are its comment if it has no other
         continues = after < len(self.lines) and "  # " in self.lines[after]
         return " ".join([own, *below] if continues else [own])
 
     def _trailing(self, field: ast.AnnAssign) -> str:
-        line = self.lines[field.end_lineno - 1][field.end_col_offset :]
+        line = self.lines[(field.end_lineno or field.lineno) - 1][field.end_col_offset :]
         return line.split("#", 1)[1].strip() if "#" in line else ""
 
     def _block(self, line: int, step: int = 1) -> list[str]:
@@ -121,8 +122,8 @@ def _tables(script: Path) -> Iterator[tuple[str, list[Setting]]]:
 
 def _settings(path: Path, schema: str, given: dict[str, str], prefix: str) -> Iterator[Setting]:
     """The fields of a dataclass, those of its bases first; `given` holds defaults that replace the class's own."""
-    for owner, field in _fields(path, schema).values():
-        name, source = field.target.id, _source(owner)
+    for name, (owner, field) in _fields(path, schema).items():
+        source = _source(owner)
         section = _section(field.value, source, owner)
         if section is not None:
             where, kind, arguments = section
@@ -138,12 +139,14 @@ def _fields(path: Path, schema: str) -> dict[str, tuple[Path, ast.AnnAssign]]:
     if schema not in source.classes:
         return _fields(_file(source.imports[schema]), schema)
     node = source.classes[schema]
-    fields = {}
+    fields: dict[str, tuple[Path, ast.AnnAssign]] = {}
     for base in node.bases:
         if isinstance(base, ast.Name):
             fields |= _fields(path, base.id)
-    declared = {item.target.id: (path, item) for item in node.body if isinstance(item, ast.AnnAssign)}
-    return fields | declared
+    for item in node.body:
+        if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name):
+            fields[item.target.id] = path, item
+    return fields
 
 
 def _section(value: ast.expr | None, source: _Source, path: Path) -> tuple[Path, str, dict[str, str]] | None:
@@ -155,7 +158,7 @@ def _section(value: ast.expr | None, source: _Source, path: Path) -> tuple[Path,
     name = call.func if call else factory
     if not isinstance(name, ast.Name) or not (name.id in source.classes or name.id in source.imports):
         return None
-    arguments = {word.arg: _written(word.value) for word in call.keywords} if call else {}
+    arguments = {word.arg: _written(word.value) for word in call.keywords if word.arg} if call else {}
     where = path if name.id in source.classes else _file(source.imports[name.id])
     return where, name.id, arguments
 
