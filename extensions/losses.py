@@ -66,6 +66,7 @@ class ExtraObjective:
             if weights.ssim > 0:
                 terms["ssim"] = weights.ssim * ssim_loss(faces, true, pixels)
         if weights.flow > 0:
+            assert alignment.grid is not None  # of a synthesizer with a temporal path
             distance = landmark_flow_loss(alignment.grid, batch["points"], batch["reference_points"])
             terms["flow"] = weights.flow * distance
         return terms

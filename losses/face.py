@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 from losses.adversarial import feature_matching_loss, generator_loss
 from losses.mutual_information import StepInformation
-from losses.perceptual import check_perceptual, perceptual_loss
+from losses.perceptual import PerceptualLoss, check_perceptual, perceptual_loss
 from losses.sync import frozen_expert, sync_loss
 from losses.warp import warp_loss
 from media.crop import CropForm
 from media.errors import InputError
 from models.face_synthesizer import Alignment, FaceSynthesizerConfig, MutualInformation
-from models.sync_expert import lower_faces
+from models.sync_expert import SyncExpert, lower_faces
 
 
 @dataclass
@@ -71,15 +71,16 @@ class FaceObjective(nn.Module):
             raise InputError("the synthesizer has no temporal path, whose flow warps; set losses.warp=0")
         if weights.without_vgg not in ("stop", "skip"):
             raise InputError(f"losses.without_vgg={weights.without_vgg} is unknown; use stop or skip")
-        self.perceptual = self.expert = None
-        options = {"gram_weight": weights.gram, "inputs": weights.perceptual_input, "scales": weights.perceptual_scales}
-        check_perceptual(**options, size=min(CropForm.square(network.size).shape))
+        self.perceptual: PerceptualLoss | None = None
+        self.expert: SyncExpert | None = None
+        gram, inputs, scales = weights.gram, weights.perceptual_input, weights.perceptual_scales
+        check_perceptual(gram, inputs, scales, min(CropForm.square(network.size).shape))
         if weights.perceptual > 0 or weights.warp > 0:
-            self.perceptual = perceptual_loss(weights.without_vgg, say, **options)
+            self.perceptual = perceptual_loss(weights.without_vgg, say, gram_weight=gram, inputs=inputs, scales=scales)
             if self.perceptual is None:
                 weights = dataclasses.replace(weights, perceptual=0.0)
         self.weights = weights
-        self.information = StepInformation(cil) if weights.mutual_information > 0 else None
+        self.information = StepInformation(cil) if cil is not None and weights.mutual_information > 0 else None
         self.adversarial = weights.gan > 0 or weights.feature > 0  # whether it needs a discriminator
         if weights.sync > 0:
             self.expert = frozen_expert(sync_expert, frames)
@@ -105,7 +106,7 @@ class FaceObjective(nn.Module):
         """
         weights, true = self.weights, batch["frames"]
         terms = {}
-        if weights.perceptual > 0:
+        if self.perceptual is not None and weights.perceptual > 0:
             terms["perceptual"] = weights.perceptual * self.perceptual(faces, true)
         if discriminator is not None:
             discriminator.requires_grad_(False)  # its own step comes later
@@ -121,6 +122,7 @@ class FaceObjective(nn.Module):
             sound, lips = self.expert(batch["mel"], lower_faces(faces))
             terms["sync"] = weights.sync * sync_loss(sound, lips)
         if self.information is not None:
+            assert alignment.information is not None  # of a synthesizer with the CIL module
             information = self.information(alignment.information, faces.shape[1])
             terms["mutual_information"] = weights.mutual_information * information
         if weights.warp > 0:

@@ -5,7 +5,7 @@
 
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from checkpoints import fetch
 from losses.face import FaceLosses
@@ -23,8 +23,8 @@ def losses_of_first_form(layers: list[Any]) -> Any:
         layers: OmegaConf configs, of any version; a later one overrides an earlier one.
     """
     merged = OmegaConf.merge(*map(_with_moved, layers))
-    losses = merged.get("losses")
-    if not OmegaConf.is_dict(losses):
+    losses = merged.get("losses") if isinstance(merged, DictConfig) else None
+    if not isinstance(losses, DictConfig):
         return merged
     weight = losses.pop("l1_without_vgg", 1.0)
     if losses.get("without_vgg") == "l1":
@@ -39,7 +39,7 @@ def _with_moved(layer: Any) -> Any:
     losses = layer.get("losses")
     if not OmegaConf.is_dict(losses):
         return layer
-    settings = OmegaConf.to_container(layer)
+    settings: Any = OmegaConf.to_container(layer)
     moved = {name: settings["losses"].pop(name) for name in _MOVED if name in losses}
     if moved:
         settings["extra_losses"] = moved | settings.get("extra_losses", {})
