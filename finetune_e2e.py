@@ -25,7 +25,6 @@ from omegaconf import MISSING
 from torch import Tensor, nn
 from torchvision.utils import make_grid
 
-from extensions.point_reader import share_reader
 from losses.calibration import SyncLevel
 from losses.face import FaceLosses, FaceObjective
 from losses.heatmap import HeatmapLosses, freeze_unread, heatmap_scores, heatmap_terms
@@ -36,6 +35,7 @@ from metrics.crops import Validation
 from models.checkpoint import build_network, check_size, load_network
 from models.discriminator import DiscriminatorConfig
 from models.face_synthesizer import Alignment, FaceSynthesizer, mask_lower_half
+from models.guidance import guidance, inputs_of, share_reader
 from models.heatmap_predictor import HeatmapPredictor
 from training.best import best_score
 from training.config import (
@@ -102,18 +102,19 @@ class Dubbing(nn.Module):
             have, without a gradient, and the predicted heatmaps (B,T,1,H,W) and landmarks (B,T,57,2).
         """
         references = batch["reference_images"], batch["reference_heatmaps"]
-        known = batch["points"], batch["reference_points"]
-        heatmaps, landmarks = self.predictor(batch["audio"], batch["pose_heatmaps"], references[1], *known)
-        guidance = heatmaps.clamp(max=1)  # the sum of a decoder's parts may pass 1, which eq. 3 has to see
-        points = self.predictor.whole_faces(batch["points"], landmarks)
+        heatmaps, keypoints = self.predictor(*inputs_of(self.predictor, batch))
+        guide, further = guidance(self.synthesizer, heatmaps, keypoints, batch["points"])
         if self.training and self.true_heatmaps > 0:
-            told = torch.rand(len(heatmaps), device=heatmaps.device) < self.true_heatmaps
-            guidance = torch.where(told[:, None, None, None, None], batch["heatmaps"], guidance)
-            points = torch.where(told[:, None, None, None], batch["points"], points)
-        inputs = (batch["frames"], guidance, batch["audio"], points)
-        frames, guidance, audio, points = (x[:, self.synthesized] for x in inputs)
-        faces, alignment = self.synthesizer(frames, guidance, *references, audio, points, known[1], alignment=True)
-        return faces, alignment, points.detach(), heatmaps, landmarks
+            known = torch.rand(len(heatmaps), device=heatmaps.device) < self.true_heatmaps
+            guide = torch.where(known[:, None, None, None, None], batch["heatmaps"], guide)
+            further = [torch.where(known[:, None, None, None], batch["points"], x) for x in further]
+        inputs = (batch["frames"], guide, batch["audio"], *further)
+        frames, guide, audio, *further = (x[:, self.synthesized] for x in inputs)
+        reference_landmarks = [batch["reference_points"]] if further else []
+        inputs = (frames, guide, *references, audio, *further, *reference_landmarks)
+        faces, alignment = self.synthesizer(*inputs, alignment=True)
+        landmarks = further[0] if further else batch["points"][:, self.synthesized]
+        return faces, alignment, landmarks.detach(), heatmaps, keypoints
 
     def targets(self, batch: dict, points: Tensor) -> dict:
         """What `FaceObjective` takes of the synthesized frames, `points` as `forward` returns them; `mel` is theirs.

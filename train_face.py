@@ -27,7 +27,6 @@ from omegaconf import MISSING
 from torch import Tensor, nn
 from torchvision.utils import make_grid
 
-from extensions.lessons import ReadingTraining, learn_reading
 from losses.calibration import SyncLevel
 from losses.face import FaceLosses, FaceObjective
 from losses.g4g import G4GLosses, G4GObjective, freeze_unread
@@ -40,6 +39,7 @@ from models.checkpoint import build_network, load_network
 from models.discriminator import DiscriminatorConfig
 from models.face_synthesizer import Alignment, FaceSynthesizer, FaceSynthesizerConfig, mask_lower_half
 from models.g4g import G4GAlignment, G4GConfig, G4GSynthesizer
+from models.guidance import inputs_of
 from training.best import best_score
 from training.config import (
     DataConfig,
@@ -56,7 +56,6 @@ from training.data import mean_of_parts, move, parts, training_batches, training
 from training.learner import Adversary, Learner, compiled, synchronised, train_mode
 from training.run import Run, holds_a_run
 
-INPUTS = ("frames", "heatmaps", "reference_images", "reference_heatmaps", "audio", "points", "reference_points")
 SCORES = ("psnr", "lpips", "fid", "sync")  # of train.best_by
 
 
@@ -90,8 +89,6 @@ class FaceTraining(SynthesizerTraining):
     model: FaceSynthesizerConfig = field(default_factory=lambda: FaceSynthesizerConfig(mutual_information=None))
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     losses: FaceLosses = field(default_factory=FaceLosses)
-    # Of networks with landmark_flow, and fresh ones; finetune_e2e.py and checkpoints.combine take over the predictor's.
-    reading: ReadingTraining = field(default_factory=ReadingTraining)
 
 
 @dataclass
@@ -147,7 +144,7 @@ def moved_by_sound(synthesizer: nn.Module, batch: dict, faces: Tensor) -> float:
     others = batch | {"audio": batch["audio"].roll(1, dims=0)}
     device = next(synthesizer.parameters()).device
     pieces = (move(part, device) for part in parts(others, 4))
-    moved = torch.cat([synthesizer(*(part[name] for name in INPUTS)).to(faces.device) for part in pieces])
+    moved = torch.cat([synthesizer(*inputs_of(synthesizer, part)).to(faces.device) for part in pieces])
     half = faces.shape[-2] // 2
     return float((moved - faces)[..., half:, :].abs().mean())
 
@@ -204,7 +201,7 @@ def validate(
     stsa, faces, scores = isinstance(synthesizer, FaceSynthesizer), [], []
     for part in parts(batch, 4):
         part = move(part, device)
-        inputs = (part[name] for name in INPUTS)
+        inputs = inputs_of(synthesizer, part)
         generated, alignment = synthesizer(*inputs, alignment=True, **unsynced_sounds(part))
         faces.append(generated.cpu())
         crop = CropForm.square(synthesizer.config.size)
@@ -233,10 +230,11 @@ def main() -> None:
     if isinstance(config, G4GTraining):
         check_contrast(config, accelerator)
         freeze_unread(synthesizer, config.losses)
-    reads = isinstance(config, FaceTraining) and config.reading.steps > 0
-    if reads and synthesizer.reader is None:
+    further = extension(config)
+    reading = getattr(further, "reading", None)  # of the form landmarks
+    if reading is not None and reading.steps > 0 and synthesizer.reader is None:
         raise InputError(
-            "reading.steps is for a network that reads points; set model.landmark_flow=true, or leave it 0"
+            "reading.steps is for a network that reads landmarks; set model.landmark_flow=true, or leave it 0"
         )
 
     options, information = (config.losses, config.model, config.frames, config.sync_expert, accelerator.print), None
@@ -248,10 +246,10 @@ def main() -> None:
         objective = G4GObjective(*options)
     objective = objective.to(accelerator.device)
     extra, extra_scores = None, None
-    if (settings := extension(config)) is not None:
+    if further is not None:
         from extensions.losses import ExtraObjective, flow_score  # here, so that eq. 10 needs no extensions/
 
-        extra, extra_scores = ExtraObjective(settings.extra_losses, config.model), flow_score
+        extra, extra_scores = ExtraObjective(further.extra_losses, config.model), flow_score
     warp_steps = 0
     if isinstance(config, FaceTraining):
         check_warp(config)
@@ -271,9 +269,12 @@ def main() -> None:
             level = SyncLevel(expert, windows["frames"], windows["mel"], accelerator.print if supervised else None)
         validation = Validation(windows["frames"], CropForm.square(config.model.size), accelerator.device, level=level)
 
-    if not config.start_from and reads and not holds_a_run(config.output):
+    fresh = not config.start_from and not holds_a_run(config.output)
+    if reading is not None and reading.steps > 0 and fresh:
+        from extensions.lessons import learn_reading  # here, since the papers' networks train without extensions/
+
         reader = synthesizer.reader.to(accelerator.device)
-        learn_reading(reader, dataset, config.reading, config.train.seed, config.output)
+        learn_reading(reader, dataset, reading, config.train.seed, config.output)
     synthesizer = synchronised(synthesizer, accelerator, config.train).to(memory_format=torch.channels_last)
     shared = {"": synthesizer.shared_parameters()} if isinstance(synthesizer, FaceSynthesizer) else None
     learner = Learner(synthesizer, config.train, accelerator, shared=shared)
@@ -290,14 +291,15 @@ def main() -> None:
 
     def compute(part: dict) -> tuple[dict[str, Tensor], Tensor]:
         with accelerator.autocast():
-            faces, alignment = synthesize(*(part[name] for name in INPUTS), alignment=True, **unsynced_sounds(part))
+            inputs = inputs_of(synthesizer, part)
+            faces, alignment = synthesize(*inputs, alignment=True, **unsynced_sounds(part))
             terms = {} if extra is None else extra(faces, part, alignment)
             terms |= objective(faces, part, run.networks.get("discriminator"), alignment)
             return terms, faces.detach()
 
     def compute_flow(part: dict) -> tuple[dict[str, Tensor], None]:
         with accelerator.autocast():
-            alignment = synthesize(*(part[name] for name in INPUTS), flow_only=True)
+            alignment = synthesize(*inputs_of(synthesizer, part), flow_only=True)
             return objective.of_flow(part, alignment), None
 
     for step, batch in run.progress(training_batches(dataset, config, accelerator, first)):

@@ -17,21 +17,20 @@ answer_help(__name__, __file__)
 
 import torch
 from omegaconf import MISSING
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.utils import make_grid
 
-from extensions.lessons import ReadingTraining, SpeechTraining, learn_all
 from losses.heatmap import HeatmapLosses, freeze_unread, heatmap_scores, heatmap_terms
-from media.errors import InputError, command
+from media.errors import command
 from models.checkpoint import build_network, load_network
-from models.heatmap_predictor import HeatmapPredictor, HeatmapPredictorConfig
+from models.guidance import inputs_of
+from models.heatmap_predictor import HeatmapPredictorConfig
 from training.best import best_score
-from training.config import DataConfig, TrainConfig, check_batch, parse_config, start
+from training.config import DataConfig, TrainConfig, check_batch, extension, parse_config, start
 from training.data import mean_of_parts, move, parts, training_batches, training_windows, validation_batch
 from training.learner import Learner, compiled, synchronised, train_mode
 from training.run import Run, holds_a_run
 
-INPUTS = ("audio", "pose_heatmaps", "reference_heatmaps", "points", "reference_points")
 SCORES = ("liplmd", "heatmap")  # of train.best_by
 
 
@@ -44,22 +43,19 @@ class HeatmapTraining:
     losses: HeatmapLosses = field(default_factory=HeatmapLosses)
     train: TrainConfig = field(default_factory=TrainConfig)
     warp: float = 0.0  # augmentation: turn, stretch and shift the heatmaps by up to this share of the crop
-    reading: ReadingTraining = field(default_factory=ReadingTraining)
-    # This and `reading`: of networks that draw, and fresh ones; what a run starts from has learned them.
-    speech: SpeechTraining = field(default_factory=SpeechTraining)
     start_from: str = ""  # checkpoint folder whose predictor, and its form, the run begins with; empty: fresh weights
     output: str = MISSING  # the run's folder
 
 
 @torch.no_grad()
 def validate(
-    predictor: HeatmapPredictor, batch: dict, weights: HeatmapLosses, device: torch.device
+    predictor: nn.Module, batch: dict, weights: HeatmapLosses, device: torch.device
 ) -> tuple[dict[str, float], dict[str, Tensor]]:
     """Scalars and a picture grid on the fixed validation windows; of `batch`, on the CPU, 16 at a time on `device`."""
     scores, shown = [], []
     for part in parts(batch, 16):
         part = move(part, device)
-        heatmaps, landmarks = predictor(*(part[name] for name in INPUTS))
+        heatmaps, landmarks = predictor(*inputs_of(predictor, part))
         scores.append((len(heatmaps), heatmap_scores(heatmaps, landmarks, part, weights)))
         shown.append(heatmaps[:8].cpu())
     values, heatmaps = mean_of_parts(scores), torch.cat(shown)[:8]
@@ -86,20 +82,21 @@ def main() -> None:
     else:
         predictor = build_network("heatmap_predictor", config.model)
     check_batch(min(config.model.frames, config.model.references), config.train, accelerator)
-    drawn = predictor.speech is not None
-    if not drawn and (config.speech.data or config.reading.steps > 0):
-        raise InputError(
-            "speech.data and reading.steps are for a network that draws; set model.heatmaps=drawn, or neither"
-        )
     shape = {"audio": config.model.audio, "window": config.model.frames, "references": config.model.references}
     dataset, others = training_windows(config.data, shape, warp=config.warp)
     if accelerator.is_main_process:
         windows = validation_batch(others, config.train.validation_windows)
 
-    if drawn and not config.start_from and not holds_a_run(config.output):
-        predictor.to(accelerator.device)
-        explained = learn_all(predictor, dataset, config.reading, config.speech, config.train.seed, config.output)
-        accelerator.print(f"speech explains {100 * explained:.1f} % of the mouth's motion in the training clips")
+    further = extension(config)
+    if further is not None:
+        from extensions.lessons import learn_all  # here, since the papers' networks train without extensions/
+
+        predictor.draws_in_training = config.losses.heatmap > 0
+        if not config.start_from and not holds_a_run(config.output):
+            predictor.to(accelerator.device)
+            lessons = further.reading, further.speech
+            explained = learn_all(predictor, dataset, *lessons, config.train.seed, config.output)
+            accelerator.print(f"speech explains {100 * explained:.1f} % of the mouth's motion in the training clips")
     freeze_unread(predictor, config.losses)
     shared = {"": predictor.shared_parameters()}
     learner = Learner(synchronised(predictor, accelerator, config.train), config.train, accelerator, shared=shared)
@@ -112,7 +109,7 @@ def main() -> None:
 
     def compute(part: dict) -> tuple[dict[str, Tensor], None]:
         with accelerator.autocast():
-            heatmaps, landmarks = predict(*(part[name] for name in INPUTS), draw=config.losses.heatmap > 0)
+            heatmaps, landmarks = predict(*inputs_of(predictor, part))
         return heatmap_terms(heatmaps, landmarks, part, config.losses), None
 
     for step, batch in run.progress(training_batches(dataset, config, accelerator, first)):

@@ -41,11 +41,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.memory import peak_memory, reset_peak
 from media.audio import FEATURES
 from media.heatmap import ORDER
-from models.checkpoint import network_config
-from models.face_synthesizer import FaceSynthesizer, FaceSynthesizerConfig, Gathered, References, TemporalPath
+from models.checkpoint import build_network, network_config
+from models.face_synthesizer import FaceSynthesizer, FaceSynthesizerConfig
 from models.fast import accelerate_inference, autocast, forbid_tf32, graphed
+from models.guidance import guidance, inputs_of, takes_landmarks
 from models.heatmap_predictor import HeatmapPredictor, HeatmapPredictorConfig
 from models.modulation import SpadeNorm
+from models.temporal import FlowPredictor
 
 
 @dataclasses.dataclass
@@ -62,23 +64,19 @@ class Inputs:
     reference_points: Tensor
 
 
-class PlainTemporalPath(nn.Module):
-    """The temporal path as in the reference code: one reference after the other, each with its own modulations."""
+class PlainFlowPredictor(nn.Module):
+    """`FlowPredictor` as in the reference code: one reference after the other, each with its own modulations."""
 
-    def __init__(self, path: TemporalPath):
+    def __init__(self, predictor: FlowPredictor):
         super().__init__()
-        self.path = path
+        self.predictor = predictor
 
-    def encode(self, images: Tensor, heatmaps: Tensor) -> list[Tensor]:
-        return self.path.encode(images, heatmaps)
-
-    def forward(self, references: References, heatmaps: Tensor, audio: Tensor, points: Tensor | None) -> Gathered:
-        half = references.temporal[1]
-        begun, told = self.path.begin(half, references.points, points)
-        features = begun.unflatten(0, half.shape[:2]).unbind(1)
-        predicted = [self.path.flow_predictor(feature, heatmaps, audio) for feature in features]
+    def forward(self, features: Tensor, heatmaps: Tensor, audio: Tensor) -> tuple[Tensor, Tensor]:
+        """As `FlowPredictor.forward`."""
+        apart = features.unflatten(0, (len(heatmaps), -1)).unbind(1)
+        predicted = [self.predictor(feature, heatmaps, audio) for feature in apart]
         flows, logits = (torch.stack(part, dim=1).flatten(0, 1) for part in zip(*predicted, strict=True))
-        return self.path.gather(references.temporal, references.copied, flows, logits, told)
+        return flows, logits
 
 
 class PlainDubbing:
@@ -87,7 +85,8 @@ class PlainDubbing:
     def __init__(self, predictor: HeatmapPredictor, synthesizer: FaceSynthesizer):
         self.predictor, self.synthesizer = predictor, copy.deepcopy(synthesizer)
         if self.synthesizer.temporal is not None:
-            self.synthesizer.temporal = PlainTemporalPath(self.synthesizer.temporal)
+            temporal = self.synthesizer.temporal
+            temporal.flow_predictor = PlainFlowPredictor(temporal.flow_predictor)
         for module in self.synthesizer.modules():
             if isinstance(module, SpadeNorm):
                 module.folds = False
@@ -102,14 +101,14 @@ class PlainDubbing:
         poses, audio = inputs.heatmaps[0][windows], inputs.predictor_audio[0][windows]
         centre = windows.shape[1] // 2
         known = inputs.reference_points.expand(count, -1, -1, -1)
-        predicted = self.predictor(audio, poses, references, inputs.points[0][windows], known)
-        heatmaps, landmarks = (x[:, centre] for x in predicted)
-        points = self.predictor.whole_faces(inputs.points[0], landmarks)
+        given = {"points": inputs.points[0][windows], "reference_points": known}
+        predicted = self.predictor(audio, poses, references, *inputs_of(self.predictor, given))
+        heatmaps, further = guidance(self.synthesizer, *(x[:, centre] for x in predicted), inputs.points[0])
         images = inputs.reference_images.expand(count, -1, -1, -1, -1)
-        frames, heatmaps, audio, points = (
-            x[:, None] for x in (inputs.frames[0], heatmaps.clamp(max=1), inputs.audio[0], points)
-        )
-        return self.synthesizer(frames, heatmaps, images, references, audio, points, known)[:, 0][None]
+        own = inputs.frames[0], heatmaps, inputs.audio[0], *further
+        frames, heatmaps, audio, *further = (x[:, None] for x in own)
+        further += [known] if further else []
+        return self.synthesizer(frames, heatmaps, images, references, audio, *further)[:, 0][None]
 
 
 class FastDubbing:
@@ -121,25 +120,25 @@ class FastDubbing:
     def prepare(self, inputs: Inputs) -> None:
         """Encode the references, once a video."""
         self.reference_tokens = self.predictor.encode_references(inputs.reference_heatmaps)
-        known = inputs.reference_images, inputs.reference_heatmaps, inputs.reference_points
+        further = inputs_of(self.synthesizer, {"reference_points": inputs.reference_points})
+        known = inputs.reference_images, inputs.reference_heatmaps, *further
         self.references = self.synthesizer.encode_references(*known)
 
     def dub(self, inputs: Inputs) -> Tensor:
         poses = inputs.heatmaps[0]
         tokens = self.predictor.encode_frames(inputs.predictor_audio[0], poses)
         windows = _windows(len(poses), self.predictor.config.frames, poses.device)
-        wanted = self.synthesizer.config.landmark_flow
-        heatmaps, landmarks = self.predictor.predict_centre(
+        known = {"points": inputs.points[0], "reference_points": inputs.reference_points}
+        heatmaps, keypoints = self.predictor.predict_centre(
             tokens[windows],
             self.reference_tokens,
             poses,
-            inputs.points[0],
-            inputs.reference_points,
-            keypoints=wanted,
+            *inputs_of(self.predictor, known),
+            keypoints=takes_landmarks(self.synthesizer),
         )
-        points = self.predictor.whole_faces(inputs.points[0], landmarks)[None] if wanted else None
-        heatmaps = heatmaps.clamp(max=1)[None]
-        return self.synthesizer.render(inputs.frames, heatmaps, self.references, inputs.audio, points)
+        heatmaps, further = guidance(self.synthesizer, heatmaps, keypoints, inputs.points[0])
+        given = inputs.frames, heatmaps[None], self.references, inputs.audio, *(x[None] for x in further)
+        return self.synthesizer.render(*given)
 
 
 def _windows(count: int, length: int, device: torch.device) -> Tensor:
@@ -293,8 +292,8 @@ def main(arguments: list[str] | None = None) -> None:
         torch.set_num_threads(options.threads)
     forbid_tf32()  # whose error would exceed the forms' difference
     predictor_config, synthesizer_config = load_configs(options.config, options.width)
-    predictor = trained_like(HeatmapPredictor(predictor_config))
-    synthesizer = trained_like(FaceSynthesizer(synthesizer_config))
+    predictor = trained_like(build_network("heatmap_predictor", predictor_config))
+    synthesizer = trained_like(build_network("face_synthesizer", synthesizer_config))
     names = ["cpu"] + ["cuda"] * torch.cuda.is_available()
     devices = [options.device] if options.device else [torch.device(name) for name in names]
     print(f"torch {torch.__version__}, {torch.get_num_threads()} CPU threads")

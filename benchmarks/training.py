@@ -56,8 +56,9 @@ from losses.face import FaceLosses, FaceObjective
 from media.crop import STSA
 from models.discriminator import DiscriminatorConfig, PatchDiscriminator
 from models.face_synthesizer import Alignment, FaceSynthesizer, FaceSynthesizerConfig, MutualInformation
+from models.guidance import inputs_of
 from models.modulation import SpadeNorm
-from train_face import INPUTS, FaceTraining
+from train_face import FaceTraining
 from training.config import DataConfig, TrainConfig, check_compiler
 from training.data import training_batches
 from training.learner import Adversary, Learner, compiled
@@ -103,17 +104,14 @@ class PlainSynthesizer(nn.Module):
         reference_images: Tensor,
         reference_heatmaps: Tensor,
         audio: Tensor,
-        points: Tensor | None = None,
-        reference_points: Tensor | None = None,
+        *,
         alignment: bool = False,
     ) -> Tensor | tuple[Tensor, Alignment]:
         """As `FaceSynthesizer.forward`, each frame a window of its own."""
         shape = frames.shape[:2]
-        inputs = (frames, heatmaps, audio, points)
-        frames, heatmaps, audio, points = (None if x is None else x.flatten(0, 1)[:, None] for x in inputs)
-        known = (reference_images, reference_heatmaps, reference_points)
-        images, poses, known = (None if x is None else x.repeat_interleave(shape[1], dim=0) for x in known)
-        faces, found = self.synthesizer(frames, heatmaps, images, poses, audio, points, known, alignment=True)
+        frames, heatmaps, audio = (x.flatten(0, 1)[:, None] for x in (frames, heatmaps, audio))
+        images, poses = (x.repeat_interleave(shape[1], dim=0) for x in (reference_images, reference_heatmaps))
+        faces, found = self.synthesizer(frames, heatmaps, images, poses, audio, alignment=True)
         faces = faces.reshape(*shape, *faces.shape[2:])
         return (faces, found) if alignment else faces
 
@@ -154,7 +152,8 @@ def measure(
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=config.train.precision)
     torch.backends.cudnn.benchmark = True  # as training.config.start does
     torch.manual_seed(0)
-    network = build(FaceSynthesizer(config.model))
+    synthesizer = FaceSynthesizer(config.model)
+    network = build(synthesizer)
     cil = next((part for part in network.modules() if isinstance(part, MutualInformation)), None)
     learner = Learner(network, config.train, accelerator)
     objective = FaceObjective(config.losses, config.model, config.frames, config.sync_expert, cil=cil)
@@ -166,7 +165,7 @@ def measure(
 
     def compute(part: dict) -> tuple[dict[str, Tensor], Tensor]:
         with accelerator.autocast():
-            faces, alignment = synthesize(*(part[name] for name in INPUTS), alignment=True)
+            faces, alignment = synthesize(*inputs_of(synthesizer, part), alignment=True)
             return objective(faces, part, discriminator, alignment), faces.detach()
 
     began, waited = 0.0, 0.0

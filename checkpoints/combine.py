@@ -34,8 +34,8 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
-from extensions.point_reader import share_reader
 from models.checkpoint import is_g4g, load_network, save_checkpoint
+from models.guidance import share_reader
 
 # Keys of a training config that hold folders of the machine it ran on; these mean nothing elsewhere.
 PLACES = ("data", "output", "start_from", "heatmap_predictor", "face_synthesizer", "sync_expert")

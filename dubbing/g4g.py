@@ -56,4 +56,4 @@ class G4GSpeaker(Speaker):
     def _dub(self, sound: Tensor, crops: Tensor, *references: Tensor) -> Tensor:
         """Faces (B, 3, S, S) for one person's frames."""
         with autocast(self.device, self.dtype):
-            return self.synthesizer.render(crops[None], None, G4GReferences(*references), sound[None])[0].float()
+            return self.synthesizer.render(crops[None], G4GReferences(*references), sound[None])[0].float()

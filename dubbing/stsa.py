@@ -13,25 +13,31 @@ from media.pictures import to_pictures, to_tensor
 from models import FaceSynthesizer, HeatmapPredictor
 from models.face_synthesizer import References
 from models.fast import autocast, padded
+from models.guidance import guidance, inputs_of, takes_landmarks
 
 
 @dataclass
 class PersonReferences:
-    """A person's reference frames, encoded by the networks once per video."""
+    """A person's reference frames, encoded by the networks once per video.
 
-    heatmaps: Tensor
-    points: Tensor
+    tokens: the predictor's `encode_references`.
+    landmarks: (1, N, 131, 2), for networks that take them.
+    images: the synthesizer's `encode_references`.
+    """
+
+    tokens: Tensor
+    landmarks: Tensor
     images: References
 
     def tensors(self) -> list[Tensor]:
         """All tensors in one list."""
-        return [self.heatmaps, self.points, *(tensor for part in self.images for tensor in part)]
+        return [self.tokens, self.landmarks, *(tensor for part in self.images for tensor in part)]
 
     def holding(self, tensors: tuple[Tensor, ...]) -> "PersonReferences":
         """A copy with other tensors, in the order of `tensors()`."""
-        heatmaps, points, *others = tensors
+        tokens, landmarks, *others = tensors
         rest = iter(others)
-        return PersonReferences(heatmaps, points, References(*([next(rest) for _ in part] for part in self.images)))
+        return PersonReferences(tokens, landmarks, References(*([next(rest) for _ in part] for part in self.images)))
 
 
 class StsaSpeaker(Speaker):
@@ -63,12 +69,10 @@ class StsaSpeaker(Speaker):
     @torch.inference_mode()
     def encode(self, images: np.ndarray, landmarks: np.ndarray) -> PersonReferences:
         """See `Speaker`."""
-        heatmaps, points = self._heatmaps(landmarks, FULL_FACE)[None], self._points(landmarks)[None]
-        return PersonReferences(
-            self.predictor.encode_references(heatmaps),
-            points,
-            self.synthesizer.encode_references(to_tensor(images, self.device)[None], heatmaps, points),
-        )
+        heatmaps, known = self._heatmaps(landmarks, FULL_FACE)[None], self._points(landmarks)[None]
+        further = inputs_of(self.synthesizer, {"reference_points": known})
+        encoded = self.synthesizer.encode_references(to_tensor(images, self.device)[None], heatmaps, *further)
+        return PersonReferences(self.predictor.encode_references(heatmaps), known, encoded)
 
     @torch.inference_mode()
     def speak(
@@ -92,13 +96,17 @@ class StsaSpeaker(Speaker):
         """Faces (B, 3, S, S) and heatmaps (B, 1, S, S) for one person's frames."""
         references = self._form.holding(references)
         with autocast(self.device, self.dtype):
-            wanted = self.synthesizer.config.landmark_flow
+            known = {"points": points, "reference_points": references.landmarks}
             heatmaps, keypoints = self.predictor.predict_centre(
-                embeddings, references.heatmaps, poses, points, references.points, keypoints=wanted
+                embeddings,
+                references.tokens,
+                poses,
+                *inputs_of(self.predictor, known),
+                keypoints=takes_landmarks(self.synthesizer),
             )
-            heatmaps = heatmaps.float().clamp(max=1)
-            points = self.predictor.whole_faces(points, keypoints)[None] if wanted else None
-            faces = self.synthesizer.render(crops[None], heatmaps[None], references.images, sound[None], points)[0]
+            heatmaps, further = guidance(self.synthesizer, heatmaps.float(), keypoints, points)
+            inputs = crops[None], heatmaps[None], references.images, sound[None], *(x[None] for x in further)
+            faces = self.synthesizer.render(*inputs)[0]
         return faces.float(), heatmaps
 
     def _encode_frames(self, sound: Tensor, poses: Tensor) -> Tensor:

@@ -54,13 +54,6 @@ class PointReader(nn.Module):
         return readings
 
 
-def share_reader(predictor: nn.Module, synthesizer: nn.Module) -> None:
-    """Let a synthesizer that goes by landmarks read them as the predictor does, where that has learned it."""
-    learned = predictor.reader is not None and predictor.reader.learned
-    if learned and synthesizer.reader is not None:
-        synthesizer.reader.load_state_dict(predictor.reader.state_dict())
-
-
 class _FirstReading(nn.Module):
     """A soft argmax a point, by what a heatmap shows near and far."""
 

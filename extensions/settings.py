@@ -5,7 +5,9 @@
 
 from dataclasses import dataclass, field
 
-from extensions.lessons import VisemeTraining
+from extensions.landmark_predictor import LandmarkPredictorConfig
+from extensions.landmark_synthesizer import LandmarkSynthesizerConfig
+from extensions.lessons import ReadingTraining, SpeechTraining, VisemeTraining
 from extensions.losses import ExtraLosses
 from training.config import Extension
 
@@ -20,7 +22,25 @@ class SyncExtension(Extension):
 
 
 @dataclass
+class LandmarkPredictorExtension(Extension):
+    """Settings of train_heatmap.py with `model.form: landmarks`. The lessons precede a fresh network's training."""
+
+    model: LandmarkPredictorConfig = field(default_factory=LandmarkPredictorConfig)
+    reading: ReadingTraining = field(default_factory=ReadingTraining)
+    speech: SpeechTraining = field(default_factory=SpeechTraining)
+
+
+@dataclass
 class FaceExtension(Extension):
     """Settings of train_face.py for STSA's network, and of finetune_e2e.py (losses.py)."""
 
     extra_losses: ExtraLosses = field(default_factory=ExtraLosses)
+
+
+@dataclass
+class LandmarkSynthesizerExtension(FaceExtension):
+    """Settings of train_face.py with `model.form: landmarks`."""
+
+    model: LandmarkSynthesizerConfig = field(default_factory=lambda: LandmarkSynthesizerConfig(mutual_information=None))
+    # Precedes a fresh network's training. finetune_e2e.py and checkpoints.combine copy the predictor's reader instead.
+    reading: ReadingTraining = field(default_factory=ReadingTraining)

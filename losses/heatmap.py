@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from losses.semantic import frame_distance
 from losses.temporal import temporal_loss
 from media.heatmap import LIP_KEYPOINTS
+from models.heatmap_predictor import HeatmapPredictor
 
 
 @dataclass
@@ -21,10 +22,9 @@ class HeatmapLosses:
 def freeze_unread(predictor: nn.Module, weights: HeatmapLosses) -> None:
     """Freeze the heads that no loss term reads: several processes would wait for their gradients.
 
-    These are the keypoint heads if no keypoint term has a weight and a decoder makes the heatmaps. Drawn heatmaps
-    depend on the keypoint heads.
+    These are a `HeatmapPredictor`'s keypoint heads without a keypoint term: its heatmaps do not depend on them.
     """
-    if predictor.decoder is not None and not (weights.landmarks > 0 or weights.temporal > 0):
+    if isinstance(predictor, HeatmapPredictor) and not (weights.landmarks > 0 or weights.temporal > 0):
         predictor.lip_keypoints.requires_grad_(False)
         predictor.jaw_keypoints.requires_grad_(False)
 

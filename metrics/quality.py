@@ -67,6 +67,7 @@ from models import FaceSynthesizer, G4GSynthesizer, HeatmapPredictor, is_g4g, lo
 from models.checkpoint import load_any_sync_expert
 from models.chung_syncnet import SHIFTS, ChungSyncNet
 from models.fast import accelerate_inference
+from models.guidance import guidance, inputs_of
 from models.sync_expert import SyncExpert
 
 BATCH = 16
@@ -106,18 +107,17 @@ def predict(
     for part in windows.split(BATCH):
         known = frames[part], encoded.expand(len(part), -1, -1)
         centre = part[:, reach]
-        drawn, found = predictor.predict_centre(*known, pose[centre], points[centre], references[1], keypoints=True)
-        assert found is not None  # with keypoints=True
-        heatmaps.append(drawn.clamp(max=1))
+        further = inputs_of(predictor, {"points": points[centre], "reference_points": references[1]})
+        drawn, found = predictor.predict_centre(*known, pose[centre], *further, keypoints=True)
+        heatmaps.append(drawn)
         keypoints.append(found)
     return torch.cat(heatmaps), torch.cat(keypoints)
 
 
 def read_points(network: HeatmapPredictor | FaceSynthesizer, heatmaps: Tensor, known: Tensor) -> Tensor:
     """Landmarks (F, 131, 2) that the network reads off heatmaps (F, 1, 128, 128); `known` if it has no reader."""
-    if network.reader is None:
-        return known
-    return torch.cat([network.reader(part) for part in heatmaps.split(BATCH)])
+    reader = getattr(network, "reader", None)
+    return known if reader is None else torch.cat([reader(part) for part in heatmaps.split(BATCH)])
 
 
 def mouth_opening(keypoints: np.ndarray) -> np.ndarray:
@@ -221,18 +221,21 @@ def score_clip(
         upper, whole = read_points(predictor, pose, points), read_points(synthesizer, full, points)
         reference_points = read_points(predictor, reference_heatmaps, reference_points)
     known = reference_heatmaps[None], reference_points[None]
-    references = synthesizer.encode_references(pictures(clip, chosen)[None], known[0], whole[chosen][None])
+    further = inputs_of(synthesizer, {"reference_points": whole[chosen][None]})
+    references = synthesizer.encode_references(pictures(clip, chosen)[None], known[0], *further)
 
-    def drawing(heatmaps: Tensor, placed: Tensor, sound: Tensor) -> Form:
+    def drawing(heatmaps: Tensor, sound: Tensor, *further: Tensor) -> Form:
         def draw(positions: Tensor, frames: Tensor) -> Tensor:
-            drawn, heard, at = (x[positions][None] for x in (heatmaps, sound, placed))
-            return synthesizer.render(frames[None], drawn, references, heard, at)[0]
+            drawn, heard, *placed = (x[positions][None] for x in (heatmaps, sound, *further))
+            return synthesizer.render(frames[None], drawn, references, heard, *placed)[0]
 
         return draw
 
     def guided(heatmaps: Tensor, keypoints: Tensor, sound: Tensor) -> Form:
-        placed = predictor.whole_faces(upper, keypoints)
-        return drawing(heatmaps, read_points(synthesizer, heatmaps, placed) if heatmaps_alone else placed, sound)
+        heatmaps, further = guidance(synthesizer, heatmaps, keypoints, upper)
+        if heatmaps_alone:
+            further = [read_points(synthesizer, heatmaps, placed) for placed in further]
+        return drawing(heatmaps, sound, *further)
 
     def predicted(sound: Tensor) -> tuple[Tensor, Tensor]:
         return predict(predictor, sound, pose, upper, known)
@@ -241,7 +244,11 @@ def score_clip(
     dubbed, keypoints = guided(*heard, own), heard[1]
     if expert is not None:
         dubbed = remembering(dubbed)
-    forms = {TRUE: drawing(full, whole, own), PREDICTED: dubbed, COPIED: copying(clip, chosen)}
+    forms = {
+        TRUE: drawing(full, own, *inputs_of(synthesizer, {"points": whole})),
+        PREDICTED: dubbed,
+        COPIED: copying(clip, chosen),
+    }
     result = picture_scores(clip, chosen, forms, every)
 
     scored = np.setdiff1d(np.arange(len(clip)), chosen)
@@ -273,7 +280,7 @@ def score_g4g_clip(
     references = synthesizer.encode_references(*(x[None] for x in shown))
 
     def drawing(sound: Tensor) -> Form:
-        return lambda positions, frames: synthesizer.render(frames[None], None, references, sound[positions][None])[0]
+        return lambda positions, frames: synthesizer.render(frames[None], references, sound[positions][None])[0]
 
     own, backward, foreign = map(drawing, sounds(clip, voice, synthesizer.config.audio))
     if expert is not None:

@@ -6,6 +6,7 @@ A checkpoint folder holds `config.yaml`, whose sections named after a network ar
 
 import dataclasses
 import hashlib
+import importlib
 import os
 import pickle
 from collections.abc import Callable
@@ -23,19 +24,27 @@ from media.errors import InputError, first_line
 from media.files import existing_file, output_folder, replacing
 from models import chung_syncnet, face_synthesizer, heatmap_predictor, sync_expert
 from models.chung_syncnet import ChungSyncNet
-from models.discriminator import DiscriminatorConfig, PatchDiscriminator
-from models.face_synthesizer import FaceSynthesizer, FaceSynthesizerConfig
+from models.face_synthesizer import FaceSynthesizer
 from models.first_form import FIRST_KEYS, from_first_form
-from models.g4g import G4GConfig, G4GSynthesizer
+from models.g4g import G4GSynthesizer
 from models.heatmap_predictor import SIZE, HeatmapPredictor, HeatmapPredictorConfig
 from models.sync_expert import SyncExpert, SyncExpertConfig
 
-NETWORKS: dict[str, tuple[type[nn.Module], type]] = {
-    "heatmap_predictor": (HeatmapPredictor, HeatmapPredictorConfig),
-    "face_synthesizer": (FaceSynthesizer, FaceSynthesizerConfig),
-    "g4g_synthesizer": (G4GSynthesizer, G4GConfig),
-    "sync_expert": (SyncExpert, SyncExpertConfig),
-    "discriminator": (PatchDiscriminator, DiscriminatorConfig),
+# The class of each network by its form, imported on demand. A network without forms has the form "".
+NETWORKS: dict[str, dict[str, str]] = {
+    "heatmap_predictor": {
+        "paper": "models.heatmap_predictor:HeatmapPredictor",
+        "released": "models.heatmap_predictor:HeatmapPredictor",
+        "landmarks": "extensions.landmark_predictor:LandmarkPredictor",
+    },
+    "face_synthesizer": {
+        "paper": "models.face_synthesizer:FaceSynthesizer",
+        "released": "models.face_synthesizer:FaceSynthesizer",
+        "landmarks": "extensions.landmark_synthesizer:LandmarkSynthesizer",
+    },
+    "g4g_synthesizer": {"": "models.g4g:G4GSynthesizer"},
+    "sync_expert": {"": "models.sync_expert:SyncExpert"},
+    "discriminator": {"": "models.discriminator:PatchDiscriminator"},
 }
 Network = TypeVar("Network", bound=nn.Module)
 _STATISTICS = ("running_mean", "running_var")
@@ -75,10 +84,32 @@ def _halved(tensor: Tensor, name: str) -> Tensor:
     return half
 
 
+def network_class(name: str, form: str = "") -> type[nn.Module]:
+    """The class of the network `name`, a key of `NETWORKS`; its config's class is `network_class(...).Config`.
+
+    Raises:
+        InputError: the network has no such form, or the form is one of the folder extensions/, which is absent.
+    """
+    forms = NETWORKS[name]
+    if form not in forms:
+        raise InputError(f"{name} has no form {form!r}; set form to {' or '.join(forms)}")
+    module, kind = forms[form].split(":")
+    try:
+        return getattr(importlib.import_module(module), kind)
+    except ModuleNotFoundError as error:
+        if error.name not in (module, module.partition(".")[0]):
+            raise
+        raise InputError(
+            f"form {form} of {name} is defined in {module.replace('.', '/')}.py, which is not here; "
+            f"restore the folder extensions/, or use form paper or released"
+        ) from error
+
+
 def build_network(name: str, config: Any) -> Any:
     """The network `name` with fresh weights; InputError where its config cannot be built."""
+    kind = network_class(name, getattr(config, "form", ""))
     try:
-        return NETWORKS[name][0](config)
+        return kind(config)
     except ValueError as error:
         raise InputError(f"the config of {name} cannot be built: {error}") from error
 
@@ -124,13 +155,18 @@ def network_config(path: str | os.PathLike, name: str) -> Any:
         raise InputError(f"{path} is not YAML ({first_line(error)})") from error
     if not isinstance(sections, DictConfig) or name not in sections:
         raise InputError(f"{path} has no section {name}; take the config.yaml saved with {name}.safetensors")
-    kind = NETWORKS[name][1]
-    section = from_first_form(kind, sections[name], f"{path}: section {name}")
+    source = f"{path}: section {name}"
+    section = from_first_form(name, sections[name], source)
+    forms = NETWORKS[name]
+    form = str(section.get("form", next(iter(forms)))) if OmegaConf.is_dict(section) else next(iter(forms))
+    if form not in forms:
+        raise InputError(f"{source} has form {form!r}; this version knows {' and '.join(forms)}")
+    kind = network_class(name, form).Config
     try:
         return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), section))
     except OmegaConfBaseException as error:
         raise InputError(
-            f"{path}: section {name} is of another version of the code ({first_line(error)}); use that version"
+            f"{source} is of another version of the code ({first_line(error)}); use that version"
         ) from error
 
 
@@ -141,13 +177,13 @@ def check_form(folder: str | os.PathLike, networks: dict[str, nn.Module]) -> Non
     """
     path = Path(folder) / "config.yaml"
     for name, network in networks.items():
-        if NETWORKS[name][1] not in FIRST_KEYS or not path.is_file():
+        if name not in FIRST_KEYS or not path.is_file():
             continue
         known, ours = network_config(path, name).resolved(), cast(Any, network.config)
         for option in dataclasses.fields(ours):
-            if option.name != "form" and option.default is not None:
+            if option.name not in ("form", "base") and option.default is not None:
                 continue
-            old, new = getattr(known, option.name), getattr(ours, option.name)
+            old, new = getattr(known, option.name, None), getattr(ours, option.name)
             if old != new:
                 raise InputError(
                     f"{folder} holds a {name} trained with model.{option.name}={str(old).lower()}, this config says "

@@ -28,6 +28,8 @@ class PatchDiscriminator(nn.Module):
         ValueError: a count of the config is not positive.
     """
 
+    Config = DiscriminatorConfig
+
     def __init__(self, config: DiscriminatorConfig | None = None):
         super().__init__()
         self.config = config = config or DiscriminatorConfig()

@@ -1,23 +1,19 @@
-"""STSA's face synthesizer (paper III-B): the lower half of a face from references, heatmap and sound."""
+"""STSA's face synthesizer (paper III-B): the hidden half of a face from references, heatmaps and sound."""
 
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from extensions.landmark_maps import ANCHORS, apply_affine, fit_similarity, landmark_warp, unlike_lips
-from extensions.point_reader import PointReader
-from media.heatmap import LIP_POINTS
 from models import released_face
 from models.inpainting import InpaintingGenerator
 from models.layers import AUDIO_CHANNELS, AudioEncoder, ConvBlock, check_positive, check_references, repeated, scaled
-from models.precision import full_precision
 from models.spatial import AdaAT, AlignmentEncoder, HeatmapEncoder, ReferenceEncoder, residual_pair
-from models.temporal import FlowPredictor, TemporalEncoder, deformation, warp, warp_and_sum
+from models.temporal import FlowPredictor, TemporalEncoder, deformation, warp_and_sum
 
 
 class Form(NamedTuple):
@@ -69,78 +65,61 @@ FORMS = {
 
 @dataclass
 class FaceSynthesizerConfig:
-    """The defaults are the paper's network. None means: as `form` says."""
+    """The settings of a `FaceSynthesizer`; the defaults are the paper's. None takes the value of `form`."""
 
-    form: str = "paper"  # or "released", the network whose weights the authors published; `FORMS`
+    form: str = "paper"  # or "released", the network whose weights the authors published
     audio: str = "mel"  # "mel" (80 channels, 16 wide) or "wav2vec2" (768 channels, 10 wide)
     width: float = 1.0  # factor of every layer's channels
     references: int = 5  # N, fixed by the spatial path's stacking
     size: int = 128  # H = W of the face crops, a multiple of 4, at least 100
-    # A ReLU between SPADE's two convolutions, as in its paper. The default of networks with landmark_flow or
-    # copy_references is none.
-    spade_relu: bool | None = None
-    # The spatial path stacks its references colour by colour, as the released network does, instead of image by image.
-    # Only a network with landmark_flow or copy_references may depart from its form.
-    colour_major: bool | None = None
+    spade_relu: bool | None = None  # a ReLU between SPADE's two convolutions, as in its paper
     spatial: bool = True  # the spatial path; Table III's ablations leave one out
     temporal: bool = True  # the temporal path; a path that is absent has no parameters
-    # Not in the paper, small models gain: the flow starts from a warp between landmarks, and a copy takes the mouth of
-    # the references whose lips have a similar shape.
-    landmark_flow: bool = False
-    copy_references: bool = False  # not in the paper, small models gain: blend in the warped references' own pixels
     # The CIL module's embeddings and T_theta, which only training needs. In a config file the weight
     # losses.mutual_information decides, and None, its default there, follows it.
     mutual_information: bool | None = False
 
     @classmethod
-    def released(cls, **options) -> "FaceSynthesizerConfig":
+    def released(cls, **options) -> Self:
         """The network whose weights the STSA authors published."""
         return cls(**({"form": "released", "audio": "wav2vec2"} | options)).resolved()
 
-    def resolved(self) -> "FaceSynthesizerConfig":
-        """This config with a value in the place of each None; ValueError where `form` is unknown."""
+    def resolved(self) -> Self:
+        """This config with a value in place of each None; ValueError where `form` is unknown."""
+        return dataclasses.replace(
+            self, spade_relu=self.layers().spade_relu, mutual_information=bool(self.mutual_information)
+        )
+
+    def layers(self) -> Form:
+        """The layers of this config's form, with its own choices; ValueError where `form` is unknown."""
         if self.form not in FORMS:
             raise ValueError(f"form is {self.form!r}; it can be {' or '.join(map(repr, FORMS))}")
         form = FORMS[self.form]
-        # Networks that landmarks guide are this project's, and were trained without it.
-        relu = form.spade_relu and not (self.landmark_flow or self.copy_references)
-        return dataclasses.replace(
-            self,
-            spade_relu=relu if self.spade_relu is None else self.spade_relu,
-            colour_major=form.colour_major if self.colour_major is None else self.colour_major,
-            mutual_information=bool(self.mutual_information),
-        )
-
-
-_TAKING_SIDES = 3.0  # on the logits of a copy's shares, which training otherwise leaves small
-_ALIKE = 3000.0  # on `unlike_lips`: a mouth whose lips lie 0.02 of the crop off weighs less than a third of one like it
+        return form if self.spade_relu is None else form._replace(spade_relu=self.spade_relu)
 
 
 class References(NamedTuple):
-    """What `encode_references` keeps of a video: nothing in it depends on the frame to be made.
+    """The encoded references of a video, the same for all of its frames.
 
-    spatial: a scale each, the features (B, C, h, w) that AdaAT samples from.
-    alignment: a scale each (the coarsest alone in the released form), the alignment CNN's reference part.
-    temporal: a scale each, the N references' features (B, N, C, h, w).
-    copied: with copy_references, their images (B, N, 3, H, W), alone in a list.
-    points: with landmark_flow, their landmarks (B, N, 131, 2), alone in a list.
+    spatial: for each scale, the features (B, C, h, w) that AdaAT samples from.
+    alignment: for each scale, the reference part of the alignment CNN's input; in the released form the coarsest alone.
+    temporal: what the temporal path's `encode` returns; first, for each scale, the N references' features
+        (B, N, C, h, w).
     """
 
     spatial: list[Tensor]
     alignment: list[Tensor]
     temporal: list[Tensor]
-    copied: list[Tensor]
-    points: list[Tensor]
 
     def repeat(self, times: int) -> "References":
-        """Each video's references `times` over: (B times, ...); one video's are not copied."""
+        """Each video's references repeated `times` times: (B times, ...); those of a single video are not copied."""
         return References(*([repeated(x, times) for x in part] for part in self))
 
 
 class Alignment(NamedTuple):
-    """What the losses ask about how the references of B windows of T frames were aligned.
+    """How the references of B windows of T frames were aligned, for the losses.
 
-    information: a scale each, the embeddings E^spa and E^tem that eq. 7 compares, (B T, d) each; None without the CIL
+    information: for each scale, the embeddings E^spa and E^tem that eq. 7 compares, (B T, d) each; None without the CIL
         module.
     grid: the points of each reference that the temporal path reads, (B, T, N, 2, H, W), x and y in [-1, 1] between the
         image's outer edges; None without that path.
@@ -158,8 +137,8 @@ class SpatialPath(nn.Module):
 
     def __init__(self, config: FaceSynthesizerConfig, base: int, code: int):
         super().__init__()
-        channels, form = [base, 4 * base, 8 * base], FORMS[config.form]
-        self.per_scale, self.colour_major = form.per_scale, config.colour_major
+        channels, form = [base, 4 * base, 8 * base], config.layers()
+        self.per_scale, self.colour_major = form.per_scale, form.colour_major
         self.references = ReferenceEncoder(3 * config.references, base)
         self.target_heatmap = HeatmapEncoder(form.heatmap_channels, base)
         self.reference_heatmaps = HeatmapEncoder(form.heatmap_channels * config.references, base)
@@ -194,31 +173,18 @@ class SpatialPath(nn.Module):
         ]
 
 
-class Gathered(NamedTuple):
+@dataclass
+class Gathered:
     """What the temporal path takes from the references for B frames.
 
     features: at full, half and quarter size, (B, C, h, w) each.
-    copied: with copy_references, the faces (B, 3, H, W) that the references' own pixels make, alone in a list.
     grid: `deformation`'s, (B N, 2, H, W).
     weights: the references' in the features' sum, (B N, 1, H, W) in [0, 1].
     """
 
     features: list[Tensor]
-    copied: list[Tensor]
     grid: Tensor
     weights: Tensor
-
-
-class Told(NamedTuple):
-    """What landmarks tell of N references for B frames.
-
-    start: where each shows what lies at the target's pixels, `landmark_warp`'s (B N, 2, H, W).
-    unlike: `unlike_lips`, (B N, 1, H, W), where a copy's shares go by it, else None. It chooses references and moves
-        nothing: it passes no gradient to landmarks.
-    """
-
-    start: Tensor
-    unlike: Tensor | None
 
 
 class TemporalPath(nn.Module):
@@ -226,64 +192,30 @@ class TemporalPath(nn.Module):
 
     def __init__(self, config: FaceSynthesizerConfig, base: int, hidden: int, code: int):
         super().__init__()
-        form = FORMS[config.form]
-        self.grid, self.size = form.grid, config.size
-        self.landmark_flow, self.copies = config.landmark_flow, config.copy_references
+        form = config.layers()
+        self.grid = form.grid
         self.encoder = TemporalEncoder(3 + form.heatmap_channels, base)
-        self.flow_predictor = FlowPredictor(form.heatmap_channels, base, hidden, code, config.spade_relu)
-        # Where the device is: an index that came from the host could not be part of a CUDA graph.
-        self.register_buffer("lip_points", torch.tensor(LIP_POINTS), persistent=False)
-        self.register_buffer("upper_points", torch.tensor(ANCHORS), persistent=False)
+        self.flow_predictor = FlowPredictor(form.heatmap_channels, base, hidden, code, form.spade_relu)
 
     def encode(self, images: Tensor, heatmaps: Tensor) -> list[Tensor]:
-        """Images (B, N, 3, H, W), heatmaps (B, N, c, H, W) -> a scale each, features (B, N, C, h, w)."""
+        """Images (B, N, 3, H, W), heatmaps (B, N, c, H, W) -> for each scale, features (B, N, C, h, w)."""
         shape = images.shape[:2]
         features = self.encoder(torch.cat([images, heatmaps], dim=2).flatten(0, 1))
         return [x.unflatten(0, shape) for x in features]
 
-    def forward(self, references: References, heatmaps: Tensor, audio: Tensor, points: Tensor | None) -> Gathered:
-        """Heatmaps (B, c, H, W), audio (B, code), points (B, 131, 2) -> what is gathered from the references."""
-        begun, told = self.begin(references.temporal[1], references.points, points)
-        flows, logits = self.flow_predictor(begun, heatmaps, audio)
-        return self.gather(references.temporal, references.copied, flows, logits, told)
+    def forward(self, references: list[Tensor], heatmaps: Tensor, audio: Tensor) -> Gathered:
+        """`encode`'s result, heatmaps (B, c, H, W) and audio (B, code) -> what is gathered from the references."""
+        grid, weights = self.deform(references, heatmaps, audio)
+        return Gathered([warp_and_sum(each, grid, weights) for each in references[:3]], grid, weights)
 
-    def align(self, references: References, heatmaps: Tensor, audio: Tensor, points: Tensor | None) -> Gathered:
-        """As `forward`, of which it computes `grid` and `weights` alone."""
-        begun, told = self.begin(references.temporal[1], references.points, points)
-        return self.gather([], [], *self.flow_predictor(begun, heatmaps, audio), told)
+    def deform(self, references: list[Tensor], heatmaps: Tensor, audio: Tensor) -> tuple[Tensor, Tensor]:
+        """`Gathered`'s grid and weights alone."""
+        flows, logits = self.predict_flows(references, heatmaps, audio)
+        return deformation(flows, self.grid), torch.sigmoid(logits)
 
-    def begin(self, half: Tensor, reference_points: list[Tensor], points: Tensor | None) -> tuple[Tensor, Told | None]:
-        """What the flow is predicted from, (B N, C, h, w), and with landmark_flow what landmarks tell.
-
-        Args:
-            half: the references' half-size features (B, N, C, h, w).
-            reference_points, points: `References.points` and the targets' landmarks (B, 131, 2).
-        """
-        if not self.landmark_flow:
-            return half.flatten(0, 1), None
-        known = reference_points[0]
-        start = landmark_warp(points, known, self.size)
-        unlike = self._unlike(points.detach(), known) if self.copies else None
-        return warp(half.flatten(0, 1), start), Told(start, unlike)
-
-    def _unlike(self, points: Tensor, known: Tensor) -> Tensor:
-        """`unlike_lips` of the targets (B, 131, 2) and references (B, N, 131, 2), however their heads are tilted."""
-        points, known = full_precision(points), full_precision(known)
-        upper, known_upper = points.index_select(1, self.upper_points), known.index_select(2, self.upper_points)
-        carried = apply_affine(known.index_select(2, self.lip_points), fit_similarity(known_upper, upper[:, None]))
-        return unlike_lips(points.index_select(1, self.lip_points), carried, self.size)
-
-    def gather(
-        self, features: list[Tensor], copied: list[Tensor], flows: Tensor, logits: Tensor, told: Told | None
-    ) -> Gathered:
-        """Warp and sum what `References` holds by the flows and the weights' logits, (B N, 2 and 1, H, W)."""
-        grid, weights = deformation(flows, self.grid, told and told.start), torch.sigmoid(logits)
-        warped = [warp_and_sum(each, grid, weights) for each in features]
-        if copied:  # which takes sides: a mean of several faces is a blur
-            logits = _TAKING_SIDES * logits - (_ALIKE * told.unlike if told else 0)
-            shares = logits.unflatten(0, (-1, copied[0].shape[1])).softmax(dim=1).flatten(0, 1)
-            copied = [warp_and_sum(each, grid, shares) for each in copied]
-        return Gathered(warped, copied, grid, weights)
+    def predict_flows(self, references: list[Tensor], heatmaps: Tensor, audio: Tensor) -> tuple[Tensor, Tensor]:
+        """`FlowPredictor`'s flows and logits, from the references' half-size features."""
+        return self.flow_predictor(references[1].flatten(0, 1), heatmaps, audio)
 
 
 class MutualInformation(nn.Module):
@@ -343,30 +275,39 @@ class MutualInformation(nn.Module):
 
 
 class FaceSynthesizer(nn.Module):
-    """Frames with the lower half hidden -> whole faces, from references of the same person, heatmaps and sound.
+    """Fig. 2: frames with the lower half hidden, references of the same person, heatmaps and sound -> whole faces.
+
+    Attributes:
+        inputs: the names in a batch of `ClipDataset` that `forward` takes, in its order.
 
     Raises:
-        ValueError: an option of the config is none of its choices, or the options exclude each other.
+        ValueError: an option of the config has no such value, or the options exclude each other.
     """
+
+    Config = FaceSynthesizerConfig
+    inputs: ClassVar[tuple[str, ...]] = ("frames", "heatmaps", "reference_images", "reference_heatmaps", "audio")
 
     def __init__(self, config: FaceSynthesizerConfig):
         super().__init__()
         self.config = config = config.resolved()
         _check(config)
-        form = FORMS[config.form]
+        form = config.layers()
         self.bgr, self.heatmap_channels = form.bgr, form.heatmap_channels
         base, hidden, code = scaled(32, config.width), scaled(256, config.width), scaled(128, config.width)
         self.audio_encoder = AudioEncoder(AUDIO_CHANNELS[config.audio], code)
         self.spatial = SpatialPath(config, base, code) if config.spatial else None
-        self.temporal = TemporalPath(config, base, hidden, code) if config.temporal else None
+        self.temporal = self._temporal_path(base, hidden, code) if config.temporal else None
         channels = [base, 4 * base, 8 * base]
         paths = config.spatial + config.temporal
         self.fusion = nn.ModuleList(_fusion(paths * c, c, form.fusion_kernel) for c in channels)
         self.mutual_information = MutualInformation(channels, code) if config.mutual_information else None
-        self.generator = InpaintingGenerator(
-            form.heatmap_channels, base, hidden, code, config.spade_relu, config.copy_references
-        )
-        self.reader = PointReader() if config.landmark_flow else None
+        self.generator = self._generator(base, hidden, code)
+
+    def _temporal_path(self, base: int, hidden: int, code: int) -> TemporalPath:
+        return TemporalPath(self.config, base, hidden, code)
+
+    def _generator(self, base: int, hidden: int, code: int) -> InpaintingGenerator:
+        return InpaintingGenerator(self.heatmap_channels, base, hidden, code, self.config.layers().spade_relu)
 
     def forward(
         self,
@@ -375,8 +316,7 @@ class FaceSynthesizer(nn.Module):
         reference_images: Tensor,
         reference_heatmaps: Tensor,
         audio: Tensor,
-        points: Tensor | None = None,
-        reference_points: Tensor | None = None,
+        *,
         alignment: bool = False,
         flow_only: bool = False,
     ) -> Tensor | tuple[Tensor, Alignment] | Alignment:
@@ -384,52 +324,54 @@ class FaceSynthesizer(nn.Module):
 
         Args:
             frames: (B, T, 3, H, W) RGB in [0, 1]; their lower half is hidden here and may hold anything.
-            heatmaps: (B, T, 1, H, W) in [0, 1], the full face as it shall be.
+            heatmaps: (B, T, 1, H, W) in [0, 1], the full face to synthesize.
             reference_images, reference_heatmaps: (B, N, 3, H, W) and (B, N, 1, H, W) of the same person.
             audio: (B, T, C, W), the window of sound around each frame.
-            points, reference_points: (B, T, 131, 2) and (B, N, 131, 2), the landmarks that the heatmaps are drawn
-                through, in units of the crop; only landmark_flow uses them, and reads them off the heatmaps, less
-                exactly, where they are not given.
-            alignment: also return what the losses ask about it.
+            alignment: whether to return what the losses take of the alignment.
             flow_only: compute the temporal path's flow and weights alone.
 
         Returns:
-            Faces (B, T, 3, H, W) in [0, 1]; with `alignment`, also that; with `flow_only`, an `Alignment` in the place
-            of both, which has no `information`.
+            Faces (B, T, 3, H, W) in [0, 1]; with `alignment`, also an `Alignment`; with `flow_only`, an `Alignment`
+            alone, without `information`.
         """
         if flow_only:
-            return self._align(heatmaps, reference_images, reference_heatmaps, audio, points, reference_points)
-        references = self.encode_references(reference_images, reference_heatmaps, reference_points)
-        return self.render(frames, heatmaps, references, audio, points, alignment)
+            return self._align(heatmaps, reference_images, reference_heatmaps, audio)
+        references = self.encode_references(reference_images, reference_heatmaps)
+        return self.render(frames, heatmaps, references, audio, alignment=alignment)
 
-    def encode_references(
-        self, reference_images: Tensor, reference_heatmaps: Tensor, reference_points: Tensor | None = None
-    ) -> References:
-        """The part that depends on the references alone, as `forward` takes them; once a video."""
+    def encode_references(self, reference_images: Tensor, reference_heatmaps: Tensor) -> References:
+        """The part of `forward` that depends on the references alone; in dubbing, once a video."""
+        return self._encode(reference_images, reference_heatmaps)
+
+    def render(
+        self, frames: Tensor, heatmaps: Tensor, references: References, audio: Tensor, *, alignment: bool = False
+    ) -> Tensor | tuple[Tensor, Alignment]:
+        """As `forward`, with `encode_references`' result for the B windows."""
+        return self._render(frames, heatmaps, references, audio, alignment)
+
+    def finish(
+        self, masked: Tensor, heatmaps: Tensor, aligned: list[Tensor], audio: Tensor, gathered: Gathered | None
+    ) -> Tensor:
+        """Eq. 8: the masked faces (B, 3, H, W) and the fused features of each scale -> faces (B, 3, H, W).
+
+        `gathered` is the temporal path's, None without that path.
+        """
+        return self.generator(masked, heatmaps, aligned, audio)
+
+    # A subclass's temporal path may take more of the references and of the target: `further` tensors of each.
+
+    def _encode(self, reference_images: Tensor, reference_heatmaps: Tensor, *further: Tensor) -> References:
         check_references(reference_images, self.config.references)
         images, heatmaps = self._inside(reference_images), self._channels(reference_heatmaps)
         sampled, compared = self.spatial.encode(images, heatmaps) if self.spatial else ([], [])
-        temporal = self.temporal.encode(images, heatmaps) if self.temporal else []
-        copied = [images] if self.config.copy_references else []
-        points = []
-        if self.reader is not None:
-            points = [self.reader(reference_heatmaps) if reference_points is None else reference_points]
-        return References(sampled, compared, temporal, copied, points)
+        temporal = self.temporal.encode(images, heatmaps, *further) if self.temporal else []
+        return References(sampled, compared, temporal)
 
-    def render(
-        self,
-        frames: Tensor,
-        heatmaps: Tensor,
-        references: References,
-        audio: Tensor,
-        points: Tensor | None = None,
-        alignment: bool = False,
+    def _render(
+        self, frames: Tensor, heatmaps: Tensor, references: References, audio: Tensor, alignment: bool, *further: Tensor
     ) -> Tensor | tuple[Tensor, Alignment]:
-        """As `forward`, with `encode_references`' result for the B windows."""
         shape = frames.shape[:2]
         references = references.repeat(shape[1])
-        if self.reader is not None:
-            points = (self.reader(heatmaps) if points is None else points).flatten(0, 1)
         frames, heatmaps = self._inside(frames.flatten(0, 1)), self._channels(heatmaps.flatten(0, 1))
         audio = self.audio_encoder(audio.flatten(0, 1))
 
@@ -437,17 +379,18 @@ class FaceSynthesizer(nn.Module):
         if self.spatial is not None:
             paths.append(self.spatial(references, heatmaps, audio))
         if self.temporal is not None:
-            gathered = self.temporal(references, heatmaps, audio, points)
+            gathered = self.temporal(references.temporal, heatmaps, audio, *(x.flatten(0, 1) for x in further))
             paths.append(gathered.features)
         aligned = [fuse(torch.cat(features, dim=1)) for fuse, *features in zip(self.fusion, *paths, strict=True)]
-        copied = [] if gathered is None else gathered.copied
-        faces = self.generator(mask_lower_half(frames), heatmaps, aligned, audio, *copied)
+        faces = self.finish(mask_lower_half(frames), heatmaps, aligned, audio, gathered)
         faces = self._inside(faces).unflatten(0, shape)
         if not alignment:
             return faces
         cil = self.mutual_information
         information = None if cil is None else cil.embeddings(*paths)
-        return faces, Alignment(information, *_of_windows(gathered, shape))
+        if gathered is None:
+            return faces, Alignment(information, None, None)
+        return faces, Alignment(information, *_of_windows(gathered.grid, gathered.weights, shape))
 
     def _align(
         self,
@@ -455,19 +398,17 @@ class FaceSynthesizer(nn.Module):
         reference_images: Tensor,
         reference_heatmaps: Tensor,
         audio: Tensor,
-        points: Tensor | None,
-        reference_points: Tensor | None,
+        further_references: Sequence[Tensor] = (),
+        further: Sequence[Tensor] = (),
     ) -> Alignment:
         """`forward` with `flow_only`."""
-        shape, known = heatmaps.shape[:2], []
-        if self.reader is not None:
-            known = [self.reader(reference_heatmaps) if reference_points is None else reference_points]
-            points = (self.reader(heatmaps) if points is None else points).flatten(0, 1)
-        encoded = self.temporal.encode(self._inside(reference_images), self._channels(reference_heatmaps))
-        references = References([], [], encoded, [], known).repeat(shape[1])
+        shape = heatmaps.shape[:2]
+        images, channels = self._inside(reference_images), self._channels(reference_heatmaps)
+        references = [repeated(x, shape[1]) for x in self.temporal.encode(images, channels, *further_references)]
         audio = self.audio_encoder(audio.flatten(0, 1))
-        gathered = self.temporal.align(references, self._channels(heatmaps.flatten(0, 1)), audio, points)
-        return Alignment(None, *_of_windows(gathered, shape))
+        further = [x.flatten(0, 1) for x in further]
+        deformed = self.temporal.deform(references, self._channels(heatmaps.flatten(0, 1)), audio, *further)
+        return Alignment(None, *_of_windows(*deformed, shape))
 
     def shared_parameters(self) -> list[nn.Parameter]:
         """Those of both paths and of the audio encoder, which the gradient of every loss term may reach."""
@@ -511,11 +452,10 @@ def mask_lower_half(frames: Tensor) -> Tensor:
     return F.pad(frames[..., : height // 2, :], (0, 0, 0, height - height // 2))
 
 
-def _of_windows(gathered: Gathered | None, shape: Sequence[int]) -> tuple[Tensor | None, Tensor | None]:
-    """`Alignment`'s grid and weights of (B, T) = `shape` frames."""
-    if gathered is None:
-        return None, None
-    return tuple(x.unflatten(0, (*shape, -1)) for x in (gathered.grid, gathered.weights))
+def _of_windows(grid: Tensor, weights: Tensor, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """`Gathered`'s grid and weights of (B, T) = `shape` frames as `Alignment` has them."""
+    grid, weights = (x.unflatten(0, (*shape, -1)) for x in (grid, weights))
+    return grid, weights
 
 
 def _fusion(in_channels: int, channels: int, kernel_size: int) -> nn.Sequential:
@@ -528,15 +468,8 @@ def _check(config: FaceSynthesizerConfig) -> None:
     if config.audio not in AUDIO_CHANNELS:
         raise ValueError(f"audio is {config.audio!r}; it can be {' or '.join(map(repr, AUDIO_CHANNELS))}")
     check_positive(config, "width", "references")
-    guided = config.landmark_flow or config.copy_references
-    if config.colour_major != FORMS[config.form].colour_major and not guided:
-        raise ValueError(f"colour_major is {config.colour_major}, which form: {config.form} is not; leave it out")
     if not (config.spatial or config.temporal):
         raise ValueError("the synthesizer needs its spatial or its temporal path; switch one on")
-    if config.copy_references and not config.temporal:
-        raise ValueError("copy_references copies what the temporal path warps; it needs that path")
-    if config.landmark_flow and not config.temporal:
-        raise ValueError("landmark_flow is where the temporal path's flow starts from; it needs that path")
     if config.mutual_information and not (config.spatial and config.temporal):
         raise ValueError("mutual information compares the spatial and the temporal path; it needs both")
     if config.size % 4 or config.size < 100:

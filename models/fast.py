@@ -6,7 +6,7 @@ operations and fewer passes over memory:
 - a batch norm's scale and shift move into the convolution before it;
 - where no ReLU lies between SPADE's two convolutions, their 5x5 kernels are folded once instead of at every call;
 - the released form's three equal heatmap channels are summed to one in the weights;
-- without landmark_flow, the references' first instance norm is taken once a video, and no frame copies the
+- the references' first instance norm in the flow predictor is taken once a video, and no frame copies the
   references' features;
 - tensors lie in memory channels last, and element-wise steps write in place.
 """
@@ -20,11 +20,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from models.face_synthesizer import FaceSynthesizer, Gathered, References, TemporalPath
+from models.face_synthesizer import FaceSynthesizer, TemporalPath
 from models.g4g import G4GSynthesizer
 from models.layers import ConvBlock
 from models.modulation import ModulatedBlock, Modulation, SpadeNorm, apply_folded, fold_kernels
 from models.spatial import AdaAT, PreActivationBlock
+from models.temporal import FlowPredictor
 
 Synthesizer = TypeVar("Synthesizer", bound=FaceSynthesizer | G4GSynthesizer)
 
@@ -41,7 +42,7 @@ def accelerate_inference(synthesizer: Synthesizer) -> Synthesizer:
     if isinstance(fast, FaceSynthesizer):
         if fast.heatmap_channels > 1:
             _sum_heatmap_channels(fast)
-        if fast.temporal is not None:
+        if type(fast.temporal) is TemporalPath:  # a subclass's flow may start from more than the references
             fast.temporal = FastTemporalPath(fast.temporal)
     _exchange(fast)
     return fast.to(memory_format=torch.channels_last)
@@ -240,43 +241,50 @@ def _statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     return about + offset, torch.rsqrt(variance + _EPSILON)
 
 
-class FastTemporalPath(nn.Module):
-    """`TemporalPath` that keeps the references' normalised features beside them and copies none of them per frame."""
+class FastFlowPredictor(nn.Module):
+    """`FlowPredictor` whose two heads' first convolutions are one, for features that may be normalised already."""
 
-    def __init__(self, path: TemporalPath):
+    def __init__(self, predictor: FlowPredictor):
         super().__init__()
-        self.path = path
-        flow, first = path.flow_predictor.flow, path.flow_predictor.weight[0]
-        self.heads = copy.deepcopy(first)  # the flow's and the weight's first convolutions as one
+        for name in ("spade_1", "adain_1", "spade_2", "adain_2", "spade_3"):
+            setattr(self, name, FastModulatedBlock(getattr(predictor, name)))
+        flow, (first, *rest) = predictor.flow, predictor.weight
+        self.heads = copy.deepcopy(first)
         self.heads.weight = nn.Parameter(torch.cat([flow.weight, first.weight]), requires_grad=False)
         self.heads.bias = nn.Parameter(torch.cat([flow.bias, first.bias]), requires_grad=False)
+        self.weight = nn.Sequential(*rest)
+
+    def forward(
+        self, features: Tensor, heatmaps: Tensor, audio: Tensor, normalised: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """As `FlowPredictor.forward`; `normalised` features are (B, N, C, H/2, W/2), after the first instance norm."""
+        # A copy, since the blocks write in place.
+        x = features if normalised else features.clone(memory_format=torch.channels_last)
+        x = self.spade_1(x, heatmaps, normalised)
+        x = self.adain_1(x, audio)
+        x = self.spade_2(x, heatmaps)
+        x = self.adain_2(x, audio)
+        x = self.spade_3(F.pixel_shuffle(x, 2), heatmaps)
+        flows, weights = self.heads(x).tensor_split([2], dim=1)
+        return flows, self.weight(weights)
+
+
+class FastTemporalPath(TemporalPath):
+    """`TemporalPath` that normalises the references' features once a video and copies none of them for a frame."""
+
+    def __init__(self, path: TemporalPath):
+        nn.Module.__init__(self)
+        self.grid, self.encoder, self.flow_predictor = path.grid, path.encoder, path.flow_predictor
 
     def encode(self, images: Tensor, heatmaps: Tensor) -> list[Tensor]:
-        """As `TemporalPath.encode`, and last the half-size features after their first instance norm.
-
-        Not so with landmark_flow, whose norm follows each frame's warp.
-        """
-        features = self.path.encode(images, heatmaps)
-        if self.path.landmark_flow:
-            return features
+        """As `TemporalPath.encode`, and last the half-size features after their first instance norm."""
+        features = super().encode(images, heatmaps)
         normalised = F.instance_norm(features[1].flatten(0, 1)).contiguous(memory_format=torch.channels_last)
         return [*features, normalised.unflatten(0, images.shape[:2])]
 
-    def forward(self, references: References, heatmaps: Tensor, audio: Tensor, points: Tensor | None) -> Gathered:
-        """As `TemporalPath.forward`."""
-        features, normalised = references.temporal[:3], references.temporal[3:]
-        predictor, told = self.path.flow_predictor, None
-        if normalised:
-            x = predictor.spade_1(*normalised, heatmaps, normalised=True)
-        else:
-            begun, told = self.path.begin(features[1], references.points, points)
-            x = predictor.spade_1(begun.contiguous(memory_format=torch.channels_last), heatmaps)
-        x = predictor.adain_1(x, audio)
-        x = predictor.spade_2(x, heatmaps)
-        x = predictor.adain_2(x, audio)
-        x = predictor.spade_3(F.pixel_shuffle(x, 2), heatmaps)
-        flows, weights = self.heads(x).tensor_split([2], dim=1)
-        return self.path.gather(features, references.copied, flows, predictor.weight[1:](weights), told)
+    def predict_flows(self, references: list[Tensor], heatmaps: Tensor, audio: Tensor) -> tuple[Tensor, Tensor]:
+        """As `TemporalPath.predict_flows`, by a `FastFlowPredictor`."""
+        return self.flow_predictor(references[3], heatmaps, audio, normalised=True)
 
 
 _FAST_BLOCKS = {
@@ -284,4 +292,5 @@ _FAST_BLOCKS = {
     PreActivationBlock: FastPreActivationBlock,
     AdaAT: FastAdaAT,
     ModulatedBlock: FastModulatedBlock,
+    FlowPredictor: FastFlowPredictor,
 }

@@ -1,17 +1,16 @@
-"""Configs from before `form` was a key, when each quirk of the released networks was a key of its own."""
+"""Reads configs of earlier versions: each quirk of the released networks, and each addition, was a key of its own."""
 
 from typing import Any
 
 from omegaconf import OmegaConf
 
 from media.errors import InputError
-from models.face_synthesizer import FaceSynthesizerConfig
-from models.heatmap_predictor import HeatmapPredictorConfig
+from models import face_synthesizer
 
-# The keys of then, their value in the paper's form, which was the default, and in the released one.
+# Keys of configs without `form`, their value in the paper's form, which was the default, and in the released one.
 FIRST_KEYS = {
-    HeatmapPredictorConfig: {"messages": ("separate", "shared"), "add_pose": (True, False)},
-    FaceSynthesizerConfig: {
+    "heatmap_predictor": {"messages": ("separate", "shared"), "add_pose": (True, False)},
+    "face_synthesizer": {
         "stacking": ("image_major", "colour_major"),
         "grid": ("centres", "corners"),
         "sampler": ("plain", "channel_blending"),
@@ -21,47 +20,81 @@ FIRST_KEYS = {
         "heatmap_channels": (1, 3),
     },
 }
-# What the paper's form of then computed otherwise than today's.
+# What the paper's form of those configs computed differently from today's.
 _PAPER_THEN = {
-    HeatmapPredictorConfig: {"keypoint_shortcut": True, "pose_messages": True},
-    FaceSynthesizerConfig: {"spade_relu": False},
+    "heatmap_predictor": {"keypoint_shortcut": True, "pose_messages": True},
+    "face_synthesizer": {"spade_relu": False},
 }
+# Keys that became `form: landmarks`, and those that this form does not have.
+_LANDMARK_KEYS = {"heatmap_predictor": {"heatmaps"}, "face_synthesizer": {"landmark_flow", "copy_references"}}
+_DECODER_KEYS = ("form", "messages", "add_pose", "keypoint_shortcut", "pose_messages")
 
 
-def from_first_form(kind: type, section: Any, source: str) -> Any:
-    """A network's section of a config without `form`, in today's keys; it gives the same network.
+def is_earlier(name: str, section: Any) -> bool:
+    """Whether a network's section has keys of an earlier version; `name` is the network's in checkpoints."""
+    keys = FIRST_KEYS.get(name, {}).keys() | _LANDMARK_KEYS.get(name, set())
+    return OmegaConf.is_dict(section) and section.get("form") != "landmarks" and bool(keys & section.keys())
+
+
+def from_first_form(name: str, section: Any, source: str) -> Any:
+    """A network's section in today's keys; it gives the same network.
 
     Args:
-        kind: the network's config class; a section of one that has no `FIRST_KEYS`, or with `form`, stays as it is.
-        section: of an OmegaConf config; the keys of then may be absent, and had defaults.
+        name: the network's in checkpoints; a section of one that has no `FIRST_KEYS` is returned unchanged.
+        section: of an OmegaConf config, of any version; absent keys had defaults.
         source: names the file and the section in errors.
 
     Raises:
         InputError: the keys mix both forms.
     """
-    if kind not in FIRST_KEYS or not OmegaConf.is_dict(section) or "form" in section:
+    if name not in FIRST_KEYS or not OmegaConf.is_dict(section) or section.get("form") == "landmarks":
         return section
-    section, keys = OmegaConf.to_container(section), dict(FIRST_KEYS[kind])
-    values = {name: section.pop(name, paper) for name, (paper, _) in keys.items()}
-    stacking = ()
-    if section.get("landmark_flow") or section.get("copy_references"):
-        stacking = keys.pop("stacking")  # an option still, by another name
-    if section.get("landmark_flow"):
-        del keys["grid"]  # landmarks gave the points that a flow starts from
-    if section.get("heatmaps") == "drawn":
-        keys = {}  # both keys were a decoder's
-    paper = [name for name in keys if values[name] == keys[name][0]]
-    released = [name for name in keys if values[name] == keys[name][1]]
+    section = OmegaConf.to_container(section)
+    translate = _predictor if name == "heatmap_predictor" else _synthesizer
+    return OmegaConf.create(translate(section, source))
+
+
+def _predictor(section: dict, source: str) -> dict:
+    heatmaps = section.pop("heatmaps", "decoded")
+    if heatmaps not in ("decoded", "drawn"):
+        raise InputError(f"{source}: heatmaps is {heatmaps!r}; write form: paper or form: landmarks in its place")
+    if heatmaps == "drawn":
+        return {"form": "landmarks"} | {key: value for key, value in section.items() if key not in _DECODER_KEYS}
+    return section if "form" in section else _with_form("heatmap_predictor", section, (), source)
+
+
+def _synthesizer(section: dict, source: str) -> dict:
+    guides = {key: bool(section.pop(key, False)) for key in ("landmark_flow", "copy_references")}
+    guided = any(guides.values())
+    if "form" not in section:
+        # The flow of a landmark warp had no grid of its own, and the stacking was an option of guided networks.
+        free = ("stacking",) * guided + ("grid",) * guides["landmark_flow"]
+        section = _with_form("face_synthesizer", section, free, source)
+    form = face_synthesizer.FORMS.get(section["form"])
+    if section.get("colour_major") in (None, form and form.colour_major):
+        section.pop("colour_major", None)
+    if not guided:
+        return section
+    base = section.pop("form")
+    return {"form": "landmarks", "base": base, **section, **guides}
+
+
+def _with_form(name: str, section: dict, free: tuple[str, ...], source: str) -> dict:
+    """A section without `form` with it; the keys `free` may have any of their values."""
+    values = {key: section.pop(key, paper) for key, (paper, _) in FIRST_KEYS[name].items()}
+    keys = {key: value for key, value in FIRST_KEYS[name].items() if key not in free}
+    paper = [key for key in keys if values[key] == keys[key][0]]
+    released = [key for key in keys if values[key] == keys[key][1]]
     if len(paper) == len(keys):
-        section = {"form": "paper", **(_PAPER_THEN[kind] if keys else {}), **section}
+        section = {"form": "paper", **_PAPER_THEN[name], **section}
     elif len(released) == len(keys):
         section = {"form": "released", **section}
     else:
-        others = ", ".join(f"{name}: {values[name]}" for name in keys if name not in paper)
+        others = ", ".join(f"{key}: {values[key]}" for key in keys if key not in paper)
         raise InputError(
             f"{source} mixes two forms: {others}, but the paper's {', '.join(paper) or 'none'}; write form: paper or "
             f"form: released in their place, or use the version of the code that it was made with"
         )
-    if stacking and values["stacking"] != stacking[section["form"] == "released"]:
+    if "stacking" in free:
         section["colour_major"] = values["stacking"] == "colour_major"
-    return OmegaConf.create(section)
+    return section

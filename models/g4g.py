@@ -13,7 +13,7 @@ DINet (Zhang et al. 2023), whose deformation and inpainting it builds on, or is 
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -208,12 +208,15 @@ class BlendNet(nn.Module):
 class G4GSynthesizer(nn.Module):
     """Frames with the lower half hidden -> whole faces, from references of the same person and sound.
 
-    Its methods take what `FaceSynthesizer`'s take, so that either can stand in the same place; the target's heatmaps
-    and all points are not looked at.
+    Attributes:
+        inputs: the names in a batch of `ClipDataset` that `forward` takes, in its order.
 
     Raises:
         ValueError: an option of the config is none that the network can have.
     """
+
+    Config = G4GConfig
+    inputs: ClassVar[tuple[str, ...]] = ("frames", "reference_images", "reference_heatmaps", "audio")
 
     def __init__(self, config: G4GConfig):
         super().__init__()
@@ -249,12 +252,10 @@ class G4GSynthesizer(nn.Module):
     def forward(
         self,
         frames: Tensor,
-        heatmaps: Tensor | None,
         reference_images: Tensor,
         reference_heatmaps: Tensor,
         audio: Tensor,
-        points: Tensor | None = None,
-        reference_points: Tensor | None = None,
+        *,
         alignment: bool = False,
         unsynced: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, G4GAlignment]:
@@ -263,11 +264,9 @@ class G4GSynthesizer(nn.Module):
         `unsynced`, (B, K, C, W), are sounds that the losses contrast with the windows' own; they move no face.
         """
         references = self.encode_references(reference_images, reference_heatmaps)
-        return self.render(frames, heatmaps, references, audio, alignment=alignment, unsynced=unsynced)
+        return self.render(frames, references, audio, alignment=alignment, unsynced=unsynced)
 
-    def encode_references(
-        self, reference_images: Tensor, reference_heatmaps: Tensor, reference_points: Tensor | None = None
-    ) -> G4GReferences:
+    def encode_references(self, reference_images: Tensor, reference_heatmaps: Tensor) -> G4GReferences:
         """I_r (B, N, 3, H, W) and L_r (B, N, 1, H, W), of each reference; once a video (eq. 3, 4)."""
         check_references(reference_images, self.config.references)
         features = self.references(reference_images.flatten(1, 2))
@@ -278,10 +277,9 @@ class G4GSynthesizer(nn.Module):
     def render(
         self,
         frames: Tensor,
-        heatmaps: Tensor | None,
         references: G4GReferences,
         audio: Tensor,
-        points: Tensor | None = None,
+        *,
         alignment: bool = False,
         unsynced: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, G4GAlignment]:

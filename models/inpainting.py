@@ -1,24 +1,22 @@
-"""The inpainting generator: from the masked face and its heatmap, with the aligned references, to the face (eq. 8)."""
+"""The inpainting generator: the masked face, its heatmap and the aligned references to the face (eq. 8)."""
+
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.layers import ConvBlock, painted_over
+from models.layers import ConvBlock
 from models.modulation import AdaInNorm, ModulatedBlock, SpadeNorm
 from models.precision import full_precision
 
 
 class InpaintingGenerator(nn.Module):
-    """Masked face (B, 3, H, W), heatmap (B, c, H, W), aligned features and audio (B, code) -> face (B, 3, H, W).
+    """Masked face (B, 3, H, W), heatmap (B, c, H, W), aligned features and audio (B, code) -> face (B, 3, H, W)."""
 
-    With `copies` (not in the paper) the face is, pixel by pixel, a learned blend of what is painted and of a given
-    copy of the references, which training starts from.
-    """
+    outputs: ClassVar[int] = 3  # channels of `paint`
 
-    def __init__(
-        self, heatmap_channels: int, base: int, hidden: int, code: int, spade_relu: bool, copies: bool = False
-    ):
+    def __init__(self, heatmap_channels: int, base: int, hidden: int, code: int, spade_relu: bool):
         super().__init__()
         self.encoder = nn.Sequential(
             ConvBlock(2, 3 + heatmap_channels, base, kernel_size=7, padding=3),
@@ -31,16 +29,17 @@ class InpaintingGenerator(nn.Module):
         self.adain_2 = ModulatedBlock(4 * base, AdaInNorm, code)
         self.spade_3 = ModulatedBlock(base, SpadeNorm, base, hidden, spade_relu)
         self.adain_3 = ModulatedBlock(base, AdaInNorm, code)
-        self.to_rgb = nn.Conv2d(base, 4 if copies else 3, 7, padding=3, bias=False)
+        self.to_rgb = nn.Conv2d(base, self.outputs, 7, padding=3, bias=False)
 
-    def forward(
-        self, masked: Tensor, heatmaps: Tensor, aligned: list[Tensor], audio: Tensor, copy: Tensor | None = None
-    ) -> Tensor:
-        """`aligned` holds (B, c, H, W), (B, 4c, H/2, W/2), (B, 8c, H/4, W/4); `copy` (B, 3, H, W), faces in [0, 1]."""
+    def forward(self, masked: Tensor, heatmaps: Tensor, aligned: list[Tensor], audio: Tensor) -> Tensor:
+        """Faces in [0, 1]; `aligned` holds (B, c, H, W), (B, 4c, H/2, W/2), (B, 8c, H/4, W/4)."""
+        return torch.sigmoid(full_precision(self.paint(masked, heatmaps, aligned, audio)))
+
+    def paint(self, masked: Tensor, heatmaps: Tensor, aligned: list[Tensor], audio: Tensor) -> Tensor:
+        """The last layer's output (B, `outputs`, H, W), before the sigmoid."""
         full, half, quarter = aligned
         x = self.encoder(torch.cat([masked, heatmaps], dim=1))
         x = F.pixel_shuffle(self.adain_1(self.spade_1(x, quarter), audio), 2)
         x = F.pixel_shuffle(self.adain_2(self.spade_2(x, half), audio), 2)
         x = self.adain_3(self.spade_3(x, full), audio)
-        x = self.to_rgb(F.leaky_relu(x, 0.01))
-        return torch.sigmoid(full_precision(x)) if copy is None else painted_over(x, copy)
+        return self.to_rgb(F.leaky_relu(x, 0.01))

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.precision import full_precision
+from models.precision import full_precision, without_autocast
 
 AUDIO_CHANNELS = {"mel": 80, "wav2vec2": 768}  # by kind of audio features
 _CONVOLUTION = {1: nn.Conv1d, 2: nn.Conv2d}
@@ -89,6 +89,12 @@ def painted_over(x: Tensor, copy: Tensor) -> Tensor:
     """
     x = full_precision(x)
     return torch.lerp(torch.sigmoid(x[:, :3]), full_precision(copy), torch.sigmoid(x[:, 3:] + 2))
+
+
+def in_full_precision(layer: nn.Module, x: Tensor) -> Tensor:
+    """`layer(x)` in float32 under autocast: of coordinates in [0, 1], bfloat16 keeps steps of half a pixel."""
+    with without_autocast(x):
+        return layer(full_precision(x))
 
 
 def repeated(x: Tensor, times: int) -> Tensor:

@@ -47,6 +47,8 @@ class SyncExpertConfig:
 class SyncExpert(nn.Module):
     """Embeds 0.2 s of speech and five frames of a lower face, close to each other if the two are in sync."""
 
+    Config = SyncExpertConfig
+
     def __init__(self, config: SyncExpertConfig | None = None):
         super().__init__()
         self.config = config = dataclasses.replace(config) if config else SyncExpertConfig()

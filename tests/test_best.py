@@ -27,6 +27,7 @@ from media.heatmap import LIP_KEYPOINTS
 from metrics.crops import PerceptualScores, Validation, crop_scores, with_visible_part
 from metrics.fid import FeatureStatistics, fid
 from models.checkpoint import load_checkpoint, save_checkpoint
+from models.guidance import inputs_of
 from models.heatmap_predictor import HeatmapPredictor, HeatmapPredictorConfig
 from models.sync_expert import SyncExpert, SyncExpertConfig
 from training.best import SCORES, best_score
@@ -275,7 +276,7 @@ def test_a_validation_in_parts_scores_as_a_whole_one(clips, monkeypatch):
     values, pictures = train_heatmap.validate(predictor, batch, weights, torch.device("cpu"))
     assert sizes == [16, 2]
     with torch.no_grad():
-        heatmaps, landmarks = predictor(*(batch[name] for name in train_heatmap.INPUTS))
+        heatmaps, landmarks = predictor(*inputs_of(predictor, batch))
     expected = heatmap_terms(heatmaps, landmarks, batch, dataclasses.replace(weights, heatmap=1.0))
     assert values["val/heatmap_distance"] == pytest.approx(float(expected["heatmap"]), rel=1e-5)
     assert values["val/temporal"] == pytest.approx(float(expected["temporal"]), rel=1e-5)

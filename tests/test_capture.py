@@ -5,15 +5,14 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
+from networks import built
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from dubbing import G4GSpeaker, Speaker, StsaSpeaker
 from dubbing.speaker import FaceJob
 from extensions.landmark_maps import fit_affine
-from models import FaceSynthesizer, G4GConfig, G4GSynthesizer, HeatmapPredictor
-from models.face_synthesizer import FaceSynthesizerConfig
-from models.heatmap_predictor import HeatmapPredictorConfig
+from models import G4GConfig, G4GSynthesizer
 
 # They wait for a number from the device, which is not computed while a graph is recorded.
 WAITING = ("_local_scalar_dense", "_linalg_check_errors", "nonzero", "masked_select", "unique", "equal.default")
@@ -63,15 +62,15 @@ def test_a_recording_tells_what_cannot_be_recorded():
     assert faults(lambda x: x[x > 0], x)
 
 
-@pytest.mark.parametrize("heatmaps", ["drawn", "decoded"])
+@pytest.mark.parametrize("form", ["landmarks", "paper"])
 @pytest.mark.parametrize(
     "options",
-    [{}, {"copy_references": True, "landmark_flow": True}, {"form": "released"}],
+    [{}, {"form": "landmarks"}, {"form": "released"}],
 )
-def test_both_networks_can_be_recorded(heatmaps, options):
+def test_both_networks_can_be_recorded(form, options):
     torch.manual_seed(0)
-    predictor = HeatmapPredictor(HeatmapPredictorConfig(width=0.03, layers=1, heatmaps=heatmaps)).eval()
-    synthesizer = FaceSynthesizer(FaceSynthesizerConfig(width=0.03, **options)).eval()
+    predictor = built("heatmap_predictor", form=form, width=0.03, layers=1).eval()
+    synthesizer = built("face_synthesizer", width=0.03, **options).eval()
     speaker = StsaSpeaker(predictor, synthesizer, torch.device("cpu"))
     assert recorded(speaker, speaker.predictor, speaker.synthesizer) == ["_encode_frames", "_dub"]
 

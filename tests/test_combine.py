@@ -7,11 +7,12 @@ import torch
 from omegaconf import OmegaConf
 
 from checkpoints import combine
-from extensions.point_reader import share_reader
+from extensions.landmark_predictor import LandmarkPredictor, LandmarkPredictorConfig
+from extensions.landmark_synthesizer import LandmarkSynthesizer, LandmarkSynthesizerConfig
 from media.errors import InputError
 from models import NETWORK_NAMES
 from models.checkpoint import NETWORKS, load_network, save_checkpoint
-from models.face_synthesizer import FaceSynthesizer, FaceSynthesizerConfig
+from models.guidance import share_reader
 from models.heatmap_predictor import HeatmapPredictor, HeatmapPredictorConfig
 from models.sync_expert import SyncExpert, SyncExpertConfig
 
@@ -65,8 +66,8 @@ def test_half_precision_spares_statistics_and_refuses_what_it_cannot_hold(tmp_pa
 
 
 def test_the_synthesizer_reads_points_as_the_predictor_has_learned_to(monkeypatch, tmp_path):
-    predictor = HeatmapPredictor(HeatmapPredictorConfig(width=0.03, layers=1, heatmaps="drawn"))
-    synthesizer = FaceSynthesizer(FaceSynthesizerConfig(width=0.03, landmark_flow=True))
+    predictor = LandmarkPredictor(LandmarkPredictorConfig(width=0.03, layers=1))
+    synthesizer = LandmarkSynthesizer(LandmarkSynthesizerConfig(width=0.03, copy_references=False))
     networks = {"heatmap_predictor": predictor, "face_synthesizer": synthesizer}
     own = synthesizer.reader.first.points.weight.clone()
     assert not predictor.reader.learned

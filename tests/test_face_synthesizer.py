@@ -6,8 +6,10 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from networks import built
 from parity_cases import parity_case, released_state_dict
 
+from media.errors import InputError
 from models.face_synthesizer import FaceSynthesizer, FaceSynthesizerConfig, released_state
 from models.modulation import SpadeNorm, folded_convolutions
 from models.spatial import AdaAT, affine_grid, blend_channels
@@ -44,7 +46,7 @@ def test_released_weights_give_the_released_networks_faces(window, frame):
 
 def small(**options):
     torch.manual_seed(0)
-    return FaceSynthesizer(FaceSynthesizerConfig(width=0.125, **options))
+    return built("face_synthesizer", **{"width": 0.125, **options})
 
 
 def window(batch=1, frames=2):
@@ -111,9 +113,8 @@ def test_spade_has_a_relu_between_its_convolutions_in_the_papers_form():
         ({"spade_relu": False}, False),
         ({"form": "released"}, False),
         ({"form": "released", "spade_relu": True}, True),
-        ({"landmark_flow": True}, False),
-        ({"copy_references": True}, False),
-        ({"copy_references": True, "spade_relu": True}, True),
+        ({"form": "landmarks"}, False),
+        ({"form": "landmarks", "spade_relu": True}, True),
     ):
         norms = [module for module in small(**options).modules() if isinstance(module, SpadeNorm)]
         assert len(norms) == 12 and all(norm.relu is relu for norm in norms)
@@ -151,7 +152,7 @@ def test_on_a_grid_of_centres_no_flow_moves_nothing_at_any_scale():
 
 @pytest.mark.parametrize("colour_major", [False, True])
 def test_references_are_stacked_as_the_config_says(colour_major):
-    network = small(colour_major=colour_major, copy_references=True)
+    network = small(form="landmarks", colour_major=colour_major)
     images = torch.rand(1, 5, 3, 128, 128)
     seen = []
     network.spatial.references.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
@@ -213,16 +214,16 @@ def test_ablations_have_no_trace_of_the_absent_path():
         assert not [name for name, _ in network.named_parameters() if name.startswith(f"{path}.")]
         with torch.inference_mode():
             assert network.eval()(*window(frames=1)).shape == (1, 1, 3, 128, 128)
-    with pytest.raises(ValueError, match="spatial or its temporal"):
-        small(spatial=False, temporal=False)
-    with pytest.raises(ValueError, match="needs both"):
-        small(temporal=False, mutual_information=True)
-    with pytest.raises(ValueError, match="form is 'other'; it can be 'paper' or 'released'"):
+    for options, fault in (
+        ({"spatial": False, "temporal": False}, "spatial or its temporal"),
+        ({"temporal": False, "mutual_information": True}, "needs both"),
+        ({"form": "other"}, "form is 'other'; it can be 'paper' or 'released'"),
+        ({"audio": "mfcc"}, "audio is 'mfcc'"),
+    ):
+        with pytest.raises(ValueError, match=fault):
+            FaceSynthesizer(FaceSynthesizerConfig(**options))
+    with pytest.raises(InputError, match="face_synthesizer has no form 'other'; set form to paper or released or"):
         small(form="other")
-    with pytest.raises(ValueError, match="colour_major is True, which form: paper is not"):
-        small(colour_major=True)
-    with pytest.raises(ValueError, match="audio is 'mfcc'"):
-        small(audio="mfcc")
 
 
 def test_mutual_information_scores_reach_both_paths():

@@ -9,10 +9,14 @@ import torch
 from benchmarks.inference import FastDubbing, Inputs, PlainDubbing, count_gflop, main, random_inputs, trained_like
 from dubbing import StsaSpeaker
 from dubbing.speaker import FaceJob
+from extensions.landmark_predictor import LandmarkPredictor, LandmarkPredictorConfig
+from extensions.landmark_synthesizer import LandmarkSynthesizer, LandmarkSynthesizerConfig
 from media.errors import InputError
 from media.heatmap import KEYPOINTS, ORDER, POSE
+from models.checkpoint import build_network
 from models.face_synthesizer import FaceSynthesizer, FaceSynthesizerConfig
 from models.fast import accelerate_inference, graphed, padded
+from models.guidance import takes_landmarks
 from models.heatmap_predictor import HeatmapPredictor, HeatmapPredictorConfig
 
 FORMS = {
@@ -20,8 +24,8 @@ FORMS = {
     "released": FaceSynthesizerConfig.released(width=0.125),
     "paper without ReLU": FaceSynthesizerConfig(width=0.125, spade_relu=False),
     "released with ReLU": FaceSynthesizerConfig(form="released", width=0.125, spade_relu=True),
-    "copying": FaceSynthesizerConfig(form="released", width=0.125, copy_references=True),
-    "landmarks": FaceSynthesizerConfig(width=0.125, copy_references=True, landmark_flow=True),
+    "copying": LandmarkSynthesizerConfig(base="released", width=0.125, landmark_flow=False),
+    "landmarks": LandmarkSynthesizerConfig(width=0.125),
     "spatial path alone": FaceSynthesizerConfig(width=0.125, temporal=False),
     "temporal path alone": FaceSynthesizerConfig(width=0.125, spatial=False),
 }
@@ -39,18 +43,21 @@ def in_float64(inputs: Inputs) -> Inputs:
 @pytest.mark.parametrize("config", FORMS.values(), ids=FORMS)
 def test_fast_faces_are_the_plain_ones(config):
     """In float64: random weights magnify float32's rounding, which differs between processors, to some 1e-4."""
-    synthesizer = trained_like(FaceSynthesizer(config)).double()
+    synthesizer = trained_like(build_network("face_synthesizer", config)).double()
     fast = accelerate_inference(synthesizer)
     videos = [in_float64(random_inputs(predictor(), synthesizer, 2, seed)) for seed in range(2)]
     names = ("frames", "heatmaps", "audio", "points", "reference_images", "reference_heatmaps", "reference_points")
     frames, heatmaps, audio, points, *known = (torch.cat([getattr(video, name) for video in videos]) for name in names)
     with torch.inference_mode():
-        expected = synthesizer(frames, heatmaps, *known[:2], audio, points, known[2])
+        further = [points, known[2]] if takes_landmarks(synthesizer) else []
+        known = known[: 2 + len(further) // 2]
+        expected = synthesizer(frames, heatmaps, *known[:2], audio, *further)
         assert expected.std() > 0.05  # faces that do not depend on the weights would agree too
         for batch, times in ((slice(0, 1), 2), (slice(0, 2), 1)):  # one video's frames share its references in memory
             references = fast.encode_references(*(part[batch] for part in known))
             for _ in range(times):  # rendering leaves the references as they are
-                faces = fast.render(frames[batch], heatmaps[batch], references, audio[batch], points[batch])
+                target = frames[batch], heatmaps[batch], references, audio[batch], *(x[batch] for x in further[:1])
+                faces = fast.render(*target)
                 assert (faces - expected[batch]).abs().max() < 1e-10
 
 
@@ -66,7 +73,7 @@ def test_accelerating_leaves_the_network_trainable():
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["released", "landmarks"])
 def test_the_fast_line_dubs_the_same_frames_for_less(form):
-    networks = predictor(), trained_like(FaceSynthesizer(FORMS[form]))
+    networks = predictor(), trained_like(build_network("face_synthesizer", FORMS[form]))
     inputs = random_inputs(*networks, 2)
     plain, fast = PlainDubbing(*networks), FastDubbing(*networks)
     exact = [line(*(copy.deepcopy(each).double() for each in networks)) for line in (PlainDubbing, FastDubbing)]
@@ -84,9 +91,9 @@ def test_the_fast_line_dubs_the_same_frames_for_less(form):
 def test_what_the_sources_own_mouth_does_is_not_seen():
     """Landmarks are given to both networks, and of the target's only those of the pose may tell them anything."""
     random = np.random.default_rng(0)
-    form = HeatmapPredictorConfig(width=0.125, layers=2, heatmaps="drawn")
-    synthesizer = FaceSynthesizerConfig(width=0.06, landmark_flow=True, copy_references=True)
-    networks = trained_like(HeatmapPredictor(form)), trained_like(FaceSynthesizer(synthesizer))
+    form = LandmarkPredictorConfig(width=0.125, layers=2)
+    synthesizer = LandmarkSynthesizerConfig(width=0.06)
+    networks = trained_like(LandmarkPredictor(form)), trained_like(LandmarkSynthesizer(synthesizer))
     crops = random.integers(0, 255, (5, 8, 8, 3)).astype(np.uint8).repeat(16, axis=1).repeat(16, axis=2)
     points = random.uniform(0.2, 0.8, (5, 131, 2)).astype(np.float32)
     sound = random.normal(0, 1, (40, 80)).astype(np.float32)

@@ -7,28 +7,29 @@ from benchmarks.inference import trained_like
 from data_prep.windows import ClipDataset
 from finetune_e2e import Dubbing, first_synthesized
 from media.errors import InputError
-from models.checkpoint import load_checkpoint, save_checkpoint
+from models.checkpoint import build_network, load_checkpoint, network_class, save_checkpoint
 from models.face_synthesizer import FaceSynthesizer, FaceSynthesizerConfig
+from models.guidance import inputs_of
 from models.heatmap_predictor import HeatmapPredictor, HeatmapPredictorConfig
 from training.data import validation_batch
 
 
-@pytest.mark.parametrize("landmark_flow", [False, True])
-def test_some_windows_are_drawn_from_their_true_heatmaps(clips, landmark_flow):
+@pytest.mark.parametrize("form", ["paper", "landmarks"])
+def test_some_windows_are_drawn_from_their_true_heatmaps(clips, form):
     predictor = trained_like(HeatmapPredictor(HeatmapPredictorConfig(width=0.0625, layers=1, heads=2)))
-    synthesizer = trained_like(FaceSynthesizer(FaceSynthesizerConfig(width=0.125, landmark_flow=landmark_flow)))
+    config = network_class("face_synthesizer", form).Config(width=0.125)
+    synthesizer = trained_like(build_network("face_synthesizer", config))
     batch = validation_batch(ClipDataset(clips), 2)
     dubbing = Dubbing(predictor, synthesizer, 5, true_heatmaps=1.0).eval()
-    references = batch["reference_images"], batch["reference_heatmaps"]
     with torch.no_grad():
         predicted = dubbing(batch)
         dubbing.training = True  # the networks stay as they are
         told = dubbing(batch)
-        points = batch["points"], batch["reference_points"]
-        expected = synthesizer(batch["frames"], batch["heatmaps"], *references, batch["audio"], *points)
+        expected = synthesizer(*inputs_of(synthesizer, batch))
     torch.testing.assert_close(told[0], expected)
     assert torch.equal(told[3], predicted[3]) and not torch.equal(told[0], predicted[0])
-    assert torch.equal(told[2], batch["points"]) and not torch.equal(predicted[2], batch["points"])
+    assert torch.equal(told[2], batch["points"])
+    assert torch.equal(predicted[2], batch["points"]) == (form == "paper")  # which takes no landmarks
 
 
 def test_eq_3_sees_heatmaps_above_1_that_the_synthesizer_does_not(clips):

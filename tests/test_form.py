@@ -8,8 +8,10 @@ from omegaconf import OmegaConf
 from training_runs import arguments, run, write_clips
 
 from benchmarks.inference import trained_like
+from extensions.landmark_predictor import LandmarkPredictorConfig
+from extensions.landmark_synthesizer import LandmarkSynthesizerConfig
 from media.errors import InputError
-from models.checkpoint import check_form, load_network, network_config, save_checkpoint
+from models.checkpoint import build_network, check_form, load_network, network_config, save_checkpoint
 from models.face_synthesizer import FaceSynthesizer, FaceSynthesizerConfig
 from models.heatmap_predictor import HeatmapPredictorConfig
 from train_face import SCHEMAS
@@ -35,6 +37,7 @@ RELEASED = {
     "heatmap_channels": 3,
 }
 GUIDED = {"landmark_flow": True, "copy_references": True}
+UNGUIDED = {"landmark_flow": False, "copy_references": False}
 BEFORE = FaceSynthesizerConfig(spade_relu=False)
 DECODED = HeatmapPredictorConfig(keypoint_shortcut=True, pose_messages=True)
 FACES = [
@@ -43,15 +46,23 @@ FACES = [
     ({"width": 0.5}, FaceSynthesizerConfig(width=0.5, spade_relu=False)),
     (RELEASED, FaceSynthesizerConfig(form="released")),
     (RELEASED | {"audio": "wav2vec2"}, FaceSynthesizerConfig.released()),
-    (GUIDED | {"stacking": "colour_major"}, FaceSynthesizerConfig(colour_major=True, **GUIDED)),
-    (RELEASED | GUIDED | {"stacking": "image_major"}, FaceSynthesizerConfig("released", colour_major=False, **GUIDED)),
-    (PAPER | GUIDED | {"grid": "corners"}, FaceSynthesizerConfig(**GUIDED)),  # where the grid meant nothing
+    (GUIDED | {"stacking": "colour_major"}, LandmarkSynthesizerConfig(colour_major=True)),
+    (RELEASED | GUIDED | {"stacking": "image_major"}, LandmarkSynthesizerConfig(base="released", colour_major=False)),
+    (PAPER | GUIDED | {"grid": "corners"}, LandmarkSynthesizerConfig()),  # where the grid meant nothing
+    ({"landmark_flow": True}, LandmarkSynthesizerConfig(copy_references=False)),
+    (  # of the version before landmarks was a form
+        {"form": "paper", "spade_relu": True, "colour_major": False} | GUIDED,
+        LandmarkSynthesizerConfig(spade_relu=True),
+    ),
+    ({"form": "released", "colour_major": True} | UNGUIDED, FaceSynthesizerConfig(form="released")),
 ]
 HEATMAPS = [
     ({"messages": "separate", "add_pose": True}, DECODED),
     ({}, DECODED),
     ({"messages": "shared", "add_pose": False}, HeatmapPredictorConfig(form="released")),
-    ({"heatmaps": "drawn", "messages": "shared"}, HeatmapPredictorConfig(heatmaps="drawn")),  # it has no decoder
+    ({"heatmaps": "drawn", "messages": "shared"}, LandmarkPredictorConfig()),  # it has no decoder
+    ({"form": "paper", "heatmaps": "drawn", "pose_messages": False, "width": 0.5}, LandmarkPredictorConfig(width=0.5)),
+    ({"form": "paper", "heatmaps": "decoded", "pose_messages": False}, HeatmapPredictorConfig()),
 ]
 
 
@@ -94,11 +105,12 @@ def test_old_keys_beside_form_are_refused(tmp_path):
 def test_an_old_checkpoint_computes_the_same_bits_as_its_new_one(keys, tmp_path):
     (tmp_path / "new").mkdir()
     path = written(tmp_path, "face_synthesizer", keys | {"width": 0.03})
-    network = trained_like(FaceSynthesizer(network_config(path, "face_synthesizer")))
+    network = trained_like(build_network("face_synthesizer", network_config(path, "face_synthesizer")))
     for folder, section in ((tmp_path / "new", network.config), (tmp_path, keys | {"width": 0.03})):
         save_checkpoint(folder, {"face_synthesizer": network}, {"face_synthesizer": section})
     saved = OmegaConf.load(tmp_path / "new" / "config.yaml").face_synthesizer
-    assert saved.form in ("paper", "released") and saved.spade_relu is False and not RELEASED.keys() & saved.keys()
+    assert saved.form in ("paper", "released", "landmarks") and saved.spade_relu is False
+    assert not RELEASED.keys() & saved.keys()
     inputs = torch.rand(1, 1, 3, 128, 128), torch.rand(1, 1, 1, 128, 128)
     inputs += torch.rand(1, 5, 3, 128, 128), torch.rand(1, 5, 1, 128, 128), torch.randn(1, 1, 80, 16)
     with torch.inference_mode():
@@ -116,7 +128,8 @@ def test_a_runs_config_with_old_keys_is_read_as_what_it_was(tmp_path):
     with pytest.raises(InputError, match=re.escape(f"config {config}: model mixes two forms")):
         read_config(SCHEMAS, config, [*settings, "model.sampler=plain"])
     OmegaConf.save({"model": {"messages": "separate"}, "data": {"train": "a", "val": "b"}, "output": "c"}, config)
-    assert read_config(HeatmapTraining, config, settings[:2]).model.resolved() == DECODED.resolved()
+    read = read_config(HeatmapTraining, config, settings[:2])
+    assert read.model.resolved() == DECODED.resolved()
     OmegaConf.save({"model": {}, "data": {"train": "a", "val": "b"}, "output": "c"}, config)
     assert read_config(SCHEMAS, config, settings[:2]).model.resolved().spade_relu  # without them, the paper's form
 
@@ -135,8 +148,7 @@ def test_weights_of_another_form_are_not_gone_on_with(tmp_path):
 @pytest.mark.slow
 def test_a_run_that_would_go_on_in_another_form_stops(tmp_path):
     clips, output, log = write_clips(tmp_path / "clips"), tmp_path / "run", tmp_path / "log"
-    settings = ["train.steps=1", "train.save_every=1", "train.validate_every=1", "model.heatmaps=decoded"]
-    settings += ["reading.steps=0", "losses.heatmap=1"]
+    settings = ["train.steps=1", "train.save_every=1", "train.validate_every=1", "losses.heatmap=1"]
     assert run("train_heatmap", arguments("train_heatmap", clips, output, *settings)) == 0
     assert OmegaConf.load(output / "config.yaml").heatmap_predictor.keypoint_shortcut is False
     more = [*settings, "train.steps=2", "model.keypoint_shortcut=true"]

@@ -27,8 +27,9 @@ from models import G4GConfig, G4GSynthesizer, load_network, save_checkpoint
 from models.discriminator import DiscriminatorConfig, PatchDiscriminator
 from models.fast import accelerate_inference
 from models.g4g import AlignmentBlock, adain, soft_lower_half
+from models.guidance import inputs_of
 from models.sync_expert import SyncExpert, SyncExpertConfig, lower_faces
-from train_face import INPUTS, SCHEMAS, G4GTraining, moved_by_sound, starting_point, unsynced_sounds
+from train_face import SCHEMAS, G4GTraining, moved_by_sound, starting_point, unsynced_sounds
 from training.config import read_config
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -39,7 +40,6 @@ def inputs(windows: int = 2, frames: int = 3, size: int = 128) -> dict[str, torc
     random = torch.Generator().manual_seed(1)
     return {
         "frames": torch.rand(windows, frames, 3, size, size, generator=random),
-        "heatmaps": torch.rand(windows, frames, 1, size, size, generator=random),
         "reference_images": torch.rand(windows, 5, 3, size, size, generator=random),
         "reference_heatmaps": torch.rand(windows, 5, 1, size, size, generator=random),
         "audio": torch.randn(windows, frames, 80, 16, generator=random),
@@ -66,7 +66,7 @@ def test_references_encoded_once_and_the_fast_form_give_the_same_faces(options):
     assert faces.shape == given["frames"].shape and faces.min() >= 0 and faces.max() <= 1
     for form in (network, accelerate_inference(network)):
         references = form.encode_references(given["reference_images"], given["reference_heatmaps"])
-        again = form.render(given["frames"], None, references, given["audio"])
+        again = form.render(given["frames"], references, given["audio"])
         torch.testing.assert_close(again, faces, atol=1e-10, rtol=0)
 
 
@@ -77,7 +77,7 @@ def test_sound_moves_the_face_and_what_is_hidden_does_not(fusion):
     faces = network(**given)
     hidden = given["frames"].clone()
     hidden[..., 64:, :] = 0.3
-    assert torch.equal(network(**(given | {"frames": hidden, "heatmaps": None})), faces)
+    assert torch.equal(network(**(given | {"frames": hidden})), faces)
     others = network(**(given | {"audio": given["audio"].flip(0)}))
     assert (others - faces)[..., 64:, :].abs().max() > 1e-3
     looks = network(**(given | {"reference_heatmaps": given["reference_heatmaps"].flip(0)}))
@@ -259,13 +259,12 @@ def test_without_alignment_the_contrast_needs_an_expert():
 
 @torch.no_grad()
 def test_a_network_that_does_not_listen_is_told():
-    given = inputs() | {"points": None, "reference_points": None, "clip": ["a", "b"]}
-    given = {name: torch.zeros(2) if value is None else value for name, value in given.items()}
+    given = inputs() | {"clip": ["a", "b"]}
     network = trained()
-    assert moved_by_sound(network, given, network(*(given[name] for name in INPUTS))) > 1e-4
+    assert moved_by_sound(network, given, network(*inputs_of(network, given))) > 1e-4
     for head in (network.adaat.scale, network.adaat.rotation, network.adaat.translation):
         head.weight.zero_()
-    assert moved_by_sound(network, given, network(*(given[name] for name in INPUTS))) == 0
+    assert moved_by_sound(network, given, network(*inputs_of(network, given))) == 0
 
 
 # --- the scripts -----------------------------------------------------------------------------------------------------

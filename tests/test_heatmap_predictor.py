@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
+from networks import built
 from parity_cases import parity_case
 from torch.testing import assert_close
 
 from extensions.landmark_maps import apply_affine, fit_similarity
+from extensions.landmark_predictor import LandmarkPredictor
 from extensions.lessons import learn_turning
 from losses.semantic import frame_distance
 from media.heatmap import FULL_FACE, KEYPOINTS, MIRROR, ORDER, POSE, draw_heatmap
@@ -25,24 +27,25 @@ def released_predictor(state) -> HeatmapPredictor:
     return predictor.double().eval()
 
 
-def small_predictor(**options) -> HeatmapPredictor:
+def small_predictor(form="paper", **options) -> HeatmapPredictor | LandmarkPredictor:
     torch.manual_seed(0)
-    return HeatmapPredictor(HeatmapPredictorConfig(width=0.125, layers=2, **options))
+    return built("heatmap_predictor", form, width=0.125, layers=2, **options)
 
 
-def random_inputs(batch=2, frames=3, references=2, audio="mel"):
+def random_inputs(form="paper", audio="mel", batch=2, frames=3, references=2):
     torch.manual_seed(1)
     pose = torch.rand(batch, frames, 1, 128, 128) ** 8
     reference_heatmaps = torch.rand(batch, references, 1, 128, 128) ** 8
     points = [torch.rand(batch, count, len(ORDER), 2) for count in (frames, references)]
-    return torch.randn(batch, frames, *FEATURES[audio]), pose, reference_heatmaps, *points
+    inputs = (torch.randn(batch, frames, *FEATURES[audio]), pose, reference_heatmaps)
+    return (*inputs, *points) if form == "landmarks" else inputs
 
 
 @torch.no_grad()
 def settle_statistics(predictor: HeatmapPredictor) -> HeatmapPredictor:
     """Give the batch norms running statistics of data, as training does, and return the predictor in eval mode."""
     for _ in range(20):
-        predictor.train()(*random_inputs())
+        predictor.train()(*random_inputs(predictor.config.form))
     return predictor.eval()
 
 
@@ -74,22 +77,19 @@ def test_predict_centre_is_forward_without_the_other_frames(form):
     if form == "released":
         predictor = released_predictor(state)
     else:
-        predictor = settle_statistics(small_predictor(heatmaps="drawn" if form == "drawn" else "decoded")).double()
+        predictor = settle_statistics(small_predictor("landmarks" if form == "drawn" else "paper")).double()
     audio, pose = torch.cat(list(inputs["audio"][:, :4])), torch.cat(list(inputs["pose"][:, :4]))  # a video of 8 frames
     audio = audio if form == "released" else torch.randn(8, 80, 16, dtype=torch.float64)
     references = inputs["reference"][:1]
     windows = (torch.arange(8)[:, None] + torch.arange(-2, 3)).clamp(0, 7)
     points, known = (torch.rand(count, len(ORDER), 2, dtype=torch.float64) for count in (8, 5))
     known = known[None]
-    expected, landmarks = predictor(
-        audio[windows],
-        pose[windows],
-        references.expand(8, -1, -1, -1, -1),
-        points[windows],
-        known.expand(8, -1, -1, -1),
-    )
+    further = [points[windows], known.expand(8, -1, -1, -1)] if form == "drawn" else []
+    inputs = audio[windows], pose[windows], references.expand(8, -1, -1, -1, -1)
+    expected, landmarks = predictor(*inputs, *further)
     encoded = predictor.encode_frames(audio, pose)[windows], predictor.encode_references(references)
-    heatmaps, keypoints = predictor.predict_centre(*encoded, pose, points, known, keypoints=True)
+    further = [points, known] if further else []
+    heatmaps, keypoints = predictor.predict_centre(*encoded, pose, *further, keypoints=True)
     assert heatmaps.shape == pose.shape
     assert_close(heatmaps, expected[:, 2], atol=1e-10, rtol=0)
     assert_close(keypoints, landmarks[:, 2], atol=1e-10, rtol=0)
@@ -116,12 +116,12 @@ def test_tensors_that_the_network_does_not_use_may_be_absent_or_more():
         {},
         {"keypoint_shortcut": True, "pose_messages": True},
         {"form": "released", "audio": "wav2vec2"},
-        {"heatmaps": "drawn"},
+        {"form": "landmarks"},
     ],
 )
 def test_narrow_networks_give_the_contracts_shapes_and_train_every_parameter(options):
     predictor = small_predictor(**options).train()
-    heatmaps, landmarks = predictor(*random_inputs(audio=predictor.config.audio))
+    heatmaps, landmarks = predictor(*random_inputs(predictor.config.form, predictor.config.audio))
     assert heatmaps.shape == (2, 3, 1, 128, 128)
     assert landmarks.shape == (2, 3, 57, 2)
     (heatmaps.square().sum() + landmarks.square().sum()).backward()
@@ -130,9 +130,9 @@ def test_narrow_networks_give_the_contracts_shapes_and_train_every_parameter(opt
     assert untouched == apart
 
 
-def still_predictor() -> HeatmapPredictor:
+def still_predictor() -> LandmarkPredictor:
     """A drawn predictor whose tokens and sound say nothing."""
-    predictor = small_predictor(heatmaps="drawn").eval()
+    predictor = small_predictor("landmarks").eval()
     for part in (predictor.lip_keypoints, predictor.jaw_keypoints, predictor.speech):
         part.linear.weight.zero_()
     return predictor
@@ -149,7 +149,7 @@ def test_a_drawn_mouth_goes_where_the_upper_face_goes_and_as_the_sound_says():
     target[:, :, KEYPOINTS] = torch.rand(2, 2, 57, 2, generator=random)  # what its own mouth does is not asked
     lift = torch.tensor([0.0, -0.05]).repeat(57)
     predictor.speech.linear.bias.copy_(lift)
-    landmarks = predictor(*[x[:, :2] for x in random_inputs()[:3]], target, views, draw=False)[1]
+    landmarks = predictor(*[x[:, :2] for x in random_inputs()[:3]], target, views)[1]
     expected = apply_affine(face[KEYPOINTS] + lift.unflatten(0, (57, 2)), moves[1])
     assert_close(landmarks, expected.expand(2, 2, -1, -1), atol=1e-5, rtol=0)
 
@@ -190,7 +190,7 @@ def test_a_drawn_network_learns_what_a_turning_head_does_to_the_mouth():
     inputs = [x[:1, :1] for x in random_inputs()[:3]]
     errors = []
     for _ in range(2):
-        predicted = predictor(*inputs, target, views, draw=False)[1]
+        predicted = predictor(*inputs, target, views)[1]
         errors.append(float((predicted - target[:, :, KEYPOINTS]).norm(dim=-1).mean()))
         predictor.turning.linear.weight.zero_()
     assert errors[0] < 0.4 * errors[1]
@@ -258,7 +258,6 @@ def test_frames_speech_pose_and_references_all_reach_the_output():
     [
         ({"audio": "mfcc"}, "mel, wav2vec2"),
         ({"form": "drawn"}, "give paper or released"),
-        ({"heatmaps": "sketched"}, "decoded or drawn"),
         ({"heads": 5}, "5 heads"),
     ],
 )

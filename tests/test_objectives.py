@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from networks import built
 
 from benchmarks.training import PlainSynthesizer
 from losses.face import FaceLosses, FaceObjective
@@ -9,22 +10,22 @@ from losses.heatmap import HeatmapLosses, freeze_unread, heatmap_terms
 from media.errors import InputError
 from models.checkpoint import load_any_sync_expert
 from models.face_synthesizer import Alignment, FaceSynthesizer, FaceSynthesizerConfig
-from models.heatmap_predictor import HeatmapPredictor, HeatmapPredictorConfig
 from models.precision import total
 from models.sync_expert import SyncExpert, SyncExpertConfig
 
 
-@pytest.mark.parametrize("heatmaps", ["decoded", "drawn"])
+@pytest.mark.parametrize("form", ["paper", "landmarks"])
 @pytest.mark.parametrize(("heatmap", "points"), [(1.0, 0.0), (1.0, 1.0), (0.0, 1.0)])
-def test_what_no_loss_reads_is_frozen_and_nothing_else(heatmaps, heatmap, points):
+def test_what_no_loss_reads_is_frozen_and_nothing_else(form, heatmap, points):
     torch.manual_seed(0)
-    predictor = HeatmapPredictor(HeatmapPredictorConfig(width=0.03, layers=1, heatmaps=heatmaps))
+    predictor = built("heatmap_predictor", form, width=0.03, layers=1)
     weights = HeatmapLosses(heatmap, points, points)
     freeze_unread(predictor, weights)
     batch = {"heatmaps": torch.rand(1, 5, 1, 128, 128), "landmarks": torch.rand(1, 5, 57, 2)}
     sound, references = torch.randn(1, 5, 80, 16), torch.rand(1, 2, 1, 128, 128)
     landmarks = torch.rand(1, 5, 131, 2), torch.rand(1, 2, 131, 2)
-    predicted, keypoints = predictor(sound, batch["heatmaps"], references, *landmarks)
+    inputs = sound, batch["heatmaps"], references, *landmarks
+    predicted, keypoints = predictor(*inputs[: len(predictor.inputs)])
     total(heatmap_terms(predicted, keypoints, batch, weights).values()).backward()
     for name, parameter in predictor.named_parameters():
         assert parameter.requires_grad == (parameter.grad is not None), name

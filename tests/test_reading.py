@@ -13,6 +13,8 @@ from data_prep.windows import mirrored_points
 from extensions.drawing import CurveDrawing
 from extensions.drawn_faces import DrawnFaces
 from extensions.landmark_maps import apply_affine, fit_affine
+from extensions.landmark_predictor import LandmarkPredictor, LandmarkPredictorConfig
+from extensions.landmark_synthesizer import LandmarkSynthesizer, LandmarkSynthesizerConfig
 from extensions.lessons import ReadingTraining, learn_reading, reading_loss
 from extensions.point_reader import PointReader
 from media.audio import audio_windows
@@ -22,7 +24,7 @@ from media.heatmap import FULL_FACE, KEYPOINTS, POSE, draw_heatmap, draw_heatmap
 from media.references import covering_references
 from metrics import quality
 from metrics.crops import crop_scores
-from models import FaceSynthesizer, FaceSynthesizerConfig, HeatmapPredictor, HeatmapPredictorConfig
+from models import FaceSynthesizer
 from models.fast import accelerate_inference
 
 
@@ -108,8 +110,8 @@ def test_a_reader_learns_to_read_what_is_drawn(points, one_thread, tmp_path):
 @torch.no_grad()
 def test_networks_given_heatmaps_alone_read_the_points():
     torch.manual_seed(0)
-    predictor = HeatmapPredictor(HeatmapPredictorConfig(width=0.06, layers=1, heatmaps="drawn")).eval()
-    synthesizer = FaceSynthesizer(FaceSynthesizerConfig(width=0.06, landmark_flow=True)).eval()
+    predictor = LandmarkPredictor(LandmarkPredictorConfig(width=0.06, layers=1)).eval()
+    synthesizer = LandmarkSynthesizer(LandmarkSynthesizerConfig(width=0.06, copy_references=False)).eval()
     audio, frames, images = torch.randn(2, 3, 80, 16), torch.rand(2, 3, 3, 128, 128), torch.rand(2, 5, 3, 128, 128)
     pose, known = torch.rand(2, 3, 1, 128, 128) ** 8, torch.rand(2, 5, 1, 128, 128) ** 8
     for network, inputs in ((predictor, (audio, pose, known)), (synthesizer, (frames, pose, images, known, audio))):
@@ -123,7 +125,7 @@ def test_networks_given_heatmaps_alone_read_the_points():
 
 @torch.no_grad()
 def test_faces_of_another_size_are_read_too():
-    network = FaceSynthesizer(FaceSynthesizerConfig(width=0.03, size=100, landmark_flow=True)).eval()
+    network = LandmarkSynthesizer(LandmarkSynthesizerConfig(width=0.03, size=100, copy_references=False)).eval()
     images, heatmaps = torch.rand(1, 5, 3, 100, 100), torch.rand(1, 5, 1, 100, 100)
     assert network(images[:, :1], heatmaps[:, :1], images, heatmaps, torch.randn(1, 1, 80, 16)).shape == (
         1,
@@ -153,8 +155,8 @@ def test_what_is_remembered_is_drawn_once():
 @torch.no_grad()
 def test_quality_of_heatmaps_alone_is_that_of_networks_that_are_given_no_points(tmp_path):
     torch.manual_seed(0)
-    predictor = HeatmapPredictor(HeatmapPredictorConfig(width=0.03, layers=1, heatmaps="drawn")).eval()
-    form = FaceSynthesizerConfig(width=0.03, copy_references=True, landmark_flow=True)
+    predictor = LandmarkPredictor(LandmarkPredictorConfig(width=0.03, layers=1)).eval()
+    form = LandmarkSynthesizerConfig(width=0.03)
     synthesizer = FaceSynthesizer(form).eval()
     clip = Clip(write_clips(tmp_path, count=1) / "clip_0.safetensors")
     scores = quality.score_clip(clip, clip, predictor, accelerate_inference(synthesizer), heatmaps_alone=True)

@@ -26,7 +26,11 @@ from training_runs import STEPS, arguments, last_error, run, write_clips
         ("train_face", "losses.perceptual=4", "vgg19"),
         ("train_face", "losses.sync=0.1", "frames=5"),
         ("train_face", "model.spatial=false", "it needs both"),
-        ("train_face", "reading.steps=5 model.landmark_flow=false", "reading.steps is for a network that reads points"),
+        (
+            "train_face",
+            "reading.steps=5 model.landmark_flow=false",
+            "reading.steps is for a network that reads landmarks",
+        ),
         ("train_face", "model.references=-1", "references is -1; it must be positive"),
         ("train_heatmap", "model.layers=0", "layers is 0; it must be positive"),
         ("train_sync", "model.width=0", "width is 0.0; it must be positive"),

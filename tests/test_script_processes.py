@@ -51,8 +51,8 @@ class Record:
 def test_a_step_in_parts_learns_what_a_whole_one_does(clips, tmp_path):
     settings = ["train.batch_size=2", "train.steps=2", "train.save_every=2", "train.validate_every=2", "frames=2"]
     settings += ["train.freeze_batch_norm=true", "losses.gan=0.25", "losses.feature=1", "discriminator.width=0.1"]
-    settings += ["model.temporal=false", "model.landmark_flow=false", "model.copy_references=false"]  # the slower path
-    settings += ["extra_losses.mouth=1"]  # else a part's mean weighs its own mouths, the whole's mean all mouths
+    settings += ["model.form=paper", "model.temporal=false"]  # the slower path
+    settings += ["extra_losses.mouth=1"]  # else the mean over a part weighs its mouths, that of the whole all
     for size in (0, 1):
         command = arguments("train_face", clips, tmp_path / str(size), *settings, f"train.micro_batch={size}")
         assert run("train_face", command, before=InFloat64()) == 0
@@ -105,7 +105,7 @@ def test_l_mi_compares_the_windows_of_both_processes_and_of_a_steps_parts(clips,
 
 @pytest.mark.parametrize("weights", [["heatmap_losses.landmarks=0", "heatmap_losses.temporal=0"], []])
 def test_two_processes_do_not_wait_for_what_no_loss_reads(weights, clips, tmp_path):
-    start = write_checkpoints(tmp_path / "start", mutual_information=True, heatmaps="decoded")
+    start = write_checkpoints(tmp_path / "start", mutual_information=True, form="paper")
     settings = ["train.steps=2", "losses.mutual_information=0", "heatmap_losses.heatmap=1", *weights]
     command = arguments("finetune_e2e", clips, tmp_path / "run", *start, "train.batch_size=4", *settings)
     assert run_group("finetune_e2e", command, [None, None]) == [0, 0]

@@ -17,7 +17,7 @@ from training.settings import EXTENSIONS, REQUIRED, SCHEMAS, document, settings
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = {f"{module.__name__}.py": module for module in (finetune_e2e, train_face, train_heatmap, train_sync)}
 CASES = [(ROOT / script, schema) for script, schemas in SCHEMAS.items() for schema in schemas]
-CASES += [(ROOT / "extensions/settings.py", schema) for schema in EXTENSIONS.values()]
+CASES += [(ROOT / "extensions/settings.py", kind) for kinds in EXTENSIONS.values() for kind in kinds.values()]
 HEAVY = ("torch", "mediapipe", "librosa", "torchvision", "transformers")
 
 

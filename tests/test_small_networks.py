@@ -7,8 +7,10 @@ import torch.nn.functional as F
 
 from extensions.drawing import CurveDrawing
 from extensions.landmark_maps import apply_affine, landmark_warp
+from extensions.landmark_predictor import LandmarkPredictor, LandmarkPredictorConfig
+from extensions.landmark_synthesizer import LandmarkSynthesizer, LandmarkSynthesizerConfig
 from media.heatmap import CONTENT, KEYPOINTS, LIP_POINTS, ORDER, draw_heatmap
-from models import FaceSynthesizer, FaceSynthesizerConfig, HeatmapPredictor, HeatmapPredictorConfig
+from models import FaceSynthesizer, FaceSynthesizerConfig
 
 
 @pytest.fixture
@@ -63,7 +65,7 @@ def test_gradients_reach_the_keypoints(landmarks):
 
 def test_a_drawn_predictor_is_the_same_one_frame_at_a_time():
     torch.manual_seed(0)
-    predictor = HeatmapPredictor(HeatmapPredictorConfig(width=0.125, layers=1, heatmaps="drawn")).double().eval()
+    predictor = LandmarkPredictor(LandmarkPredictorConfig(width=0.125, layers=1)).double().eval()
     audio, pose, references = torch.randn(2, 5, 80, 16), torch.rand(2, 5, 1, 128, 128), torch.rand(2, 5, 1, 128, 128)
     audio, pose, references = audio.double(), pose.double(), references.double()
     points, known = torch.rand(2, 2, 5, 131, 2, dtype=torch.float64)
@@ -72,7 +74,8 @@ def test_a_drawn_predictor_is_the_same_one_frame_at_a_time():
         frames = predictor.encode_frames(audio.flatten(0, 1), pose.flatten(0, 1)).unflatten(0, (2, 5))
         encoded = frames, predictor.encode_references(references)
         centre, moved = predictor.predict_centre(*encoded, pose[:, 2], points[:, 2], known)
-        nothing, same = predictor(audio, pose, references, points, known, draw=False)
+        predictor.draws_in_training, predictor.training = False, True  # its parts stay in eval mode
+        nothing, same = predictor(audio, pose, references, points, known)
     assert nothing is None and torch.equal(landmarks, same)
     assert landmarks.shape == (2, 5, 57, 2)
     torch.testing.assert_close(centre, heatmaps[:, 2], atol=1e-10, rtol=0)
@@ -81,8 +84,8 @@ def test_a_drawn_predictor_is_the_same_one_frame_at_a_time():
 
 
 def test_copying_starts_from_the_references_mean():
-    config = FaceSynthesizerConfig(width=0.125, copy_references=True)
-    synthesizer = FaceSynthesizer(config).eval()
+    config = LandmarkSynthesizerConfig(width=0.125, landmark_flow=False)
+    synthesizer = LandmarkSynthesizer(config).eval()
     smooth = torch.nn.functional.interpolate(torch.rand(1, 3, 8, 8), size=(128, 128), mode="bilinear")
     reference = smooth[:, None].expand(-1, 5, -1, -1, -1)
     heatmaps = torch.rand(1, 6, 1, 128, 128)
@@ -95,12 +98,20 @@ def test_copying_starts_from_the_references_mean():
     assert error < 0.5 * other_error
 
 
+def path_copy(path, images, flows, logits, *landmarks):
+    """The copy that a temporal path makes of `images` by given flows; `landmarks` of the references and the target."""
+    known, target = (landmarks[:1], landmarks[1:]) if landmarks else ((), ())
+    features = [torch.rand(*images.shape[:2], channels, 16, 16) for channels in (8, 32, 64)]
+    path.flow_predictor.forward = lambda half, heatmaps, audio: (flows, logits)
+    return path([*features, images, *known], torch.empty(0), torch.empty(0), *target).copy
+
+
 def test_the_copy_takes_sides():
-    config = FaceSynthesizerConfig(width=0.03, copy_references=True)
-    path, images = FaceSynthesizer(config).temporal, torch.rand(2, 5, 3, 16, 16)
+    config = LandmarkSynthesizerConfig(width=0.03, landmark_flow=False)
+    path, images = LandmarkSynthesizer(config).temporal, torch.rand(2, 5, 3, 16, 16)
     logits = torch.tensor([0.0, 6, 0, -3, 1])
     flows, weights = torch.zeros(10, 2, 16, 16), logits.repeat(2)[:, None, None, None].expand(-1, -1, 16, 16)
-    (copied,) = path.gather([], [images], flows, weights, None).copied
+    copied = path_copy(path, images, flows, weights)
     expected = (images * (3 * logits).softmax(dim=0)[:, None, None, None]).sum(dim=1)
     torch.testing.assert_close(copied, expected, atol=1e-4, rtol=0)
 
@@ -116,13 +127,13 @@ def test_a_copy_takes_the_mouth_from_the_reference_whose_lips_are_shaped_alike(l
         return (face - 0.5) @ torch.tensor([[cosine, sine], [-sine, cosine]]).float() + 0.5
 
     references = torch.stack([points, opened, points, points, points])[None]
-    config = FaceSynthesizerConfig(width=0.03, copy_references=True, landmark_flow=True)
-    path = FaceSynthesizer(config).temporal
+    config = LandmarkSynthesizerConfig(width=0.03)
+    path = LandmarkSynthesizer(config).temporal
     images = torch.tensor([0.0, 1, 0, 0, 0])[None, :, None, None, None].expand(-1, -1, 3, 128, 128)
     taken = []
     for target in (points, opened + 0.05, turned(opened)):  # wherever the mouth lies, and however the head is tilted
-        _, told = path.begin(torch.rand(1, 5, 16, 64, 64), [references], target[None])
-        (copied,) = path.gather([], [images], torch.zeros(5, 2, 128, 128), torch.zeros(5, 1, 128, 128), told).copied
+        flows, logits = torch.zeros(5, 2, 128, 128), torch.zeros(5, 1, 128, 128)
+        copied = path_copy(path, images, flows, logits, references, target[None])
         x, y = (128 * target[LIP_POINTS].mean(dim=0)).long()
         taken.append((float(copied[0, 0, y, x]), float(copied[0, 0, 4, 4])))
     (closed, *elsewhere), *opened = taken
@@ -132,7 +143,7 @@ def test_a_copy_takes_the_mouth_from_the_reference_whose_lips_are_shaped_alike(l
 
 def test_keypoints_are_as_fine_under_autocast_as_without():
     torch.manual_seed(0)
-    predictor = HeatmapPredictor(HeatmapPredictorConfig(width=0.125, layers=1, heatmaps="drawn")).eval()
+    predictor = LandmarkPredictor(LandmarkPredictorConfig(width=0.125, layers=1)).eval()
     torch.nn.init.normal_(predictor.turning.linear.weight, std=0.3)
     turned = 0.05 * torch.randn(6, 74, 2)
     with torch.inference_mode():
@@ -143,10 +154,15 @@ def test_keypoints_are_as_fine_under_autocast_as_without():
     assert (moved - rounded).abs().max() < 0.01 / 128  # bfloat16 itself goes by half pixels
 
 
-@pytest.mark.parametrize("option", ["copy_references", "landmark_flow"])
-def test_copying_and_landmarks_need_the_temporal_path(option):
-    with pytest.raises(ValueError, match=f"{option}.* path"):
-        FaceSynthesizer(FaceSynthesizerConfig(temporal=False, **{option: True}))
+def test_a_form_that_cannot_be_built_says_why():
+    for options, fault in (
+        ({"temporal": False}, "switch temporal on"),
+        ({"landmark_flow": False, "copy_references": False}, "switch one on, or set form: paper"),
+        ({"base": "other"}, "base is 'other'; it can be 'paper' or 'released'"),
+        ({"form": "paper"}, "form is 'paper'"),
+    ):
+        with pytest.raises(ValueError, match=fault):
+            LandmarkSynthesizer(LandmarkSynthesizerConfig(**options))
 
 
 def test_a_warp_by_landmarks_is_the_affine_map_where_that_says_all():
@@ -173,7 +189,7 @@ def test_a_warp_by_landmarks_reads_each_landmark_where_the_reference_has_it(pipe
 
 def test_a_flow_of_zero_copies_a_reference_to_where_the_target_has_its_landmarks(landmarks):
     """A picture of a blob on a landmark; with fresh weights the flow adds nothing, all references being alike."""
-    synthesizer = FaceSynthesizer(FaceSynthesizerConfig(width=0.03, landmark_flow=True, copy_references=True))
+    synthesizer = LandmarkSynthesizer(LandmarkSynthesizerConfig(width=0.03))
     at = int(KEYPOINTS[20])
     points = torch.from_numpy(landmarks).float()
     moved = points + torch.tensor([0.04, -0.03])
@@ -188,5 +204,5 @@ def test_a_flow_of_zero_copies_a_reference_to_where_the_target_has_its_landmarks
     references = synthesizer.encode_references(images, heatmaps, points.expand(1, 5, -1, -1))
     with torch.inference_mode():
         code = synthesizer.audio_encoder.eval()(torch.randn(1, 80, 16))
-        (copied,) = synthesizer.temporal.eval()(references, heatmaps[:, 0], code, moved[None]).copied
+        copied = synthesizer.temporal.eval()(references.temporal, heatmaps[:, 0], code, moved[None]).copy
     assert (copied[0] - blob(moved[at])).abs().max() < 0.1 < (images[0, 0] - blob(moved[at])).abs().max()

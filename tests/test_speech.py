@@ -12,13 +12,13 @@ from training_runs import write_clips
 from data_prep.windows import ClipDataset
 from extensions import lessons, speech_windows, synthetic_speech
 from extensions.landmark_maps import apply_affine, fit_affine, mouth_motion
+from extensions.landmark_predictor import LandmarkPredictor, LandmarkPredictorConfig
 from extensions.lessons import SpeechTraining, learn_motion, learn_visemes
 from extensions.speech_windows import VISEMES, SpeechWindows
 from extensions.synthetic_speech import Utterance, labels, viseme
 from media.audio import mel_spectrogram
 from media.errors import InputError
 from media.heatmap import KEYPOINTS
-from models.heatmap_predictor import HeatmapPredictor, HeatmapPredictorConfig
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_the_encoder_learns_to_tell_sounds_apart(tmp_path, monkeypatch):
     monkeypatch.setattr(speech_windows, "disguised", lambda mel, generator: mel)  # in few steps, of one voice
     write_noises(tmp_path / "noises.safetensors")
     torch.manual_seed(0)
-    predictor = HeatmapPredictor(HeatmapPredictorConfig(width=0.125, layers=1, heatmaps="drawn"))
+    predictor = LandmarkPredictor(LandmarkPredictorConfig(width=0.125, layers=1))
     speech = SpeechTraining(data=str(tmp_path / "noises.safetensors"), steps=100, batch_size=64, learning_rate=5e-3)
     learn_visemes(predictor.speech.encoder, predictor.speech.embed, speech, 0, tmp_path)
     mel, visemes = SpeechWindows(speech.data, seed=1).batch(256, 0)
@@ -97,7 +97,7 @@ def test_a_lesson_that_was_killed_ends_with_the_same_weights(tmp_path, monkeypat
         monkeypatch.setattr(speech_windows, "disguised", disguised)
         drawn.clear()
         torch.manual_seed(0)
-        branch = HeatmapPredictor(HeatmapPredictorConfig(width=0.06, layers=1, heatmaps="drawn")).speech
+        branch = LandmarkPredictor(LandmarkPredictorConfig(width=0.06, layers=1)).speech
         learn_visemes(branch.encoder, branch.embed, speech, seed, tmp_path / output)
         return branch.encoder.state_dict()
 
@@ -185,7 +185,7 @@ def test_the_linear_map_is_that_of_ridge_regression(tmp_path):
 
     dataset = ClipDataset(write_clips(tmp_path, count=3, frames=60))
     torch.manual_seed(0)
-    predictor = HeatmapPredictor(HeatmapPredictorConfig(width=0.03, layers=1, heatmaps="drawn"))
+    predictor = LandmarkPredictor(LandmarkPredictorConfig(width=0.03, layers=1))
     branch = predictor.speech
     explained = learn_motion(predictor, dataset, SpeechTraining(ridge=10.0))
     assert 0.3 < explained < 1

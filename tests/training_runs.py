@@ -97,16 +97,17 @@ def run_group(script: str, arguments: list[str], befores: Sequence[Callable[[], 
     return [process.exitcode for process in processes]
 
 
-def write_checkpoints(folder: Path, mutual_information: bool = False, heatmaps: str = "drawn") -> list[str]:
-    """Fresh small networks, as `finetune_e2e` starts from them; the settings that name them."""
-    from models.checkpoint import save_checkpoint
-    from models.face_synthesizer import FaceSynthesizer, FaceSynthesizerConfig
-    from models.heatmap_predictor import HeatmapPredictor, HeatmapPredictorConfig
+def write_checkpoints(folder: Path, mutual_information: bool = False, form: str = "landmarks") -> list[str]:
+    """Fresh small networks, as `finetune_e2e` starts from them; their settings. `form` is the predictor's."""
+    from networks import built
 
-    heard = HeatmapPredictorConfig(width=0.03, layers=1, heatmaps=heatmaps)
-    seen = FaceSynthesizerConfig(width=0.03, mutual_information=mutual_information)
-    networks = {"heatmap_predictor": HeatmapPredictor(heard), "face_synthesizer": FaceSynthesizer(seen)}
-    save_checkpoint(folder, networks, {"heatmap_predictor": heard, "face_synthesizer": seen})
+    from models.checkpoint import save_checkpoint
+
+    networks = {
+        "heatmap_predictor": built("heatmap_predictor", form, width=0.03, layers=1),
+        "face_synthesizer": built("face_synthesizer", width=0.03, mutual_information=mutual_information),
+    }
+    save_checkpoint(folder, networks, {name: network.config for name, network in networks.items()})
     return [f"heatmap_predictor={folder}", f"face_synthesizer={folder}"]
 
 

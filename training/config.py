@@ -21,8 +21,9 @@ from yaml import YAMLError
 from losses.face import FaceLosses
 from media.errors import InputError, Parser, first_line
 from media.files import check_output_folder, existing_file
+from models.checkpoint import network_config
 from models.discriminator import DiscriminatorConfig
-from models.first_form import FIRST_KEYS, from_first_form
+from models.first_form import from_first_form, is_earlier
 from training.first_form import losses_of_first_form
 from training.run import holds_a_run
 from training.settings import EXTENSIONS
@@ -30,6 +31,8 @@ from training.settings import EXTENSIONS
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
+# The network that a schema's section `model` configures, where the network has several forms.
+NETWORKS_OF = {"HeatmapTraining": "heatmap_predictor", "FaceTraining": "face_synthesizer"}
 WAIT = timedelta(hours=2)  # longest wait between processes: the others wait while the main process validates
 
 
@@ -143,34 +146,42 @@ def read_config(
 
 def _in_todays_keys(schema: type, layers: list[Any], path: str | Path) -> list[Any]:
     """Translate a `model` section with keys from before `form` to today's keys; other `layers` stay unchanged."""
-    kind: Any = next((field.type for field in fields(schema) if field.name == "model"), None)
-    settings = OmegaConf.merge(*layers)
+    network, settings = NETWORKS_OF.get(schema.__name__, ""), OmegaConf.merge(*layers)
     model = settings.get("model") if isinstance(settings, DictConfig) else None
-    if not isinstance(model, DictConfig) or not FIRST_KEYS.get(kind, {}).keys() & model.keys():
+    if not is_earlier(network, model):
         return layers
-    settings.model = from_first_form(kind, model, f"config {path}: model")
+    settings.model = from_first_form(network, model, f"config {path}: model")
     return [settings]
 
 
 def _extended(schema: type[Config], settings: Any, path: str | Path) -> type[Config]:
     """`schema`, or where `settings` needs it, a dataclass that inherits from it and from its class of `EXTENSIONS`."""
-    landmarks = OmegaConf.select(settings, "model.form") == "landmarks"
+    classes, name = EXTENSIONS.get(schema.__name__, {}), schema.__name__
+    form = _form(settings, NETWORKS_OF[name]) if name in NETWORKS_OF else ""
     unknown = settings.keys() - {field.name for field in fields(schema)}
-    if schema.__name__ not in EXTENSIONS or not (landmarks or unknown):
-        return schema
+    further = classes.get(form, classes.get("") if unknown else None)
+    if further is None:
+        return schema  # an unknown key will be an error
     try:  # imported here, so that the papers' networks train without extensions/
         module = importlib.import_module("extensions.settings")
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] != "extensions":
             raise
-        if landmarks:
+        if form in classes:
             raise InputError(
-                f"config {path}: model.form=landmarks needs the folder extensions/, which is absent; restore it or set "
+                f"config {path}: model.form={form} needs the folder extensions/, which is absent; restore it or set "
                 f"form: paper"
             ) from error
         return schema  # whose error will name the unknown key
-    further = getattr(module, EXTENSIONS[schema.__name__])
-    return make_dataclass(schema.__name__, [], bases=(further, schema))
+    return make_dataclass(name, [], bases=(getattr(module, further), schema))
+
+
+def _form(settings: Any, network: str) -> str:
+    """The form of the network that a run trains: that of the checkpoint `start_from`, else `model.form`."""
+    start = OmegaConf.select(settings, "start_from")
+    if start and Path(str(start)).is_dir():  # else loading it will say so
+        return network_config(Path(str(start)) / "config.yaml", network).form
+    return str(OmegaConf.select(settings, "model.form", default="paper"))
 
 
 def _setting(override: str) -> Any:

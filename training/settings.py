@@ -23,8 +23,13 @@ SCHEMAS = {
     "train_face.py": ["FaceTraining", "G4GTraining"],
     "finetune_e2e.py": ["Finetuning"],
 }
-# The class in extensions/settings.py that adds settings to a schema.
-EXTENSIONS = {"SyncTraining": "SyncExtension", "FaceTraining": "FaceExtension", "Finetuning": "FaceExtension"}
+# The class in extensions/settings.py that adds settings to a schema: by the network's form, or "" for any form.
+EXTENSIONS = {
+    "SyncTraining": {"": "SyncExtension"},
+    "HeatmapTraining": {"landmarks": "LandmarkPredictorExtension"},
+    "FaceTraining": {"": "FaceExtension", "landmarks": "LandmarkSynthesizerExtension"},
+    "Finetuning": {"": "FaceExtension"},
+}
 REQUIRED = "required"
 
 
@@ -115,9 +120,10 @@ def _tables(script: Path) -> Iterator[tuple[str, list[Setting]]]:
     for schema in SCHEMAS[script.name]:
         found = settings(script, schema)
         yield schema, found
-        if schema in EXTENSIONS and further.is_file():
-            added = settings(further, EXTENSIONS[schema])
-            yield f"{schema}, extensions", [each for each in added if each not in found]
+        for form, kind in EXTENSIONS.get(schema, {}).items() if further.is_file() else ():
+            added = [each for each in settings(further, kind) if each not in found]
+            found = [*found, *added]
+            yield f"{schema}, {f'model.form={form}' if form else 'extensions'}", added
 
 
 def _settings(path: Path, schema: str, given: dict[str, str], prefix: str) -> Iterator[Setting]:

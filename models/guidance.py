@@ -1,0 +1,55 @@
+"""Hands a heatmap predictor's output over to a face synthesizer, in training, in dubbing and in evaluation."""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from torch import Tensor, nn
+
+
+class Conditioned(Protocol):
+    """A network that says which tensors of a batch of `ClipDataset` it takes.
+
+    inputs: their names, in the order of `forward`. A network of the form "landmarks" takes landmarks too.
+    """
+
+    @property
+    def inputs(self) -> tuple[str, ...]: ...
+
+
+def inputs_of(network: Conditioned, batch: Mapping[str, Tensor]) -> list[Tensor]:
+    """The tensors of `batch` that the network takes, in its order; names that the batch lacks are left out.
+
+    A batch of a few names selects what a part of the network takes beyond the paper's arguments, as in
+    `encode_references(images, heatmaps, *inputs_of(network, {"reference_points": landmarks}))`.
+    """
+    return [batch[name] for name in network.inputs if name in batch]
+
+
+def takes_landmarks(synthesizer: Conditioned) -> bool:
+    """Whether the synthesizer takes landmarks, in which the predicted keypoints replace the target's own."""
+    return "points" in synthesizer.inputs
+
+
+def guidance(
+    synthesizer: nn.Module, heatmaps: Tensor, keypoints: Tensor | None, landmarks: Tensor
+) -> tuple[Tensor, list[Tensor]]:
+    """What a synthesizer takes of a prediction: `render(frames, heatmaps, references, audio, *further)`.
+
+    Args:
+        synthesizer: a `FaceSynthesizer`, of any form.
+        heatmaps: (..., 1, H, W) predicted, at least 0. A sum of branches may pass 1.
+        keypoints: (..., 57, 2) predicted; needed where the synthesizer `takes_landmarks`.
+        landmarks: (..., 131, 2) of the target frames.
+
+    Returns:
+        heatmaps in [0, 1], and `further`: the landmarks with the keypoints in their place, or nothing.
+    """
+    heatmaps = heatmaps.clamp(max=1)
+    return heatmaps, [synthesizer.whole_faces(landmarks, keypoints)] if takes_landmarks(synthesizer) else []
+
+
+def share_reader(predictor: nn.Module, synthesizer: nn.Module) -> None:
+    """Copy the predictor's trained reader of landmarks into a synthesizer that has one; else change nothing."""
+    source, target = (getattr(network, "reader", None) for network in (predictor, synthesizer))
+    if source is not None and target is not None and source.learned:
+        target.load_state_dict(source.state_dict())
