@@ -1,0 +1,54 @@
+"""Settings of extensions/ in a config: there where the config has one, and an error of one line without the folder."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from extensions.settings import SyncExtension
+from media.errors import InputError
+from train_face import SCHEMAS
+from train_heatmap import HeatmapTraining
+from train_sync import SyncTraining
+from training.config import extension, read_config
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+
+
+@pytest.fixture
+def without_extensions(monkeypatch):
+    """Importing extensions.settings fails as it does without the folder."""
+    monkeypatch.setitem(sys.modules, "extensions.settings", None)
+
+
+def test_a_config_gains_the_settings_of_extensions_with_the_first_of_them():
+    paper = read_config(SyncTraining, CONFIGS / "stsa_sync.yaml")
+    assert type(paper) is SyncTraining and extension(paper) is None
+    config = read_config(SyncTraining, CONFIGS / "stsa_sync.yaml", ["motion=2"])
+    assert isinstance(config, SyncTraining) and isinstance(config, SyncExtension) and extension(config) is config
+    assert config.motion == 2 and config.freeze_speech and config.speech.data == "" and config.loss == "bce"
+
+
+@pytest.mark.usefixtures("without_extensions")
+@pytest.mark.parametrize(
+    ("schema", "name"),
+    [(SyncTraining, "stsa_sync"), (SyncTraining, "g4g_sync"), (HeatmapTraining, "stsa_heatmap")]
+    + [(SCHEMAS, name) for name in ("stsa_face", "g4g", "demo_g4g", "ablations/without_temporal")],
+)
+def test_the_papers_configs_need_no_extensions(schema, name):
+    assert extension(read_config(schema, CONFIGS / f"{name}.yaml")) is None
+
+
+@pytest.mark.usefixtures("without_extensions")
+@pytest.mark.parametrize(
+    ("schema", "name", "setting", "fault"),
+    [
+        (SyncTraining, "demo_sync", "motion=1", "Key 'motion' not in 'SyncTraining'"),
+        (SCHEMAS, "stsa_face", "model.form=landmarks", "needs the folder extensions/, which is absent; restore it"),
+        (SCHEMAS, "stsa_face", "extra_losses.l1=1", "Key 'extra_losses' not in 'FaceTraining'"),
+    ],
+)
+def test_a_setting_of_an_absent_folder_is_one_line(schema, name, setting, fault):
+    with pytest.raises(InputError, match=fault) as error:
+        read_config(schema, CONFIGS / f"{name}.yaml", [setting])
+    assert "\n" not in str(error.value)
