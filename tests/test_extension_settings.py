@@ -52,3 +52,13 @@ def test_a_setting_of_an_absent_folder_is_one_line(schema, name, setting, fault)
     with pytest.raises(InputError, match=fault) as error:
         read_config(schema, CONFIGS / f"{name}.yaml", [setting])
     assert "\n" not in str(error.value)
+
+
+def test_an_earlier_papers_config_may_have_lessons_that_train_nothing(tmp_path):
+    sections = "reading: {steps: 0, batch_size: 32}\nspeech: {data: '', gain: 1.0}\n"
+    (tmp_path / "config.yaml").write_text(f"base: {CONFIGS / 'stsa_heatmap.yaml'}\n{sections}")
+    assert type(read_config(HeatmapTraining, tmp_path / "config.yaml")) is HeatmapTraining
+    with pytest.raises(InputError, match="Key 'reading' not in 'HeatmapTraining'"):
+        read_config(HeatmapTraining, tmp_path / "config.yaml", ["reading.steps=5"])
+    landmarks = extension(read_config(HeatmapTraining, tmp_path / "config.yaml", ["model.form=landmarks"]))
+    assert landmarks.model.form == "landmarks" and landmarks.reading.steps == 0

@@ -24,7 +24,7 @@ from media.files import check_output_folder, existing_file
 from models.checkpoint import network_config
 from models.discriminator import DiscriminatorConfig
 from models.first_form import from_first_form, is_earlier
-from training.first_form import losses_of_first_form
+from training.first_form import drop_unused_lessons, losses_of_first_form
 from training.run import holds_a_run
 from training.settings import EXTENSIONS
 
@@ -130,9 +130,7 @@ def read_config(
             raise InputError(f"config {path}: network={network} is unknown; use {' or '.join(schema)}")
         schema = schema[network]
     try:
-        layers = _in_todays_keys(schema, layers, path)
-        face = any(field.name == "losses" and field.type is FaceLosses for field in fields(schema))
-        settings = losses_of_first_form(layers) if face else OmegaConf.merge(*layers)
+        settings = _in_todays_keys(schema, layers, path)
         schema = _extended(schema, settings, path)
         merged = OmegaConf.merge(OmegaConf.structured(schema), settings)
         missing = sorted(OmegaConf.missing_keys(merged))
@@ -144,20 +142,22 @@ def read_config(
         raise InputError(f"config {path}: {first_line(error)}{place}; correct the key or value") from error
 
 
-def _in_todays_keys(schema: type, layers: list[Any], path: str | Path) -> list[Any]:
-    """Translate a `model` section with keys from before `form` to today's keys; other `layers` stay unchanged."""
-    network, settings = NETWORKS_OF.get(schema.__name__, ""), OmegaConf.merge(*layers)
-    model = settings.get("model") if isinstance(settings, DictConfig) else None
-    if not is_earlier(network, model):
-        return layers
-    settings.model = from_first_form(network, model, f"config {path}: model")
-    return [settings]
+def _in_todays_keys(schema: type, layers: list[Any], path: str | Path) -> Any:
+    """Merge `layers`, with the keys of earlier versions translated to today's."""
+    face = any(field.name == "losses" and field.type is FaceLosses for field in fields(schema))
+    settings: Any = losses_of_first_form(layers) if face else OmegaConf.merge(*layers)
+    network, model = NETWORKS_OF.get(schema.__name__, ""), settings.get("model")
+    if is_earlier(network, model):
+        settings.model = from_first_form(network, model, f"config {path}: model")
+    if network and _form(settings, network) != "landmarks":
+        drop_unused_lessons(settings)
+    return settings
 
 
 def _extended(schema: type[Config], settings: Any, path: str | Path) -> type[Config]:
-    """`schema`, or where `settings` needs it, a dataclass that inherits from it and from its class of `EXTENSIONS`."""
+    """`schema`, or if `settings` need it, a dataclass that inherits from it and from its class of `EXTENSIONS`."""
     classes, name = EXTENSIONS.get(schema.__name__, {}), schema.__name__
-    form = _form(settings, NETWORKS_OF[name]) if name in NETWORKS_OF else ""
+    form = _form(settings, NETWORKS_OF[name]) if name in NETWORKS_OF else None
     unknown = settings.keys() - {field.name for field in fields(schema)}
     further = classes.get(form, classes.get("") if unknown else None)
     if further is None:

@@ -1,4 +1,4 @@
-"""Reads training configs of earlier versions, in which the losses of extensions/ were weights of L_face (eq. 10).
+"""Reads training configs of earlier versions, in which some settings of extensions/ were among the papers'.
 
 `models/first_form.py` does the same for the section `model`.
 """
@@ -32,6 +32,14 @@ def losses_of_first_form(layers: list[Any]) -> Any:
         if losses.get("perceptual", FaceLosses.perceptual) > 0 and not fetch.available("vgg19"):
             merged = OmegaConf.merge(merged, {"extra_losses": {"l1": weight}})
     return merged
+
+
+def drop_unused_lessons(settings: Any) -> None:
+    """Remove `reading` and `speech` from a config without landmark network if they train nothing."""
+    for section, needed in (("reading", "steps"), ("speech", "data")):
+        lesson = settings.get(section)
+        if OmegaConf.is_dict(lesson) and not lesson.get(needed):
+            settings.pop(section)
 
 
 def _with_moved(layer: Any) -> Any:

@@ -217,7 +217,8 @@ SHARED = ("data", "train")  # sections of which all scripts share most settings
 def document() -> str:
     """The text of docs/settings.md: one table of the settings that all scripts share, then each script's tables."""
     every = {f"`{script}`, {title}": found for script in SCHEMAS for title, found in _tables(ROOT / script)}
-    common = set.intersection(*(set(found) for title, found in every.items() if not title.endswith("extensions")))
+    papers = (settings(ROOT / script, schema) for script, schemas in SCHEMAS.items() for schema in schemas)
+    common = set.intersection(*map(set, papers))
     common = {each for each in common if each.name.split(".")[0] in SHARED}
     first = next(iter(every.values()))
     lines = [
