@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,11 +18,13 @@ import torch.nn.functional as F
 from accelerate import PartialState
 from scipy.ndimage import uniform_filter1d
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 
 from data_prep.windows import ClipDataset, mirrored_points
 from extensions.drawn_faces import DrawnFaces
 from extensions.landmark_maps import ANCHORS, apply_affine, mouth_motion, pose_beside
+from extensions.landmark_predictor import LandmarkPredictor
 from extensions.point_reader import PointReader
 from extensions.speech_windows import VISEMES, SpeechWindows
 from media.audio import FEATURES
@@ -29,7 +32,6 @@ from media.errors import InputError, first_line
 from media.files import replacing
 from media.heatmap import KEYPOINTS
 from media.timeline import FPS
-from models.heatmap_predictor import HeatmapPredictor
 from training.run import DAMAGED, writing
 
 TURNS = 2  # directions of an upper face's shape that `learn_turning` takes for the head's turn
@@ -187,14 +189,14 @@ def learn(
                 bar.set_postfix(loss=f"{float(value.detach()):.4f}")
             bar.update()
             if main and ((step + 1) % _SAVE_EVERY == 0 or step + 1 == config.steps):
-                parts = {"network": network, "adam": adam, "schedule": schedule}
+                parts: dict[str, Any] = {"network": network, "adam": adam, "schedule": schedule}
                 state = {name: part.state_dict() for name, part in parts.items()}
                 with writing(path.parent), replacing(path) as temporary:
                     torch.save(state | {"settings": settings, "step": step + 1}, temporary)
     adam.zero_grad()  # else the run's own optimizer would apply the last gradient
 
 
-def _resume(path: Path, settings: dict, network: nn.Module, adam: torch.optim.Optimizer, schedule: object) -> int:
+def _resume(path: Path, settings: dict, network: nn.Module, adam: torch.optim.Optimizer, schedule: LRScheduler) -> int:
     """Load a lesson's state and return its number of steps; 0 if there is no state with these settings."""
     if not path.is_file():
         return 0
@@ -211,7 +213,7 @@ def _resume(path: Path, settings: dict, network: nn.Module, adam: torch.optim.Op
 
 
 @torch.no_grad()
-def learn_turning(predictor: HeatmapPredictor, dataset: ClipDataset, seed: int) -> None:
+def learn_turning(predictor: LandmarkPredictor, dataset: ClipDataset, seed: int) -> None:
     """Fit the linear map from the head's turn to the keypoints' motion, on all clips with random references.
 
     Linear regression on the two main directions in which an upper face's shape varies: a head turns sideways and up.
@@ -219,7 +221,8 @@ def learn_turning(predictor: HeatmapPredictor, dataset: ClipDataset, seed: int) 
     than a second is removed, because it is no turn of the head.
     """
     random = np.random.default_rng(seed)
-    shape, slow_shape, slow_both, count = 0, 0, 0, 0
+    shape = slow_shape = slow_both = torch.zeros((), dtype=torch.float64)
+    count = 0
     for seen in dataset.points():
         for draw in range(REFERENCE_DRAWS):
             points = torch.from_numpy(seen if draw % 2 else mirrored_points(seen))[None]
@@ -240,7 +243,7 @@ def learn_turning(predictor: HeatmapPredictor, dataset: ClipDataset, seed: int) 
 
 
 @torch.no_grad()
-def learn_motion(predictor: HeatmapPredictor, dataset: ClipDataset, speech: SpeechTraining) -> float:
+def learn_motion(predictor: LandmarkPredictor, dataset: ClipDataset, speech: SpeechTraining) -> float:
     """Fit the speech branch's linear map from embeddings of the sound to the keypoints' pose-normalised motion.
 
     Ridge regression over all frames of the clips. Speech does not determine what changes slower than in a second (the
@@ -250,16 +253,17 @@ def learn_motion(predictor: HeatmapPredictor, dataset: ClipDataset, speech: Spee
     Returns:
         The share of that motion which the map explains.
     """
-    branch, heard, moved, sizes = predictor.speech, [], [], []
+    branch = predictor.speech
+    embedded, motions, sizes = [], [], []
     for audio, points in dataset.sounds():
         device = branch.linear.weight.device
         embeddings = torch.cat([branch.embed(part.to(device)) for part in torch.from_numpy(audio).split(1024)])
-        heard.append(branch.in_context(embeddings[None])[0].double().cpu())
-        motion = mouth_motion(torch.from_numpy(points)).flatten(1).double().numpy()
-        motion = torch.from_numpy(motion - uniform_filter1d(motion, FPS, axis=0))
+        embedded.append(branch.in_context(embeddings[None])[0].double().cpu())
+        whole = mouth_motion(torch.from_numpy(points)).flatten(1).double().numpy()
+        motion = torch.from_numpy(whole - uniform_filter1d(whole, FPS, axis=0))
         sizes.append(motion.square().mean().sqrt())
-        moved.append(motion / (sizes[-1] + 1e-6))
-    heard, moved, size = torch.cat(heard), torch.cat(moved), torch.stack(sizes).mean()
+        motions.append(motion / (sizes[-1] + 1e-6))
+    heard, moved, size = torch.cat(embedded), torch.cat(motions), torch.stack(sizes).mean()
     mean, scale = heard.mean(dim=0), heard.std(dim=0) + 1e-6
     normal = (heard - mean) / scale
     gram = normal.T @ normal + speech.ridge * torch.eye(normal.shape[1], dtype=torch.float64)
@@ -272,7 +276,7 @@ def learn_motion(predictor: HeatmapPredictor, dataset: ClipDataset, speech: Spee
 
 
 def learn_speech(
-    predictor: HeatmapPredictor, dataset: ClipDataset, config: SpeechTraining, seed: int, output: str | Path
+    predictor: LandmarkPredictor, dataset: ClipDataset, config: SpeechTraining, seed: int, output: str | Path
 ) -> float:
     """Pretrain the speech branch: the visemes, if `config.data` names a file, then the map of `learn_motion`.
 
@@ -290,7 +294,7 @@ def learn_speech(
 
 
 def learn_all(
-    predictor: HeatmapPredictor,
+    predictor: LandmarkPredictor,
     dataset: ClipDataset,
     reading: ReadingTraining,
     speech: SpeechTraining,

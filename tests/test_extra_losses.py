@@ -1,6 +1,7 @@
 """The loss terms of extensions/: their section of a config, and configs from before they had one."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -52,7 +53,7 @@ def test_the_terms_are_their_functions_of_weighted_pixels():
 
 
 def test_a_config_has_the_section_only_if_it_names_it(first):
-    paper = read_config(SCHEMAS, ROOT / "configs/stsa_face.yaml")
+    paper: Any = read_config(SCHEMAS, ROOT / "configs/stsa_face.yaml")
     assert type(paper) is FaceTraining and extension(paper) is None
     for config in (
         read_config(SCHEMAS, ROOT / "configs/stsa_face.yaml", ["extra_losses.l1=2"]),
@@ -64,10 +65,10 @@ def test_a_config_has_the_section_only_if_it_names_it(first):
 
 
 def test_an_earlier_config_has_the_same_weights(first):
-    config = read_config(SCHEMAS, first, ["losses.mouth=3", "losses.gan=0.5"])
+    config: Any = read_config(SCHEMAS, first, ["losses.mouth=3", "losses.gan=0.5"])
     assert config.extra_losses == ExtraLosses(l1=1.0, gradient=2.0, ssim=0.5, mouth=3.0, upper=0.1, flow=0.25)
     assert config.losses.perceptual == 0.0 and config.losses.gan == 0.5 and config.losses.feature == 1.0
-    later = read_config(Finetuning, ROOT / "configs/demo_e2e.yaml", ["losses.l1=3", "extra_losses.ssim=2"])
+    later: Any = read_config(Finetuning, ROOT / "configs/demo_e2e.yaml", ["losses.l1=3", "extra_losses.ssim=2"])
     assert later.extra_losses == ExtraLosses(l1=3.0, gradient=2.0, ssim=2.0, mouth=4.0, upper=0.1)
 
 
@@ -75,7 +76,7 @@ def test_an_earlier_config_has_the_same_weights(first):
 def test_an_earlier_l1_takes_the_place_of_an_absent_perceptual_loss(there, perceptual, l1, first, monkeypatch):
     monkeypatch.setattr("training.first_form.fetch.available", lambda name: there)
     settings = ["losses.without_vgg=l1", "losses.l1_without_vgg=2", f"losses.perceptual={perceptual}"]
-    config = read_config(SCHEMAS, first, settings)
+    config: Any = read_config(SCHEMAS, first, settings)
     assert config.losses.without_vgg == "skip" and config.losses.perceptual == perceptual
     assert config.extra_losses.l1 == l1 and config.extra_losses.gradient == 2.0
 

@@ -157,7 +157,7 @@ def _in_todays_keys(schema: type, layers: list[Any], path: str | Path) -> Any:
 def _extended(schema: type[Config], settings: Any, path: str | Path) -> type[Config]:
     """`schema`, or if `settings` need it, a dataclass that inherits from it and from its class of `EXTENSIONS`."""
     classes, name = EXTENSIONS.get(schema.__name__, {}), schema.__name__
-    form = _form(settings, NETWORKS_OF[name]) if name in NETWORKS_OF else None
+    form = _form(settings, NETWORKS_OF[name]) if name in NETWORKS_OF else "paper"
     unknown = settings.keys() - {field.name for field in fields(schema)}
     further = classes.get(form, classes.get("") if unknown else None)
     if further is None:
