@@ -21,6 +21,7 @@ from training.settings import answer_help
 answer_help(__name__, __file__)
 
 import torch
+import torch.nn.functional as F
 from omegaconf import MISSING
 from torch import Tensor, nn
 from torchvision.utils import make_grid
@@ -29,12 +30,11 @@ from losses.calibration import SyncLevel
 from losses.face import FaceLosses, FaceObjective
 from losses.heatmap import HeatmapLosses, freeze_unread, heatmap_scores, heatmap_terms
 from losses.sync import frozen_expert
-from media.crop import CropForm
 from media.errors import InputError, command
 from metrics.crops import Validation
-from models.checkpoint import build_network, check_size, load_network
+from models.checkpoint import build_network, check_crops, load_network
 from models.discriminator import DiscriminatorConfig
-from models.face_synthesizer import Alignment, FaceSynthesizer, mask_lower_half
+from models.face_synthesizer import Alignment, FaceSynthesizer, mask_hidden
 from models.guidance import guidance, inputs_of, share_reader
 from models.heatmap_predictor import HeatmapPredictor
 from training.best import best_score
@@ -149,8 +149,9 @@ def validate(
         shown.append(heatmaps[:, dubbing.synthesized][:, 0].cpu())
     faces, true = torch.cat(faces), batch["frames"][:, dubbing.synthesized]
     values = validation(faces) | mean_of_parts(scores)
-    heatmap = torch.cat(shown)[:8].expand(-1, 3, -1, -1)
-    columns = [batch["reference_images"][:8, 0], heatmap, mask_lower_half(true[:8, 0]), faces[:8, 0], true[:8, 0]]
+    crop = dubbing.synthesizer.config.crop
+    heatmap = F.interpolate(torch.cat(shown)[:8], crop.shape).expand(-1, 3, -1, -1)
+    columns = [batch["reference_images"][:8, 0], heatmap, mask_hidden(true[:8, 0], crop), faces[:8, 0], true[:8, 0]]
     grid = make_grid(torch.stack(columns, dim=1).flatten(0, 1), nrow=len(columns))
     return values, {"val/reference, heatmap, masked, generated, true": grid}
 
@@ -164,7 +165,7 @@ def check(config: Finetuning, predictor: HeatmapPredictor, synthesizer: FaceSynt
                 f"the predictor was trained with {name}={getattr(ours, name)}, the synthesizer with "
                 f"{getattr(theirs, name)}; start from checkpoints that agree"
             )
-    check_size(synthesizer, config.face_synthesizer)
+    check_crops(predictor, synthesizer, config.heatmap_predictor, config.face_synthesizer)
     if not 0 <= config.true_heatmaps <= 1:
         raise InputError(f"true_heatmaps={config.true_heatmaps} is a share of the windows; use 0 to 1")
     if not 1 <= config.frames <= ours.frames:
@@ -209,7 +210,8 @@ def main() -> None:
         extra, extra_scores = ExtraObjective(settings.extra_losses, synthesizer.config), flow_score
         names[0] += [field.name for field in dataclasses.fields(ExtraLosses)]
     shape = {"audio": predictor.config.audio, "window": predictor.config.frames}
-    shape |= {"references": predictor.config.references, "mel_from": first_synthesized(predictor, config.frames)}
+    shape |= {"references": predictor.config.references, "crop": predictor.config.crop}
+    shape |= {"mel_from": first_synthesized(predictor, config.frames)}
     dataset, others = training_windows(config.data, shape)
     if accelerator.is_main_process:
         windows = validation_batch(others, config.train.validation_windows)
@@ -240,7 +242,7 @@ def main() -> None:
         if supervised or measure.name == "sync":
             expert = objective.expert or frozen_expert(config.sync_expert, config.frames).to(accelerator.device)
             level = SyncLevel(expert, true, windows["mel"], accelerator.print if supervised else None)
-        validation = Validation(true, CropForm.square(synthesizer.config.size), accelerator.device, level=level)
+        validation = Validation(true, synthesizer.config.crop, accelerator.device, level=level)
     first = run.resume()
 
     def score(step: int) -> dict:

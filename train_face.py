@@ -22,6 +22,7 @@ from training.settings import answer_help
 answer_help(__name__, __file__)
 
 import torch
+import torch.nn.functional as F
 from accelerate import Accelerator
 from omegaconf import MISSING
 from torch import Tensor, nn
@@ -32,12 +33,11 @@ from losses.face import FaceLosses, FaceObjective
 from losses.g4g import G4GLosses, G4GObjective, freeze_unread
 from losses.sync import frozen_expert, own_sound_nearest
 from losses.warp import warp_score
-from media.crop import CropForm
 from media.errors import InputError, command
 from metrics.crops import Validation
 from models.checkpoint import build_network, load_network
 from models.discriminator import DiscriminatorConfig
-from models.face_synthesizer import Alignment, FaceSynthesizer, FaceSynthesizerConfig, mask_lower_half
+from models.face_synthesizer import Alignment, FaceSynthesizer, FaceSynthesizerConfig, mask_hidden
 from models.g4g import G4GAlignment, G4GConfig, G4GSynthesizer
 from models.guidance import inputs_of
 from training.best import best_score
@@ -137,7 +137,7 @@ def unsynced_sounds(batch: dict) -> dict[str, Tensor]:
 
 
 def moved_by_sound(synthesizer: nn.Module, batch: dict, faces: Tensor) -> float:
-    """How much the hidden half of `faces` (B, T, 3, H, W) changes where each window hears another's sound.
+    """How much the hidden part of `faces` (B, T, 3, H, W) changes where each window hears another's sound.
 
     The mean absolute difference; 0 of a network that does not listen, which PSNR alone would not tell.
     """
@@ -145,8 +145,7 @@ def moved_by_sound(synthesizer: nn.Module, batch: dict, faces: Tensor) -> float:
     device = next(synthesizer.parameters()).device
     pieces = (move(part, device) for part in parts(others, 4))
     moved = torch.cat([synthesizer(*inputs_of(synthesizer, part)).to(faces.device) for part in pieces])
-    half = faces.shape[-2] // 2
-    return float((moved - faces)[..., half:, :].abs().mean())
+    return float((moved - faces)[..., *synthesizer.config.crop.hidden_pixels].abs().mean())
 
 
 def check_contrast(config: G4GTraining, accelerator: Accelerator) -> None:
@@ -199,12 +198,12 @@ def validate(
     `batch` is on the CPU; four windows at a time are on `device`. `further` gives other scores of STSA's network.
     """
     stsa, faces, scores = isinstance(synthesizer, FaceSynthesizer), [], []
+    crop = synthesizer.config.crop
     for part in parts(batch, 4):
         part = move(part, device)
         inputs = inputs_of(synthesizer, part)
         generated, alignment = synthesizer(*inputs, alignment=True, **unsynced_sounds(part))
         faces.append(generated.cpu())
-        crop = CropForm.square(synthesizer.config.size)
         found = warp_score(alignment, part, crop) if stsa else own_sound_score(alignment)
         if further is not None:
             found |= further(alignment, part)
@@ -214,8 +213,8 @@ def validate(
     if not stsa:
         values["val/moved_by_sound"] = moved_by_sound(synthesizer, batch, faces)
     shown = "heatmaps" if stsa else "reference_heatmaps"
-    true, heatmaps = batch["frames"][:8, 0], batch[shown][:8, 0].expand(-1, 3, -1, -1)
-    columns = [batch["reference_images"][:8, 0], heatmaps, mask_lower_half(true), faces[:8, 0], true]
+    true, heatmaps = batch["frames"][:8, 0], F.interpolate(batch[shown][:8, 0], crop.shape).expand(-1, 3, -1, -1)
+    columns = [batch["reference_images"][:8, 0], heatmaps, mask_hidden(true, crop), faces[:8, 0], true]
     grid = make_grid(torch.stack(columns, dim=1).flatten(0, 1), nrow=len(columns))
     return values, {"val/reference, heatmap, masked, generated, true": grid}
 
@@ -257,7 +256,7 @@ def main() -> None:
     if objective.adversarial:
         check_judged(config.discriminator, config.frames)
     shape = {"audio": config.model.audio, "window": config.frames}
-    shape |= {"references": config.model.references, "crop": CropForm.square(config.model.size)}
+    shape |= {"references": config.model.references, "crop": config.model.crop}
     if isinstance(config, G4GTraining) and config.losses.contrastive > 0:
         shape |= {"negatives": config.negatives, "furthest": config.furthest}
     dataset, others = training_windows(config.data, shape)
@@ -267,7 +266,7 @@ def main() -> None:
         if supervised or measure.name == "sync":  # G4G's contrastive loss compares cosines and needs no level
             expert = objective.expert or frozen_expert(config.sync_expert, config.frames).to(accelerator.device)
             level = SyncLevel(expert, windows["frames"], windows["mel"], accelerator.print if supervised else None)
-        validation = Validation(windows["frames"], CropForm.square(config.model.size), accelerator.device, level=level)
+        validation = Validation(windows["frames"], config.model.crop, accelerator.device, level=level)
 
     fresh = not config.start_from and not holds_a_run(config.output)
     if reading is not None and reading.steps > 0 and fresh:

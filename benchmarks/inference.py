@@ -175,14 +175,14 @@ def trained_like(network: nn.Module, seed: int = 0) -> nn.Module:
 def random_inputs(predictor: HeatmapPredictor, synthesizer: FaceSynthesizer, frames: int, seed: int = 0) -> Inputs:
     """Smooth images and sparse heatmaps of the networks' sizes."""
     random = torch.Generator().manual_seed(seed)
-    size, references = synthesizer.config.size, synthesizer.config.references
+    crop, references = synthesizer.config.crop, synthesizer.config.references
 
     def images(count: int) -> Tensor:
-        coarse = torch.rand(count, 3, size // 8, size // 8, generator=random)
-        return F.interpolate(coarse, size=(size, size), mode="bicubic").clamp(0, 1)[None]
+        coarse = torch.rand(count, 3, crop.height // 8, crop.width // 8, generator=random)
+        return F.interpolate(coarse, size=crop.shape, mode="bicubic").clamp(0, 1)[None]
 
     def heatmaps(count: int) -> Tensor:
-        return torch.rand(1, count, 1, size, size, generator=random) ** 8
+        return torch.rand(1, count, 1, crop.guidance, crop.guidance, generator=random) ** 8
 
     def audio(kind: str) -> Tensor:
         return torch.randn(1, frames, *FEATURES[kind], generator=random)

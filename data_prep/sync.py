@@ -22,7 +22,7 @@ class SyncDataset(Dataset):
 
     Item (index, seed): window `index` of the folder's windows; `seed` determines everything random about it. A dict
 
-        frames (5, 3, 128, 128) RGB in [0, 1];
+        frames (5, 3, H, W) RGB in [0, 1];
         mel (1 + negatives, 1, 80, 16): the five frames' own sound, then sounds of the same length shifted earlier or
             later, half of them by at most three frames (`near`), the others by up to `furthest`;
         clip, the clip's id, and start, the first frame's index on the 25 fps timeline.

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from media.audio import audio_windows
-from media.crop import CropForm
 from media.errors import InputError
 from media.heatmap import draw_heatmaps
 from models import FaceSynthesizer, G4GSynthesizer
@@ -51,7 +50,7 @@ class Speaker(ABC):
         batch_size: most faces generated at a time; None runs each batch at its own size, without graphs.
 
     Raises:
-        InputError: the device does not support the precision.
+        InputError: the device does not support the precision, or the synthesizer's crops cannot be cut yet.
     """
 
     def __init__(
@@ -74,7 +73,8 @@ class Speaker(ABC):
         self.synthesizer = accelerate_inference(synthesizer).to(device)
         self.window, self.predicts_heatmaps = window, predicts_heatmaps
         config = synthesizer.config
-        self.audio, self.references, self.crop = config.audio, config.references, CropForm.square(config.size)
+        config.crop.check_framing()
+        self.audio, self.references, self.crop = config.audio, config.references, config.crop
 
     @abstractmethod
     def encode(self, images: np.ndarray, landmarks: np.ndarray) -> Any:

@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor, nn
 
+from media.crop import STSA
 from media.heatmap import CONTENT, KEYPOINTS, ORDER
 from models.precision import full_precision
 
-_SIZE = 128  # H and W of the heatmaps
 _PATCH = 26  # px: room for the longest edge and its ridge
 _RADIUS = 3.0  # px, beyond which a heatmap is 0
 
@@ -18,13 +18,17 @@ class CurveDrawing(nn.Module):
     not jump; inside the crop it agrees with `draw_heatmap` to within half a pixel. Of an edge with an end outside,
     which `draw_heatmap` leaves out, it draws what lies inside. Each edge is evaluated in a patch around it only, which
     holds edges of up to 20 pixels a side; real faces have some 14.
+
+    Args:
+        side: G, height and width of the heatmaps in pixels.
     """
 
     edges: Tensor
     offsets: Tensor
 
-    def __init__(self):
+    def __init__(self, side: int = STSA.guidance):
         super().__init__()
+        self.side = side
         place = {ORDER[position]: number for number, position in enumerate(KEYPOINTS)}
         edges = torch.tensor([[place[a], place[b]] for a, b in CONTENT])
         self.register_buffer("edges", edges, persistent=False)
@@ -33,8 +37,8 @@ class CurveDrawing(nn.Module):
         self.register_buffer("offsets", offsets, persistent=False)
 
     def forward(self, keypoints: Tensor) -> Tensor:
-        """Keypoints (M, 57, 2), x and y in [0, 1] of the crop -> heatmaps (M, 1, 128, 128) in [0, 1]."""
-        ends = (full_precision(keypoints) * _SIZE - 0.5)[:, self.edges]  # (M, E, 2, 2), in pixel centres
+        """Keypoints (M, 57, 2), x and y in [0, 1] of the crop -> heatmaps (M, 1, G, G) in [0, 1]."""
+        ends = (full_precision(keypoints) * self.side - 0.5)[:, self.edges]  # (M, E, 2, 2), in pixel centres
         start, end = ends.unbind(dim=2)
         middle = ((start + end) / 2).detach().round().long()
         pixels = middle[:, :, None] + self.offsets  # (M, E, P, 2)
@@ -43,8 +47,8 @@ class CurveDrawing(nn.Module):
         fraction = ((offset * along).sum(-1) / along.square().sum(-1).clamp_min(1e-6)).clamp(0, 1)
         squared = (offset - fraction[..., None] * along).square().sum(-1)
         value = torch.where(squared < _RADIUS**2, torch.exp(-squared / 2), 0.0)
-        inside = ((pixels >= 0) & (pixels < _SIZE)).all(dim=-1)
-        place = torch.where(inside, pixels[..., 1] * _SIZE + pixels[..., 0], _SIZE**2).flatten(1)
-        canvas = value.new_zeros(len(value), _SIZE**2 + 1)  # the last place takes what falls outside
+        inside = ((pixels >= 0) & (pixels < self.side)).all(dim=-1)
+        place = torch.where(inside, pixels[..., 1] * self.side + pixels[..., 0], self.side**2).flatten(1)
+        canvas = value.new_zeros(len(value), self.side**2 + 1)  # the last place takes what falls outside
         canvas = canvas.scatter_reduce(1, place, value.flatten(1), "amax")
-        return canvas[:, :-1].view(-1, 1, _SIZE, _SIZE)
+        return canvas[:, :-1].view(-1, 1, self.side, self.side)

@@ -29,7 +29,7 @@ class DrawnFaces:
         self._seed, self._drawing = seed, CurveDrawing()
 
     def batch(self, size: int, step: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Landmarks (size, 131, 2), and the heatmaps of whole and of upper faces drawn from them, (size, 1, 128, 128).
+        """Landmarks (size, 131, 2), and the heatmaps of whole and of upper faces drawn from them, (size, 1, G, G).
 
         The first half of the whole faces is drawn as by a `LandmarkPredictor`, which adds curves through the keypoints,
         at subpixel positions, to the upper face's heatmap. The seed and the step determine the faces.

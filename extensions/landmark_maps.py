@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from media.crop import CropForm
 from media.heatmap import KEYPOINTS, ORDER
 from models.precision import full_precision, without_autocast
 
@@ -78,7 +79,7 @@ def pose_beside(anchors: Tensor, reference_anchors: Tensor, reference_keypoints:
     return Pose(apply_affine(anchors, home) - mean, still, home, fit_similarity(mean, anchors))
 
 
-def landmark_warp(points: Tensor, references: Tensor, size: int) -> Tensor:
+def landmark_warp(points: Tensor, references: Tensor, crop: CropForm) -> Tensor:
     """Where references show what lies at each pixel of the target, as far as landmarks tell.
 
     Each pixel is carried by the affine map between the landmarks, and then by the mean of what that leaves of their
@@ -87,10 +88,10 @@ def landmark_warp(points: Tensor, references: Tensor, size: int) -> Tensor:
     Args:
         points: (B, P, 2), of the targets in units of the face crop.
         references: (B, N, P, 2), the same landmarks of each target's N references.
-        size: of the square crops in pixels.
+        crop: the form of the faces.
 
     Returns:
-        The points to read, (B N, 2, size, size), x and y in [-1, 1] as `grid_sample` with align_corners=False takes
+        The points to read, (B N, 2, H, W), x and y in [-1, 1] as `grid_sample` with align_corners=False takes
         them; none lies outside of the outermost pixels' centres.
     """
     points, references = full_precision(points), full_precision(references)
@@ -99,18 +100,21 @@ def landmark_warp(points: Tensor, references: Tensor, size: int) -> Tensor:
         targets = points[:, None].expand_as(references)
         affine = fit_affine(targets, references)
         left = references - apply_affine(targets, affine)  # (B, N, P, 2)
-        coarse = _pixel_centres(size // 2, points)  # a smooth field, at full size it would cost four times as much
+        half = crop.height // 2, crop.width // 2
+        coarse = _pixel_centres(half, points)  # a smooth field, at full size it would cost four times as much
         distance = (coarse[None, :, None] - points[:, None]).square().sum(dim=-1)  # (B, pixels, P)
         shares = (distance + _SOFTNESS**2).square().reciprocal()
         shares = shares / shares.sum(dim=-1, keepdim=True)
         moved = left.permute(0, 1, 3, 2).reshape(shape[0], -1, count) @ shares.transpose(1, 2)  # (B, 2 N, pixels)
-        moved = F.interpolate(moved.unflatten(2, (size // 2, -1)), size=(size, size), mode="bilinear")
-        carried = apply_affine(_pixel_centres(size, points), affine)  # (B, N, pixels, 2)
-        carried = carried.transpose(2, 3).reshape(-1, 2, size, size)
-        return (2 * (carried + moved.view_as(carried)) - 1).clamp(1 / size - 1, 1 - 1 / size)
+        moved = F.interpolate(moved.unflatten(2, half), size=crop.shape, mode="bilinear")
+        carried = apply_affine(_pixel_centres(crop.shape, points), affine)  # (B, N, pixels, 2)
+        carried = carried.transpose(2, 3).reshape(-1, 2, *crop.shape)
+        x, y = (2 * (carried + moved.view_as(carried)) - 1).unbind(dim=1)
+        within = [axis.clamp(1 / n - 1, 1 - 1 / n) for axis, n in ((x, crop.width), (y, crop.height))]
+        return torch.stack(within, dim=1)
 
 
-def unlike_lips(lips: Tensor, others: Tensor, size: int) -> Tensor:
+def unlike_lips(lips: Tensor, others: Tensor, crop: CropForm) -> Tensor:
     """How differently from the target's the lips of each reference are shaped, at each pixel around the target's mouth.
 
     What lies between the lips comes with their shape: no warp makes the teeth of an open mouth out of a closed one.
@@ -118,24 +122,24 @@ def unlike_lips(lips: Tensor, others: Tensor, size: int) -> Tensor:
     Args:
         lips: (B, P, 2), the lips' landmarks of the targets, in units of the crop.
         others: (B, N, P, 2), those of each target's N references, carried to the target's pose.
-        size: of the square crops in pixels.
+        crop: the form of the faces.
 
     Returns:
-        (B N, 1, size, size): the landmarks' mean distance, both mouths' middles laid upon each other, in units of the
+        (B N, 1, H, W): the landmarks' mean distance, both mouths' middles laid upon each other, in units of the
         crop and squared; it fades away from the mouth.
     """
     middle = lips.mean(dim=1, keepdim=True)  # (B, 1, 2)
     shapes = lips - middle, others - others.mean(dim=2, keepdim=True)
     apart = (shapes[0][:, None] - shapes[1]).norm(dim=-1).mean(dim=-1).clamp_max(_UNLIKE)  # (B, N)
-    far = (_pixel_centres(size, lips) - middle).square().sum(dim=-1) / _AROUND_THE_MOUTH**2  # (B, pixels)
+    far = (_pixel_centres(crop.shape, lips) - middle).square().sum(dim=-1) / _AROUND_THE_MOUTH**2  # (B, pixels)
     unlike = apart.square()[..., None] * torch.exp(-far / 2)[:, None]
-    return unlike.reshape(-1, 1, size, size)
+    return unlike.reshape(-1, 1, *crop.shape)
 
 
-def _pixel_centres(size: int, like: Tensor) -> Tensor:
-    """(size^2, 2), x and y in units of the crop, row by row."""
-    centres = (torch.arange(size, device=like.device, dtype=like.dtype) + 0.5) / size
-    return torch.stack(torch.meshgrid(centres, centres, indexing="xy"), dim=-1).flatten(0, 1)
+def _pixel_centres(shape: tuple[int, int], like: Tensor) -> Tensor:
+    """(H W, 2), x and y in units of a crop of `shape` (H, W), row by row."""
+    y, x = ((torch.arange(n, device=like.device, dtype=like.dtype) + 0.5) / n for n in shape)
+    return torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).flatten(0, 1)
 
 
 def mouth_motion(points: Tensor) -> Tensor:

@@ -50,7 +50,7 @@ class LandmarkPredictor(WindowEncoder):
         config = config or LandmarkPredictorConfig()
         super().__init__(config)
         self.draws_in_training = True
-        self.drawing = CurveDrawing()
+        self.drawing = CurveDrawing(config.crop.guidance)
         self.turning = _TurnedHead()
         self.reader = PointReader()
         self.lip_keypoints = _TokenKeypoints(len(LIP_POINTS), config.width)
@@ -72,14 +72,14 @@ class LandmarkPredictor(WindowEncoder):
 
         Args:
             audio: (B, T, C, W), the window of sound around each frame.
-            pose_heatmaps: (B, T, 1, 128, 128) in [0, 1], the upper face of the target frames.
-            reference_heatmaps: (B, N, 1, 128, 128) in [0, 1], whole faces of the same person.
+            pose_heatmaps: (B, T, 1, G, G) in [0, 1], the upper face of the target frames.
+            reference_heatmaps: (B, N, 1, G, G) in [0, 1], whole faces of the same person.
             landmarks: (B, T, 131, 2) in units of the crop, of which the upper faces' count; None reads them off the
                 heatmaps, less exactly.
             reference_landmarks: (B, N, 131, 2), likewise.
 
         Returns:
-            heatmaps (B, T, 1, 128, 128) in [0, 1], or None (`draws_in_training`); keypoints (B, T, 57, 2) in units of
+            heatmaps (B, T, 1, G, G) in [0, 1], or None (`draws_in_training`); keypoints (B, T, 57, 2) in units of
             the crop, 17 of the jaw, then 40 of the lips.
         """
         frames, references = self.encode(audio, pose_heatmaps, reference_heatmaps)
@@ -111,13 +111,13 @@ class LandmarkPredictor(WindowEncoder):
         Args:
             frames: (B, T, 3, width), windows of `encode_frames`; at both ends of a video its last frame is repeated.
             references: (B or 1, N, width), of `encode_references`.
-            pose_heatmaps: (B, 1, 128, 128) of the centre frames.
+            pose_heatmaps: (B, 1, G, G) of the centre frames.
             landmarks: (B, 131, 2) of the centre frames.
             reference_landmarks: (B or 1, N, 131, 2).
             keypoints: True or False, as in `HeatmapPredictor.predict_centre`; the keypoints are there in any case.
 
         Returns:
-            heatmaps (B, 1, 128, 128) in [0, 1] and keypoints (B, 57, 2).
+            heatmaps (B, 1, G, G) in [0, 1] and keypoints (B, 57, 2).
         """
         references = references.expand(len(frames), -1, -1)
         centre = frames.shape[1] // 2

@@ -163,7 +163,7 @@ class LandmarkTemporalPath(TemporalPath):
 
     def __init__(self, config: LandmarkSynthesizerConfig, base: int, hidden: int, code: int):
         super().__init__(config, base, hidden, code)
-        self.size = config.size
+        self.crop = config.crop
         self.landmark_flow, self.copies = config.landmark_flow, config.copy_references
         # Buffers, on the network's device: an index tensor made on the host cannot be part of a CUDA graph.
         self.register_buffer("lip_points", torch.tensor(LIP_POINTS), persistent=False)
@@ -207,7 +207,7 @@ class LandmarkTemporalPath(TemporalPath):
         if landmarks is None:
             flows, logits = self.flow_predictor(half, heatmaps, audio)
             return deformation(flows, self.grid), logits
-        start = landmark_warp(landmarks, references[-1], self.size)
+        start = landmark_warp(landmarks, references[-1], self.crop)
         flows, logits = self.flow_predictor(warp(half, start), heatmaps, audio)
         return deformation(flows, self.grid, start), logits
 
@@ -219,7 +219,7 @@ class LandmarkTemporalPath(TemporalPath):
         landmarks, known = full_precision(landmarks), full_precision(known)
         upper, known_upper = landmarks.index_select(1, self.upper_points), known.index_select(2, self.upper_points)
         carried = apply_affine(known.index_select(2, self.lip_points), fit_similarity(known_upper, upper[:, None]))
-        return unlike_lips(landmarks.index_select(1, self.lip_points), carried, self.size)
+        return unlike_lips(landmarks.index_select(1, self.lip_points), carried, self.crop)
 
 
 class CopyingGenerator(InpaintingGenerator):

@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from losses.reconstruction import hidden_weight, l1_loss, mouth_weight, weighted_mean
-from media.crop import CropForm
 from media.errors import InputError
 from models.face_synthesizer import Alignment, FaceSynthesizerConfig
 from models.precision import exact, full_precision, without_autocast
@@ -44,7 +43,7 @@ class ExtraObjective:
     def __init__(self, weights: ExtraLosses, network: FaceSynthesizerConfig):
         if weights.flow > 0 and not network.temporal:
             raise InputError("the synthesizer has no temporal path, whose flow it is; set extra_losses.flow=0")
-        self.weights, self.crop = weights, CropForm.square(network.size)
+        self.weights, self.crop = weights, network.crop
 
     def __call__(self, faces: Tensor, batch: dict, alignment: Alignment) -> dict[str, Tensor]:
         """The weighted terms for generated `faces` (B,T,3,H,W).
@@ -109,13 +108,14 @@ def landmark_flow_loss(grid: Tensor, points: Tensor, reference_points: Tensor) -
     Returns:
         A scalar, in pixels.
     """
-    shape, size = grid.shape[:3], grid.shape[-1]
+    shape, (height, width) = grid.shape[:3], grid.shape[-2:]
     at = (2 * full_precision(points) - 1)[:, :, None].expand(*shape, -1, -1).flatten(0, 2)  # (B T N, P, 2)
     flat = full_precision(grid).flatten(0, 2)
     read = F.grid_sample(flat, at[:, :, None], padding_mode="border", align_corners=False)
     read = read.squeeze(3).transpose(1, 2).unflatten(0, shape)
     true = 2 * full_precision(reference_points)[:, None] - 1
-    return (read - true).norm(dim=-1).mean() * (size / 2)
+    pixels = (read - true) * read.new_tensor([width / 2, height / 2])
+    return pixels.norm(dim=-1).mean()
 
 
 def flow_score(alignment: Alignment, batch: dict) -> dict[str, float]:

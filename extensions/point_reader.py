@@ -4,13 +4,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from media.crop import STSA
 from media.heatmap import ORDER
 from models.layers import ConvBlock
 from models.precision import full_precision, without_autocast
 
 _CHANNELS = 16
 _BEYOND = 0.15  # of the crop, by which points may lie outside of it
-_SPACINGS = (1.5, 1.0)  # px of 128 between what each correction looks at: the first has the larger errors to mend
+_SPACINGS = (
+    1.5,
+    1.0,
+)  # px of a heatmap of STSA's size between what each correction looks at: the first has the larger errors to mend
 _SIDE = 9  # a correction looks at so many times so many places around each point
 _SEEN, _HIDDEN = 16, 160  # numbers that a correction keeps of each point's surroundings, and of all of them
 _STEP = 0.02  # corrections are some hundredths of the crop
@@ -28,7 +32,7 @@ class PointReader(nn.Module):
     def __init__(self):
         super().__init__()
         self.first = _FirstReading()
-        self.corrections = nn.ModuleList(_Correction(spacing / 128) for spacing in _SPACINGS)
+        self.corrections = nn.ModuleList(_Correction(spacing / STSA.guidance) for spacing in _SPACINGS)
         self.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> "PointReader":

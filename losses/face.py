@@ -17,7 +17,6 @@ from losses.mutual_information import StepInformation
 from losses.perceptual import PerceptualLoss, check_perceptual, perceptual_loss
 from losses.sync import frozen_expert, sync_loss
 from losses.warp import warp_loss
-from media.crop import CropForm
 from media.errors import InputError
 from models.face_synthesizer import Alignment, FaceSynthesizerConfig, MutualInformation
 from models.sync_expert import SyncExpert, lower_faces
@@ -74,7 +73,7 @@ class FaceObjective(nn.Module):
         self.perceptual: PerceptualLoss | None = None
         self.expert: SyncExpert | None = None
         gram, inputs, scales = weights.gram, weights.perceptual_input, weights.perceptual_scales
-        check_perceptual(gram, inputs, scales, min(CropForm.square(network.size).shape))
+        check_perceptual(gram, inputs, scales, min(network.crop.shape))
         if weights.perceptual > 0 or weights.warp > 0:
             self.perceptual = perceptual_loss(weights.without_vgg, say, gram_weight=gram, inputs=inputs, scales=scales)
             if self.perceptual is None:

@@ -106,7 +106,7 @@ class G4GObjective(nn.Module):
                 "losses.contrastive=0"
             )
         self.weights = weights
-        self.crop = CropForm.square(network.size)
+        self.crop = network.crop
         self.perceptual: PerceptualLoss | None = None
         self.expert: SyncExpert | None = None
         self.adversarial = weights.gan > 0  # whether it needs a discriminator

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from media.errors import InputError
-from media.heatmap import ORDER, OVAL_POINTS
+from media.landmarks import ORDER, OVAL_POINTS
 
 FRAMINGS = ("landmark_box", "dinet", "upright")
 PICTURE = ("framing", "margin", "height", "width")  # the fields on which a crop's pixels depend
@@ -140,7 +140,6 @@ class CropForm:
 _FIELDS = tuple(field.name for field in dataclasses.fields(CropForm))
 
 STSA = CropForm()
-CROP_SIZE = STSA.height
 
 #: The forms that have a name, for `data_prep.preprocess --crop NAME` and `crop: NAME` in a network's config.
 CROPS = {
@@ -151,10 +150,10 @@ CROPS = {
 }
 
 
-def named_crop(name: str, source: str) -> CropForm:
-    """The entry of `CROPS`; InputError, naming `source`, if there is none."""
+def named_crop(name: str) -> CropForm:
+    """The entry of `CROPS`; InputError if there is none."""
     if name not in CROPS:
-        raise InputError(f"{source}: crop={name} is unknown; use {', '.join(CROPS)}, or a section with its fields")
+        raise InputError(f"crop={name} is unknown; use {', '.join(CROPS)}, or a section with its fields")
     return CROPS[name]
 
 

@@ -1,44 +1,24 @@
 """Boundary heatmaps of a face: the curves of its parts drawn as ridges (Look-at-Boundary, Wu et al., CVPR 2018)."""
 
-import json
-from collections.abc import Sequence
-from pathlib import Path
-
 import cv2
 import numpy as np
 
-Edges = Sequence[tuple[int, int]]
-
-_topology = json.loads(Path(__file__).with_name("topology.json").read_text())
-
-#: MediaPipe ids of the 131 landmarks, in the order of every array of landmarks.
-ORDER: tuple[int, ...] = tuple(_topology["order"])
-
-
-def _edges(*parts: str) -> tuple[tuple[int, int], ...]:
-    return tuple((a, b) for part in parts for a, b in _topology[part])
-
+from media.crop import STSA
+from media.landmarks import ORDER, Edges, edges_of, positions_of
 
 #: Edges as pairs of MediaPipe ids: the upper face, the lips and jaw that speech moves, and both together.
-POSE = _edges("nose", "left_eyebrow", "right_eyebrow", "left_eye", "right_eye", "face_oval_upper")
-CONTENT = _edges("lips", "face_oval_lower")
+POSE = edges_of("nose", "left_eyebrow", "right_eyebrow", "left_eye", "right_eye", "face_oval_upper")
+CONTENT = edges_of("lips", "face_oval_lower")
 FULL_FACE = POSE + CONTENT
-LIPS = _edges("lips")
-JAW = _edges("face_oval_lower")
-FACE_OVAL = _edges("face_oval")
-
-
-def _positions(edges: Edges) -> np.ndarray:
-    ids = {end for edge in edges for end in edge}
-    return np.array([position for position, id in enumerate(ORDER) if id in ids])
+LIPS = edges_of("lips")
+JAW = edges_of("face_oval_lower")
 
 
 #: Indices into the 131 landmarks, each group in `ORDER`'s order.
-LIP_POINTS = _positions(LIPS)  # 40
-JAW_POINTS = _positions(JAW)  # 17: the lower oval's 15, and ids 361 and 132, where it meets the upper oval
+LIP_POINTS = positions_of(LIPS)  # 40
+JAW_POINTS = positions_of(JAW)  # 17: the lower oval's 15, and ids 361 and 132, where it meets the upper oval
 KEYPOINTS = np.concatenate([JAW_POINTS, LIP_POINTS])  # 57: the output of the predictor's keypoint head
 LIP_KEYPOINTS = slice(len(JAW_POINTS), len(KEYPOINTS))  # the lips within KEYPOINTS
-OVAL_POINTS = _positions(FACE_OVAL)
 
 _MIRRORED_IDS = (
     (7, 249), (33, 263), (37, 267), (39, 269), (40, 270), (45, 275), (46, 276), (48, 278), (52, 282), (53, 283),
@@ -77,7 +57,7 @@ def _edge_indices(edges: Edges) -> tuple[np.ndarray, np.ndarray]:
 
 
 def draw_heatmap(
-    landmarks: np.ndarray, edges: Edges = FULL_FACE, size: int = 128, subpixel: bool = False
+    landmarks: np.ndarray, edges: Edges = FULL_FACE, size: int = STSA.guidance, subpixel: bool = False
 ) -> np.ndarray:
     """Draw the boundary heatmap exp(-d^2 / 2), 0 where d >= 3; d is the distance in pixels to the nearest drawn edge.
 
@@ -126,6 +106,6 @@ def draw_heatmap(
     return heatmap
 
 
-def draw_heatmaps(landmarks: np.ndarray, edges: Edges, size: int = 128) -> np.ndarray:
+def draw_heatmaps(landmarks: np.ndarray, edges: Edges, size: int = STSA.guidance) -> np.ndarray:
     """`draw_heatmap` for F faces: (F, 478 or 131, 2) -> (F, 1, size, size)."""
     return np.stack([draw_heatmap(points, edges, size) for points in landmarks])[:, None]

@@ -6,7 +6,7 @@
 Each face except the references gets a generated lower half and keeps its upper half. Five references are chosen from
 the clip as in dubbing. Printed for each clip, and as the mean over clips:
 
-- PSNR and SSIM of the 128x128 crops. LipLMD, in units of the face box, of the lips that MediaPipe finds in the faces
+- PSNR and SSIM of the crops. LipLMD, in units of the face box, of the lips that MediaPipe finds in the faces
   and of the predicted keypoints. STSA's networks are scored with the true heatmaps and with heatmaps predicted from the
   clip's sound; G4G's with that sound and with the sound played backward. Two baselines: the lower half of the reference
   of median lip opening copied into each frame, and a mouth that keeps that reference's lips.
@@ -58,7 +58,7 @@ from tqdm import tqdm
 from data_prep.clips import Clip, clip_id, clip_paths
 from data_prep.offsets import similarity_curves
 from media.audio import audio_windows
-from media.crop import CROP_SIZE
+from media.crop import PICTURE, CropForm, check_same_crop
 from media.heatmap import FULL_FACE, KEYPOINTS, LIP_KEYPOINTS, POSE, draw_heatmaps
 from media.pictures import to_pictures, to_tensor
 from media.references import covering_references
@@ -75,12 +75,14 @@ TRUE, PREDICTED, COPIED = "true heatmaps", "predicted heatmaps", "copied lower h
 HEARD, MISHEARD = "from the sound", "from the sound backward"  # rows of G4G
 FOLLOWS, JUDGED = "mouth opening", "in sync"
 
-# Maps positions (M,) in a clip and the true faces there (M, 3, 128, 128) to generated faces.
+_OTHER_CROP = "preprocess with the checkpoint's --crop, or give another checkpoint"
+
+# Maps positions (M,) in a clip and the true faces there (M, 3, H, W) to generated faces.
 Form = Callable[[Tensor, Tensor], Tensor]
 
 
 def pictures(clip: Clip, positions: np.ndarray) -> Tensor:
-    """Faces of a clip, (F, 3, 128, 128) RGB in [0, 1]."""
+    """Faces of a clip, (F, 3, H, W) RGB in [0, 1]."""
     return to_tensor(clip.faces(positions))
 
 
@@ -91,11 +93,11 @@ def predict(
     points: Tensor,
     references: tuple[Tensor, Tensor],
 ) -> tuple[Tensor, Tensor]:
-    """Predict heatmaps (F, 1, 128, 128) and keypoints (F, 57, 2), each frame as the centre of its window.
+    """Predict heatmaps (F, 1, G, G) and keypoints (F, 57, 2), each frame as the centre of its window.
 
     Args:
-        audio, pose, points: (F, C, W), (F, 1, 128, 128) and (F, 131, 2) of consecutive frames.
-        references: heatmaps (1, N, 1, 128, 128) and landmarks (1, N, 131, 2) of the references.
+        audio, pose, points: (F, C, W), (F, 1, G, G) and (F, 131, 2) of consecutive frames.
+        references: heatmaps (1, N, 1, G, G) and landmarks (1, N, 131, 2) of the references.
     """
     frames = torch.cat(
         [predictor.encode_frames(*part) for part in zip(audio.split(BATCH), pose.split(BATCH), strict=True)]
@@ -115,7 +117,7 @@ def predict(
 
 
 def read_points(network: HeatmapPredictor | FaceSynthesizer, heatmaps: Tensor, known: Tensor) -> Tensor:
-    """Landmarks (F, 131, 2) that the network reads off heatmaps (F, 1, 128, 128); `known` if it has no reader."""
+    """Landmarks (F, 131, 2) that the network reads off heatmaps (F, 1, G, G); `known` if it has no reader."""
     reader = getattr(network, "reader", None)
     return known if reader is None else torch.cat([reader(part) for part in heatmaps.split(BATCH)])
 
@@ -139,14 +141,16 @@ def in_sync(
     return float(curve[SHIFTS] - np.median(curve))
 
 
-def picture_scores(clip: Clip, chosen: np.ndarray, forms: dict[str, Form], every: int) -> dict[str, dict[str, float]]:
+def picture_scores(
+    clip: Clip, chosen: np.ndarray, forms: dict[str, Form], every: int, crop: CropForm
+) -> dict[str, dict[str, float]]:
     """Mean PSNR, SSIM and LipLMD of each of `forms` over every `every`-th face of the clip, without those `chosen`."""
     positions = torch.from_numpy(np.setdiff1d(np.arange(len(clip)), chosen)[::every])
     true = pictures(clip, positions.numpy())
-    distance, scores = LipDistance(true, clip.crop, tqdm.write), {}
+    distance, scores = LipDistance(true, crop, tqdm.write), {}
     for name, draw in forms.items():
         faces = torch.cat([draw(*part) for part in zip(positions.split(BATCH), true.split(BATCH), strict=True)])
-        scores[name] = {metric: float(values.mean()) for metric, values in crop_scores(faces, true, clip.crop).items()}
+        scores[name] = {metric: float(values.mean()) for metric, values in crop_scores(faces, true, crop).items()}
         lips = distance(faces)
         scores[name]["LipLMD"] = math.nan if lips is None else lips
     return scores
@@ -212,7 +216,8 @@ def score_clip(
     read their landmarks off the heatmaps.
     """
     own, backward, foreign = sounds(clip, voice, predictor.config.audio)
-    full, pose = (torch.from_numpy(draw_heatmaps(clip.landmarks, edges)) for edges in (FULL_FACE, POSE))
+    crop = synthesizer.config.crop
+    full, pose = (torch.from_numpy(draw_heatmaps(clip.landmarks, edges, crop.guidance)) for edges in (FULL_FACE, POSE))
     chosen = covering_references(clip.landmarks, synthesizer.config.references)
     reference_heatmaps = full[chosen]
     points = upper = whole = torch.from_numpy(clip.landmarks).float()
@@ -249,7 +254,7 @@ def score_clip(
         PREDICTED: dubbed,
         COPIED: copying(clip, chosen),
     }
-    result = picture_scores(clip, chosen, forms, every)
+    result = picture_scores(clip, chosen, forms, every, crop)
 
     scored = np.setdiff1d(np.arange(len(clip)), chosen)
     lips = torch.from_numpy(clip.landmarks[:, KEYPOINTS])[:, LIP_KEYPOINTS]
@@ -276,7 +281,8 @@ def score_g4g_clip(
 ) -> dict[str, dict[str, float]]:
     """`score_clip` for G4G: PSNR, SSIM and LipLMD of its rows, and `JUDGED` with `expert`."""
     chosen = covering_references(clip.landmarks, synthesizer.config.references)
-    shown = pictures(clip, chosen), torch.from_numpy(draw_heatmaps(clip.landmarks[chosen], FULL_FACE))
+    crop = synthesizer.config.crop
+    shown = pictures(clip, chosen), torch.from_numpy(draw_heatmaps(clip.landmarks[chosen], FULL_FACE, crop.guidance))
     references = synthesizer.encode_references(*(x[None] for x in shown))
 
     def drawing(sound: Tensor) -> Form:
@@ -286,7 +292,7 @@ def score_g4g_clip(
     if expert is not None:
         own, backward = remembering(own), remembering(backward)
     forms = {HEARD: own, MISHEARD: backward, COPIED: copying(clip, chosen)}
-    result = picture_scores(clip, chosen, forms, every)
+    result = picture_scores(clip, chosen, forms, every, crop)
     if expert is not None:
         result[JUDGED] = judgement(expert, clip, voice, own, backward, foreign)
     return result
@@ -369,13 +375,11 @@ def main() -> None:
         if arguments.heatmaps_alone:
             raise InputError("--heatmaps-alone: G4G takes no landmarks; leave the option out")
         network = accelerate_inference(load_network(arguments.checkpoint, "g4g_synthesizer"))
-        if network.config.size != CROP_SIZE:
-            raise InputError(
-                f"{arguments.checkpoint} makes faces of {network.config.size} pixels, clips hold {CROP_SIZE}"
-            )
+        crop = network.config.crop
         score = partial(score_g4g_clip, synthesizer=network, every=arguments.every, expert=expert)
     else:
         predictor, synthesizer = load_checkpoint(arguments.checkpoint)
+        crop = synthesizer.config.crop
         score = partial(
             score_clip,
             predictor=predictor,
@@ -385,6 +389,10 @@ def main() -> None:
             heatmaps_alone=arguments.heatmaps_alone,
         )
     clips = [Clip(path, clip_id(path, arguments.clips)) for path in clip_paths(arguments.clips)]
+    for clip in clips:
+        check_same_crop(
+            clip.crop, f"clip file {clip.path}", crop, f"checkpoint {arguments.checkpoint}", _OTHER_CROP, PICTURE
+        )
     scores = {}
     for clip, voice in tqdm(list(zip(clips, clips[1:] + clips[:1], strict=True)), unit="clip"):
         scores[clip.id] = score(clip, voice)

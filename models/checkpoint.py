@@ -20,14 +20,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from media.crop import check_same_crop
 from media.errors import InputError, first_line
 from media.files import existing_file, output_folder, replacing
 from models import chung_syncnet, face_synthesizer, heatmap_predictor, sync_expert
 from models.chung_syncnet import ChungSyncNet
 from models.face_synthesizer import FaceSynthesizer
-from models.first_form import FIRST_KEYS, from_first_form
+from models.first_form import FIRST_KEYS, from_first_form, with_crop
 from models.g4g import G4GSynthesizer
-from models.heatmap_predictor import SIZE, HeatmapPredictor, HeatmapPredictorConfig
+from models.heatmap_predictor import HeatmapPredictor, HeatmapPredictorConfig
 from models.sync_expert import SyncExpert, SyncExpertConfig
 
 # The class of each network by its form, imported on demand. A network without forms has the form "".
@@ -156,7 +157,7 @@ def network_config(path: str | os.PathLike, name: str) -> Any:
     if not isinstance(sections, DictConfig) or name not in sections:
         raise InputError(f"{path} has no section {name}; take the config.yaml saved with {name}.safetensors")
     source = f"{path}: section {name}"
-    section = from_first_form(name, sections[name], source)
+    section = from_first_form(name, with_crop(name, sections[name], source), source)
     forms = NETWORKS[name]
     form = str(section.get("form", next(iter(forms)))) if OmegaConf.is_dict(section) else next(iter(forms))
     if form not in forms:
@@ -164,6 +165,8 @@ def network_config(path: str | os.PathLike, name: str) -> Any:
     kind = network_class(name, form).Config
     try:
         return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), section))
+    except InputError as error:  # of the section `crop`
+        raise InputError(f"{source}: {error}") from error
     except OmegaConfBaseException as error:
         raise InputError(
             f"{source} is of another version of the code ({first_line(error)}); use that version"
@@ -171,15 +174,19 @@ def network_config(path: str | os.PathLike, name: str) -> Any:
 
 
 def check_form(folder: str | os.PathLike, networks: dict[str, nn.Module]) -> None:
-    """InputError where weights in `folder` are of another form than `networks` by checkpoint name.
+    """InputError where weights in `folder` are of another form or crop than `networks`, by checkpoint name.
 
     Their tensors can be the same: a state of one form would load into the other and compute something else.
     """
     path = Path(folder) / "config.yaml"
-    for name, network in networks.items():
-        if name not in FIRST_KEYS or not path.is_file():
+    for name, network in networks.items() if path.is_file() else ():
+        known, ours = network_config(path, name), cast(Any, network.config)
+        if hasattr(ours, "crop"):
+            remedy = "set it to that to go on, or choose another output"
+            check_same_crop(ours.crop, f"this config's {name}", known.crop, f"the one in {folder}", remedy)
+        if name not in FIRST_KEYS:
             continue
-        known, ours = network_config(path, name).resolved(), cast(Any, network.config)
+        known = known.resolved()
         for option in dataclasses.fields(ours):
             if option.name not in ("form", "base") and option.default is not None:
                 continue
@@ -200,23 +207,26 @@ def load_checkpoint(folder: str | os.PathLike) -> tuple[HeatmapPredictor, FaceSy
             f"it with the folder of that one: python -m checkpoints.combine {folder} OTHER --output DIR"
         )
     predictor, synthesizer = load_network(folder, "heatmap_predictor"), load_network(folder, "face_synthesizer")
-    check_size(synthesizer, str(folder))
+    check_crops(predictor, synthesizer, folder, folder)
     return predictor, synthesizer
+
+
+def check_crops(
+    predictor: HeatmapPredictor,
+    synthesizer: FaceSynthesizer,
+    predictor_folder: str | os.PathLike,
+    synthesizer_folder: str | os.PathLike,
+) -> None:
+    """InputError where two networks that work together were trained on crops of different forms."""
+    holders = f"the heatmap_predictor of {predictor_folder}", f"the face_synthesizer of {synthesizer_folder}"
+    remedy = "give two networks that were trained with the same crop"
+    check_same_crop(predictor.config.crop, holders[0], synthesizer.config.crop, holders[1], remedy)
 
 
 def is_g4g(folder: str | os.PathLike) -> bool:
     """Whether a checkpoint folder holds G4G's network and none of the two of STSA."""
     held = {path.stem for path in Path(folder).glob("*.safetensors")}
     return "g4g_synthesizer" in held and not held & {"heatmap_predictor", "face_synthesizer"}
-
-
-def check_size(synthesizer: FaceSynthesizer, source: str) -> None:
-    """InputError where a synthesizer, of `source`, makes faces of another size than the predictor makes heatmaps."""
-    if synthesizer.config.size != SIZE:
-        raise InputError(
-            f"{source}: the synthesizer makes faces of {synthesizer.config.size} pixels, the predictor heatmaps of "
-            f"{SIZE}; train one with model.size={SIZE}"
-        )
 
 
 def digest(checkpoint: str | os.PathLike) -> str:

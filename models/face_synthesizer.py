@@ -1,14 +1,15 @@
-"""STSA's face synthesizer (paper III-B): the hidden half of a face from references, heatmaps and sound."""
+"""STSA's face synthesizer (paper III-B): the hidden part of a face from references, heatmaps and sound."""
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from media.crop import CropForm
 from models import released_face
 from models.inpainting import InpaintingGenerator
 from models.layers import AUDIO_CHANNELS, AudioEncoder, ConvBlock, check_positive, check_references, repeated, scaled
@@ -71,7 +72,7 @@ class FaceSynthesizerConfig:
     audio: str = "mel"  # "mel" (80 channels, 16 wide) or "wav2vec2" (768 channels, 10 wide)
     width: float = 1.0  # factor of every layer's channels
     references: int = 5  # N, fixed by the spatial path's stacking
-    size: int = 128  # H = W of the face crops, a multiple of 4, at least 100
+    crop: CropForm = field(default_factory=CropForm)
     spade_relu: bool | None = None  # a ReLU between SPADE's two convolutions, as in its paper
     spatial: bool = True  # the spatial path; Table III's ablations leave one out
     temporal: bool = True  # the temporal path; a path that is absent has no parameters
@@ -275,7 +276,7 @@ class MutualInformation(nn.Module):
 
 
 class FaceSynthesizer(nn.Module):
-    """Fig. 2: frames with the lower half hidden, references of the same person, heatmaps and sound -> whole faces.
+    """Fig. 2: frames with a part hidden, references of the same person, heatmaps and sound -> whole faces.
 
     Attributes:
         inputs: the names in a batch of `ClipDataset` that `forward` takes, in its order.
@@ -323,9 +324,9 @@ class FaceSynthesizer(nn.Module):
         """Synthesize the frames of B windows.
 
         Args:
-            frames: (B, T, 3, H, W) RGB in [0, 1]; their lower half is hidden here and may hold anything.
-            heatmaps: (B, T, 1, H, W) in [0, 1], the full face to synthesize.
-            reference_images, reference_heatmaps: (B, N, 3, H, W) and (B, N, 1, H, W) of the same person.
+            frames: (B, T, 3, H, W) RGB in [0, 1]; their hidden part is set to 0 here and may hold anything.
+            heatmaps: (B, T, 1, G, G) in [0, 1], the full face to synthesize; they are resized to the crop.
+            reference_images, reference_heatmaps: (B, N, 3, H, W) and (B, N, 1, G, G) of the same person.
             audio: (B, T, C, W), the window of sound around each frame.
             alignment: whether to return what the losses take of the alignment.
             flow_only: compute the temporal path's flow and weights alone.
@@ -362,7 +363,7 @@ class FaceSynthesizer(nn.Module):
 
     def _encode(self, reference_images: Tensor, reference_heatmaps: Tensor, *further: Tensor) -> References:
         check_references(reference_images, self.config.references)
-        images, heatmaps = self._inside(reference_images), self._channels(reference_heatmaps)
+        images, heatmaps = self._inside(reference_images), self._channels(reference_heatmaps, reference_images)
         sampled, compared = self.spatial.encode(images, heatmaps) if self.spatial else ([], [])
         temporal = self.temporal.encode(images, heatmaps, *further) if self.temporal else []
         return References(sampled, compared, temporal)
@@ -372,7 +373,7 @@ class FaceSynthesizer(nn.Module):
     ) -> Tensor | tuple[Tensor, Alignment]:
         shape = frames.shape[:2]
         references = references.repeat(shape[1])
-        frames, heatmaps = self._inside(frames.flatten(0, 1)), self._channels(heatmaps.flatten(0, 1))
+        frames, heatmaps = self._inside(frames.flatten(0, 1)), self._channels(heatmaps, frames).flatten(0, 1)
         audio = self.audio_encoder(audio.flatten(0, 1))
 
         paths, gathered = [], None
@@ -382,7 +383,7 @@ class FaceSynthesizer(nn.Module):
             gathered = self.temporal(references.temporal, heatmaps, audio, *(x.flatten(0, 1) for x in further))
             paths.append(gathered.features)
         aligned = [fuse(torch.cat(features, dim=1)) for fuse, *features in zip(self.fusion, *paths, strict=True)]
-        faces = self.finish(mask_lower_half(frames), heatmaps, aligned, audio, gathered)
+        faces = self.finish(mask_hidden(frames, self.config.crop), heatmaps, aligned, audio, gathered)
         faces = self._inside(faces).unflatten(0, shape)
         if not alignment:
             return faces
@@ -403,11 +404,12 @@ class FaceSynthesizer(nn.Module):
     ) -> Alignment:
         """`forward` with `flow_only`."""
         shape = heatmaps.shape[:2]
-        images, channels = self._inside(reference_images), self._channels(reference_heatmaps)
+        images, channels = self._inside(reference_images), self._channels(reference_heatmaps, reference_images)
         references = [repeated(x, shape[1]) for x in self.temporal.encode(images, channels, *further_references)]
         audio = self.audio_encoder(audio.flatten(0, 1))
         further = [x.flatten(0, 1) for x in further]
-        deformed = self.temporal.deform(references, self._channels(heatmaps.flatten(0, 1)), audio, *further)
+        heatmaps = self._channels(heatmaps, reference_images).flatten(0, 1)
+        deformed = self.temporal.deform(references, heatmaps, audio, *further)
         return Alignment(None, *_of_windows(*deformed, shape))
 
     def shared_parameters(self) -> list[nn.Parameter]:
@@ -419,7 +421,11 @@ class FaceSynthesizer(nn.Module):
         """Images (..., 3, H, W) between RGB and the order of the weights; its own inverse."""
         return images.flip(-3) if self.bgr else images
 
-    def _channels(self, heatmaps: Tensor) -> Tensor:
+    def _channels(self, heatmaps: Tensor, images: Tensor) -> Tensor:
+        """Heatmaps (B, M, 1, G, G) -> (B, M, c, H, W), of the size of `images`."""
+        if heatmaps.shape[-2:] != images.shape[-2:]:
+            resized = F.interpolate(heatmaps.flatten(0, 1), size=images.shape[-2:], mode="bilinear")
+            heatmaps = resized.unflatten(0, heatmaps.shape[:2])
         return heatmaps.expand(*heatmaps.shape[:-3], self.heatmap_channels, *heatmaps.shape[-2:])
 
 
@@ -446,10 +452,11 @@ def released_state(state_dict: dict[str, Tensor], config: FaceSynthesizerConfig 
     return released_face.convert(state_dict, shapes)
 
 
-def mask_lower_half(frames: Tensor) -> Tensor:
-    """Set the rows from H/2 on to 0."""
-    height = frames.shape[-2]
-    return F.pad(frames[..., : height // 2, :], (0, 0, 0, height - height // 2))
+def mask_hidden(frames: Tensor, crop: CropForm) -> Tensor:
+    """A copy of frames (..., H, W) of the form `crop` with what it hides set to 0."""
+    masked = frames.clone()
+    masked[..., *crop.hidden_pixels] = 0
+    return masked
 
 
 def _of_windows(grid: Tensor, weights: Tensor, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -472,5 +479,7 @@ def _check(config: FaceSynthesizerConfig) -> None:
         raise ValueError("the synthesizer needs its spatial or its temporal path; switch one on")
     if config.mutual_information and not (config.spatial and config.temporal):
         raise ValueError("mutual information compares the spatial and the temporal path; it needs both")
-    if config.size % 4 or config.size < 100:
-        raise ValueError(f"size is {config.size}; the network's strides need a multiple of 4, at least 100")
+    for name in ("height", "width"):
+        side = getattr(config.crop, name)
+        if side % 4 or side < 100:
+            raise ValueError(f"crop.{name} is {side}; the network's strides need a multiple of 4, at least 100")

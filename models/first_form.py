@@ -1,9 +1,11 @@
 """Reads configs of earlier versions: each quirk of the released networks, and each addition, was a key of its own."""
 
+import dataclasses
 from typing import Any
 
 from omegaconf import OmegaConf
 
+from media.crop import CropForm, named_crop
 from media.errors import InputError
 from models import face_synthesizer
 
@@ -28,6 +30,30 @@ _PAPER_THEN = {
 # Keys that became `form: landmarks`, and those that this form does not have.
 _LANDMARK_KEYS = {"heatmap_predictor": {"heatmaps"}, "face_synthesizer": {"landmark_flow", "copy_references"}}
 _DECODER_KEYS = ("form", "messages", "add_pose", "keypoint_shortcut", "pose_messages")
+
+
+def with_crop(name: str, section: Any, source: str) -> Any:
+    """A network's section whose `crop` has all of its fields, where it is a name or, in older configs, a `size`.
+
+    Args:
+        name: the network's in checkpoints.
+        section: of an OmegaConf config.
+        source: names the file and the section in errors.
+
+    Raises:
+        InputError: the name is none of `media.crop.CROPS`, or the size is no number of pixels.
+    """
+    if not OmegaConf.is_dict(section):
+        return section
+    sized = name in ("face_synthesizer", "g4g_synthesizer") and section.get("size") is not None
+    if not sized and not isinstance(section.get("crop"), str):
+        return section
+    section = OmegaConf.to_container(section)
+    try:
+        crop = CropForm.square(section.pop("size")) if sized else named_crop(section["crop"])
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from error
+    return OmegaConf.create(section | {"crop": dataclasses.asdict(crop)})
 
 
 def is_earlier(name: str, section: Any) -> bool:

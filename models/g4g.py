@@ -1,4 +1,4 @@
-"""G4G's face synthesizer (Zhang et al.): the lower half of a face from references, their landmarks and sound alone.
+"""G4G's face synthesizer (Zhang et al.): the hidden part of a face from references, their landmarks and sound alone.
 
 No heatmap of the target guides it: the sound deforms the features of the references. What the paper leaves open follows
 DINet (Zhang et al. 2023), whose deformation and inpainting it builds on, or is this project's reading:
@@ -9,17 +9,18 @@ DINet (Zhang et al. 2023), whose deformation and inpainting it builds on, or is 
 - g' of eq. 6 and 7, which encodes the negatives, is g: the negatives are the other rows of the batch and, of sounds,
   unsynced ones of the same clip (eq. 16). What g_v and g_a make serves the contrastive loss alone; the deformation
   takes the features that they are made of.
-- The composite's Gaussian-smoothed mask is the hidden half, soft towards the visible one.
+- The composite's Gaussian-smoothed mask is the hidden part, soft towards the visible one.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.face_synthesizer import mask_lower_half
+from media.crop import CropForm
+from models.face_synthesizer import mask_hidden
 from models.layers import (
     AUDIO_CHANNELS,
     AudioEncoder,
@@ -44,7 +45,7 @@ class G4GConfig:
     audio: str = "mel"  # "mel" (80 channels, 16 wide: the paper's) or "wav2vec2" (768 channels, 10 wide)
     width: float = 1.0  # factor of every layer's channels
     references: int = 5  # N, fixed by the stacking of the reference images
-    size: int = 128  # H = W of the face crops, a multiple of 32; the paper's mouth region has 256
+    crop: CropForm = field(default_factory=CropForm)  # the paper's is CROPS["g4g"]
     stride: int = 2  # of F_ref against the crop, 2 or 4; DINet's 4 is for faces three times as large
     alignment_blocks: int = 2  # residual blocks of the intra-modality alignment
     alignment: bool = True  # both alignments; Table 2's ablation has convolutions in their place
@@ -206,7 +207,7 @@ class BlendNet(nn.Module):
 
 
 class G4GSynthesizer(nn.Module):
-    """Frames with the lower half hidden -> whole faces, from references of the same person and sound.
+    """Frames with a part hidden -> whole faces, from references of the same person and sound.
 
     Attributes:
         inputs: the names in a batch of `ClipDataset` that `forward` takes, in its order.
@@ -222,8 +223,10 @@ class G4GSynthesizer(nn.Module):
         super().__init__()
         if config.audio not in AUDIO_CHANNELS:
             raise ValueError(f"audio is {config.audio!r}; it can be {' or '.join(map(repr, AUDIO_CHANNELS))}")
-        if config.size % 32 or config.size < 64:
-            raise ValueError(f"size is {config.size}; it must be a multiple of 32, at least 64")
+        for name in ("height", "width"):
+            side = getattr(config.crop, name)
+            if side % 32 or side < 64:
+                raise ValueError(f"crop.{name} is {side}; it must be a multiple of 32, at least 64")
         if config.stride not in (2, 4):
             raise ValueError(f"stride is {config.stride}; it can be 2 or 4")
         check_positive(config, "width", "references", "alignment_blocks")
@@ -247,7 +250,7 @@ class G4GSynthesizer(nn.Module):
         self.after = residual_pair(4 * base)
         self.decoder = Decoder(base, config.stride)
         self.fusion = BlendNet(scaled(32, config.width)) if config.fusion else None
-        self.register_buffer("mask", soft_lower_half(config.size), persistent=False)
+        self.register_buffer("mask", soft_hidden(config.crop), persistent=False)
 
     def forward(
         self,
@@ -286,7 +289,7 @@ class G4GSynthesizer(nn.Module):
         """As `forward`, with `encode_references`' result for the B windows (eq. 1, 2 and 11)."""
         shape, identity = frames.shape[:2], references.landmarks
         references = references.repeat(shape[1])
-        masked = mask_lower_half(frames.flatten(0, 1))
+        masked = mask_hidden(frames.flatten(0, 1), self.config.crop)
         heard, unsynced = self._encode_sounds(audio.flatten(0, 1), unsynced)
         source = self.source(masked)
         visual = self.align(self.embed_source(source), references.embedding, references.landmarks)
@@ -314,10 +317,14 @@ class G4GSynthesizer(nn.Module):
         return features[: len(audio)], features[len(audio) :].unflatten(0, unsynced.shape[:2])
 
 
-def soft_lower_half(size: int) -> Tensor:
-    """(1, size, size): 1 in the hidden half, and above it the tail of a Gaussian.
+def soft_hidden(crop: CropForm) -> Tensor:
+    """(1, H, W): 1 where `crop` is hidden, and around it the tail of a Gaussian.
 
-    There alone it is soft: below, the frame that shows through would be the hidden one.
+    It is soft outside alone: inside, the frame that shows through would be the hidden one.
     """
-    above = (size / 2 - torch.arange(size) - 0.5).clamp(min=0)
-    return torch.exp(-((above / (size * _SOFT_EDGE)) ** 2) / 2)[None, :, None].expand(1, size, size).contiguous()
+    edge = min(crop.shape) * _SOFT_EDGE
+    above, beside = (
+        torch.maximum(hidden.start - pixels - 0.5, pixels + 0.5 - hidden.stop).clamp(min=0) / edge
+        for hidden, pixels in zip(crop.hidden_pixels, map(torch.arange, crop.shape), strict=True)
+    )
+    return torch.exp(-(above[:, None] ** 2 + beside**2) / 2)[None]

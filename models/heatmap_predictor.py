@@ -2,17 +2,17 @@
 
 import dataclasses
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 
+from media.crop import STSA, CropForm
 from media.heatmap import JAW_POINTS, LIP_POINTS
 from models.layers import AUDIO_CHANNELS, ConvBlock, check_positive, in_full_precision, renamed, scaled
 
-SIZE = 128  # H and W of the heatmaps
 _LONGEST_WINDOW = 512
 
 
@@ -45,6 +45,7 @@ class WindowEncoderConfig:
     width: float = 1.0  # factor of every layer's channels, the transformer's width and feed-forward included
     frames: int = 5  # T, consecutive frames in a window
     references: int = 5  # N, reference frames it is trained with
+    crop: CropForm = field(default_factory=CropForm)
     layers: int = 8  # of the transformer encoder
     heads: int = 4  # of the transformer encoder
     dropout: float = 0.1  # of the transformer encoder
@@ -104,7 +105,7 @@ class WindowEncoder(nn.Module):
         self.transformer = nn.TransformerEncoder(layer, config.layers, enable_nested_tensor=False)
 
     def encode_frames(self, audio: Tensor, pose_heatmaps: Tensor) -> Tensor:
-        """Embed frames independently: audio (F, C, W), pose_heatmaps (F, 1, 128, 128) -> (F, 2, width), audio first.
+        """Embed frames independently: audio (F, C, W), pose_heatmaps (F, 1, G, G) -> (F, 2, width), audio first.
 
         In dubbing, a frame belongs to T windows and is embedded once.
         """
@@ -115,7 +116,7 @@ class WindowEncoder(nn.Module):
         return self.norm(torch.stack(embeddings, dim=1))
 
     def encode_references(self, reference_heatmaps: Tensor) -> Tensor:
-        """Embed reference heatmaps (B, N, 1, 128, 128) -> (B, N, width); in dubbing, once a video."""
+        """Embed reference heatmaps (B, N, 1, G, G) -> (B, N, width); in dubbing, once a video."""
         embeddings = self.reference_encoder(reference_heatmaps.flatten(0, 1)).flatten(1)
         return self.norm(embeddings).unflatten(0, reference_heatmaps.shape[:2])
 
@@ -168,11 +169,11 @@ class HeatmapPredictor(WindowEncoder):
 
         Args:
             audio: (B, T, C, W), the window of sound around each frame.
-            pose_heatmaps: (B, T, 1, 128, 128) in [0, 1], the upper face of the target frames.
-            reference_heatmaps: (B, N, 1, 128, 128) in [0, 1], whole faces of the same person.
+            pose_heatmaps: (B, T, 1, G, G) in [0, 1], the upper face of the target frames.
+            reference_heatmaps: (B, N, 1, G, G) in [0, 1], whole faces of the same person.
 
         Returns:
-            heatmaps (B, T, 1, 128, 128), at least 0; the sum of the branches may pass 1, and is clipped at 1 before
+            heatmaps (B, T, 1, G, G), at least 0; the sum of the branches may pass 1, and is clipped at 1 before
             synthesis (`models.guidance`). Keypoints (B, T, 57, 2) in units of the crop, 17 of the jaw, then 40 of the
             lips.
         """
@@ -191,11 +192,11 @@ class HeatmapPredictor(WindowEncoder):
         Args:
             frames: (B, T, 2, width), windows of `encode_frames`; at both ends of a video its last frame is repeated.
             references: (B or 1, N, width), of `encode_references`.
-            pose_heatmaps: (B, 1, 128, 128) of the centre frames.
+            pose_heatmaps: (B, 1, G, G) of the centre frames.
             keypoints: whether to compute the keypoints.
 
         Returns:
-            heatmaps (B, 1, 128, 128), at least 0, and keypoints (B, 57, 2), or None.
+            heatmaps (B, 1, G, G), at least 0, and keypoints (B, 57, 2), or None.
         """
         centre = frames.shape[1] // 2
         references = references.expand(len(frames), -1, -1)
@@ -205,7 +206,7 @@ class HeatmapPredictor(WindowEncoder):
         return self._complete(*heatmaps, pose_heatmaps), found
 
     def _keypoints(self, lip: Tensor, jaw: Tensor, lip_heatmaps: Tensor, jaw_heatmaps: Tensor) -> Tensor:
-        """Tokens (M, width) and heatmaps (M, 1, 128, 128) of both branches -> (M, 57, 2), jaw first."""
+        """Tokens (M, width) and heatmaps (M, 1, G, G) of both branches -> (M, 57, 2), jaw first."""
         return torch.cat([self.jaw_keypoints(jaw, jaw_heatmaps), self.lip_keypoints(lip, lip_heatmaps)], dim=1)
 
     def _complete(self, lip_heatmaps: Tensor, jaw_heatmaps: Tensor, pose_heatmaps: Tensor) -> Tensor:
@@ -228,7 +229,7 @@ class _CoupledDecoder(nn.Module):
         self.pose_to_jaw = _pose_message(width) if pose_messages else None
 
     def forward(self, lip: Tensor, jaw: Tensor, pose_heatmaps: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens (B, width) each and pose_heatmaps (B, 1, 128, 128) -> lip and jaw heatmaps (B, 1, 128, 128)."""
+        """Tokens (B, width) each and pose_heatmaps (B, 1, G, G) -> lip and jaw heatmaps (B, 1, G, G)."""
         lip, jaw = self.lip[:2](lip[..., None, None]), self.jaw[:2](jaw[..., None, None])  # 8x8
         jaw_to_lip = self.lip_to_jaw if self.jaw_to_lip is None else self.jaw_to_lip
         lip, jaw = lip + jaw_to_lip(jaw), jaw + self.lip_to_jaw(lip)
@@ -248,7 +249,7 @@ class _KeypointExtractor(nn.Module):
         self.linear = nn.Linear(scaled(512, width), 2 * points)
 
     def forward(self, token: Tensor, heatmaps: Tensor) -> Tensor:
-        """(B, width), (B, 1, 128, 128) -> (B, points, 2)."""
+        """(B, width), (B, 1, G, G) -> (B, points, 2)."""
         seen = self.encoder(heatmaps).flatten(1)
         return in_full_precision(self.linear, seen + token if self.shortcut else seen).unflatten(1, (-1, 2))
 
@@ -281,7 +282,7 @@ def _pose_message(width: float) -> nn.Sequential:
 
 
 def _heatmap_encoder(width: float) -> nn.Sequential:
-    """(B, 1, 128, 128) -> (B, width, 1, 1) in [-1, 1]."""
+    """(B, 1, G, G) -> (B, width, 1, 1) in [-1, 1]."""
     blocks, channels = [], 1
     for out, stride, residuals in ((32, 2, 2), (64, 3, 2), (128, 3, 2), (256, 3, 1)):
         out = scaled(out, width)
@@ -318,6 +319,8 @@ def _check(config: WindowEncoderConfig, width: int) -> None:
     if config.audio not in AUDIO_CHANNELS:
         raise ValueError(f"audio is {config.audio!r}; give one of {', '.join(AUDIO_CHANNELS)}")
     check_positive(config, "width", "frames", "references", "layers", "heads")
+    if config.crop.guidance != STSA.guidance:
+        raise ValueError(f"crop.guidance is {config.crop.guidance}; the layers' strides need {STSA.guidance}")
     if width % config.heads:
         raise ValueError(f"{config.heads} heads do not divide the transformer's width {width}; change heads or width")
 

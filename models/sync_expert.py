@@ -7,9 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from media.crop import CropForm
 from models.layers import ConvBlock, check_positive, renamed, scaled
 
 FRAMES = 5  # of a window
+CROP = CropForm(height=96, width=96)  # of the faces; the expert sees what this hides
 
 # Encoders as rows of (channels, kernel, stride, padding, residual blocks that follow).
 _FACE_LAYERS = (
@@ -79,7 +81,7 @@ class SyncExpert(nn.Module):
 
 
 def lower_faces(frames: Tensor) -> Tensor:
-    """Convert face crops to the expert's input: 96x96, lower half, BGR, the channels of all frames concatenated.
+    """Convert face crops to the expert's input: `CROP`'s hidden part, BGR, the channels of all frames concatenated.
 
     Args:
         frames: (B, 5, 3, H, W) RGB in [0, 1].
@@ -89,9 +91,10 @@ def lower_faces(frames: Tensor) -> Tensor:
     """
     batch, count = frames.shape[:2]
     faces = frames.flatten(0, 1)
-    if faces.shape[-2:] != (96, 96):
-        faces = F.interpolate(faces, (96, 96), mode="bilinear", align_corners=False)
-    return faces[:, :, 48:].flip(1).reshape(batch, 3 * count, 48, 96)
+    if faces.shape[-2:] != CROP.shape:
+        faces = F.interpolate(faces, CROP.shape, mode="bilinear", align_corners=False)
+    lower = faces[..., *CROP.hidden_pixels].flip(1)
+    return lower.reshape(batch, 3 * count, *lower.shape[-2:])
 
 
 def _encoder(channels: int, layers: tuple[tuple, ...], width: float) -> nn.Sequential:

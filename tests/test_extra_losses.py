@@ -44,7 +44,7 @@ def test_the_terms_are_their_functions_of_weighted_pixels():
     expected = {"l1": l1_loss(*pair), "gradient": 2 * gradient_loss(*pair), "ssim": 0.5 * ssim_loss(*pair)}
     expected["flow"] = 0.25 * landmark_flow_loss(grid, batch["points"], batch["reference_points"])
     weights = ExtraLosses(l1=1.0, gradient=2.0, ssim=0.5, mouth=4.0, upper=0.1, flow=0.25)
-    terms = ExtraObjective(weights, FaceSynthesizerConfig(size=16))(faces, batch, Alignment(None, grid))
+    terms = ExtraObjective(weights, FaceSynthesizerConfig(crop=crop))(faces, batch, Alignment(None, grid))
     assert terms == expected
     without = FaceSynthesizerConfig(temporal=False)
     assert ExtraObjective(ExtraLosses(), without)(faces, batch, Alignment(None, None)) == {}

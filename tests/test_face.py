@@ -14,7 +14,7 @@ from faces import empty, portrait
 
 from media.crop import STSA, CropForm, crop_face, overlap, paste_face, select131, to_crop
 from media.face import Face, FaceTracker, _silence
-from media.heatmap import ORDER, OVAL_POINTS
+from media.landmarks import ORDER, OVAL_POINTS
 from media.references import by_lip_opening, choose_references, covering_references, lip_opening
 from media.video import read_frames
 

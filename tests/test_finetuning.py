@@ -6,6 +6,7 @@ import torch
 from benchmarks.inference import trained_like
 from data_prep.windows import ClipDataset
 from finetune_e2e import Dubbing, first_synthesized
+from media.crop import CROPS
 from media.errors import InputError
 from models.checkpoint import build_network, load_checkpoint, network_class, save_checkpoint
 from models.face_synthesizer import FaceSynthesizer, FaceSynthesizerConfig
@@ -52,10 +53,14 @@ def test_the_sound_of_the_sync_loss_is_that_of_the_synthesized_frames(clips):
     assert first_synthesized(HeatmapPredictor(HeatmapPredictorConfig(width=0.03, layers=1, frames=9)), 5) == 2
 
 
-def test_a_synthesizer_of_another_size_than_the_heatmaps_is_refused(tmp_path):
-    synthesizer = FaceSynthesizer(FaceSynthesizerConfig(width=0.03, size=160))
+def test_two_networks_of_different_crops_are_refused(tmp_path):
+    synthesizer = FaceSynthesizer(FaceSynthesizerConfig(width=0.03, crop=CROPS["stsa-256"]))
     predictor = HeatmapPredictor(HeatmapPredictorConfig(width=0.03, layers=1))
     networks = {"heatmap_predictor": predictor, "face_synthesizer": synthesizer}
     save_checkpoint(tmp_path, networks, {name: network.config for name, network in networks.items()})
-    with pytest.raises(InputError, match="faces of 160 pixels, the predictor heatmaps of 128; train one with"):
+    with pytest.raises(InputError) as error:
         load_checkpoint(tmp_path)
+    assert str(error.value) == (
+        f"the heatmap_predictor of {tmp_path} has crop.height=128, the face_synthesizer of {tmp_path} has 256; "
+        f"give two networks that were trained with the same crop"
+    )

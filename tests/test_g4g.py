@@ -19,14 +19,14 @@ from data_prep.clips import Clip
 from dubbing import G4GSpeaker, StsaSpeaker, load_speaker
 from losses.g4g import G4GLosses, G4GObjective, attribute_loss, freeze_unread, reconstruction_loss
 from losses.sync import contrastive_loss, own_sound_nearest
-from media.crop import STSA
+from media.crop import CROPS, STSA, CropForm
 from media.errors import InputError
 from media.video import read_frames
 from metrics.quality import score_g4g_clip
 from models import G4GConfig, G4GSynthesizer, load_network, save_checkpoint
 from models.discriminator import DiscriminatorConfig, PatchDiscriminator
 from models.fast import accelerate_inference
-from models.g4g import AlignmentBlock, adain, soft_lower_half
+from models.g4g import AlignmentBlock, adain, soft_hidden
 from models.guidance import inputs_of
 from models.sync_expert import SyncExpert, SyncExpertConfig, lower_faces
 from train_face import SCHEMAS, G4GTraining, moved_by_sound, starting_point, unsynced_sounds
@@ -36,12 +36,12 @@ ROOT = Path(__file__).resolve().parent.parent
 SMALL = {"width": 0.06}
 
 
-def inputs(windows: int = 2, frames: int = 3, size: int = 128) -> dict[str, torch.Tensor]:
-    random = torch.Generator().manual_seed(1)
+def inputs(windows: int = 2, frames: int = 3, crop: CropForm = STSA) -> dict[str, torch.Tensor]:
+    random, guidance = torch.Generator().manual_seed(1), (crop.guidance, crop.guidance)
     return {
-        "frames": torch.rand(windows, frames, 3, size, size, generator=random),
-        "reference_images": torch.rand(windows, 5, 3, size, size, generator=random),
-        "reference_heatmaps": torch.rand(windows, 5, 1, size, size, generator=random),
+        "frames": torch.rand(windows, frames, 3, *crop.shape, generator=random),
+        "reference_images": torch.rand(windows, 5, 3, *crop.shape, generator=random),
+        "reference_heatmaps": torch.rand(windows, 5, 1, *guidance, generator=random),
         "audio": torch.randn(windows, frames, 80, 16, generator=random),
     }
 
@@ -55,10 +55,11 @@ def trained(**options) -> G4GSynthesizer:
 
 @torch.no_grad()
 @pytest.mark.parametrize(
-    "options", [{}, {"alignment": False, "stride": 4}, {"fusion": False}, {"size": 64, "references": 2}]
+    "options",
+    [{}, {"alignment": False, "stride": 4}, {"fusion": False}, {"crop": CropForm.square(64), "references": 2}],
 )
 def test_references_encoded_once_and_the_fast_form_give_the_same_faces(options):
-    network, given = trained(**options).double(), inputs(size=options.get("size", 128))
+    network, given = trained(**options).double(), inputs(crop=options.get("crop", STSA))
     given = {name: value.double() for name, value in given.items()}
     for name in ("reference_images", "reference_heatmaps"):
         given[name] = given[name][:, : network.config.references]
@@ -93,10 +94,28 @@ def test_adain_gives_a_channel_the_mean_and_the_deviation_that_the_landmarks_say
 
 
 def test_the_composite_shows_what_is_visible_far_from_the_hidden_half():
-    mask = soft_lower_half(128)[0]
+    mask = soft_hidden(STSA)[0]
     assert (mask[64:] == 1).all() and (mask.diff(dim=0) >= 0).all() and mask[:40].max() < 1e-8
     network, given = trained(fusion=False), inputs()
     torch.testing.assert_close(network(**given)[..., :40, :], given["frames"][..., :40, :])
+
+
+@torch.no_grad()
+def test_at_the_papers_crop_all_around_the_mouths_region_is_visible():
+    crop = CROPS["g4g"]
+    mask = soft_hidden(crop)[0]
+    hidden = torch.from_numpy(crop.hidden_mask())
+    assert hidden.sum() == 256 * 256 and (mask[hidden] == 1).all() and (mask[~hidden] < 1).all()
+    # Half a pixel outside, on each side: the rectangle has rows 128 to 383 and columns 32 to 287.
+    edges = mask[127, 160], mask[384, 160], mask[200, 31], mask[200, 288]
+    torch.testing.assert_close(torch.stack(edges), torch.full((4,), math.exp(-((0.5 / 10) ** 2) / 2)))
+    network, given = trained(fusion=False, width=0.03, crop=crop), inputs(1, 1, crop)
+    faces = network(**given)
+    assert faces.shape == (1, 1, 3, 416, 320)
+    torch.testing.assert_close(faces[..., mask < 1e-8], given["frames"][..., mask < 1e-8])
+    other = given["frames"].clone()
+    other[..., *crop.hidden_pixels] = torch.rand(256, 256)
+    assert torch.equal(network(**given | {"frames": other}), faces)
 
 
 def test_an_ablated_part_has_no_parameters():
@@ -110,7 +129,8 @@ def test_an_ablated_part_has_no_parameters():
     ("options", "named"),
     [
         ({"audio": "mfcc"}, "audio"),
-        ({"size": 100}, "size"),
+        ({"crop": CropForm.square(100)}, r"crop\.height is 100"),
+        ({"crop": CropForm(width=80)}, r"crop\.width is 80"),
         ({"stride": 8}, "stride"),
         ({"references": 0}, "references"),
     ],

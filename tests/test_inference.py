@@ -22,7 +22,7 @@ from dubbing.people import observe
 from media.crop import select131
 from media.errors import InputError
 from media.face import FaceTracker
-from media.heatmap import OVAL_POINTS
+from media.landmarks import OVAL_POINTS
 from media.video import VideoWriter, probe, read_frames
 
 

@@ -18,7 +18,7 @@ from extensions.landmark_synthesizer import LandmarkSynthesizer, LandmarkSynthes
 from extensions.lessons import ReadingTraining, learn_reading, reading_loss
 from extensions.point_reader import PointReader
 from media.audio import audio_windows
-from media.crop import STSA, select131, to_crop
+from media.crop import STSA, CropForm, select131, to_crop
 from media.face import FaceTracker
 from media.heatmap import FULL_FACE, KEYPOINTS, POSE, draw_heatmap, draw_heatmaps
 from media.references import covering_references
@@ -125,7 +125,9 @@ def test_networks_given_heatmaps_alone_read_the_points():
 
 @torch.no_grad()
 def test_faces_of_another_size_are_read_too():
-    network = LandmarkSynthesizer(LandmarkSynthesizerConfig(width=0.03, size=100, copy_references=False)).eval()
+    network = LandmarkSynthesizer(
+        LandmarkSynthesizerConfig(width=0.03, crop=CropForm.square(100), copy_references=False)
+    ).eval()
     images, heatmaps = torch.rand(1, 5, 3, 100, 100), torch.rand(1, 5, 1, 100, 100)
     assert network(images[:, :1], heatmaps[:, :1], images, heatmaps, torch.randn(1, 1, 80, 16)).shape == (
         1,

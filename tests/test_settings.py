@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from omegaconf import DictConfig, OmegaConf
@@ -41,7 +42,8 @@ def test_the_settings_are_those_of_the_dataclasses_with_their_defaults(script, s
     read = {each.name: each for each in settings(script, schema)}
     assert read.keys() == config.keys()
     for name, each in read.items():
-        expected = config[name]
+        expected: Any = config[name]
+        expected = list(expected) if OmegaConf.is_config(expected) else expected  # of a tuple too
         shown = REQUIRED if each.default == REQUIRED else OmegaConf.create(f"x: {each.default}").x
         if name == "train.precision":
             shown = each.default  # YAML takes a bare no for false, and `start` takes that for "no"

@@ -9,6 +9,7 @@ from extensions.drawing import CurveDrawing
 from extensions.landmark_maps import apply_affine, landmark_warp
 from extensions.landmark_predictor import LandmarkPredictor, LandmarkPredictorConfig
 from extensions.landmark_synthesizer import LandmarkSynthesizer, LandmarkSynthesizerConfig
+from media.crop import STSA, CropForm
 from media.heatmap import CONTENT, KEYPOINTS, LIP_POINTS, ORDER, draw_heatmap
 from models import FaceSynthesizer, FaceSynthesizerConfig
 
@@ -170,7 +171,7 @@ def test_a_warp_by_landmarks_is_the_affine_map_where_that_says_all():
     points = torch.rand(2, 1, 131, 2)
     affine = torch.tensor([[0.9, 0.1], [-0.05, 0.8], [0.03, 0.12]]).repeat(2, 3, 1, 1)
     affine[:, 1, 2] += 0.02
-    grid = landmark_warp(points[:, 0], apply_affine(points, affine), 64).unflatten(0, (2, 3))
+    grid = landmark_warp(points[:, 0], apply_affine(points, affine), CropForm.square(64)).unflatten(0, (2, 3))
     y, x = torch.meshgrid(*[(torch.arange(64) + 0.5) / 64] * 2, indexing="ij")
     expected = 2 * (torch.stack([x, y, torch.ones_like(x)], dim=-1) @ affine[:, :, None]) - 1
     inside = expected.abs() < 1 - 1 / 64
@@ -181,7 +182,7 @@ def test_a_warp_by_landmarks_reads_each_landmark_where_the_reference_has_it(pipe
     points = torch.from_numpy(pipeline["frame0.landmarks"][list(ORDER)])
     opened = points[None].float().clone()
     opened[:, KEYPOINTS[:17], 1] += 0.05  # the jaw, 6 of 128 pixels
-    grid = landmark_warp(points[None].float(), opened[:, None], 128)
+    grid = landmark_warp(points[None].float(), opened[:, None], STSA)
     read = F.grid_sample(grid, 2 * points[None, None].float() - 1, padding_mode="border", align_corners=False)
     error = ((read[0, :, 0].T + 1) / 2 - opened[0]).norm(dim=-1) * 128
     assert error[KEYPOINTS[:17]].mean() < 2 and error.mean() < 1  # at landmarks 6 pixels away, nearly nothing moves

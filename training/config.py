@@ -23,7 +23,7 @@ from media.errors import InputError, Parser, first_line
 from media.files import check_output_folder, existing_file
 from models.checkpoint import network_config
 from models.discriminator import DiscriminatorConfig
-from models.first_form import from_first_form, is_earlier
+from models.first_form import from_first_form, is_earlier, with_crop
 from training.first_form import drop_unused_lessons, losses_of_first_form
 from training.run import holds_a_run
 from training.settings import EXTENSIONS
@@ -136,17 +136,24 @@ def read_config(
         missing = sorted(OmegaConf.missing_keys(merged))
         if missing:
             raise InputError(f"config {path} does not set {', '.join(missing)}; add them or give {missing[0]}=VALUE")
-        return cast(Config, OmegaConf.to_object(merged))
+        try:
+            return cast(Config, OmegaConf.to_object(merged))
+        except InputError as error:  # of a section `crop`
+            raise InputError(f"config {path}: model.{error}") from error
     except OmegaConfBaseException as error:
         place = f" ({error.full_key})" if error.full_key else ""
         raise InputError(f"config {path}: {first_line(error)}{place}; correct the key or value") from error
 
 
 def _in_todays_keys(schema: type, layers: list[Any], path: str | Path) -> Any:
-    """Merge `layers`, with the keys of earlier versions translated to today's."""
+    """Merge `layers`, with names of crops replaced by their fields and the keys of earlier versions by today's."""
+    network = NETWORKS_OF.get(schema.__name__, "")
+    for layer in layers:  # before they are merged: a single field overrides that of a crop that a base names
+        if "model" in layer:
+            layer.model = with_crop(network, layer.model, f"config {path}: model")
     face = any(field.name == "losses" and field.type is FaceLosses for field in fields(schema))
     settings: Any = losses_of_first_form(layers) if face else OmegaConf.merge(*layers)
-    network, model = NETWORKS_OF.get(schema.__name__, ""), settings.get("model")
+    model = settings.get("model")
     if is_earlier(network, model):
         settings.model = from_first_form(network, model, f"config {path}: model")
     if network and _form(settings, network) != "landmarks":

@@ -193,6 +193,8 @@ def _written(value: ast.expr) -> str:
         return ast.unparse(value)
     if isinstance(constant, str):
         return constant or '""'
+    if isinstance(constant, tuple):
+        return str(list(constant))
     if constant is None or isinstance(constant, bool):
         return {True: "true", False: "false", None: "null"}[constant]
     return ast.unparse(value)
