@@ -34,7 +34,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
-from models.checkpoint import is_g4g, load_network, save_checkpoint
+from models.checkpoint import check_crops, is_g4g, load_network, save_checkpoint
 from models.guidance import share_reader
 
 # Keys of a training config that hold folders of the machine it ran on; these mean nothing elsewhere.
@@ -64,15 +64,16 @@ def main() -> None:
     wanted = ["g4g_synthesizer"] if all(map(is_g4g, arguments.folders)) else ["heatmap_predictor", "face_synthesizer"]
     networks: dict[str, Any] = {}
     sections: dict[str, Any] = {}
+    folders: dict[str, Path] = {}
     for name in arguments.networks or wanted:
         holders = [folder for folder in arguments.folders if (folder / f"{name}.safetensors").is_file()]
         if not holders:
-            folders = ", ".join(map(str, arguments.folders))
-            raise InputError(f"none of {folders} holds {name}.safetensors; add the folder of its run")
+            given = ", ".join(map(str, arguments.folders))
+            raise InputError(f"none of {given} holds {name}.safetensors; add the folder of its run")
         networks[name] = load_network(holders[-1], name)
         if arguments.blend < 1 and len(holders) > 1:
             networks[name] = blend(load_network(holders[-2], name), networks[name], arguments.blend, name)
-        sections[name] = networks[name].config
+        sections[name], folders[name] = networks[name].config, holders[-1]
         saved: Any = OmegaConf.load(holders[-1] / "config.yaml")
         training = saved.get("training")
         if training is not None:
@@ -82,7 +83,9 @@ def main() -> None:
             kept.get("speech", {}).pop("data", None)
             sections.setdefault("training", {})[name] = kept
     if {"heatmap_predictor", "face_synthesizer"} <= networks.keys():
-        share_reader(networks["heatmap_predictor"], networks["face_synthesizer"])
+        predictor, synthesizer = networks["heatmap_predictor"], networks["face_synthesizer"]
+        check_crops(predictor, synthesizer, folders["heatmap_predictor"], folders["face_synthesizer"])
+        share_reader(predictor, synthesizer)
     save_checkpoint(arguments.output, networks, sections, half=arguments.half)
     size = sum(file.stat().st_size for file in arguments.output.glob("*.safetensors")) / 1e6
     print(f"wrote {', '.join(networks)} into {arguments.output}, {size:.1f} MB")

@@ -9,9 +9,11 @@ from omegaconf import OmegaConf
 from checkpoints import combine
 from extensions.landmark_predictor import LandmarkPredictor, LandmarkPredictorConfig
 from extensions.landmark_synthesizer import LandmarkSynthesizer, LandmarkSynthesizerConfig
+from media.crop import CROPS
 from media.errors import InputError
 from models import NETWORK_NAMES
 from models.checkpoint import NETWORKS, load_network, save_checkpoint
+from models.face_synthesizer import FaceSynthesizer, FaceSynthesizerConfig
 from models.guidance import share_reader
 from models.heatmap_predictor import HeatmapPredictor, HeatmapPredictorConfig
 from models.sync_expert import SyncExpert, SyncExpertConfig
@@ -93,6 +95,20 @@ def test_what_cannot_be_blended_is_one_line(command, tmp_path, layers, share, wo
     code, error = command(first, second, "--output", str(tmp_path / "both"), "--blend", share)
     assert code == 2 and words in error and error.count("\n") == 1
     assert not (tmp_path / "both").exists()
+
+
+def test_networks_of_different_crops_are_not_combined(monkeypatch, capsys, tmp_path):
+    config = FaceSynthesizerConfig(width=0.03, crop=CROPS["stsa-256"])
+    sections = {"face_synthesizer": config}
+    save_checkpoint(tmp_path / "face", {"face_synthesizer": FaceSynthesizer(config)}, sections)
+    folders = [write(tmp_path / "heatmap", 1.0), str(tmp_path / "face")]
+    monkeypatch.setattr(sys, "argv", ["combine", *folders, "--output", str(tmp_path / "out")])
+    assert combine.main() == 2
+    assert capsys.readouterr().err == (
+        f"error: the heatmap_predictor of {folders[0]} has crop.height=128, the face_synthesizer of {folders[1]} has "
+        f"256; give two networks that were trained with the same crop\n"
+    )
+    assert not (tmp_path / "out").exists()
 
 
 def test_every_network_has_its_name_in_the_list_that_the_command_offers():
