@@ -166,7 +166,8 @@ def _extended(schema: type[Config], settings: Any, path: str | Path) -> type[Con
     classes, name = EXTENSIONS.get(schema.__name__, {}), schema.__name__
     form = _form(settings, NETWORKS_OF[name]) if name in NETWORKS_OF else "paper"
     unknown = settings.keys() - {field.name for field in fields(schema)}
-    further = classes.get(form, classes.get("") if unknown else None)
+    further = classes.get(form) if form else None
+    further = further or (classes.get("") if unknown else None)
     if further is None:
         return schema  # an unknown key will be an error
     try:  # imported here, so that the papers' networks train without extensions/
@@ -174,7 +175,7 @@ def _extended(schema: type[Config], settings: Any, path: str | Path) -> type[Con
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] != "extensions":
             raise
-        if form in classes:
+        if form and form in classes:
             raise InputError(
                 f"config {path}: model.form={form} needs the folder extensions/, which is absent; restore it or set "
                 f"form: paper"
