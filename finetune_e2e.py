@@ -33,10 +33,10 @@ from losses.sync import frozen_expert
 from media.errors import InputError, command
 from metrics.crops import Validation
 from models.checkpoint import build_network, check_crops, load_network
-from models.discriminator import DiscriminatorConfig
+from models.discriminator import DiscriminatorConfig, PatchDiscriminator
 from models.face_synthesizer import Alignment, FaceSynthesizer, mask_hidden
 from models.guidance import guidance, inputs_of, share_reader
-from models.heatmap_predictor import HeatmapPredictor
+from models.heatmap_predictor import WindowEncoder
 from training.best import best_score
 from training.config import (
     DataConfig,
@@ -73,7 +73,7 @@ class Finetuning:
     output: str = MISSING  # the run's folder
 
 
-def first_synthesized(predictor: HeatmapPredictor, frames: int) -> int:
+def first_synthesized(predictor: WindowEncoder, frames: int) -> int:
     """Where in the predictor's window the `frames` around its centre begin."""
     return (predictor.config.frames - frames) // 2
 
@@ -86,9 +86,7 @@ class Dubbing(nn.Module):
         true_heatmaps: in training, the share of the windows whose faces are drawn from the true heatmaps.
     """
 
-    def __init__(
-        self, predictor: HeatmapPredictor, synthesizer: FaceSynthesizer, frames: int, true_heatmaps: float = 0.0
-    ):
+    def __init__(self, predictor: WindowEncoder, synthesizer: FaceSynthesizer, frames: int, true_heatmaps: float = 0.0):
         super().__init__()
         self.predictor, self.synthesizer, self.true_heatmaps = predictor, synthesizer, true_heatmaps
         first = first_synthesized(predictor, frames)
@@ -137,7 +135,7 @@ def validate(
 
     `batch` is on the CPU; four windows at a time are on `device`. `further` gives other scores of the synthesis.
     """
-    faces, shown, scores = [], [], []
+    made, shown, scores = [], [], []
     for part in parts(batch, 4):
         part = move(part, device)
         generated, alignment, points, heatmaps, landmarks = dubbing(part)
@@ -145,9 +143,9 @@ def validate(
         if further is not None:
             values |= further(alignment, dubbing.targets(part, points))
         scores.append((len(generated), values))
-        faces.append(generated.cpu())
+        made.append(generated.cpu())
         shown.append(heatmaps[:, dubbing.synthesized][:, 0].cpu())
-    faces, true = torch.cat(faces), batch["frames"][:, dubbing.synthesized]
+    faces, true = torch.cat(made), batch["frames"][:, dubbing.synthesized]
     values = validation(faces) | mean_of_parts(scores)
     crop = dubbing.synthesizer.config.crop
     heatmap = F.interpolate(torch.cat(shown)[:8], crop.shape).expand(-1, 3, -1, -1)
@@ -156,7 +154,7 @@ def validate(
     return values, {"val/reference, heatmap, masked, generated, true": grid}
 
 
-def check(config: Finetuning, predictor: HeatmapPredictor, synthesizer: FaceSynthesizer) -> None:
+def check(config: Finetuning, predictor: WindowEncoder, synthesizer: FaceSynthesizer) -> None:
     """InputError where the two networks or the settings do not go together."""
     ours, theirs = predictor.config, synthesizer.config
     for name in ("audio", "references"):
@@ -172,7 +170,7 @@ def check(config: Finetuning, predictor: HeatmapPredictor, synthesizer: FaceSynt
         raise InputError(f"frames={config.frames} must be between 1 and the predictor's window, {ours.frames}")
 
 
-def discriminator(config: Finetuning) -> nn.Module:
+def discriminator(config: Finetuning) -> PatchDiscriminator:
     """The one that was trained beside the synthesizer, or a fresh one where its checkpoint has none."""
     if (Path(config.face_synthesizer) / "discriminator.safetensors").is_file():
         return load_network(config.face_synthesizer, "discriminator")
@@ -194,8 +192,8 @@ def main() -> None:
     weights = config.losses
     check_pairs(weights.mutual_information, config.train, accelerator)
 
-    cil, expert = synthesizer.mutual_information, config.sync_expert
-    objective = FaceObjective(weights, synthesizer.config, config.frames, expert, accelerator.print, cil)
+    cil, options = synthesizer.mutual_information, (config.frames, config.sync_expert, accelerator.print)
+    objective = FaceObjective(weights, synthesizer.config, *options, cil)
     objective = objective.to(accelerator.device)
     information = objective.information
     names = [[field.name for field in dataclasses.fields(kind)] for kind in (FaceLosses, HeatmapLosses)]
@@ -246,7 +244,7 @@ def main() -> None:
     first = run.resume()
 
     def score(step: int) -> dict:
-        evaluated = (run.evaluated(name) for name in ("heatmap_predictor", "face_synthesizer"))
+        evaluated = run.evaluated("heatmap_predictor"), run.evaluated("face_synthesizer")
         dubbing = Dubbing(*evaluated, config.frames)
         options = config.heatmap_losses, validation, accelerator.device, extra_scores
         scores, pictures = validate(dubbing, windows, *options)
@@ -255,8 +253,8 @@ def main() -> None:
 
     if first == 0 and accelerator.is_main_process:  # where it starts; what never gets better than that stays as it was
         before = score(0)
-        values = (f"{name} {before[f'val/{name}']:.4g}" for name in ("PSNR", "SSIM", "keypoint_LipLMD"))
-        accelerator.print(f"before fine-tuning: {', '.join(values)}")
+        beginning = (f"{name} {before[f'val/{name}']:.4g}" for name in ("PSNR", "SSIM", "keypoint_LipLMD"))
+        accelerator.print(f"before fine-tuning: {', '.join(beginning)}")
 
     dub = compiled(learner.network, config.train)
 
@@ -280,7 +278,8 @@ def main() -> None:
             values |= information.values()
         run.average()
         if adversary is not None:
-            values |= adversary.judge(*map(torch.cat, zip(*pictures, strict=True)), batch, step)
+            true_frames, generated = (torch.cat(part) for part in zip(*pictures, strict=True))
+            values |= adversary.judge(true_frames, generated, batch, step)
         run.log(step, values)
         if run.due(step):
             score(step)

@@ -16,6 +16,7 @@ import dataclasses
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from training.settings import answer_help
 
@@ -103,7 +104,10 @@ class G4GTraining(SynthesizerTraining):
     furthest: int = 15  # frames that they are earlier or later at most
 
 
-SCHEMAS = {"face_synthesizer": FaceTraining, "g4g_synthesizer": G4GTraining}
+SCHEMAS: dict[str, type[FaceTraining | G4GTraining]] = {
+    "face_synthesizer": FaceTraining,
+    "g4g_synthesizer": G4GTraining,
+}
 
 
 def starting_point(config: FaceTraining | G4GTraining) -> FaceSynthesizer | G4GSynthesizer:
@@ -120,7 +124,7 @@ def starting_point(config: FaceTraining | G4GTraining) -> FaceSynthesizer | G4GS
                 f"model.mutual_information={str(said).lower()} contradicts losses.mutual_information="
                 f"{config.losses.mutual_information:g}, whose weight decides; leave the former out"
             )
-    begun = load_network(config.start_from, config.network) if config.start_from else None
+    begun: Any = load_network(config.start_from, config.network) if config.start_from else None
     if begun is not None:
         config.model = dataclasses.replace(begun.config)
     if isinstance(config, FaceTraining):  # eq. 7's network exists where it is trained
@@ -136,7 +140,7 @@ def unsynced_sounds(batch: dict) -> dict[str, Tensor]:
     return {"unsynced": batch["audio_negatives"]} if "audio_negatives" in batch else {}
 
 
-def moved_by_sound(synthesizer: nn.Module, batch: dict, faces: Tensor) -> float:
+def moved_by_sound(synthesizer: FaceSynthesizer | G4GSynthesizer, batch: dict, faces: Tensor) -> float:
     """How much the hidden part of `faces` (B, T, 3, H, W) changes where each window hears another's sound.
 
     The mean absolute difference; 0 of a network that does not listen, which PSNR alone would not tell.
@@ -162,7 +166,7 @@ def own_sound_score(alignment: G4GAlignment) -> dict[str, float]:
 
     Chance is 1 / (1 + negatives). Empty where the network had no shifted sounds.
     """
-    if alignment.unsynced is None:
+    if alignment.heard is None or alignment.seen is None or alignment.unsynced is None:
         return {}
     middle = alignment.heard.shape[1] // 2
     nearest = own_sound_nearest(alignment.heard[:, middle], alignment.seen[:, middle], alignment.unsynced)
@@ -187,7 +191,7 @@ def check_warp(config: FaceTraining) -> None:
 
 @torch.no_grad()
 def validate(
-    synthesizer: nn.Module,
+    synthesizer: FaceSynthesizer | G4GSynthesizer,
     batch: dict,
     validation: Validation,
     device: torch.device,
@@ -197,18 +201,18 @@ def validate(
 
     `batch` is on the CPU; four windows at a time are on `device`. `further` gives other scores of STSA's network.
     """
-    stsa, faces, scores = isinstance(synthesizer, FaceSynthesizer), [], []
+    stsa, made, scores = isinstance(synthesizer, FaceSynthesizer), [], []
     crop = synthesizer.config.crop
     for part in parts(batch, 4):
         part = move(part, device)
         inputs = inputs_of(synthesizer, part)
         generated, alignment = synthesizer(*inputs, alignment=True, **unsynced_sounds(part))
-        faces.append(generated.cpu())
+        made.append(generated.cpu())
         found = warp_score(alignment, part, crop) if stsa else own_sound_score(alignment)
         if further is not None:
             found |= further(alignment, part)
         scores.append((len(generated), found))
-    faces = torch.cat(faces)
+    faces = torch.cat(made)
     values = validation(faces) | mean_of_parts(scores)
     if not stsa:
         values["val/moved_by_sound"] = moved_by_sound(synthesizer, batch, faces)
@@ -227,27 +231,33 @@ def main() -> None:
     check_batch(config.frames, config.train, accelerator)
     synthesizer = starting_point(config)
     if isinstance(config, G4GTraining):
+        assert isinstance(synthesizer, G4GSynthesizer)
         check_contrast(config, accelerator)
         freeze_unread(synthesizer, config.losses)
     further = extension(config)
     reading = getattr(further, "reading", None)  # of the form landmarks
-    if reading is not None and reading.steps > 0 and synthesizer.reader is None:
+    reader = getattr(synthesizer, "reader", None)
+    if reading is not None and reading.steps > 0 and reader is None:
         raise InputError(
             "reading.steps is for a network that reads landmarks; set model.landmark_flow=true, or leave it 0"
         )
 
-    options, information = (config.losses, config.model, config.frames, config.sync_expert, accelerator.print), None
+    objective: FaceObjective | G4GObjective
+    information = None
     if isinstance(config, FaceTraining):
+        assert isinstance(synthesizer, FaceSynthesizer)
         check_pairs(config.losses.mutual_information, config.train, accelerator)
-        objective = FaceObjective(*options, synthesizer.mutual_information)
+        options = config.frames, config.sync_expert, accelerator.print, synthesizer.mutual_information
+        objective = FaceObjective(config.losses, config.model, *options)
         information = objective.information
     else:
-        objective = G4GObjective(*options)
+        objective = G4GObjective(config.losses, config.model, config.frames, config.sync_expert, accelerator.print)
     objective = objective.to(accelerator.device)
     extra, extra_scores = None, None
     if further is not None:
         from extensions.losses import ExtraObjective, flow_score  # here, so that eq. 10 needs no extensions/
 
+        assert isinstance(config, FaceTraining)  # G4G's has no extension
         extra, extra_scores = ExtraObjective(further.extra_losses, config.model), flow_score
     warp_steps = 0
     if isinstance(config, FaceTraining):
@@ -255,7 +265,7 @@ def main() -> None:
         warp_steps = config.train.warp_steps
     if objective.adversarial:
         check_judged(config.discriminator, config.frames)
-    shape = {"audio": config.model.audio, "window": config.frames}
+    shape: dict[str, Any] = {"audio": config.model.audio, "window": config.frames}
     shape |= {"references": config.model.references, "crop": config.model.crop}
     if isinstance(config, G4GTraining) and config.losses.contrastive > 0:
         shape |= {"negatives": config.negatives, "furthest": config.furthest}
@@ -272,12 +282,13 @@ def main() -> None:
     if reading is not None and reading.steps > 0 and fresh:
         from extensions.lessons import learn_reading  # here, since the papers' networks train without extensions/
 
-        reader = synthesizer.reader.to(accelerator.device)
-        learn_reading(reader, dataset, reading, config.train.seed, config.output)
+        assert reader is not None
+        learn_reading(reader.to(accelerator.device), dataset, reading, config.train.seed, config.output)
     synthesizer = synchronised(synthesizer, accelerator, config.train).to(memory_format=torch.channels_last)
     shared = {"": synthesizer.shared_parameters()} if isinstance(synthesizer, FaceSynthesizer) else None
     learner = Learner(synthesizer, config.train, accelerator, shared=shared)
-    networks, sections = {config.network: learner.network}, {config.network: synthesizer.config, "training": config}
+    networks: dict[str, nn.Module] = {config.network: learner.network}
+    sections: dict[str, Any] = {config.network: synthesizer.config, "training": config}
     adversary = None
     if objective.adversarial:
         its_train = dataclasses.replace(config.train, steps=max(1, config.train.steps - warp_steps))
@@ -298,6 +309,7 @@ def main() -> None:
 
     def compute_flow(part: dict) -> tuple[dict[str, Tensor], None]:
         with accelerator.autocast():
+            assert isinstance(objective, FaceObjective)  # G4G's config has no warp_steps
             alignment = synthesize(*inputs_of(synthesizer, part), flow_only=True)
             return objective.of_flow(part, alignment), None
 

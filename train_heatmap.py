@@ -10,6 +10,7 @@ heatmaps which a decoder makes: choose `heatmap` for these.
 
 import sys
 from dataclasses import dataclass, field
+from typing import Any, cast
 
 from training.settings import answer_help
 
@@ -17,14 +18,14 @@ answer_help(__name__, __file__)
 
 import torch
 from omegaconf import MISSING
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.utils import make_grid
 
 from losses.heatmap import HeatmapLosses, freeze_unread, heatmap_scores, heatmap_terms
 from media.errors import command
 from models.checkpoint import build_network, load_network
 from models.guidance import inputs_of
-from models.heatmap_predictor import HeatmapPredictorConfig
+from models.heatmap_predictor import HeatmapPredictorConfig, WindowEncoder
 from training.best import best_score
 from training.config import DataConfig, TrainConfig, check_batch, extension, parse_config, start
 from training.data import mean_of_parts, move, parts, training_batches, training_windows, validation_batch
@@ -49,7 +50,7 @@ class HeatmapTraining:
 
 @torch.no_grad()
 def validate(
-    predictor: nn.Module, batch: dict, weights: HeatmapLosses, device: torch.device
+    predictor: WindowEncoder, batch: dict, weights: HeatmapLosses, device: torch.device
 ) -> tuple[dict[str, float], dict[str, Tensor]]:
     """Scalars and a picture grid on the fixed validation windows; of `batch`, on the CPU, 16 at a time on `device`."""
     scores, shown = [], []
@@ -78,7 +79,7 @@ def main() -> None:
 
     if config.start_from:
         predictor = load_network(config.start_from, "heatmap_predictor")
-        config.model = predictor.config
+        config.model = cast(Any, predictor.config)  # of its form
     else:
         predictor = build_network("heatmap_predictor", config.model)
     check_batch(min(config.model.frames, config.model.references), config.train, accelerator)
@@ -90,8 +91,11 @@ def main() -> None:
 
     further = extension(config)
     if further is not None:
-        from extensions.lessons import learn_all  # here, since the papers' networks train without extensions/
+        # Here, since the papers' networks train without extensions/.
+        from extensions.landmark_predictor import LandmarkPredictor
+        from extensions.lessons import learn_all
 
+        assert isinstance(predictor, LandmarkPredictor)
         predictor.draws_in_training = config.losses.heatmap > 0
         if not config.start_from and not holds_a_run(config.output):
             predictor.to(accelerator.device)

@@ -13,6 +13,7 @@ of each counts.
 import argparse
 import copy
 import dataclasses
+import functools
 import sys
 import time
 from collections.abc import Callable
@@ -41,11 +42,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.memory import peak_memory, reset_peak
 from media.audio import FEATURES
 from media.heatmap import ORDER
-from models.checkpoint import build_network, network_config
+from models.checkpoint import Network, build_network, network_config
 from models.face_synthesizer import FaceSynthesizer, FaceSynthesizerConfig
 from models.fast import accelerate_inference, autocast, forbid_tf32, graphed
 from models.guidance import guidance, inputs_of, takes_landmarks
-from models.heatmap_predictor import HeatmapPredictor, HeatmapPredictorConfig
+from models.heatmap_predictor import HeatmapPredictorConfig, WindowEncoder
 from models.modulation import SpadeNorm
 from models.temporal import FlowPredictor
 
@@ -82,11 +83,11 @@ class PlainFlowPredictor(nn.Module):
 class PlainDubbing:
     """Both networks in the plain form."""
 
-    def __init__(self, predictor: HeatmapPredictor, synthesizer: FaceSynthesizer):
+    def __init__(self, predictor: WindowEncoder, synthesizer: FaceSynthesizer):
         self.predictor, self.synthesizer = predictor, copy.deepcopy(synthesizer)
         if self.synthesizer.temporal is not None:
             temporal = self.synthesizer.temporal
-            temporal.flow_predictor = PlainFlowPredictor(temporal.flow_predictor)
+            temporal.add_module("flow_predictor", PlainFlowPredictor(temporal.flow_predictor))
         for module in self.synthesizer.modules():
             if isinstance(module, SpadeNorm):
                 module.folds = False
@@ -102,8 +103,8 @@ class PlainDubbing:
         centre = windows.shape[1] // 2
         known = inputs.reference_points.expand(count, -1, -1, -1)
         given = {"points": inputs.points[0][windows], "reference_points": known}
-        predicted = self.predictor(audio, poses, references, *inputs_of(self.predictor, given))
-        heatmaps, further = guidance(self.synthesizer, *(x[:, centre] for x in predicted), inputs.points[0])
+        predicted, keypoints = self.predictor(audio, poses, references, *inputs_of(self.predictor, given))
+        heatmaps, further = guidance(self.synthesizer, predicted[:, centre], keypoints[:, centre], inputs.points[0])
         images = inputs.reference_images.expand(count, -1, -1, -1, -1)
         own = inputs.frames[0], heatmaps, inputs.audio[0], *further
         frames, heatmaps, audio, *further = (x[:, None] for x in own)
@@ -114,7 +115,7 @@ class PlainDubbing:
 class FastDubbing:
     """Both networks as inference.py runs them."""
 
-    def __init__(self, predictor: HeatmapPredictor, synthesizer: FaceSynthesizer):
+    def __init__(self, predictor: WindowEncoder, synthesizer: FaceSynthesizer):
         self.predictor, self.synthesizer = predictor, accelerate_inference(synthesizer)
 
     def prepare(self, inputs: Inputs) -> None:
@@ -137,8 +138,10 @@ class FastDubbing:
             keypoints=takes_landmarks(self.synthesizer),
         )
         heatmaps, further = guidance(self.synthesizer, heatmaps, keypoints, inputs.points[0])
-        given = inputs.frames, heatmaps[None], self.references, inputs.audio, *(x[None] for x in further)
-        return self.synthesizer.render(*given)
+        placed = [x[None] for x in further]
+        faces = self.synthesizer.render(inputs.frames, heatmaps[None], self.references, inputs.audio, *placed)
+        assert isinstance(faces, Tensor)  # a pair with `alignment` alone
+        return faces
 
 
 def _windows(count: int, length: int, device: torch.device) -> Tensor:
@@ -147,7 +150,7 @@ def _windows(count: int, length: int, device: torch.device) -> Tensor:
     return (centres + torch.arange(length, device=device) - length // 2).clamp(0, count - 1)
 
 
-def trained_like(network: nn.Module, seed: int = 0) -> nn.Module:
+def trained_like(network: Network, seed: int = 0) -> Network:
     """Fill `network` with random weights of a trained network's statistics, in place, and set it to eval mode.
 
     Convolutions keep the variance, batch norms are not the identity, AdaAT's maps are close to it and flows are a few
@@ -172,7 +175,7 @@ def trained_like(network: nn.Module, seed: int = 0) -> nn.Module:
     return network.eval()
 
 
-def random_inputs(predictor: HeatmapPredictor, synthesizer: FaceSynthesizer, frames: int, seed: int = 0) -> Inputs:
+def random_inputs(predictor: WindowEncoder, synthesizer: FaceSynthesizer, frames: int, seed: int = 0) -> Inputs:
     """Smooth images and sparse heatmaps of the networks' sizes."""
     random = torch.Generator().manual_seed(seed)
     crop, references = synthesizer.config.crop, synthesizer.config.references
@@ -238,7 +241,7 @@ def load_configs(path: str | None, width: float) -> tuple[HeatmapPredictorConfig
 
 @torch.inference_mode()
 def compare(
-    predictor: HeatmapPredictor, synthesizer: FaceSynthesizer, frames: int, device: torch.device, seconds: float
+    predictor: WindowEncoder, synthesizer: FaceSynthesizer, frames: int, device: torch.device, seconds: float
 ) -> list[str]:
     """Measure every form on `frames` consecutive frames; returns the lines of the table."""
     inputs = random_inputs(predictor, synthesizer, frames)
@@ -254,13 +257,13 @@ def compare(
 
     expected = plain.dub(inputs)
     gflop = {
-        name: count_gflop(lambda dub=dub: dub(inputs)) / frames
+        name: count_gflop(functools.partial(dub, inputs)) / frames
         for name, dub in (("plain", plain.dub), ("fast", fast.dub))
     }
     times = dict.fromkeys(forms, float("inf"))
     for _ in range(3):  # in turns, so that other load on the machine affects every form
         for name, dub in forms.items():
-            times[name] = min(times[name], measure(lambda dub=dub: dub(inputs), device, seconds))
+            times[name] = min(times[name], measure(functools.partial(dub, inputs), device, seconds))
     lines = []
     for name, dub in forms.items():
         replayed = name.endswith("graph")  # runs in the memory that its recording allocated

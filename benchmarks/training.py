@@ -58,8 +58,8 @@ from models.discriminator import DiscriminatorConfig, PatchDiscriminator
 from models.face_synthesizer import Alignment, FaceSynthesizer, FaceSynthesizerConfig, MutualInformation
 from models.guidance import inputs_of
 from models.modulation import SpadeNorm
-from train_face import FaceTraining
-from training.config import DataConfig, TrainConfig, check_compiler
+from train_face import FaceTrainConfig, FaceTraining
+from training.config import DataConfig, check_compiler
 from training.data import training_batches
 from training.learner import Adversary, Learner, compiled
 
@@ -91,8 +91,8 @@ class PlainSynthesizer(nn.Module):
         self.synthesizer = copy.deepcopy(synthesizer)
         path, references = self.synthesizer.temporal, synthesizer.config.references
         if path is not None:
-            path.encoder = OneByOne(path.encoder, references)
-            path.flow_predictor = OneByOne(path.flow_predictor, references)
+            for name in ("encoder", "flow_predictor"):
+                path.add_module(name, OneByOne(path.get_submodule(name), references))
         for module in self.synthesizer.modules():
             if isinstance(module, SpadeNorm):
                 module.folds = False  # two convolutions in a row stay two
@@ -133,7 +133,9 @@ def draw_clips(folder: Path, count: int, frames: int, kind: str) -> None:
         if kind == "wav2vec2":
             audio[kind] = random.normal(0, 1, (frames * 2, 768)).astype(np.float32)
         wav = random.uniform(-0.1, 0.1, frames * 640).astype(np.float32)
-        write_clip(folder / f"{number:05d}.safetensors", ClipData(faces, landmarks, boxes, range(frames), wav, audio))
+        write_clip(
+            folder / f"{number:05d}.safetensors", ClipData(faces, landmarks, boxes, list(range(frames)), wav, audio)
+        )
 
 
 @dataclasses.dataclass
@@ -257,7 +259,7 @@ def main() -> None:
             model=FaceSynthesizerConfig(audio=options.audio, width=options.width, mutual_information=True),
             discriminator=DiscriminatorConfig(width=options.width),
             losses=losses,
-            train=TrainConfig(
+            train=FaceTrainConfig(
                 steps=options.warmup + options.steps, batch_size=options.windows, precision=options.precision
             ),
             frames=options.frames,

@@ -21,8 +21,6 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-from torch import nn
-
 from models.checkpoint import load_released, save_checkpoint
 
 
@@ -31,7 +29,7 @@ def main() -> None:
     arguments = parse()
 
     predictor, synthesizer = load_released(arguments.heatmap, arguments.face)
-    networks: dict[str, nn.Module] = {"heatmap_predictor": predictor, "face_synthesizer": synthesizer}
+    networks = {"heatmap_predictor": predictor, "face_synthesizer": synthesizer}
     sections = {
         "heatmap_predictor": predictor.config,
         "face_synthesizer": synthesizer.config,

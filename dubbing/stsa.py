@@ -10,10 +10,11 @@ from dubbing.speaker import FaceJob, Speaker
 from media.errors import InputError
 from media.heatmap import FULL_FACE, POSE
 from media.pictures import to_pictures, to_tensor
-from models import FaceSynthesizer, HeatmapPredictor
+from models import FaceSynthesizer
 from models.face_synthesizer import References
 from models.fast import autocast, padded
 from models.guidance import guidance, inputs_of, takes_landmarks
+from models.heatmap_predictor import WindowEncoder
 
 
 @dataclass
@@ -49,9 +50,11 @@ class StsaSpeaker(Speaker):
         InputError: the two networks take different sound features, or the device does not support the precision.
     """
 
+    synthesizer: FaceSynthesizer
+
     def __init__(
         self,
-        predictor: HeatmapPredictor,
+        predictor: WindowEncoder,
         synthesizer: FaceSynthesizer,
         device: torch.device,
         precision: str | None = None,
@@ -94,19 +97,19 @@ class StsaSpeaker(Speaker):
         self, embeddings: Tensor, poses: Tensor, points: Tensor, sound: Tensor, crops: Tensor, *references: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Faces (B, 3, S, S) and heatmaps (B, 1, S, S) for one person's frames."""
-        references = self._form.holding(references)
+        person = self._form.holding(references)
         with autocast(self.device, self.dtype):
-            known = {"points": points, "reference_points": references.landmarks}
+            known = {"points": points, "reference_points": person.landmarks}
             heatmaps, keypoints = self.predictor.predict_centre(
                 embeddings,
-                references.tokens,
+                person.tokens,
                 poses,
                 *inputs_of(self.predictor, known),
                 keypoints=takes_landmarks(self.synthesizer),
             )
             heatmaps, further = guidance(self.synthesizer, heatmaps.float(), keypoints, points)
-            inputs = crops[None], heatmaps[None], references.images, sound[None], *(x[None] for x in further)
-            faces = self.synthesizer.render(*inputs)[0]
+            placed = [x[None] for x in further]
+            faces = self.synthesizer.render(crops[None], heatmaps[None], person.images, sound[None], *placed)[0]
         return faces.float(), heatmaps
 
     def _encode_frames(self, sound: Tensor, poses: Tensor) -> Tensor:

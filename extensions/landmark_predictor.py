@@ -45,6 +45,8 @@ class LandmarkPredictor(WindowEncoder):
         "points",
         "reference_points",
     )
+    upper_points: Tensor
+    keypoints: Tensor
 
     def __init__(self, config: LandmarkPredictorConfig | None = None):
         config = config or LandmarkPredictorConfig()
@@ -104,6 +106,7 @@ class LandmarkPredictor(WindowEncoder):
         pose_heatmaps: Tensor,
         landmarks: Tensor,
         reference_landmarks: Tensor,
+        *,
         keypoints: bool = True,
     ) -> tuple[Tensor, Tensor]:
         """`forward` of B windows, for the centre frames T // 2 alone: the other frames are not drawn.

@@ -69,6 +69,7 @@ class LandmarkSynthesizer(FaceSynthesizer):
     Config = LandmarkSynthesizerConfig
     inputs: ClassVar[tuple[str, ...]] = (*FaceSynthesizer.inputs, "points", "reference_points")
     config: LandmarkSynthesizerConfig
+    keypoints: Tensor
 
     def __init__(self, config: LandmarkSynthesizerConfig):
         if not config.temporal:
@@ -160,6 +161,9 @@ class GatheredCopy(Gathered):
 
 class LandmarkTemporalPath(TemporalPath):
     """`TemporalPath` whose flow starts from a warp between landmarks, and that warps the references' images too."""
+
+    lip_points: Tensor
+    upper_points: Tensor
 
     def __init__(self, config: LandmarkSynthesizerConfig, base: int, hidden: int, code: int):
         super().__init__(config, base, hidden, code)

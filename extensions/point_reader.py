@@ -1,5 +1,7 @@
 """Reading the points that a heatmap was drawn through, where a caller has heatmaps alone."""
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -42,7 +44,7 @@ class PointReader(nn.Module):
     @property
     def learned(self) -> bool:
         """Whether it was trained: its corrections begin with no step."""
-        return bool(self.corrections[-1].step.weight.any())
+        return bool(cast(_Correction, self.corrections[-1]).step.weight.any())
 
     def forward(self, heatmaps: Tensor) -> Tensor:
         """(..., 1, H, W) in [0, 1] -> (..., 131, 2) in units of the crop; of an upper face its own points count."""
@@ -79,11 +81,14 @@ class _FirstReading(nn.Module):
         x = self.up(F.interpolate(self.coarse(middle), size=middle.shape[-2:])) + middle
         x = torch.cat([self.last(F.interpolate(x, size=fine.shape[-2:])), fine], dim=1)
         likely = self.points(x).flatten(2).softmax(dim=2)  # (M, 131, h w)
-        return likely @ _cells(*x.shape[-2:], likely)
+        height, width = x.shape[-2:]
+        return likely @ _cells(height, width, likely)
 
 
 class _Correction(nn.Module):
     """Points moved by what lies around them in the heatmap, `spacing` of the crop apart, and by where others are."""
+
+    around: Tensor
 
     def __init__(self, spacing: float):
         super().__init__()

@@ -63,11 +63,12 @@ from media.heatmap import FULL_FACE, KEYPOINTS, LIP_KEYPOINTS, POSE, draw_heatma
 from media.pictures import to_pictures, to_tensor
 from media.references import covering_references
 from metrics.crops import LipDistance, crop_scores
-from models import FaceSynthesizer, G4GSynthesizer, HeatmapPredictor, is_g4g, load_checkpoint, load_network
+from models import FaceSynthesizer, G4GSynthesizer, is_g4g, load_checkpoint, load_network
 from models.checkpoint import load_any_sync_expert
 from models.chung_syncnet import SHIFTS, ChungSyncNet
 from models.fast import accelerate_inference
 from models.guidance import guidance, inputs_of
+from models.heatmap_predictor import WindowEncoder
 from models.sync_expert import SyncExpert
 
 BATCH = 16
@@ -87,7 +88,7 @@ def pictures(clip: Clip, positions: np.ndarray) -> Tensor:
 
 
 def predict(
-    predictor: HeatmapPredictor,
+    predictor: WindowEncoder,
     audio: Tensor,
     pose: Tensor,
     points: Tensor,
@@ -111,12 +112,13 @@ def predict(
         centre = part[:, reach]
         further = inputs_of(predictor, {"points": points[centre], "reference_points": references[1]})
         drawn, found = predictor.predict_centre(*known, pose[centre], *further, keypoints=True)
+        assert found is not None  # with keypoints=True
         heatmaps.append(drawn)
         keypoints.append(found)
     return torch.cat(heatmaps), torch.cat(keypoints)
 
 
-def read_points(network: HeatmapPredictor | FaceSynthesizer, heatmaps: Tensor, known: Tensor) -> Tensor:
+def read_points(network: WindowEncoder | FaceSynthesizer, heatmaps: Tensor, known: Tensor) -> Tensor:
     """Landmarks (F, 131, 2) that the network reads off heatmaps (F, 1, G, G); `known` if it has no reader."""
     reader = getattr(network, "reader", None)
     return known if reader is None else torch.cat([reader(part) for part in heatmaps.split(BATCH)])
@@ -203,7 +205,7 @@ def copying(clip: Clip, chosen: np.ndarray) -> Form:
 def score_clip(
     clip: Clip,
     voice: Clip,
-    predictor: HeatmapPredictor,
+    predictor: WindowEncoder,
     synthesizer: FaceSynthesizer,
     every: int = 1,
     expert: SyncExpert | ChungSyncNet | None = None,

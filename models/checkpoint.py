@@ -9,7 +9,7 @@ import hashlib
 import importlib
 import os
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast, overload
 
@@ -25,10 +25,11 @@ from media.errors import InputError, first_line
 from media.files import existing_file, output_folder, replacing
 from models import chung_syncnet, face_synthesizer, heatmap_predictor, sync_expert
 from models.chung_syncnet import ChungSyncNet
+from models.discriminator import PatchDiscriminator
 from models.face_synthesizer import FaceSynthesizer
 from models.first_form import FIRST_KEYS, from_first_form, with_crop
 from models.g4g import G4GSynthesizer
-from models.heatmap_predictor import HeatmapPredictor, HeatmapPredictorConfig
+from models.heatmap_predictor import HeatmapPredictor, HeatmapPredictorConfig, WindowEncoder
 from models.sync_expert import SyncExpert, SyncExpertConfig
 
 # The class of each network by its form, imported on demand. A network without forms has the form "".
@@ -52,7 +53,7 @@ _STATISTICS = ("running_mean", "running_var")
 
 
 def save_checkpoint(
-    folder: str | os.PathLike, networks: dict[str, nn.Module], sections: dict[str, Any], half: bool = False
+    folder: str | os.PathLike, networks: Mapping[str, nn.Module], sections: dict[str, Any], half: bool = False
 ) -> None:
     """Write `networks` and their configs into `folder`, each file under a temporary name first.
 
@@ -85,7 +86,7 @@ def _halved(tensor: Tensor, name: str) -> Tensor:
     return half
 
 
-def network_class(name: str, form: str = "") -> type[nn.Module]:
+def network_class(name: str, form: str = "") -> Any:
     """The class of the network `name`, a key of `NETWORKS`; its config's class is `network_class(...).Config`.
 
     Raises:
@@ -116,13 +117,15 @@ def build_network(name: str, config: Any) -> Any:
 
 
 @overload
-def load_network(folder: str | os.PathLike, name: Literal["heatmap_predictor"]) -> HeatmapPredictor: ...
+def load_network(folder: str | os.PathLike, name: Literal["heatmap_predictor"]) -> WindowEncoder: ...
 @overload
 def load_network(folder: str | os.PathLike, name: Literal["face_synthesizer"]) -> FaceSynthesizer: ...
 @overload
 def load_network(folder: str | os.PathLike, name: Literal["g4g_synthesizer"]) -> G4GSynthesizer: ...
 @overload
 def load_network(folder: str | os.PathLike, name: Literal["sync_expert"]) -> SyncExpert: ...
+@overload
+def load_network(folder: str | os.PathLike, name: Literal["discriminator"]) -> PatchDiscriminator: ...
 @overload
 def load_network(folder: str | os.PathLike, name: str) -> nn.Module: ...
 def load_network(folder: str | os.PathLike, name: str) -> nn.Module:
@@ -173,7 +176,7 @@ def network_config(path: str | os.PathLike, name: str) -> Any:
         ) from error
 
 
-def check_form(folder: str | os.PathLike, networks: dict[str, nn.Module]) -> None:
+def check_form(folder: str | os.PathLike, networks: Mapping[str, nn.Module]) -> None:
     """InputError where weights in `folder` are of another form or crop than `networks`, by checkpoint name.
 
     Their tensors can be the same: a state of one form would load into the other and compute something else.
@@ -198,7 +201,7 @@ def check_form(folder: str | os.PathLike, networks: dict[str, nn.Module]) -> Non
                 )
 
 
-def load_checkpoint(folder: str | os.PathLike) -> tuple[HeatmapPredictor, FaceSynthesizer]:
+def load_checkpoint(folder: str | os.PathLike) -> tuple[WindowEncoder, FaceSynthesizer]:
     """Load the two networks that dubbing needs, in eval mode on the CPU; InputError if one is missing or wrong."""
     missing = {"heatmap_predictor", "face_synthesizer"} - {path.stem for path in Path(folder).glob("*.safetensors")}
     if len(missing) == 1:
@@ -212,7 +215,7 @@ def load_checkpoint(folder: str | os.PathLike) -> tuple[HeatmapPredictor, FaceSy
 
 
 def check_crops(
-    predictor: HeatmapPredictor,
+    predictor: WindowEncoder,
     synthesizer: FaceSynthesizer,
     predictor_folder: str | os.PathLike,
     synthesizer_folder: str | os.PathLike,

@@ -1,9 +1,10 @@
 """STSA's face synthesizer (paper III-B): the hidden part of a face from references, heatmaps and sound."""
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, NamedTuple, Self
+from typing import ClassVar, NamedTuple, Self, cast
 
 import torch
 import torch.nn.functional as F
@@ -145,9 +146,10 @@ class SpatialPath(nn.Module):
         self.reference_heatmaps = HeatmapEncoder(form.heatmap_channels * config.references, base)
         scales = range(3) if self.per_scale else [2]
         self.alignment = nn.ModuleList(AlignmentEncoder(channels[i] + 2 * base, code, doublings=2 - i) for i in scales)
-        self.adaat = nn.ModuleList(AdaAT(c, code, form.sampler) for c in channels)
-        for adaat in self.adaat:
+        movers = [AdaAT(c, code, form.sampler) for c in channels]
+        for adaat in movers:
             nn.init.xavier_uniform_(adaat.shared.weight)  # as the authors' linear layers
+        self.adaat = nn.ModuleList(movers)
         self.before = nn.ModuleList(residual_pair(c) for c in channels)
         self.after = nn.ModuleList(residual_pair(c) for c in channels)
 
@@ -156,7 +158,10 @@ class SpatialPath(nn.Module):
         features = self.references((images.transpose(1, 2) if self.colour_major else images).flatten(1, 2))
         poses = self.reference_heatmaps(heatmaps.flatten(1, 2))
         compared = [torch.cat(pair, dim=1) for pair in zip(features, poses, strict=True)]
-        sampled = [adaat.blend(before(x)) for adaat, before, x in zip(self.adaat, self.before, features, strict=True)]
+        sampled = [
+            cast(AdaAT, adaat).blend(before(x))
+            for adaat, before, x in zip(self.adaat, self.before, features, strict=True)
+        ]
         return sampled, compared if self.per_scale else compared[2:]
 
     def forward(self, references: References, heatmaps: Tensor, audio: Tensor) -> list[Tensor]:
@@ -230,14 +235,10 @@ class MutualInformation(nn.Module):
         self.embed = nn.ModuleList(
             nn.Sequential(nn.Conv2d(c, embedding, 1), nn.BatchNorm2d(embedding)) for c in channels
         )
-        self.statistics = nn.Sequential(
-            nn.Linear(2 * embedding, embedding),
-            nn.ELU(),
-            nn.Linear(embedding, embedding),
-            nn.ELU(),
-            nn.Linear(embedding, 1),
-        )
-        for layer in self.statistics[::2]:
+        widths = [2 * embedding, embedding, embedding, 1]
+        linear = [nn.Linear(before, after) for before, after in itertools.pairwise(widths)]
+        self.statistics = nn.Sequential(linear[0], nn.ELU(), linear[1], nn.ELU(), linear[2])
+        for layer in linear:
             nn.init.normal_(layer.weight, std=0.02)
             nn.init.zeros_(layer.bias)
 
@@ -266,12 +267,10 @@ class MutualInformation(nn.Module):
         Returns:
             The scores (M,) of the joint pairs and (M, N) of the marginal ones.
         """
-        first, *rest = self.statistics
+        first, rest = cast(nn.Linear, self.statistics[0]), self.statistics[1:]
         own, others = first.weight.chunk(2, dim=1)  # of [E^spa, E^tem]: M + N products, not M N
         scores = F.linear(e_spa, own, first.bias)[:, None] + F.linear(e_tem, others)
-        for layer in rest:
-            scores = layer(scores)
-        scores = scores.squeeze(-1)
+        scores = rest(scores).squeeze(-1)
         return scores.diagonal(), scores
 
 
@@ -403,14 +402,15 @@ class FaceSynthesizer(nn.Module):
         further: Sequence[Tensor] = (),
     ) -> Alignment:
         """`forward` with `flow_only`."""
+        assert self.temporal is not None  # whose flow it is
         shape = heatmaps.shape[:2]
         images, channels = self._inside(reference_images), self._channels(reference_heatmaps, reference_images)
         references = [repeated(x, shape[1]) for x in self.temporal.encode(images, channels, *further_references)]
         audio = self.audio_encoder(audio.flatten(0, 1))
         further = [x.flatten(0, 1) for x in further]
         heatmaps = self._channels(heatmaps, reference_images).flatten(0, 1)
-        deformed = self.temporal.deform(references, heatmaps, audio, *further)
-        return Alignment(None, *_of_windows(*deformed, shape))
+        grid, weights = self.temporal.deform(references, heatmaps, audio, *further)
+        return Alignment(None, *_of_windows(grid, weights, shape))
 
     def shared_parameters(self) -> list[nn.Parameter]:
         """Those of both paths and of the audio encoder, which the gradient of every loss term may reach."""

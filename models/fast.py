@@ -13,7 +13,7 @@ operations and fewer passes over memory:
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +23,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from models.face_synthesizer import FaceSynthesizer, TemporalPath
 from models.g4g import G4GSynthesizer
 from models.layers import ConvBlock
-from models.modulation import ModulatedBlock, Modulation, SpadeNorm, apply_folded, fold_kernels
+from models.modulation import AdaInNorm, ModulatedBlock, Modulation, SpadeNorm, apply_folded, fold_kernels
 from models.spatial import AdaAT, PreActivationBlock
 from models.temporal import FlowPredictor
 
@@ -45,7 +45,7 @@ def accelerate_inference(synthesizer: Synthesizer) -> Synthesizer:
         if type(fast.temporal) is TemporalPath:  # a subclass's flow may start from more than the references
             fast.temporal = FastTemporalPath(fast.temporal)
     _exchange(fast)
-    return fast.to(memory_format=torch.channels_last)
+    return cast(Synthesizer, fast.to(memory_format=torch.channels_last))
 
 
 def autocast(device: torch.device, dtype: torch.dtype | None) -> torch.autocast:
@@ -108,15 +108,14 @@ def _sum_heatmap_channels(network: FaceSynthesizer) -> None:
         _sum_groups(network.spatial.reference_heatmaps.scale_1.conv, 0, channels)
     if network.temporal is not None:
         _sum_groups(network.temporal.encoder.scale_1.conv, 3, channels)
-        for block in network.temporal.flow_predictor.children():
-            if isinstance(block, ModulatedBlock) and isinstance(block.norm_1, SpadeNorm):
-                _sum_groups(block.norm_1.shared, 0, channels)
-                _sum_groups(block.norm_2.shared, 0, channels)
-    _sum_groups(network.generator.encoder[0].conv, 3, channels)
+        for norm in network.temporal.flow_predictor.modules():
+            if isinstance(norm, SpadeNorm):
+                _sum_groups(norm.shared, 0, channels)
+    _sum_groups(cast(ConvBlock, network.generator.encoder[0]).conv, 3, channels)
     network.heatmap_channels = 1
 
 
-def _sum_groups(conv: nn.Conv2d, start: int, group: int) -> None:
+def _sum_groups(conv: nn.Conv1d | nn.Conv2d, start: int, group: int) -> None:
     """From input channel `start` on, sum the kernels of each `group` channels, which always see the same image."""
     weight = conv.weight
     summed = weight[:, start:].unflatten(1, (-1, group)).sum(dim=2)
@@ -141,9 +140,13 @@ class FastConvBlock(nn.Module):
 class FastPreActivationBlock(nn.Module):
     """`PreActivationBlock` with its second batch norm inside the first convolution."""
 
+    scale: Tensor
+    shift: Tensor
+
     def __init__(self, block: PreActivationBlock):
         super().__init__()
         norm = block.norm_1
+        assert norm.running_mean is not None and norm.running_var is not None  # `nn.BatchNorm2d`'s default
         scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
         self.register_buffer("scale", scale[:, None, None])
         self.register_buffer("shift", (norm.bias - norm.running_mean * scale)[:, None, None])
@@ -174,9 +177,7 @@ class FastModulatedBlock(nn.Module):
 
     def __init__(self, block: ModulatedBlock):
         super().__init__()
-        for name, norm in (("norm_1", block.norm_1), ("norm_2", block.norm_2)):
-            norm.gamma_beta.bias[: len(norm.gamma_beta.bias) // 2] += 1
-            setattr(self, name, FoldedSpadeNorm(norm) if isinstance(norm, SpadeNorm) and norm.folds else norm)
+        self.norm_1, self.norm_2 = _folded(block.norm_1), _folded(block.norm_2)
         self.conv_1, self.conv_2 = block.conv_1, block.conv_2
 
     def forward(self, x: Tensor, condition: Tensor, normalised: bool = False) -> Tensor:
@@ -185,6 +186,14 @@ class FastModulatedBlock(nn.Module):
         first, second = self.norm_1.modulation(condition, size), self.norm_2.modulation(condition, size)
         x = _scale_shift_activate(x, first) if normalised else _modulate(x, first)
         return self.conv_2(_modulate(self.conv_1(x), second))
+
+
+def _folded(norm: SpadeNorm | AdaInNorm) -> "SpadeNorm | AdaInNorm | FoldedSpadeNorm":
+    """`norm`, whose gamma becomes gamma + 1, with its kernels folded if they can be."""
+    bias = norm.gamma_beta.bias
+    assert bias is not None  # PyTorch's default
+    bias[: len(bias) // 2] += 1
+    return FoldedSpadeNorm(norm) if isinstance(norm, SpadeNorm) and norm.folds else norm
 
 
 class FoldedSpadeNorm(nn.Module):
@@ -198,13 +207,14 @@ class FoldedSpadeNorm(nn.Module):
                 self.register_buffer(f"kernel_{row}{column}", kernels[row][column])
                 self.register_buffer(f"bias_{row}{column}", biases[row][column])
 
-    def modulation(self, condition: Tensor, size: tuple[int, int]) -> Modulation:
+    def modulation(self, condition: Tensor, size: tuple[int, ...]) -> Modulation:
         condition = F.interpolate(condition, size=size, mode="nearest") if condition.shape[-2:] != size else condition
         kernels, biases = (
             [[getattr(self, f"{name}_{row}{column}") for column in range(3)] for row in range(3)]
             for name in ("kernel", "bias")
         )
-        return tuple(apply_folded(condition, kernels, biases).chunk(2, dim=1))
+        gamma, beta = apply_folded(condition, kernels, biases).chunk(2, dim=1)
+        return gamma, beta
 
 
 def _modulate(x: Tensor, modulation: Modulation) -> Tensor:
@@ -246,13 +256,17 @@ class FastFlowPredictor(nn.Module):
 
     def __init__(self, predictor: FlowPredictor):
         super().__init__()
-        for name in ("spade_1", "adain_1", "spade_2", "adain_2", "spade_3"):
-            setattr(self, name, FastModulatedBlock(getattr(predictor, name)))
-        flow, (first, *rest) = predictor.flow, predictor.weight
+        self.spade_1 = FastModulatedBlock(predictor.spade_1)
+        self.adain_1 = FastModulatedBlock(predictor.adain_1)
+        self.spade_2 = FastModulatedBlock(predictor.spade_2)
+        self.adain_2 = FastModulatedBlock(predictor.adain_2)
+        self.spade_3 = FastModulatedBlock(predictor.spade_3)
+        flow, first = predictor.flow, cast(nn.Conv2d, predictor.weight[0])
+        assert flow.bias is not None and first.bias is not None  # `nn.Conv2d`'s default
         self.heads = copy.deepcopy(first)
         self.heads.weight = nn.Parameter(torch.cat([flow.weight, first.weight]), requires_grad=False)
         self.heads.bias = nn.Parameter(torch.cat([flow.bias, first.bias]), requires_grad=False)
-        self.weight = nn.Sequential(*rest)
+        self.weight = predictor.weight[1:]
 
     def forward(
         self, features: Tensor, heatmaps: Tensor, audio: Tensor, normalised: bool = False

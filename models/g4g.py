@@ -219,6 +219,8 @@ class G4GSynthesizer(nn.Module):
     Config = G4GConfig
     inputs: ClassVar[tuple[str, ...]] = ("frames", "reference_images", "reference_heatmaps", "audio")
 
+    mask: Tensor
+
     def __init__(self, config: G4GConfig):
         super().__init__()
         if config.audio not in AUDIO_CHANNELS:
@@ -301,7 +303,7 @@ class G4GSynthesizer(nn.Module):
         if not alignment:
             return faces
         visual, heard = visual.unflatten(0, shape), heard.unflatten(0, shape)
-        if self.see is None:
+        if self.see is None or self.hear is None:
             return faces, G4GAlignment(self.to_landmarks(visual), identity, None, None)
         unsynced = None if unsynced is None else self.hear(unsynced)
         return faces, G4GAlignment(self.to_landmarks(visual), identity, self.see(visual), self.hear(heard), unsynced)

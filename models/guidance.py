@@ -1,7 +1,7 @@
 """Hands a heatmap predictor's output over to a face synthesizer, in training, in dubbing and in evaluation."""
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol, TypeGuard
 
 from torch import Tensor, nn
 
@@ -16,7 +16,13 @@ class Conditioned(Protocol):
     def inputs(self) -> tuple[str, ...]: ...
 
 
-def inputs_of(network: Conditioned, batch: Mapping[str, Tensor]) -> list[Tensor]:
+class LandmarkConditioned(Conditioned, Protocol):
+    """A synthesizer that `takes_landmarks`."""
+
+    def whole_faces(self, landmarks: Tensor, keypoints: Tensor) -> Tensor: ...
+
+
+def inputs_of(network: Conditioned, batch: Mapping[str, Any]) -> list[Tensor]:
     """The tensors of `batch` that the network takes, in its order; names that the batch lacks are left out.
 
     A batch of a few names selects what a part of the network takes beyond the paper's arguments, as in
@@ -25,13 +31,13 @@ def inputs_of(network: Conditioned, batch: Mapping[str, Tensor]) -> list[Tensor]
     return [batch[name] for name in network.inputs if name in batch]
 
 
-def takes_landmarks(synthesizer: Conditioned) -> bool:
+def takes_landmarks(synthesizer: Conditioned) -> TypeGuard[LandmarkConditioned]:
     """Whether the synthesizer takes landmarks, in which the predicted keypoints replace the target's own."""
     return "points" in synthesizer.inputs
 
 
 def guidance(
-    synthesizer: nn.Module, heatmaps: Tensor, keypoints: Tensor | None, landmarks: Tensor
+    synthesizer: Conditioned, heatmaps: Tensor, keypoints: Tensor | None, landmarks: Tensor
 ) -> tuple[Tensor, list[Tensor]]:
     """What a synthesizer takes of a prediction: `render(frames, heatmaps, references, audio, *further)`.
 
@@ -45,7 +51,10 @@ def guidance(
         heatmaps in [0, 1], and `further`: the landmarks with the keypoints in their place, or nothing.
     """
     heatmaps = heatmaps.clamp(max=1)
-    return heatmaps, [synthesizer.whole_faces(landmarks, keypoints)] if takes_landmarks(synthesizer) else []
+    if not takes_landmarks(synthesizer):
+        return heatmaps, []
+    assert keypoints is not None
+    return heatmaps, [synthesizer.whole_faces(landmarks, keypoints)]
 
 
 def share_reader(predictor: nn.Module, synthesizer: nn.Module) -> None:

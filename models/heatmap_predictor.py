@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import ClassVar, NamedTuple, Self
@@ -87,6 +88,11 @@ class WindowEncoder(nn.Module):
         ValueError: an option of the config has no such value.
     """
 
+    inputs: ClassVar[tuple[str, ...]]
+    position: Tensor
+    # After these arguments, a form may take more: those of `models.guidance.inputs_of`.
+    predict_centre: Callable[..., tuple[Tensor, Tensor | None]]
+
     def __init__(self, config: WindowEncoderConfig):
         super().__init__()
         self.config = config
@@ -158,9 +164,9 @@ class HeatmapPredictor(WindowEncoder):
     def __init__(self, config: HeatmapPredictorConfig | None = None):
         config = (config or HeatmapPredictorConfig()).resolved()
         super().__init__(config)
-        form, shortcut = FORMS[config.form], config.keypoint_shortcut
+        form, shortcut = FORMS[config.form], bool(config.keypoint_shortcut)
         self.add_pose = form.add_pose
-        self.decoder = _CoupledDecoder(config.width, form.shared_message, config.pose_messages)
+        self.decoder = _CoupledDecoder(config.width, form.shared_message, bool(config.pose_messages))
         self.lip_keypoints = _KeypointExtractor(len(LIP_POINTS), config.width, shortcut)
         self.jaw_keypoints = _KeypointExtractor(len(JAW_POINTS), config.width, shortcut)
 
@@ -185,7 +191,7 @@ class HeatmapPredictor(WindowEncoder):
         return self._complete(lip_heatmaps, jaw_heatmaps, pose).unflatten(0, shape), keypoints.unflatten(0, shape)
 
     def predict_centre(
-        self, frames: Tensor, references: Tensor, pose_heatmaps: Tensor, keypoints: bool = False
+        self, frames: Tensor, references: Tensor, pose_heatmaps: Tensor, *, keypoints: bool = False
     ) -> tuple[Tensor, Tensor | None]:
         """`forward` of B windows, for the centre frames T // 2 alone: the other frames are not decoded.
 
@@ -201,9 +207,9 @@ class HeatmapPredictor(WindowEncoder):
         centre = frames.shape[1] // 2
         references = references.expand(len(frames), -1, -1)
         lip, jaw = (z[:, centre] for z in self.relate(frames, references))
-        heatmaps = self.decoder(lip, jaw, pose_heatmaps)
-        found = self._keypoints(lip, jaw, *heatmaps) if keypoints else None
-        return self._complete(*heatmaps, pose_heatmaps), found
+        lip_heatmaps, jaw_heatmaps = self.decoder(lip, jaw, pose_heatmaps)
+        found = self._keypoints(lip, jaw, lip_heatmaps, jaw_heatmaps) if keypoints else None
+        return self._complete(lip_heatmaps, jaw_heatmaps, pose_heatmaps), found
 
     def _keypoints(self, lip: Tensor, jaw: Tensor, lip_heatmaps: Tensor, jaw_heatmaps: Tensor) -> Tensor:
         """Tokens (M, width) and heatmaps (M, 1, G, G) of both branches -> (M, 57, 2), jaw first."""
@@ -234,7 +240,7 @@ class _CoupledDecoder(nn.Module):
         jaw_to_lip = self.lip_to_jaw if self.jaw_to_lip is None else self.jaw_to_lip
         lip, jaw = lip + jaw_to_lip(jaw), jaw + self.lip_to_jaw(lip)
         lip, jaw = self.lip[2:4](lip), self.jaw[2:4](jaw)  # 32x32
-        if self.pose_to_lip is not None:
+        if self.pose_to_lip is not None and self.pose_to_jaw is not None:
             lip, jaw = lip + self.pose_to_lip(pose_heatmaps), jaw + self.pose_to_jaw(pose_heatmaps)
         return torch.tanh(self.lip[4:](lip)), torch.tanh(self.jaw[4:](jaw))
 

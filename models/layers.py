@@ -1,6 +1,6 @@
 """Blocks that several networks share."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from models.precision import full_precision, without_autocast
 
 AUDIO_CHANNELS = {"mel": 80, "wav2vec2": 768}  # by kind of audio features
-_CONVOLUTION = {1: nn.Conv1d, 2: nn.Conv2d}
+_CONVOLUTION: dict[int, Callable[..., nn.Conv1d | nn.Conv2d]] = {1: nn.Conv1d, 2: nn.Conv2d}
 _BATCH_NORM = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d}
 
 

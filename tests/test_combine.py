@@ -71,18 +71,21 @@ def test_the_synthesizer_reads_points_as_the_predictor_has_learned_to(monkeypatc
     predictor = LandmarkPredictor(LandmarkPredictorConfig(width=0.03, layers=1))
     synthesizer = LandmarkSynthesizer(LandmarkSynthesizerConfig(width=0.03, copy_references=False))
     networks = {"heatmap_predictor": predictor, "face_synthesizer": synthesizer}
+    assert synthesizer.reader is not None
     own = synthesizer.reader.first.points.weight.clone()
     assert not predictor.reader.learned
     share_reader(predictor, synthesizer)  # of one that has not learned there is nothing to take
     assert torch.equal(synthesizer.reader.first.points.weight, own)
-    torch.nn.init.ones_(predictor.reader.corrections[-1].step.weight)
+    torch.nn.init.ones_(predictor.reader.corrections[-1].get_parameter("step.weight"))
     for name, network in networks.items():
         save_checkpoint(tmp_path / name, {name: network}, {name: network.config})
     monkeypatch.setattr(
         sys, "argv", ["combine", *(str(tmp_path / name) for name in networks), "--output", str(tmp_path)]
     )
     assert combine.main() == 0
-    state = load_network(tmp_path, "face_synthesizer").reader.state_dict()
+    loaded = load_network(tmp_path, "face_synthesizer")
+    assert isinstance(loaded, LandmarkSynthesizer) and loaded.reader is not None
+    state = loaded.reader.state_dict()
     torch.testing.assert_close(state, predictor.reader.state_dict(), rtol=0, atol=0)
     assert not torch.equal(state["first.points.weight"], own)
 

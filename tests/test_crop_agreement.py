@@ -1,6 +1,7 @@
 """The form of a crop in configs, checkpoints and clip files: read in every spelling, and compared once on loading."""
 
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
@@ -92,7 +93,7 @@ def test_a_checkpoint_from_before_loads_and_says_its_crop_from_then_on(tmp_path)
     networks = {"face_synthesizer": FaceSynthesizer(FaceSynthesizerConfig(width=0.03, crop=CropForm.square(160)))}
     save_checkpoint(tmp_path, networks, {name: network.config for name, network in networks.items()})
     path = tmp_path / "config.yaml"
-    sections = OmegaConf.to_container(OmegaConf.load(path))
+    sections: Any = OmegaConf.to_container(OmegaConf.load(path))
     assert sections["face_synthesizer"].pop("crop") == {
         "height": 160,
         "width": 160,

@@ -55,10 +55,11 @@ def test_the_terms_are_their_functions_of_weighted_pixels():
 def test_a_config_has_the_section_only_if_it_names_it(first):
     paper: Any = read_config(SCHEMAS, ROOT / "configs/stsa_face.yaml")
     assert type(paper) is FaceTraining and extension(paper) is None
-    for config in (
+    configs: list[Any] = [
         read_config(SCHEMAS, ROOT / "configs/stsa_face.yaml", ["extra_losses.l1=2"]),
         read_config(Finetuning, ROOT / "configs/stsa_e2e.yaml", ["extra_losses.l1=2"]),
-    ):
+    ]
+    for config in configs:
         assert extension(config) is config and config.extra_losses == ExtraLosses(l1=2.0)
         assert config.losses.perceptual == 4.0
     assert isinstance(read_config(SCHEMAS, first), FaceTraining)

@@ -103,7 +103,7 @@ def test_what_the_sources_own_mouth_does_is_not_seen():
     def speak(pose: np.ndarray) -> np.ndarray:
         return speaker.speak([FaceJob(crops[0], np.arange(5), np.arange(5.0), pose)], references, sound, {})[0]
 
-    other, moved = points.copy(), points + np.float32([0.1, 0])
+    other, moved = points.copy(), points + np.array([0.1, 0], np.float32)
     pose = {end for edge in POSE for end in edge}  # the oval's, too, where the jaw meets it
     other[:, [point for point in KEYPOINTS if ORDER[point] not in pose]] += 0.1
     assert np.array_equal(speak(points), speak(other)) and not np.array_equal(speak(points), speak(moved))
@@ -126,10 +126,11 @@ def speaking():
         references = speaker.encode(crops, poses)
         windows = [np.arange(i - 2, i + 3).clip(0, 4) for i in range(5)]
         jobs = [FaceJob(crops[i], window, window.astype(float), poses[window]) for i, window in enumerate(windows)]
-        known = {}
+        known: dict = {}
         batches = (speaker.speak(jobs[i : i + 4], references, features, known) for i in (0, 4))
         parts = [[part.copy() for part in batch] for batch in batches]  # the stand-in's next call overwrites them
-        return tuple(np.concatenate(part) for part in zip(*parts, strict=True))
+        faces, heatmaps = (np.concatenate(part) for part in zip(*parts, strict=True))
+        return faces, heatmaps
 
     return speak
 

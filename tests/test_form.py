@@ -1,6 +1,7 @@
 """Configs from before `form`, with a key for each quirk, give the same networks; mixtures are refused."""
 
 import re
+from typing import Any
 
 import pytest
 import torch
@@ -111,8 +112,8 @@ def test_an_old_checkpoint_computes_the_same_bits_as_its_new_one(keys, tmp_path)
     saved = OmegaConf.load(tmp_path / "new" / "config.yaml").face_synthesizer
     assert saved.form in ("paper", "released", "landmarks") and saved.spade_relu is False
     assert not RELEASED.keys() & saved.keys()
-    inputs = torch.rand(1, 1, 3, 128, 128), torch.rand(1, 1, 1, 128, 128)
-    inputs += torch.rand(1, 5, 3, 128, 128), torch.rand(1, 5, 1, 128, 128), torch.randn(1, 1, 80, 16)
+    shown = torch.rand(1, 1, 3, 128, 128), torch.rand(1, 1, 1, 128, 128)
+    inputs = *shown, torch.rand(1, 5, 3, 128, 128), torch.rand(1, 5, 1, 128, 128), torch.randn(1, 1, 80, 16)
     with torch.inference_mode():
         faces = [load_network(folder, "face_synthesizer")(*inputs) for folder in (tmp_path / "new", tmp_path)]
     assert torch.equal(*faces) and faces[0].std() > 0
@@ -122,7 +123,7 @@ def test_a_runs_config_with_old_keys_is_read_as_what_it_was(tmp_path):
     config = tmp_path / "run.yaml"
     OmegaConf.save({"model": RELEASED, "data": {"train": "a", "val": "b"}, "output": "c"}, config)
     settings = ["train.steps=1", "train.batch_size=1", "model.width=0.5"]
-    read = read_config(SCHEMAS, config, settings)
+    read: Any = read_config(SCHEMAS, config, settings)
     assert read.model.resolved() == FaceSynthesizerConfig(form="released", width=0.5).resolved()
     assert read.train.steps == 1 and read.output == "c"
     with pytest.raises(InputError, match=re.escape(f"config {config}: model mixes two forms")):
@@ -131,7 +132,8 @@ def test_a_runs_config_with_old_keys_is_read_as_what_it_was(tmp_path):
     read = read_config(HeatmapTraining, config, settings[:2])
     assert read.model.resolved() == DECODED.resolved()
     OmegaConf.save({"model": {}, "data": {"train": "a", "val": "b"}, "output": "c"}, config)
-    assert read_config(SCHEMAS, config, settings[:2]).model.resolved().spade_relu  # without them, the paper's form
+    read = read_config(SCHEMAS, config, settings[:2])
+    assert read.model.resolved().spade_relu  # without them, the paper's form
 
 
 def test_weights_of_another_form_are_not_gone_on_with(tmp_path):

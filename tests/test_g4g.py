@@ -4,6 +4,7 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,7 +34,7 @@ from train_face import SCHEMAS, G4GTraining, moved_by_sound, starting_point, uns
 from training.config import read_config
 
 ROOT = Path(__file__).resolve().parent.parent
-SMALL = {"width": 0.06}
+SMALL: dict[str, Any] = {"width": 0.06}
 
 
 def inputs(windows: int = 2, frames: int = 3, crop: CropForm = STSA) -> dict[str, torch.Tensor]:
@@ -150,7 +151,7 @@ def test_the_attribute_loss_is_the_angle_and_moves_one_side():
     loss = attribute_loss(visual[None], landmarks)  # two frames of one window
     assert loss.item() == pytest.approx((1 + 1 - 0.5**0.5) / 2, abs=1e-6)
     loss.backward()
-    assert visual.grad.abs().sum() > 0 and landmarks.grad is None
+    assert visual.grad is not None and visual.grad.abs().sum() > 0 and landmarks.grad is None
 
 
 def test_the_reconstruction_weighs_the_mouth_most():
@@ -195,6 +196,7 @@ def test_unsynced_sounds_are_encoded_as_the_windows_own_and_move_no_face():
         faces, aligned = network.eval()(**given, alignment=True, unsynced=-own)
         plain, without = network(**given, alignment=True)
     torch.testing.assert_close(faces, plain, atol=1e-5, rtol=0)
+    assert network.hear is not None
     torch.testing.assert_close(aligned.unsynced[:, 0], network.hear(network.audio_encoder(-own[:, 0])))
     assert without.unsynced is None
     assert trained(alignment=False)(**given, alignment=True, unsynced=own)[1].unsynced is None
@@ -231,6 +233,7 @@ def test_the_objective_contrasts_unsynced_sounds_too(tmp_path):
 
     heard, seen = expert.eval()(torch.cat([batch["mel"], batch["mel_negatives"][0]]), lower_faces(faces))
     expected = F.cross_entropy(seen @ heard.T / 0.07, torch.zeros(1, dtype=torch.long)) / 2
+    assert network.hear is not None
     sounds = network.hear(network.audio_encoder(torch.cat([given["audio"][0, 2:3], batch["audio_negatives"][0]])))
     similarity = F.cosine_similarity(aligned.seen[:, 2], sounds)[None] / 0.07
     expected = expected + F.cross_entropy(similarity, torch.zeros(1, dtype=torch.long)) / 2
@@ -269,6 +272,7 @@ def test_heads_that_no_term_reads_wait_for_no_gradient():
     faces, aligned = network(**given, alignment=True)
     sum(G4GObjective(weights, network.config, 3, "")(faces, batch_of(given), None, aligned).values()).backward()
     assert [n for n, p in network.named_parameters() if p.requires_grad and p.grad is None] == []
+    assert network.see is not None
     assert not network.see.weight.requires_grad and not network.to_landmarks.weight.requires_grad
 
 
@@ -300,11 +304,11 @@ def test_every_config_fits_the_script(name):
 
 
 def test_the_ablations_change_what_table_2_says_and_nothing_else():
-    full = OmegaConf.to_container(OmegaConf.structured(read_config(SCHEMAS, ROOT / "configs/g4g.yaml")))
+    full: Any = OmegaConf.to_container(OmegaConf.structured(read_config(SCHEMAS, ROOT / "configs/g4g.yaml")))
     expected = {"alignment": ("model", False), "supervision": ("losses", False), "fusion": ("model", False)}
     for part, (section, value) in expected.items():
         config = read_config(SCHEMAS, ROOT / f"configs/ablations/g4g_without_{part}.yaml")
-        other = OmegaConf.to_container(OmegaConf.structured(config))
+        other: Any = OmegaConf.to_container(OmegaConf.structured(config))
         key = "multi_scale" if part == "supervision" else part
         full[section][key], before = value, full[section][key]
         assert other | {"output": ""} == full | {"output": ""} and before is True

@@ -1,6 +1,7 @@
 """The guidance prediction network against the released one, its fast form against the plain one, its options."""
 
 from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from networks import built
 from parity_cases import parity_case
 from torch.testing import assert_close
 
+from data_prep.windows import ClipDataset
 from extensions.landmark_maps import apply_affine, fit_similarity
 from extensions.landmark_predictor import LandmarkPredictor
 from extensions.lessons import learn_turning
@@ -27,7 +29,7 @@ def released_predictor(state) -> HeatmapPredictor:
     return predictor.double().eval()
 
 
-def small_predictor(form="paper", **options) -> HeatmapPredictor | LandmarkPredictor:
+def small_predictor(form="paper", **options) -> Any:
     torch.manual_seed(0)
     return built("heatmap_predictor", form, width=0.125, layers=2, **options)
 
@@ -42,7 +44,7 @@ def random_inputs(form="paper", audio="mel", batch=2, frames=3, references=2):
 
 
 @torch.no_grad()
-def settle_statistics(predictor: HeatmapPredictor) -> HeatmapPredictor:
+def settle_statistics(predictor: Any) -> Any:
     """Give the batch norms running statistics of data, as training does, and return the predictor in eval mode."""
     for _ in range(20):
         predictor.train()(*random_inputs(predictor.config.form))
@@ -85,8 +87,8 @@ def test_predict_centre_is_forward_without_the_other_frames(form):
     points, known = (torch.rand(count, len(ORDER), 2, dtype=torch.float64) for count in (8, 5))
     known = known[None]
     further = [points[windows], known.expand(8, -1, -1, -1)] if form == "drawn" else []
-    inputs = audio[windows], pose[windows], references.expand(8, -1, -1, -1, -1)
-    expected, landmarks = predictor(*inputs, *further)
+    shown = audio[windows], pose[windows], references.expand(8, -1, -1, -1, -1)
+    expected, landmarks = predictor(*shown, *further)
     encoded = predictor.encode_frames(audio, pose)[windows], predictor.encode_references(references)
     further = [points, known] if further else []
     heatmaps, keypoints = predictor.predict_centre(*encoded, pose, *further, keypoints=True)
@@ -181,7 +183,7 @@ def test_a_drawn_network_learns_what_a_turning_head_does_to_the_mouth():
     time = np.arange(400)[:, None]
     share = np.concatenate([np.sin(time / 40), np.cos(time / 57), np.sin(time * 1.3)], axis=1)
     points = (face + np.einsum("fw,wpc->fpc", share, ways)).astype(np.float32)
-    learn_turning(predictor, SimpleNamespace(points=lambda: [points]), seed=0)
+    learn_turning(predictor, cast(ClipDataset, SimpleNamespace(points=lambda: [points])), seed=0)
     assert torch.linalg.matrix_rank(predictor.turning.linear.weight, atol=1e-4) == 2
 
     # Frames at which the third way's share is next to nothing: what is then left of the mouth is the head's turning.
@@ -200,7 +202,7 @@ def test_a_drawn_network_learns_what_a_turning_head_does_to_the_mouth():
 def test_the_papers_form_adds_the_pose_heatmap():
     paper = settle_statistics(small_predictor())
     parts, inputs = [], random_inputs()
-    paper.decoder.register_forward_hook(lambda module, inputs, outputs: parts.append(sum(outputs)))
+    paper.decoder.register_forward_hook(lambda module, inputs, outputs: parts.append(outputs[0] + outputs[1]))
     heatmaps = paper(*inputs)[0]
     assert_close(heatmaps, parts[0].unflatten(0, (2, 3)) + inputs[1])
 

@@ -1,6 +1,7 @@
 """Reading points off heatmaps: faces drawn for it, and the stage of training that learns it."""
 
 from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from faces import portrait
 from training_runs import write_clips
 
 from data_prep.clips import Clip
-from data_prep.windows import mirrored_points
+from data_prep.windows import ClipDataset, mirrored_points
 from extensions.drawing import CurveDrawing
 from extensions.drawn_faces import DrawnFaces
 from extensions.landmark_maps import apply_affine, fit_affine
@@ -98,7 +99,7 @@ def test_a_reader_learns_to_read_what_is_drawn(points, one_thread, tmp_path):
 
     before, uncorrected = errors()
     assert uncorrected == pytest.approx(before)  # corrections begin with none
-    dataset = SimpleNamespace(points=lambda: [points])
+    dataset = cast(ClipDataset, SimpleNamespace(points=lambda: [points]))
     learn_reading(reader, dataset, ReadingTraining(steps=60, batch_size=8), 0, tmp_path)
     read, corrected = errors()
     assert read < 0.25 * before and corrected < 0.9 * read
@@ -115,6 +116,7 @@ def test_networks_given_heatmaps_alone_read_the_points():
     audio, frames, images = torch.randn(2, 3, 80, 16), torch.rand(2, 3, 3, 128, 128), torch.rand(2, 5, 3, 128, 128)
     pose, known = torch.rand(2, 3, 1, 128, 128) ** 8, torch.rand(2, 5, 1, 128, 128) ** 8
     for network, inputs in ((predictor, (audio, pose, known)), (synthesizer, (frames, pose, images, known, audio))):
+        assert network.reader is not None
         read = network.reader(pose), network.reader(known)
         outputs, expected = network(*inputs), network(*inputs, *read)
         others = network(*inputs, read[0] + torch.tensor([0.1, 0.0]), read[1])

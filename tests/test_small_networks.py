@@ -21,7 +21,7 @@ def landmarks() -> np.ndarray:
     for part, centre, radii in ((CONTENT[:40], (0.5, 0.7), (0.2, 0.08)), (CONTENT[40:], (0.5, 0.4), (0.4, 0.5))):
         ids = list(dict.fromkeys(end for edge in part for end in edge))
         angles = {id: np.arctan2(*reversed(points[ORDER.index(id)] - 0.5)) for id in ids}
-        for number, id in enumerate(sorted(ids, key=angles.get)):
+        for number, id in enumerate(sorted(ids, key=lambda id: angles[id])):
             angle = np.pi * (number + 0.5) / len(ids)
             points[ORDER.index(id)] = np.array(centre) + np.array(radii) * [np.cos(angle), np.sin(angle)]
     return points
@@ -60,7 +60,7 @@ def test_drawn_curves_agree_with_the_heatmap_of_a_real_face(pipeline):
 def test_gradients_reach_the_keypoints(landmarks):
     keypoints = torch.from_numpy(landmarks[KEYPOINTS])[None].requires_grad_()
     CurveDrawing()(keypoints).square().sum().backward()
-    assert torch.isfinite(keypoints.grad).all()
+    assert keypoints.grad is not None and torch.isfinite(keypoints.grad).all()
     assert (keypoints.grad.abs().sum(dim=-1) > 0).all()
 
 
@@ -137,8 +137,8 @@ def test_a_copy_takes_the_mouth_from_the_reference_whose_lips_are_shaped_alike(l
         copied = path_copy(path, images, flows, logits, references, target[None])
         x, y = (128 * target[LIP_POINTS].mean(dim=0)).long()
         taken.append((float(copied[0, 0, y, x]), float(copied[0, 0, 4, 4])))
-    (closed, *elsewhere), *opened = taken
-    assert closed < 0.05 and all(mouth > 0.8 for mouth, _ in opened)
+    (closed, *elsewhere), *others = taken
+    assert closed < 0.05 and all(mouth > 0.8 for mouth, _ in others)
     assert elsewhere == pytest.approx([0.2], abs=0.02)  # far from the mouth its shape tells nothing
 
 
@@ -204,6 +204,7 @@ def test_a_flow_of_zero_copies_a_reference_to_where_the_target_has_its_landmarks
     heatmaps = torch.zeros(1, 5, 1, 128, 128)
     references = synthesizer.encode_references(images, heatmaps, points.expand(1, 5, -1, -1))
     with torch.inference_mode():
+        assert synthesizer.temporal is not None
         code = synthesizer.audio_encoder.eval()(torch.randn(1, 80, 16))
         copied = synthesizer.temporal.eval()(references.temporal, heatmaps[:, 0], code, moved[None]).copy
     assert (copied[0] - blob(moved[at])).abs().max() < 0.1 < (images[0, 0] - blob(moved[at])).abs().max()

@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -61,6 +62,7 @@ def test_warped_references_are_the_mean_by_weight_of_moved_images():
 @pytest.mark.parametrize("options", [{}, {"form": "landmarks"}, {"form": "released"}])
 def test_the_flow_alone_is_the_flow_of_the_whole(options):
     network = small(**options).double().eval()
+    assert network.temporal is not None
     torch.nn.init.normal_(network.temporal.flow_predictor.flow.weight, std=0.1)
     inputs = [torch.rand(shape, dtype=torch.float64) for shape in (*SHAPES, (2, 3, 131, 2), (2, 5, 131, 2))]
     inputs = inputs[: len(network.inputs)]
@@ -77,6 +79,7 @@ def test_the_warp_loss_reaches_what_makes_the_flow_and_nothing_else():
     alignment = network(*(torch.rand(shape) for shape in SHAPES), flow_only=True)
     warp_loss(alignment, torch.rand(SHAPES[2]), torch.rand(SHAPES[0]), None).backward()
     reached = {name for name, parameter in network.named_parameters() if parameter.grad is not None}
+    assert network.temporal is not None
     expected = [f"temporal.{name}" for name, _ in network.temporal.named_parameters() if "scale_3" not in name]
     assert reached == {*expected, *(f"audio_encoder.{name}" for name, _ in network.audio_encoder.named_parameters())}
 
@@ -164,6 +167,6 @@ def test_a_warm_up_that_nothing_drives_is_refused(settings, fault, clips, monkey
     monkeypatch.setattr(fetch, "available", lambda name: False)
     line = [*WARP, "losses.perceptual=0", "losses.sync=0", "model.form=paper"]
     with pytest.raises(InputError, match=fault):
-        config = read_config(SCHEMAS, ROOT / "configs" / "demo_face.yaml", [*line, *settings])
+        config: Any = read_config(SCHEMAS, ROOT / "configs" / "demo_face.yaml", [*line, *settings])
         FaceObjective(config.losses, config.model, 1, "", lambda line: None)
         check_warp(config)
