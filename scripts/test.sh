@@ -3,5 +3,5 @@
 set -u
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 
-"$python" -m ruff check . && "$python" -m ruff format --check . || exit 1
+"$python" -m ruff check . && "$python" -m ruff format --check . && "$python" -m mypy || exit 1
 exec "$python" -m pytest -n 2 --dist loadfile "$@"
