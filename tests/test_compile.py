@@ -7,9 +7,8 @@ import pytest
 import torch
 from training_runs import arguments, run, write_checkpoints, write_clips
 
-from extensions.landmark_synthesizer import LandmarkSynthesizerConfig
+from extensions.landmark_synthesizer import LandmarkSynthesizer, LandmarkSynthesizerConfig
 from media.crop import CropForm
-from models import FaceSynthesizer
 from training.config import TrainConfig
 from training.learner import compiled
 
@@ -59,7 +58,7 @@ def test_a_scripts_step_is_compiled_whole_and_once(script, settings, tmp_path):
 def test_a_compiled_synthesizer_computes_the_same():
     torch.manual_seed(0)
     form = LandmarkSynthesizerConfig(width=0.03, crop=CropForm.square(100), references=2)
-    network = FaceSynthesizer(form).double()
+    network = LandmarkSynthesizer(form).double()
     shapes = [(2, 1, 3, 100, 100), (2, 1, 1, 100, 100), (2, 2, 3, 100, 100), (2, 2, 1, 100, 100), (2, 1, 80, 16)]
     inputs = [torch.rand(shape, dtype=torch.float64) for shape in (*shapes, (2, 1, 131, 2), (2, 2, 131, 2))]
     expected, alignment = network(*inputs, alignment=True)
