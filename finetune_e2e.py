@@ -96,30 +96,31 @@ class Dubbing(nn.Module):
         """A batch of `ClipDataset` windows of T frames, of which the t in the middle are synthesized.
 
         Returns:
-            faces (B,t,3,H,W), what the losses ask about their alignment, the points (B,t,131,2) that they were made to
-            have, without a gradient, and the predicted heatmaps (B,T,1,H,W) and landmarks (B,T,57,2).
+            faces (B,t,3,H,W); their `Alignment`; the landmarks (B,t,131,2) that the synthesizer took, without a
+            gradient; the predicted heatmaps (B,T,1,H,W) and keypoints (B,T,57,2).
         """
         references = batch["reference_images"], batch["reference_heatmaps"]
         heatmaps, keypoints = self.predictor(*inputs_of(self.predictor, batch))
-        guide, further = guidance(self.synthesizer, heatmaps, keypoints, batch["points"])
+        guide, further = guidance(self.synthesizer, heatmaps, keypoints, batch["landmarks"])
         if self.training and self.true_heatmaps > 0:
             known = torch.rand(len(heatmaps), device=heatmaps.device) < self.true_heatmaps
             guide = torch.where(known[:, None, None, None, None], batch["heatmaps"], guide)
-            further = [torch.where(known[:, None, None, None], batch["points"], x) for x in further]
+            further = [torch.where(known[:, None, None, None], batch["landmarks"], x) for x in further]
         inputs = (batch["frames"], guide, batch["audio"], *further)
         frames, guide, audio, *further = (x[:, self.synthesized] for x in inputs)
-        reference_landmarks = [batch["reference_points"]] if further else []
+        reference_landmarks = [batch["reference_landmarks"]] if further else []
         inputs = (frames, guide, *references, audio, *further, *reference_landmarks)
         faces, alignment = self.synthesizer(*inputs, alignment=True)
-        landmarks = further[0] if further else batch["points"][:, self.synthesized]
+        landmarks = further[0] if further else batch["landmarks"][:, self.synthesized]
         return faces, alignment, landmarks.detach(), heatmaps, keypoints
 
-    def targets(self, batch: dict, points: Tensor) -> dict:
-        """What `FaceObjective` takes of the synthesized frames, `points` as `forward` returns them; `mel` is theirs.
+    def targets(self, batch: dict, landmarks: Tensor) -> dict:
+        """What `FaceObjective` takes of the synthesized frames, `landmarks` as `forward` returns them; `mel` is theirs.
 
-        True frames and landmarks, but the points that the flow was asked for.
+        Frames and keypoints are the true ones, `landmarks` those that the synthesizer took.
         """
-        return batch | {name: batch[name][:, self.synthesized] for name in ("frames", "landmarks")} | {"points": points}
+        true = {name: batch[name][:, self.synthesized] for name in ("frames", "keypoints")}
+        return batch | true | {"landmarks": landmarks}
 
 
 @torch.no_grad()
@@ -138,10 +139,10 @@ def validate(
     made, shown, scores = [], [], []
     for part in parts(batch, 4):
         part = move(part, device)
-        generated, alignment, points, heatmaps, landmarks = dubbing(part)
-        values = heatmap_scores(heatmaps, landmarks, part, weights)
+        generated, alignment, landmarks, heatmaps, keypoints = dubbing(part)
+        values = heatmap_scores(heatmaps, keypoints, part, weights)
         if further is not None:
-            values |= further(alignment, dubbing.targets(part, points))
+            values |= further(alignment, dubbing.targets(part, landmarks))
         scores.append((len(generated), values))
         made.append(generated.cpu())
         shown.append(heatmaps[:, dubbing.synthesized][:, 0].cpu())
@@ -260,11 +261,11 @@ def main() -> None:
 
     def compute(part: dict) -> tuple[dict[str, Tensor], tuple[Tensor, Tensor]]:
         with accelerator.autocast():
-            faces, alignment, points, heatmaps, landmarks = dub(part)
-            targets = bare.targets(part, points)
+            faces, alignment, landmarks, heatmaps, keypoints = dub(part)
+            targets = bare.targets(part, landmarks)
             terms = {} if extra is None else extra(faces, targets, alignment)
             terms |= objective(faces, targets, run.networks.get("discriminator"), alignment)
-            terms |= heatmap_terms(heatmaps, landmarks, part, config.heatmap_losses)
+            terms |= heatmap_terms(heatmaps, keypoints, part, config.heatmap_losses)
         return terms, (targets["frames"], faces.detach())
 
     for step, batch in run.progress(training_batches(dataset, config, accelerator, first)):

@@ -56,8 +56,8 @@ def validate(
     scores, shown = [], []
     for part in parts(batch, 16):
         part = move(part, device)
-        heatmaps, landmarks = predictor(*inputs_of(predictor, part))
-        scores.append((len(heatmaps), heatmap_scores(heatmaps, landmarks, part, weights)))
+        heatmaps, keypoints = predictor(*inputs_of(predictor, part))
+        scores.append((len(heatmaps), heatmap_scores(heatmaps, keypoints, part, weights)))
         shown.append(heatmaps[:8].cpu())
     values, heatmaps = mean_of_parts(scores), torch.cat(shown)[:8]
     middle = heatmaps.shape[1] // 2
@@ -114,8 +114,8 @@ def main() -> None:
 
     def compute(part: dict) -> tuple[dict[str, Tensor], None]:
         with accelerator.autocast():
-            heatmaps, landmarks = predict(*inputs_of(predictor, part))
-        return heatmap_terms(heatmaps, landmarks, part, config.losses), None
+            heatmaps, keypoints = predict(*inputs_of(predictor, part))
+        return heatmap_terms(heatmaps, keypoints, part, config.losses), None
 
     for step, batch in run.progress(training_batches(dataset, config, accelerator, first)):
         train_mode(learner.network, config.train)

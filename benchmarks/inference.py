@@ -61,8 +61,8 @@ class Inputs:
     predictor_audio: Tensor
     reference_images: Tensor
     reference_heatmaps: Tensor
-    points: Tensor
-    reference_points: Tensor
+    landmarks: Tensor
+    reference_landmarks: Tensor
 
 
 class PlainFlowPredictor(nn.Module):
@@ -101,10 +101,10 @@ class PlainDubbing:
         references = inputs.reference_heatmaps.expand(count, -1, -1, -1, -1)
         poses, audio = inputs.heatmaps[0][windows], inputs.predictor_audio[0][windows]
         centre = windows.shape[1] // 2
-        known = inputs.reference_points.expand(count, -1, -1, -1)
-        given = {"points": inputs.points[0][windows], "reference_points": known}
+        known = inputs.reference_landmarks.expand(count, -1, -1, -1)
+        given = {"landmarks": inputs.landmarks[0][windows], "reference_landmarks": known}
         predicted, keypoints = self.predictor(audio, poses, references, *inputs_of(self.predictor, given))
-        heatmaps, further = guidance(self.synthesizer, predicted[:, centre], keypoints[:, centre], inputs.points[0])
+        heatmaps, further = guidance(self.synthesizer, predicted[:, centre], keypoints[:, centre], inputs.landmarks[0])
         images = inputs.reference_images.expand(count, -1, -1, -1, -1)
         own = inputs.frames[0], heatmaps, inputs.audio[0], *further
         frames, heatmaps, audio, *further = (x[:, None] for x in own)
@@ -121,7 +121,7 @@ class FastDubbing:
     def prepare(self, inputs: Inputs) -> None:
         """Encode the references, once a video."""
         self.reference_tokens = self.predictor.encode_references(inputs.reference_heatmaps)
-        further = inputs_of(self.synthesizer, {"reference_points": inputs.reference_points})
+        further = inputs_of(self.synthesizer, {"reference_landmarks": inputs.reference_landmarks})
         known = inputs.reference_images, inputs.reference_heatmaps, *further
         self.references = self.synthesizer.encode_references(*known)
 
@@ -129,7 +129,7 @@ class FastDubbing:
         poses = inputs.heatmaps[0]
         tokens = self.predictor.encode_frames(inputs.predictor_audio[0], poses)
         windows = _windows(len(poses), self.predictor.config.frames, poses.device)
-        known = {"points": inputs.points[0], "reference_points": inputs.reference_points}
+        known = {"landmarks": inputs.landmarks[0], "reference_landmarks": inputs.reference_landmarks}
         heatmaps, keypoints = self.predictor.predict_centre(
             tokens[windows],
             self.reference_tokens,
@@ -137,7 +137,7 @@ class FastDubbing:
             *inputs_of(self.predictor, known),
             keypoints=takes_landmarks(self.synthesizer),
         )
-        heatmaps, further = guidance(self.synthesizer, heatmaps, keypoints, inputs.points[0])
+        heatmaps, further = guidance(self.synthesizer, heatmaps, keypoints, inputs.landmarks[0])
         placed = [x[None] for x in further]
         faces = self.synthesizer.render(inputs.frames, heatmaps[None], self.references, inputs.audio, *placed)
         assert isinstance(faces, Tensor)  # a pair with `alignment` alone
@@ -190,7 +190,7 @@ def random_inputs(predictor: WindowEncoder, synthesizer: FaceSynthesizer, frames
     def audio(kind: str) -> Tensor:
         return torch.randn(1, frames, *FEATURES[kind], generator=random)
 
-    def points(count: int) -> Tensor:
+    def landmarks(count: int) -> Tensor:
         face = torch.rand(1, 1, len(ORDER), 2, generator=random)
         return face + 0.02 * torch.randn(1, count, len(ORDER), 2, generator=random)
 
@@ -201,8 +201,8 @@ def random_inputs(predictor: WindowEncoder, synthesizer: FaceSynthesizer, frames
         audio(predictor.config.audio),
         images(references),
         heatmaps(references),
-        points(frames),
-        points(references),
+        landmarks(frames),
+        landmarks(references),
     )
 
 

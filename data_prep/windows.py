@@ -38,9 +38,9 @@ class ClipDataset(Dataset):
     the augmentation) comes from `seed`, so an item is the same whichever worker makes it. A dict of
 
         audio (T, C, W), frames (T, 3, H, W) RGB in [0, 1], heatmaps and pose_heatmaps (T, 1, G, G),
-        landmarks (T, 57, 2), mel (1, 80, 16) the sync expert's five frames of sound from frame `mel_from` on,
+        keypoints (T, 57, 2), mel (1, 80, 16) the sync expert's five frames of sound from frame `mel_from` on,
         reference_images (N, 3, H, W), reference_heatmaps (N, 1, G, G),
-        points (T, 131, 2) and reference_points (N, 131, 2), through which the heatmaps are drawn,
+        landmarks (T, 131, 2) and reference_landmarks (N, 131, 2), through which the heatmaps are drawn,
         with `negatives` K: audio_negatives (K, C, W) and mel_negatives (K, 1, 80, 16), the middle frame's window of
         `audio` and `mel`, both shifted by the same K numbers of frames, all float32;
         clip, the clip's id, and start, the first frame's index on the 25 fps timeline.
@@ -56,8 +56,8 @@ class ClipDataset(Dataset):
         crop: the form that the network takes: H and W, and G, the side of its heatmaps.
         augment: mirror half of the items, and vary brightness, contrast and colour, and of log-mel the loudness and
             the tilt; all frames of an item get the same change.
-        warp: turn, stretch and shift the points, and with them the heatmaps but not the pictures, by up to this share
-            of the crop; the frames of a window get the same change, each reference its own. For networks that take no
+        warp: turn, stretch and shift the landmarks and their heatmaps, but not the pictures, by up to this share of the
+            crop; the frames of a window get the same change, each reference its own. For networks that take no
             picture.
         max_offset: leave out clips whose offset in the manifest is larger, in frames; None keeps all.
         correct_offsets: shift each clip's sound by the offset in the manifest.
@@ -183,12 +183,12 @@ class ClipDataset(Dataset):
             "frames": pictures[: self.window],
             "heatmaps": full[: self.window],
             "pose_heatmaps": pose,
-            "landmarks": torch.from_numpy(np.ascontiguousarray(landmarks[: self.window, KEYPOINTS])),
+            "keypoints": torch.from_numpy(np.ascontiguousarray(landmarks[: self.window, KEYPOINTS])),
             "mel": torch.from_numpy(sync_mel(mel, sounding[:1] + self.mel_from)[0]),
             "reference_images": pictures[self.window :],
             "reference_heatmaps": full[self.window :],
-            "points": torch.from_numpy(landmarks[: self.window]),
-            "reference_points": torch.from_numpy(landmarks[self.window :]),
+            "landmarks": torch.from_numpy(landmarks[: self.window]),
+            "reference_landmarks": torch.from_numpy(landmarks[self.window :]),
             "clip": clip.id,
             "start": int(numbers[0]),
         } | shifted
@@ -198,17 +198,17 @@ class ClipDataset(Dataset):
         last = clip.samples * FPS // SAMPLE_RATE - 5
         return draw_shifts(random, self.negatives, self.furthest, -min(starts), last - max(starts))
 
-    def points(self) -> Iterator[np.ndarray]:
-        """Yield each clip's points (F, 131, 2), less what `holdout` keeps apart."""
+    def landmarks(self) -> Iterator[np.ndarray]:
+        """Yield each clip's landmarks (F, 131, 2), less what `holdout` keeps apart."""
         for clip in self.clips:
             yield clip.landmarks[: self._apart(clip)]
             clip.__dict__.pop("landmarks", None)  # of thousands of clips they would fill the memory
 
     def sounds(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield each clip's windows of sound (F, C, W) and `points` (F, 131, 2), without its pictures."""
-        for which, points in enumerate(self.points()):
-            numbers = self.clips[which].frames[: len(points)] + self._late[which]
-            yield audio_windows(self._sound(which)[0], self.kind, numbers), points
+        """Yield each clip's windows of sound (F, C, W) and `landmarks` (F, 131, 2), without its pictures."""
+        for which, landmarks in enumerate(self.landmarks()):
+            numbers = self.clips[which].frames[: len(landmarks)] + self._late[which]
+            yield audio_windows(self._sound(which)[0], self.kind, numbers), landmarks
 
     def _sound(self, which: int) -> tuple[np.ndarray, np.ndarray]:
         """Features of the clip's sound, of `kind` and log-mel, from a cache of at most 256 MB a process."""
@@ -226,14 +226,14 @@ class ClipDataset(Dataset):
         self.clips[which].__dict__.pop("landmarks", None)
 
 
-def warped(points: np.ndarray, window: int, most: float, random: np.random.Generator) -> np.ndarray:
+def warped(landmarks: np.ndarray, window: int, most: float, random: np.random.Generator) -> np.ndarray:
     """Points (M, 131, 2) under random affine maps near the identity: one for the first `window`, then one for each."""
-    count = 1 + len(points) - window
+    count = 1 + len(landmarks) - window
     linear = np.eye(2) + random.uniform(-most, most, (count, 2, 2))
     linear[:, 0, 1] = random.uniform(-most, most, count) - linear[:, 1, 0]  # more turned than sheared
     shift = random.uniform(-most, most, (count, 1, 2)) / 2
-    which = np.maximum(np.arange(len(points)) - window + 1, 0)
-    return ((points - 0.5) @ linear[which] + 0.5 + shift[which]).astype(np.float32)
+    which = np.maximum(np.arange(len(landmarks)) - window + 1, 0)
+    return ((landmarks - 0.5) @ linear[which] + 0.5 + shift[which]).astype(np.float32)
 
 
 def _varied_mel(windows: np.ndarray, random: np.random.Generator) -> np.ndarray:
@@ -253,10 +253,10 @@ def _size(features: tuple[np.ndarray, np.ndarray]) -> int:
 
 def mirrored(images: np.ndarray, landmarks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Images (n, H, W, 3) and landmarks (m, 131, 2), in units of the crop, of faces seen in a mirror."""
-    return images[:, :, ::-1], mirrored_points(landmarks)
+    return images[:, :, ::-1], mirrored_landmarks(landmarks)
 
 
-def mirrored_points(landmarks: np.ndarray) -> np.ndarray:
+def mirrored_landmarks(landmarks: np.ndarray) -> np.ndarray:
     """Landmarks (m, 131, 2), in units of the crop, of faces seen in a mirror."""
     return landmarks[:, MIRROR] * np.array([-1, 1], np.float32) + np.array([1, 0], np.float32)
 

@@ -73,7 +73,7 @@ class StsaSpeaker(Speaker):
     def encode(self, images: np.ndarray, landmarks: np.ndarray) -> PersonReferences:
         """See `Speaker`."""
         heatmaps, known = self._heatmaps(landmarks, FULL_FACE)[None], self._points(landmarks)[None]
-        further = inputs_of(self.synthesizer, {"reference_points": known})
+        further = inputs_of(self.synthesizer, {"reference_landmarks": known})
         encoded = self.synthesizer.encode_references(to_tensor(images, self.device)[None], heatmaps, *further)
         return PersonReferences(self.predictor.encode_references(heatmaps), known, encoded)
 
@@ -99,7 +99,7 @@ class StsaSpeaker(Speaker):
         """Faces (B, 3, S, S) and heatmaps (B, 1, S, S) for one person's frames."""
         person = self._form.holding(references)
         with autocast(self.device, self.dtype):
-            known = {"points": points, "reference_points": person.landmarks}
+            known = {"landmarks": points, "reference_landmarks": person.landmarks}
             heatmaps, keypoints = self.predictor.predict_centre(
                 embeddings,
                 person.tokens,

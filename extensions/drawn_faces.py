@@ -5,7 +5,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data_prep.windows import mirrored_points, warped
+from data_prep.windows import mirrored_landmarks, warped
 from extensions.drawing import CurveDrawing
 from media.heatmap import FULL_FACE, KEYPOINTS, POSE, draw_heatmaps
 
@@ -39,7 +39,7 @@ class DrawnFaces:
         one, other = self._points[random.integers(0, len(self._points), (2, size))]
         share = np.where(random.random(size) < 0.5, 0, random.uniform(-0.2, 1, size)).astype(np.float32)[:, None, None]
         faces = one + share * (other - one)
-        faces = np.where(random.random((size, 1, 1)) < 0.5, mirrored_points(faces), faces)
+        faces = np.where(random.random((size, 1, 1)) < 0.5, mirrored_landmarks(faces), faces)
         faces = warped(faces + self._bumps(faces, random), 1, self._warp, random)
         upper = torch.from_numpy(draw_heatmaps(faces, POSE))
         half, points = size // 2, torch.from_numpy(faces)

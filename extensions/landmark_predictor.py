@@ -42,8 +42,8 @@ class LandmarkPredictor(WindowEncoder):
         "audio",
         "pose_heatmaps",
         "reference_heatmaps",
-        "points",
-        "reference_points",
+        "landmarks",
+        "reference_landmarks",
     )
     upper_points: Tensor
     keypoints: Tensor

@@ -67,7 +67,7 @@ class LandmarkSynthesizer(FaceSynthesizer):
     """`FaceSynthesizer` with a `LandmarkTemporalPath`, and with a `CopyingGenerator` where it copies references."""
 
     Config = LandmarkSynthesizerConfig
-    inputs: ClassVar[tuple[str, ...]] = (*FaceSynthesizer.inputs, "points", "reference_points")
+    inputs: ClassVar[tuple[str, ...]] = (*FaceSynthesizer.inputs, "landmarks", "reference_landmarks")
     config: LandmarkSynthesizerConfig
     keypoints: Tensor
 

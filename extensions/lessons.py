@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 
-from data_prep.windows import ClipDataset, mirrored_points
+from data_prep.windows import ClipDataset, mirrored_landmarks
 from extensions.drawn_faces import DrawnFaces
 from extensions.landmark_maps import ANCHORS, apply_affine, mouth_motion, pose_beside
 from extensions.landmark_predictor import LandmarkPredictor
@@ -121,7 +121,7 @@ def learn_reading(
     Raises:
         InputError: a setting is out of range, or the state of a killed lesson cannot be used.
     """
-    faces = DrawnFaces(np.concatenate(list(dataset.points())), config.warp, config.bend, seed)
+    faces = DrawnFaces(np.concatenate(list(dataset.landmarks())), config.warp, config.bend, seed)
     device = next(reader.parameters()).device
     lessons = (
         ("reading", reader.first, lambda heatmaps: [reader.first(heatmaps)]),
@@ -223,9 +223,9 @@ def learn_turning(predictor: LandmarkPredictor, dataset: ClipDataset, seed: int)
     random = np.random.default_rng(seed)
     shape = slow_shape = slow_both = torch.zeros((), dtype=torch.float64)
     count = 0
-    for seen in dataset.points():
+    for seen in dataset.landmarks():
         for draw in range(REFERENCE_DRAWS):
-            points = torch.from_numpy(seen if draw % 2 else mirrored_points(seen))[None]
+            points = torch.from_numpy(seen if draw % 2 else mirrored_landmarks(seen))[None]
             chosen = points[:, random.integers(0, points.shape[1], predictor.config.references)]
             pose = pose_beside(points[:, :, ANCHORS], chosen[:, :, ANCHORS], chosen[:, :, KEYPOINTS])
             motion = apply_affine(points[:, :, KEYPOINTS], pose.home) - pose.still

@@ -49,14 +49,14 @@ class ExtraObjective:
         """The weighted terms for generated `faces` (B,T,3,H,W).
 
         Args:
-            batch: true `frames` (B,T,3,H,W), `landmarks` (B,T,57,2), `points` (B,T,131,2), `reference_points`
+            batch: true `frames` (B,T,3,H,W), `keypoints` (B,T,57,2), `landmarks` (B,T,131,2), `reference_landmarks`
                 (B,N,131,2).
             alignment: of the synthesis of `faces`.
         """
         weights, true = self.weights, batch["frames"]
         terms = {}
         if weights.l1 > 0 or weights.gradient > 0 or weights.ssim > 0:
-            pixels = mouth_weight(batch["landmarks"], self.crop, weights.mouth)
+            pixels = mouth_weight(batch["keypoints"], self.crop, weights.mouth)
             pixels = pixels * hidden_weight(self.crop, outside=weights.upper, device=pixels.device)
             if weights.l1 > 0:
                 terms["l1"] = weights.l1 * l1_loss(faces, true, pixels)
@@ -66,7 +66,7 @@ class ExtraObjective:
                 terms["ssim"] = weights.ssim * ssim_loss(faces, true, pixels)
         if weights.flow > 0:
             assert alignment.grid is not None  # of a synthesizer with a temporal path
-            distance = landmark_flow_loss(alignment.grid, batch["points"], batch["reference_points"])
+            distance = landmark_flow_loss(alignment.grid, batch["landmarks"], batch["reference_landmarks"])
             terms["flow"] = weights.flow * distance
         return terms
 
@@ -96,24 +96,24 @@ def ssim_loss(faces: Tensor, true_faces: Tensor, weight: Tensor | None = None) -
     return weighted_mean(1 - similarity.view_as(faces), weight).to(full_precision(faces).dtype)
 
 
-def landmark_flow_loss(grid: Tensor, points: Tensor, reference_points: Tensor) -> Tensor:
+def landmark_flow_loss(grid: Tensor, landmarks: Tensor, reference_landmarks: Tensor) -> Tensor:
     """Mean distance of the points that the flow reads at the target's landmarks from the references' own landmarks.
 
     Args:
         grid: (B, T, N, 2, H, W), the points of each of N references that each of T frames reads, x and y from -1 to 1
             between the outer edges of the corner pixels (`grid_sample`'s align_corners=False).
-        points: (B, T, P, 2), x and y in units of the face crop, of the frames.
-        reference_points: (B, N, P, 2), of the references.
+        landmarks: (B, T, P, 2), x and y in units of the face crop, of the frames.
+        reference_landmarks: (B, N, P, 2), of the references.
 
     Returns:
         A scalar, in pixels.
     """
     shape, (height, width) = grid.shape[:3], grid.shape[-2:]
-    at = (2 * full_precision(points) - 1)[:, :, None].expand(*shape, -1, -1).flatten(0, 2)  # (B T N, P, 2)
+    at = (2 * full_precision(landmarks) - 1)[:, :, None].expand(*shape, -1, -1).flatten(0, 2)  # (B T N, P, 2)
     flat = full_precision(grid).flatten(0, 2)
     read = F.grid_sample(flat, at[:, :, None], padding_mode="border", align_corners=False)
     read = read.squeeze(3).transpose(1, 2).unflatten(0, shape)
-    true = 2 * full_precision(reference_points)[:, None] - 1
+    true = 2 * full_precision(reference_landmarks)[:, None] - 1
     pixels = (read - true) * read.new_tensor([width / 2, height / 2])
     return pixels.norm(dim=-1).mean()
 
@@ -123,8 +123,8 @@ def flow_score(alignment: Alignment, batch: dict) -> dict[str, float]:
 
     Args:
         alignment: of all frames of `batch`.
-        batch: `points` (B, T, 131, 2) and `reference_points` (B, N, 131, 2).
+        batch: `landmarks` (B, T, 131, 2) and `reference_landmarks` (B, N, 131, 2).
     """
     if alignment.grid is None:
         return {}
-    return {"val/flow": float(landmark_flow_loss(alignment.grid, batch["points"], batch["reference_points"]))}
+    return {"val/flow": float(landmark_flow_loss(alignment.grid, batch["landmarks"], batch["reference_landmarks"]))}

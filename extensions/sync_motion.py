@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data_prep.sync import SyncDataset
-from data_prep.windows import mirrored_points
+from data_prep.windows import mirrored_landmarks
 from extensions.landmark_maps import mouth_motion
 from extensions.lessons import VisemeTraining, learn_visemes
 from media.heatmap import LIP_KEYPOINTS, LIP_POINTS
@@ -41,7 +41,7 @@ class MotionDataset(SyncDataset):
         """Motion of a clip's keypoints, (F, 57, 2), from a cache of at most 64 MB a process."""
         if (which, mirrored) not in self._motions:
             points = self.clips[which].landmarks
-            motion = mouth_motion(torch.from_numpy(mirrored_points(points) if mirrored else points))
+            motion = mouth_motion(torch.from_numpy(mirrored_landmarks(points) if mirrored else points))
             self.clips[which].__dict__.pop("landmarks")  # those of thousands of clips would fill the memory
             self._motions[which, mirrored] = motion
             while sum(each.nbytes for each in self._motions.values()) > _CACHE and len(self._motions) > 1:

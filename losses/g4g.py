@@ -44,13 +44,13 @@ def attribute_loss(visual: Tensor, landmarks: Tensor) -> Tensor:
 
 
 def reconstruction_loss(
-    faces: Tensor, true_faces: Tensor, landmarks: Tensor, crop: CropForm, multi_scale: bool = True
+    faces: Tensor, true_faces: Tensor, keypoints: Tensor, crop: CropForm, multi_scale: bool = True
 ) -> Tensor:
     """L_r, eq. 15: the mean L1 under N masks; here three of decreasing size: the crop, its hidden part and the mouth.
 
     Args:
         faces, true_faces: (B, T, 3, H, W), in [0, 1].
-        landmarks: (B, T, 57, 2), in units of the crop.
+        keypoints: (B, T, 57, 2), in units of the crop.
         crop: the form of the faces.
         multi_scale: false takes the crop alone.
     """
@@ -58,7 +58,7 @@ def reconstruction_loss(
     if not multi_scale:
         return whole
     hidden = l1_loss(faces, true_faces, hidden_weight(crop, device=faces.device))
-    mouth = l1_loss(faces, true_faces, mouth_weight(landmarks, crop, inside=1.0, outside=0.0))
+    mouth = l1_loss(faces, true_faces, mouth_weight(keypoints, crop, inside=1.0, outside=0.0))
     return (whole + hidden + mouth) / 3
 
 
@@ -126,7 +126,7 @@ class G4GObjective(nn.Module):
         """The weighted terms for generated `faces` (B, T, 3, H, W).
 
         Args:
-            batch: true `frames` (B, T, 3, H, W), `landmarks` (B, T, 57, 2), `mel` (B, 1, 80, 16) and, with unsynced
+            batch: true `frames` (B, T, 3, H, W), `keypoints` (B, T, 57, 2), `mel` (B, 1, 80, 16) and, with unsynced
                 sounds, `mel_negatives` (B, K, 1, 80, 16).
             discriminator: takes (B, T, 3, H, W), scores frames and windows; None without the adversarial term.
             alignment: the network's alignment features of the same windows.
@@ -143,7 +143,7 @@ class G4GObjective(nn.Module):
             terms["gan"] = weights.gan * generator_loss(discriminator(faces))
             discriminator.requires_grad_(True)
         if weights.reconstruction > 0:
-            difference = reconstruction_loss(faces, true, batch["landmarks"], self.crop, weights.multi_scale)
+            difference = reconstruction_loss(faces, true, batch["keypoints"], self.crop, weights.multi_scale)
             terms["reconstruction"] = weights.reconstruction * difference
         if weights.contrastive > 0:
             pairs = []

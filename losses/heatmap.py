@@ -15,7 +15,7 @@ class HeatmapLosses:
     """Weights of the loss terms; the paper's are all 1. A term at weight 0 is not computed."""
 
     heatmap: float = 1.0  # the heatmaps' term of eq. 3
-    landmarks: float = 1.0  # the keypoints' term of eq. 3
+    keypoints: float = 1.0  # the keypoints' term of eq. 3
     temporal: float = 1.0  # L_temporal of eq. 4
 
 
@@ -24,12 +24,12 @@ def freeze_unread(predictor: nn.Module, weights: HeatmapLosses) -> None:
 
     These are a `HeatmapPredictor`'s keypoint heads without a keypoint term: its heatmaps do not depend on them.
     """
-    if isinstance(predictor, HeatmapPredictor) and not (weights.landmarks > 0 or weights.temporal > 0):
+    if isinstance(predictor, HeatmapPredictor) and not (weights.keypoints > 0 or weights.temporal > 0):
         predictor.lip_keypoints.requires_grad_(False)
         predictor.jaw_keypoints.requires_grad_(False)
 
 
-def heatmap_terms(heatmaps: Tensor | None, landmarks: Tensor, batch: dict, weights: HeatmapLosses) -> dict[str, Tensor]:
+def heatmap_terms(heatmaps: Tensor | None, keypoints: Tensor, batch: dict, weights: HeatmapLosses) -> dict[str, Tensor]:
     """The weighted terms of eq. 3 and 4 for predictions (B,T,1,H,W) and (B,T,57,2).
 
     `heatmaps` may be None if their term has no weight.
@@ -38,20 +38,20 @@ def heatmap_terms(heatmaps: Tensor | None, landmarks: Tensor, batch: dict, weigh
     if weights.heatmap > 0:
         assert heatmaps is not None
         terms["heatmap"] = weights.heatmap * frame_distance(heatmaps, batch["heatmaps"])
-    if weights.landmarks > 0:
-        terms["landmarks"] = weights.landmarks * frame_distance(landmarks, batch["landmarks"])
+    if weights.keypoints > 0:
+        terms["keypoints"] = weights.keypoints * frame_distance(keypoints, batch["keypoints"])
     if weights.temporal > 0:
-        terms["temporal"] = weights.temporal * temporal_loss(landmarks, batch["landmarks"])
+        terms["temporal"] = weights.temporal * temporal_loss(keypoints, batch["keypoints"])
     return terms
 
 
-def heatmap_scores(heatmaps: Tensor, landmarks: Tensor, batch: dict, weights: HeatmapLosses) -> dict[str, float]:
+def heatmap_scores(heatmaps: Tensor, keypoints: Tensor, batch: dict, weights: HeatmapLosses) -> dict[str, float]:
     """Validation scalars of predictions (B,T,1,H,W) and (B,T,57,2): the weighted loss terms and two scores.
 
     `val/heatmap_distance` is eq. 3's first term without its weight. `val/keypoint_LipLMD` is the mean distance of the
     40 lip points of the keypoint head, in units of the face box; it does not measure decoded heatmaps.
     """
-    values = {f"val/{name}": float(value) for name, value in heatmap_terms(heatmaps, landmarks, batch, weights).items()}
+    values = {f"val/{name}": float(value) for name, value in heatmap_terms(heatmaps, keypoints, batch, weights).items()}
     values["val/heatmap_distance"] = float(frame_distance(heatmaps, batch["heatmaps"]))
-    lips = (landmarks - batch["landmarks"])[..., LIP_KEYPOINTS, :]
+    lips = (keypoints - batch["keypoints"])[..., LIP_KEYPOINTS, :]
     return values | {"val/keypoint_LipLMD": float(lips.norm(dim=-1).mean())}

@@ -29,12 +29,12 @@ def hidden_weight(crop: CropForm, inside: float = 1.0, outside: float = 0.0, dev
 
 
 def mouth_weight(
-    landmarks: Tensor, crop: CropForm, inside: float, outside: float = 1.0, margin: float = 0.08
+    keypoints: Tensor, crop: CropForm, inside: float, outside: float = 1.0, margin: float = 0.08
 ) -> Tensor:
     """Weights with a box around the lips.
 
     Args:
-        landmarks: (B, T, 57, 2), x and y in units of the face crop, jaw first.
+        keypoints: (B, T, 57, 2), x and y in units of the face crop, jaw first.
         crop: the form of the faces.
         inside, outside: the weights inside and outside of the box.
         margin: by how much of the crop the box is wider than the lips on each side.
@@ -42,7 +42,7 @@ def mouth_weight(
     Returns:
         (B, T, 1, H, W), without a gradient.
     """
-    lips = full_precision(landmarks.detach())[..., LIP_KEYPOINTS, :]
+    lips = full_precision(keypoints.detach())[..., LIP_KEYPOINTS, :]
     low = lips.amin(dim=-2)[..., None, None] - margin  # (B, T, 2, 1, 1)
     high = lips.amax(dim=-2)[..., None, None] + margin
     x, y = ((torch.arange(n, device=lips.device, dtype=lips.dtype) + 0.5) / n for n in (crop.width, crop.height))

@@ -110,7 +110,7 @@ def predict(
     for part in windows.split(BATCH):
         known = frames[part], encoded.expand(len(part), -1, -1)
         centre = part[:, reach]
-        further = inputs_of(predictor, {"points": points[centre], "reference_points": references[1]})
+        further = inputs_of(predictor, {"landmarks": points[centre], "reference_landmarks": references[1]})
         drawn, found = predictor.predict_centre(*known, pose[centre], *further, keypoints=True)
         assert found is not None  # with keypoints=True
         heatmaps.append(drawn)
@@ -228,7 +228,7 @@ def score_clip(
         upper, whole = read_points(predictor, pose, points), read_points(synthesizer, full, points)
         reference_points = read_points(predictor, reference_heatmaps, reference_points)
     known = reference_heatmaps[None], reference_points[None]
-    further = inputs_of(synthesizer, {"reference_points": whole[chosen][None]})
+    further = inputs_of(synthesizer, {"reference_landmarks": whole[chosen][None]})
     references = synthesizer.encode_references(pictures(clip, chosen)[None], known[0], *further)
 
     def drawing(heatmaps: Tensor, sound: Tensor, *further: Tensor) -> Form:
@@ -252,7 +252,7 @@ def score_clip(
     if expert is not None:
         dubbed = remembering(dubbed)
     forms = {
-        TRUE: drawing(full, own, *inputs_of(synthesizer, {"points": whole})),
+        TRUE: drawing(full, own, *inputs_of(synthesizer, {"landmarks": whole})),
         PREDICTED: dubbed,
         COPIED: copying(clip, chosen),
     }

@@ -26,14 +26,14 @@ def inputs_of(network: Conditioned, batch: Mapping[str, Any]) -> list[Tensor]:
     """The tensors of `batch` that the network takes, in its order; names that the batch lacks are left out.
 
     A batch of a few names selects what a part of the network takes beyond the paper's arguments, as in
-    `encode_references(images, heatmaps, *inputs_of(network, {"reference_points": landmarks}))`.
+    `encode_references(images, heatmaps, *inputs_of(network, {"reference_landmarks": landmarks}))`.
     """
     return [batch[name] for name in network.inputs if name in batch]
 
 
 def takes_landmarks(synthesizer: Conditioned) -> TypeGuard[LandmarkConditioned]:
     """Whether the synthesizer takes landmarks, in which the predicted keypoints replace the target's own."""
-    return "points" in synthesizer.inputs
+    return "landmarks" in synthesizer.inputs
 
 
 def guidance(

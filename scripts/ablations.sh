@@ -36,7 +36,7 @@ for seed in ${SEEDS:-0 1}; do
     done
     "$python" finetune_e2e.py --config configs/ablations/with_finetuning.yaml "${data[@]}" "${loop[@]}" "${face[@]}" \
         heatmap_predictor=checkpoints/demo face_synthesizer="$runs/without_finetuning-$seed/best" heatmap_losses.heatmap=0 \
-        heatmap_losses.landmarks=0.02 heatmap_losses.temporal=0.02 \
+        heatmap_losses.keypoints=0.02 heatmap_losses.temporal=0.02 \
         train.learning_rate=3e-4 train.steps=$((steps / 4)) train.seed=$seed output="$runs/with_finetuning-$seed"
 done
 scores=()

@@ -90,7 +90,7 @@ CASES = {
     "finetune_e2e": ["train_predictor=true", "heatmap_losses.heatmap=1", "true_heatmaps=0", "frames=1"],
 }
 TERMS = {
-    "train_heatmap": ["heatmap", "landmarks", "temporal"],
+    "train_heatmap": ["heatmap", "keypoints", "temporal"],
     "train_face": ["l1", "gradient", "gan", "feature"],
     "finetune_e2e": [f"{kind}/{term}" for kind in ("predictor", "synthesizer") for term in ("l1", "L_face")]
     + ["predictor/heatmap", "predictor/L_heatmap"],
@@ -118,7 +118,7 @@ def test_measuring_changes_no_step(script, processes, clips, tmp_path):
         values = found[prefix + term]
         assert len(values) == 2 and all(0 < value < float("inf") for value in values), term  # steps 1 and 2
     if script == "finetune_e2e":  # the norm of a sum is at most the sum of norms, and eq. 4 does not reach the face
-        parts = [found[f"{prefix}predictor/{term}"] for term in ("heatmap", "landmarks", "temporal")]
+        parts = [found[f"{prefix}predictor/{term}"] for term in ("heatmap", "keypoints", "temporal")]
         whole = found[f"{prefix}predictor/L_heatmap"]
         assert all(norm <= 1.001 * sum(each) for norm, *each in zip(whole, *parts, strict=True))
         assert found[f"{prefix}synthesizer/L_heatmap"] == [0, 0]

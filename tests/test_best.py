@@ -280,7 +280,7 @@ def test_a_validation_in_parts_scores_as_a_whole_one(clips, monkeypatch):
     expected = heatmap_terms(heatmaps, landmarks, batch, dataclasses.replace(weights, heatmap=1.0))
     assert values["val/heatmap_distance"] == pytest.approx(float(expected["heatmap"]), rel=1e-5)
     assert values["val/temporal"] == pytest.approx(float(expected["temporal"]), rel=1e-5)
-    lips = (landmarks - batch["landmarks"])[..., LIP_KEYPOINTS, :].norm(dim=-1)
+    lips = (landmarks - batch["keypoints"])[..., LIP_KEYPOINTS, :].norm(dim=-1)
     assert values["val/keypoint_LipLMD"] == pytest.approx(float(lips.mean()), rel=1e-5)
     assert [picture.shape[0] for picture in pictures.values()] == [3]
 

@@ -227,7 +227,7 @@ def test_windows_are_in_a_row_and_hold_what_the_clip_holds(folder):
     np.testing.assert_array_equal(item["frames"], clip.faces(places).transpose(0, 3, 1, 2) / np.float32(255))
     np.testing.assert_array_equal(item["heatmaps"][:, 0], [draw_heatmap(each, FULL_FACE) for each in landmarks])
     np.testing.assert_array_equal(item["pose_heatmaps"][:, 0], [draw_heatmap(each, POSE) for each in landmarks])
-    np.testing.assert_array_equal(item["landmarks"], landmarks[:, KEYPOINTS])
+    np.testing.assert_array_equal(item["keypoints"], landmarks[:, KEYPOINTS])
     numbers = range(item["start"], item["start"] + 5)
     np.testing.assert_array_equal(item["audio"], audio_windows(clip.audio("mel"), "mel", numbers))
     first = 80 * item["start"] // 25  # the sync expert hears the window's own 0.2 s
@@ -255,13 +255,13 @@ def test_references_stand_in_the_order_of_dubbing(folder):
     plain, mirrored, warped = (ClipDataset(folder, **how) for how in ({}, {"augment": True}, {"warp": 0.3}))
     for seed in range(12):
         item = plain[4, seed]
-        landmarks = item["reference_points"].numpy()
+        landmarks = item["reference_landmarks"].numpy()
         openings = lip_opening(landmarks)
         assert (np.diff(openings) > 0).all()
         np.testing.assert_array_equal(choose_references(openings, 5), range(5))
         # What augmentation does to the points, each reference by itself, moves none to another place.
         assert torch.equal(warped[4, seed]["reference_images"], item["reference_images"])
-        np.testing.assert_allclose(lip_opening(mirrored[4, seed]["reference_points"].numpy()), openings, atol=1e-6)
+        np.testing.assert_allclose(lip_opening(mirrored[4, seed]["reference_landmarks"].numpy()), openings, atol=1e-6)
 
 
 def test_an_item_depends_on_index_and_seed_alone(folder):
@@ -332,9 +332,9 @@ def test_batches_have_the_networks_shapes(tmp_path):
     shapes = {name: tuple(value.shape) for name, value in batch.items() if torch.is_tensor(value)}
     assert shapes == {
         "audio": (2, 3, 80, 16), "frames": (2, 3, 3, 64, 48), "heatmaps": (2, 3, 1, 32, 32),
-        "pose_heatmaps": (2, 3, 1, 32, 32), "landmarks": (2, 3, 57, 2), "mel": (2, 1, 80, 16),
+        "pose_heatmaps": (2, 3, 1, 32, 32), "keypoints": (2, 3, 57, 2), "mel": (2, 1, 80, 16),
         "reference_images": (2, 2, 3, 64, 48), "reference_heatmaps": (2, 2, 1, 32, 32), "start": (2,),
-        "points": (2, 3, 131, 2), "reference_points": (2, 2, 131, 2),
+        "landmarks": (2, 3, 131, 2), "reference_landmarks": (2, 2, 131, 2),
     }  # fmt: skip
     assert all(value.dtype == torch.float32 for name, value in batch.items() if name not in ("clip", "start"))
     assert batch["frames"].min() >= 0 and batch["frames"].max() <= 1
@@ -342,17 +342,17 @@ def test_batches_have_the_networks_shapes(tmp_path):
 
 def test_the_warp_moves_a_windows_points_alike_and_the_heatmaps_with_them(folder):
     plain, warped = ClipDataset(folder)[20, 1], ClipDataset(folder, warp=0.1)[20, 1]
-    found = fit_affine(plain["points"], warped["points"])
+    found = fit_affine(plain["landmarks"], warped["landmarks"])
     assert torch.allclose(found, found[:1].expand_as(found), atol=1e-3) and not torch.allclose(
         found[0, :2], torch.eye(2)
     )
-    torch.testing.assert_close(apply_affine(plain["points"], found), warped["points"], atol=1e-3, rtol=0)
-    each = fit_affine(plain["reference_points"], warped["reference_points"])
+    torch.testing.assert_close(apply_affine(plain["landmarks"], found), warped["landmarks"], atol=1e-3, rtol=0)
+    each = fit_affine(plain["reference_landmarks"], warped["reference_landmarks"])
     assert not torch.allclose(each[0], each[1], atol=1e-3)
-    for name, points in (("heatmaps", "points"), ("reference_heatmaps", "reference_points")):
+    for name, points in (("heatmaps", "landmarks"), ("reference_heatmaps", "reference_landmarks")):
         np.testing.assert_array_equal(warped[name][0, 0], draw_heatmap(warped[points][0].numpy()))
     assert torch.equal(plain["frames"], warped["frames"])
-    torch.testing.assert_close(warped["landmarks"], warped["points"][:, KEYPOINTS])
+    torch.testing.assert_close(warped["keypoints"], warped["landmarks"][:, KEYPOINTS])
 
 
 def test_augmentation_mirrors_images_and_landmarks_together(folder):
@@ -367,7 +367,7 @@ def test_augmentation_mirrors_images_and_landmarks_together(folder):
         landmarks = clip.landmarks[list(clip.frames).index(before["start"])]
         if flip:
             landmarks = landmarks[MIRROR] * np.array([-1, 1], np.float32) + np.array([1, 0], np.float32)
-        np.testing.assert_allclose(after["landmarks"][0], landmarks[KEYPOINTS], atol=1e-6)
+        np.testing.assert_allclose(after["keypoints"][0], landmarks[KEYPOINTS], atol=1e-6)
         np.testing.assert_array_equal(after["heatmaps"][0, 0], draw_heatmap(landmarks))
         # The light changes alike for the window and its references.
         change = [(after[name].mean() / before[name].mean()).item() for name in ("frames", "reference_images")]

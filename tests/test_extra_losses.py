@@ -36,13 +36,15 @@ def test_the_terms_are_their_functions_of_weighted_pixels():
     torch.manual_seed(0)
     rand = torch.rand
     faces, grid = rand(1, 2, 3, 16, 16, dtype=torch.float64), rand(1, 2, 4, 2, 16, 16, dtype=torch.float64)
-    batch = {"frames": rand(1, 2, 3, 16, 16, dtype=torch.float64), "landmarks": rand(1, 2, 57, 2, dtype=torch.float64)}
-    batch |= {name: rand(1, n, 131, 2, dtype=torch.float64) for name, n in (("points", 2), ("reference_points", 4))}
+    batch = {"frames": rand(1, 2, 3, 16, 16, dtype=torch.float64), "keypoints": rand(1, 2, 57, 2, dtype=torch.float64)}
+    batch |= {
+        name: rand(1, n, 131, 2, dtype=torch.float64) for name, n in (("landmarks", 2), ("reference_landmarks", 4))
+    }
     crop = CropForm.square(16)
-    pixels = mouth_weight(batch["landmarks"], crop, 4.0) * hidden_weight(crop, outside=0.1)
+    pixels = mouth_weight(batch["keypoints"], crop, 4.0) * hidden_weight(crop, outside=0.1)
     pair = faces, batch["frames"], pixels
     expected = {"l1": l1_loss(*pair), "gradient": 2 * gradient_loss(*pair), "ssim": 0.5 * ssim_loss(*pair)}
-    expected["flow"] = 0.25 * landmark_flow_loss(grid, batch["points"], batch["reference_points"])
+    expected["flow"] = 0.25 * landmark_flow_loss(grid, batch["landmarks"], batch["reference_landmarks"])
     weights = ExtraLosses(l1=1.0, gradient=2.0, ssim=0.5, mouth=4.0, upper=0.1, flow=0.25)
     terms = ExtraObjective(weights, FaceSynthesizerConfig(crop=crop))(faces, batch, Alignment(None, grid))
     assert terms == expected

@@ -46,7 +46,15 @@ def test_fast_faces_are_the_plain_ones(config):
     synthesizer = trained_like(build_network("face_synthesizer", config)).double()
     fast = accelerate_inference(synthesizer)
     videos = [in_float64(random_inputs(predictor(), synthesizer, 2, seed)) for seed in range(2)]
-    names = ("frames", "heatmaps", "audio", "points", "reference_images", "reference_heatmaps", "reference_points")
+    names = (
+        "frames",
+        "heatmaps",
+        "audio",
+        "landmarks",
+        "reference_images",
+        "reference_heatmaps",
+        "reference_landmarks",
+    )
     frames, heatmaps, audio, points, *known = (torch.cat([getattr(video, name) for video in videos]) for name in names)
     with torch.inference_mode():
         further = [points, known[2]] if takes_landmarks(synthesizer) else []

@@ -29,8 +29,8 @@ def test_some_windows_are_drawn_from_their_true_heatmaps(clips, form):
         expected = synthesizer(*inputs_of(synthesizer, batch))
     torch.testing.assert_close(told[0], expected)
     assert torch.equal(told[3], predicted[3]) and not torch.equal(told[0], predicted[0])
-    assert torch.equal(told[2], batch["points"])
-    assert torch.equal(predicted[2], batch["points"]) == (form == "paper")  # which takes no landmarks
+    assert torch.equal(told[2], batch["landmarks"])
+    assert torch.equal(predicted[2], batch["landmarks"]) == (form == "paper")  # which takes no landmarks
 
 
 def test_eq_3_sees_heatmaps_above_1_that_the_synthesizer_does_not(clips):

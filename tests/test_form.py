@@ -136,6 +136,15 @@ def test_a_runs_config_with_old_keys_is_read_as_what_it_was(tmp_path):
     assert read.model.resolved().spade_relu  # without them, the paper's form
 
 
+def test_the_keypoints_term_is_read_under_its_earlier_name(tmp_path):
+    config = tmp_path / "run.yaml"
+    OmegaConf.save({"losses": {"landmarks": 3.0}, "data": {"train": "a", "val": "b"}, "output": "c"}, config)
+    settings = ["train.steps=1", "train.batch_size=1"]
+    assert read_config(HeatmapTraining, config, settings).losses.keypoints == 3.0
+    assert read_config(HeatmapTraining, config, [*settings, "losses.keypoints=2"]).losses.keypoints == 2.0
+    assert read_config(HeatmapTraining, config, [*settings, "losses.landmarks=1"]).losses.keypoints == 1.0
+
+
 def test_weights_of_another_form_are_not_gone_on_with(tmp_path):
     """Both forms of SPADE have the same tensors, so a state of one would load into the other."""
     keys = {"width": 0.03, "stacking": "image_major"}

@@ -170,7 +170,7 @@ def test_the_reconstruction_weighs_the_mouth_most():
 def batch_of(given: dict, windows: int = 2, frames: int = 3) -> dict:
     random = torch.Generator().manual_seed(2)
     landmarks = torch.rand(windows, frames, 57, 2, generator=random)
-    return {"frames": given["frames"], "landmarks": landmarks, "mel": torch.randn(windows, 1, 80, 16, generator=random)}
+    return {"frames": given["frames"], "keypoints": landmarks, "mel": torch.randn(windows, 1, 80, 16, generator=random)}
 
 
 def test_the_objective_contrasts_the_windows_middle_frames():

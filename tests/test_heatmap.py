@@ -109,7 +109,7 @@ def test_mirroring_keeps_every_edge_and_undoes_itself():
     assert {frozenset(int(MIRROR[end]) for end in edge) for edge in edges} == edges
 
 
-def test_mirrored_points_lie_on_the_mirrored_face(pipeline):
+def test_mirrored_landmarks_lie_on_the_mirrored_face(pipeline):
     """On a roughly frontal face, swapping left and right moves the points by less than the face's own asymmetry."""
     landmarks = pipeline["frame60.landmarks"][list(ORDER)]
     mirrored = landmarks[MIRROR] * [-1, 1] + [1, 0]

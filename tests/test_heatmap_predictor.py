@@ -183,7 +183,7 @@ def test_a_drawn_network_learns_what_a_turning_head_does_to_the_mouth():
     time = np.arange(400)[:, None]
     share = np.concatenate([np.sin(time / 40), np.cos(time / 57), np.sin(time * 1.3)], axis=1)
     points = (face + np.einsum("fw,wpc->fpc", share, ways)).astype(np.float32)
-    learn_turning(predictor, cast(ClipDataset, SimpleNamespace(points=lambda: [points])), seed=0)
+    learn_turning(predictor, cast(ClipDataset, SimpleNamespace(landmarks=lambda: [points])), seed=0)
     assert torch.linalg.matrix_rank(predictor.turning.linear.weight, atol=1e-4) == 2
 
     # Frames at which the third way's share is next to nothing: what is then left of the mouth is the head's turning.

@@ -44,7 +44,7 @@ def generator():
 
 def semantic(heatmaps, true_heatmaps, landmarks, true_landmarks):
     """Eq. 3, as training sums it."""
-    batch = {"heatmaps": true_heatmaps, "landmarks": true_landmarks}
+    batch = {"heatmaps": true_heatmaps, "keypoints": true_landmarks}
     return sum(heatmap_terms(heatmaps, landmarks, batch, HeatmapLosses(temporal=0)).values())
 
 

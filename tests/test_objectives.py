@@ -21,7 +21,7 @@ def test_what_no_loss_reads_is_frozen_and_nothing_else(form, heatmap, points):
     predictor = built("heatmap_predictor", form, width=0.03, layers=1)
     weights = HeatmapLosses(heatmap, points, points)
     freeze_unread(predictor, weights)
-    batch = {"heatmaps": torch.rand(1, 5, 1, 128, 128), "landmarks": torch.rand(1, 5, 57, 2)}
+    batch = {"heatmaps": torch.rand(1, 5, 1, 128, 128), "keypoints": torch.rand(1, 5, 57, 2)}
     sound, references = torch.randn(1, 5, 80, 16), torch.rand(1, 2, 1, 128, 128)
     landmarks = torch.rand(1, 5, 131, 2), torch.rand(1, 2, 131, 2)
     inputs = sound, batch["heatmaps"], references, *landmarks

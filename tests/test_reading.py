@@ -10,7 +10,7 @@ from faces import portrait
 from training_runs import write_clips
 
 from data_prep.clips import Clip
-from data_prep.windows import ClipDataset, mirrored_points
+from data_prep.windows import ClipDataset, mirrored_landmarks
 from extensions.drawing import CurveDrawing
 from extensions.drawn_faces import DrawnFaces
 from extensions.landmark_maps import apply_affine, fit_affine
@@ -48,7 +48,7 @@ def test_drawn_faces_are_warped_faces_of_the_set_and_blends_of_them(points):
     torch.testing.assert_close(whole[0], as_predicted)
     for i in (0, 399):
         np.testing.assert_array_equal(upper[i, 0], draw_heatmap(faces[i].numpy(), POSE))
-    known = torch.from_numpy(np.concatenate([points, mirrored_points(points)]))[:, None]
+    known = torch.from_numpy(np.concatenate([points, mirrored_landmarks(points)]))[:, None]
     left = (apply_affine(known, fit_affine(known, faces[None])) - faces).norm(dim=-1).mean(dim=-1)  # (4, 400)
     nearest = left.argmin(dim=0)
     of_the_set = left.amin(dim=0) < 1e-3
@@ -65,7 +65,7 @@ def test_drawn_faces_are_warped_faces_of_the_set_and_blends_of_them(points):
 def test_bent_faces_are_no_affine_maps_of_the_set_and_their_neighbours_go_along(points):
     one = points[:1]
     bent = DrawnFaces(one, warp=0, bend=0.02, seed=2).batch(200, 0)[0]
-    known = torch.from_numpy(np.concatenate([one, mirrored_points(one)]))[:, None]
+    known = torch.from_numpy(np.concatenate([one, mirrored_landmarks(one)]))[:, None]
     moved = bent - known  # (2, 200, 131, 2); of the two, the one that is not mirrored
     moved = moved[moved.norm(dim=-1).mean(dim=-1).argmin(dim=0), torch.arange(200)]
     assert 0.005 < moved.norm(dim=-1).mean() < 0.06
@@ -99,7 +99,7 @@ def test_a_reader_learns_to_read_what_is_drawn(points, one_thread, tmp_path):
 
     before, uncorrected = errors()
     assert uncorrected == pytest.approx(before)  # corrections begin with none
-    dataset = cast(ClipDataset, SimpleNamespace(points=lambda: [points]))
+    dataset = cast(ClipDataset, SimpleNamespace(landmarks=lambda: [points]))
     learn_reading(reader, dataset, ReadingTraining(steps=60, batch_size=8), 0, tmp_path)
     read, corrected = errors()
     assert read < 0.25 * before and corrected < 0.9 * read

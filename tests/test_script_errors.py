@@ -67,7 +67,7 @@ def test_a_broken_clip_stops_the_run_and_keeps_the_last_good_state(clips, tmp_pa
     more = arguments("train_heatmap", folder, output, *STEPS, "train.steps=4", f"data.val={clips}")
     assert run("train_heatmap", more, RUN_LOG=str(log)) == 2
     message = last_error(log)
-    assert "step 3: the loss term landmarks is nan on the clips clip_0, clip_0" in message
+    assert "step 3: the loss term keypoints is nan on the clips clip_0, clip_0" in message
     assert {path: path.read_bytes() for path in output.rglob("*.safetensors")} == good
 
 

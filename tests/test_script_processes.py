@@ -103,7 +103,7 @@ def test_l_mi_compares_the_windows_of_both_processes_and_of_a_steps_parts(clips,
     assert scalars["mutual_information/ln_windows"] == pytest.approx([(np.log(2) + np.log(4)) / 2] * 2)
 
 
-@pytest.mark.parametrize("weights", [["heatmap_losses.landmarks=0", "heatmap_losses.temporal=0"], []])
+@pytest.mark.parametrize("weights", [["heatmap_losses.keypoints=0", "heatmap_losses.temporal=0"], []])
 def test_two_processes_do_not_wait_for_what_no_loss_reads(weights, clips, tmp_path):
     start = write_checkpoints(tmp_path / "start", mutual_information=True, form="paper")
     settings = ["train.steps=2", "losses.mutual_information=0", "heatmap_losses.heatmap=1", *weights]

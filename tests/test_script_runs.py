@@ -27,7 +27,7 @@ def test_the_four_scripts_train_one_after_the_other(clips, tmp_path):
 
     expected = {
         "train_sync": {"shifted", "face_motion", "sound_motion"},
-        "train_heatmap": {"heatmap", "landmarks", "temporal"},
+        "train_heatmap": {"heatmap", "keypoints", "temporal"},
         "train_face": {"l1", "gradient", "gan", "feature", "sync", "mutual_information", "flow", "discriminator"},
     }
     expected["finetune_e2e"] = expected["train_heatmap"] | expected["train_face"]

@@ -24,7 +24,7 @@ from media.files import check_output_folder, existing_file
 from models.checkpoint import network_config
 from models.discriminator import DiscriminatorConfig
 from models.first_form import from_first_form, is_earlier, with_crop
-from training.first_form import drop_unused_lessons, losses_of_first_form
+from training.first_form import drop_unused_lessons, losses_of_first_form, with_keypoints
 from training.run import holds_a_run
 from training.settings import EXTENSIONS
 
@@ -152,6 +152,7 @@ def _in_todays_keys(schema: type, layers: list[Any], path: str | Path) -> Any:
         if "model" in layer:
             layer.model = with_crop(network, layer.model, f"config {path}: model")
     face = any(field.name == "losses" and field.type is FaceLosses for field in fields(schema))
+    layers = [with_keypoints(layer) for layer in layers]
     settings: Any = losses_of_first_form(layers) if face else OmegaConf.merge(*layers)
     model = settings.get("model")
     if is_earlier(network, model):

@@ -34,6 +34,16 @@ def losses_of_first_form(layers: list[Any]) -> Any:
     return merged
 
 
+def with_keypoints(layer: Any) -> Any:
+    """`layer`, a config, with the weight `landmarks` of eq. 3's keypoint term under its name of today, `keypoints`."""
+    for section in ("losses", "heatmap_losses"):
+        losses = layer.get(section)
+        if OmegaConf.is_dict(losses) and "landmarks" in losses:
+            weight = losses.pop("landmarks")
+            layer = OmegaConf.merge(layer, {section: {"keypoints": losses.get("keypoints", weight)}})
+    return layer
+
+
 def drop_unused_lessons(settings: Any) -> None:
     """Remove `reading` and `speech` from a config without landmark network if they train nothing."""
     for section, needed in (("reading", "steps"), ("speech", "data")):
