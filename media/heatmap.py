@@ -40,7 +40,6 @@ def _mirror() -> np.ndarray:
 MIRROR = _mirror()
 
 _RADIUS = 3.0  # px; a heatmap is 0 from this distance on
-_FINE = 4  # drawn pixels per heatmap pixel with `subpixel`
 
 _position_of_id = np.full(478, -1)
 _position_of_id[list(ORDER)] = np.arange(len(ORDER))
@@ -56,17 +55,16 @@ def _edge_indices(edges: Edges) -> tuple[np.ndarray, np.ndarray]:
     return _index_cache[key]
 
 
-def draw_heatmap(
-    landmarks: np.ndarray, edges: Edges = FULL_FACE, size: int = STSA.guidance, subpixel: bool = False
-) -> np.ndarray:
+def draw_heatmap(landmarks: np.ndarray, edges: Edges = FULL_FACE, size: int = STSA.guidance) -> np.ndarray:
     """Draw the boundary heatmap exp(-d^2 / 2), 0 where d >= 3; d is the distance in pixels to the nearest drawn edge.
+
+    The edges' ends are rounded to whole pixels.
 
     Args:
         landmarks: (478, 2) mesh points or (131, 2) landmarks in `ORDER`'s order, x and y in [0, 1] of the crop.
             An edge with an end outside [0, 1] is not drawn.
         edges: pairs of MediaPipe ids.
         size: height and width of the heatmap in pixels.
-        subpixel: draw at the landmarks' exact positions instead of whole pixels, so that slow motion does not jump.
 
     Returns:
         (size, size) float32 in [0, 1]; all 0 where no edge is drawn.
@@ -86,18 +84,12 @@ def draw_heatmap(
     segments = indices[inside[indices].all(axis=1)]
     if not len(segments):
         return np.zeros((size, size), np.float32)
-    if subpixel:
-        # Drawn pixel 4 i + 2 is the centre of heatmap pixel i, so x lies on the drawn pixel nearest to 4 W x.
-        grid, points = size * _FINE, np.rint(np.where(inside[:, None], landmarks, 0) * (size * _FINE))
-    else:
-        grid, points = size, np.floor(np.where(inside[:, None], landmarks, 0) * size)
-    points = np.minimum(points, grid - 1).astype(np.int32)
+    points = np.floor(np.where(inside[:, None], landmarks, 0) * size)
+    points = np.minimum(points, size - 1).astype(np.int32)
 
-    canvas = np.full((grid, grid), 255, np.uint8)
+    canvas = np.full((size, size), 255, np.uint8)
     cv2.polylines(canvas, list(points[segments]), isClosed=False, color=(0,), thickness=1)
     distance = cv2.distanceTransform(canvas, cv2.DIST_L2, 5)
-    if subpixel:
-        distance = distance[_FINE // 2 :: _FINE, _FINE // 2 :: _FINE] / _FINE
 
     heatmap = np.zeros((size, size), np.float32)
     near = distance < _RADIUS

@@ -8,11 +8,13 @@ import cv2
 import matplotlib
 import numpy as np
 import pytest
+import torch
 from faces import portrait, write_frames
 
+from extensions.drawing import CurveDrawing
 from media.crop import to_crop
 from media.face import FaceTracker
-from media.heatmap import CONTENT, FULL_FACE, LIPS, draw_heatmap
+from media.heatmap import CONTENT, FULL_FACE, KEYPOINTS, LIPS, ORDER, draw_heatmap
 from media.video import read_frames
 from metrics import trajectories
 from metrics.trajectories import jerk, mouth_corner, path_length, track_point
@@ -31,8 +33,9 @@ def test_length_and_jerk_of_known_paths():
 
 
 def drawings(landmarks: np.ndarray, moves: list[tuple[float, float]]) -> list[np.ndarray]:
-    """Heatmap pictures of a face, (128, 128, 3) uint8, moved by `moves` pixels."""
-    pictures = [draw_heatmap(landmarks + np.array(move) / 128, subpixel=True) for move in moves]
+    """Heatmap pictures of a lower face, (128, 128, 3) uint8, moved by `moves` pixels, fractions of one too."""
+    keypoints = np.stack([(landmarks + np.array(move) / 128)[list(ORDER)][KEYPOINTS] for move in moves])
+    pictures = CurveDrawing()(torch.from_numpy(keypoints).float())[:, 0].numpy()
     return [np.repeat((255 * picture).astype(np.uint8)[..., None], 3, axis=2) for picture in pictures]
 
 
