@@ -1,4 +1,4 @@
-"""Boundary heatmaps drawn through predicted keypoints, with gradients: what `media.heatmap` draws, as a layer."""
+"""A differentiable layer that draws boundary heatmaps through predicted keypoints, as `media.heatmap` draws them."""
 
 import torch
 from torch import Tensor, nn
@@ -7,17 +7,17 @@ from media.crop import STSA
 from media.heatmap import CONTENT, KEYPOINTS, ORDER
 from models.precision import full_precision
 
-_PATCH = 26  # px: room for the longest edge and its ridge
+_PATCH = 26  # px; contains the longest edge and its ridge
 _RADIUS = 3.0  # px, beyond which a heatmap is 0
 
 
 class CurveDrawing(nn.Module):
     """The lips and the lower face's contour through 57 keypoints: exp(-d^2 / 2), d in pixels to the nearest curve.
 
-    The distance is taken to the edges themselves, not to whole pixels, so that it has a gradient and slow motion does
-    not jump; inside the crop it agrees with `draw_heatmap` to within half a pixel. Of an edge with an end outside,
-    which `draw_heatmap` leaves out, it draws what lies inside. Each edge is evaluated in a patch around it only, which
-    holds edges of up to 20 pixels a side; real faces have some 14.
+    The distance d is taken to the edges, not to whole pixels, so that it has a gradient and slow motion does not jump.
+    Inside the crop, d agrees with that of `draw_heatmap` to within half a pixel. If an end of an edge lies outside, the
+    part inside is drawn; `draw_heatmap` leaves such an edge out. Each edge is evaluated in a patch around it, which
+    contains edges of up to 20 pixels a side. Real faces have edges of up to some 14.
 
     Args:
         side: G, height and width of the heatmaps in pixels.
@@ -49,6 +49,6 @@ class CurveDrawing(nn.Module):
         value = torch.where(squared < _RADIUS**2, torch.exp(-squared / 2), 0.0)
         inside = ((pixels >= 0) & (pixels < self.side)).all(dim=-1)
         place = torch.where(inside, pixels[..., 1] * self.side + pixels[..., 0], self.side**2).flatten(1)
-        canvas = value.new_zeros(len(value), self.side**2 + 1)  # the last place takes what falls outside
+        canvas = value.new_zeros(len(value), self.side**2 + 1)  # the last place collects pixels outside
         canvas = canvas.scatter_reduce(1, place, value.flatten(1), "amax")
         return canvas[:, :-1].view(-1, 1, self.side, self.side)

@@ -21,7 +21,7 @@ class DrawnFaces:
     Args:
         points: landmarks of the set, (F, 131, 2) in units of the crop.
         warp: largest rotation, stretch and shift, as a share of the crop.
-        bend: size of local displacements, as a share of the crop; the set has few people, and these add others.
+        bend: size of local displacements, as a share of the crop, which vary the few people of the set.
     """
 
     def __init__(self, points: np.ndarray, warp: float, bend: float, seed: int = 0):
@@ -34,7 +34,7 @@ class DrawnFaces:
         The first half of the whole faces is drawn as by a `LandmarkPredictor`, which adds curves through the keypoints,
         at subpixel positions, to the upper face's heatmap. The seed and the step determine the faces.
         """
-        cv2.setNumThreads(0)  # on images this small OpenCV's threads only wait for each other
+        cv2.setNumThreads(0)  # on images this small, OpenCV's threads only wait for each other
         random = np.random.default_rng((self._seed, step))
         one, other = self._points[random.integers(0, len(self._points), (2, size))]
         share = np.where(random.random(size) < 0.5, 0, random.uniform(-0.2, 1, size)).astype(np.float32)[:, None, None]

@@ -1,4 +1,4 @@
-"""How one set of landmarks goes over into another: affine maps by least squares, and dense warps."""
+"""Maps between landmark sets: similarity and affine fits by least squares, and dense warps."""
 
 from typing import NamedTuple
 
@@ -11,13 +11,13 @@ from media.heatmap import KEYPOINTS, ORDER
 from models.precision import full_precision, without_autocast
 
 ANCHORS = [position for position in range(len(ORDER)) if position not in KEYPOINTS]  # the upper face
-_SOFTNESS = 0.02  # of the crop: landmarks are no surer than that
-_UNLIKE = 0.1  # of the crop: no two mouths of one person's lie further apart
-_AROUND_THE_MOUTH = 0.15  # of the crop, where what lips look like tells what a mouth looks like
+_SOFTNESS = 0.02  # of the crop: the accuracy of landmarks
+_UNLIKE = 0.1  # of the crop: largest distance between two mouths of one person
+_AROUND_THE_MOUTH = 0.15  # of the crop: radius in which the lips' shape selects the reference
 
 
 def fit_affine(source: Tensor, target: Tensor) -> Tensor:
-    """The affine map that carries the points `source` nearest to `target`, in the sense of least squares.
+    """The affine map of the points `source` to `target` by least squares.
 
     Args:
         source, target: (..., P, 2), P of at least 3 points that are not on a line; leading dimensions broadcast.
@@ -28,38 +28,38 @@ def fit_affine(source: Tensor, target: Tensor) -> Tensor:
     with without_autocast(source):
         homogeneous = _homogeneous(source.double())
         transposed = homogeneous.transpose(-1, -2)
-        # A hint of ridge keeps points on a line, as an untrained reader may read them, from being a division by zero.
+        # A small ridge avoids a division by zero for points on a line, which an untrained reader may give.
         gram = transposed @ homogeneous + 1e-4 * torch.eye(3, device=source.device, dtype=torch.float64)
         return (_inverse(gram) @ (transposed @ target.double())).to(full_precision(target).dtype)
 
 
 def fit_similarity(source: Tensor, target: Tensor) -> Tensor:
-    """As `fit_affine`, of the maps that only turn, scale and shift.
+    """As `fit_affine`, for maps that only rotate, scale and shift.
 
-    Seen from the points of an upper face, a chin lies far outside: an affine map would carry it off by what little a
-    turned head stretches them.
+    A chin lies far from the points of an upper face. A turned head stretches these points a little, and an affine map
+    would extrapolate that to a large error at the chin.
     """
     with without_autocast(source):
         source, target = full_precision(source), full_precision(target)
         from_mean, to_mean = source.mean(dim=-2, keepdim=True), target.mean(dim=-2, keepdim=True)
         (x, y), (u, v) = (source - from_mean).unbind(-1), (target - to_mean).unbind(-1)
-        size = (x.square() + y.square()).sum(dim=-1).clamp_min(1e-6)  # of points that are all one: no map, not NaN
+        size = (x.square() + y.square()).sum(dim=-1).clamp_min(1e-6)  # avoids NaN if all points are the same
         cosine, sine = (x * u + y * v).sum(dim=-1) / size, (x * v - y * u).sum(dim=-1) / size
         linear = torch.stack([cosine, sine, -sine, cosine], dim=-1).unflatten(-1, (2, 2))
         return torch.cat([linear, to_mean - from_mean @ linear], dim=-2)
 
 
 def apply_affine(points: Tensor, affine: Tensor) -> Tensor:
-    """Points (..., P, 2) carried by maps (..., 3, 2) of `fit_affine` or `fit_similarity`."""
+    """Points (..., P, 2) mapped by (..., 3, 2), the result of `fit_affine` or `fit_similarity`."""
     with without_autocast(points):
         return _homogeneous(full_precision(points)) @ affine
 
 
 class Pose(NamedTuple):
-    """How the upper faces of B people's T frames are posed beside those of their N references.
+    """The poses of the upper faces in T frames of B people, relative to the mean of their N references.
 
-    turned: (B, T, 74, 2), what of the upper faces is not the mean reference's, once turned, scaled and shifted to it.
-    still: (B, 1, 57, 2), the references' mean keypoints, beside that mean reference.
+    turned: (B, T, 74, 2), the pose-normalised upper faces minus the mean reference's.
+    still: (B, 1, 57, 2), the mean of the references' pose-normalised keypoints.
     home: (B, T, 3, 2), the similarity maps of the upper faces to the mean reference.
     away: (B, T, 3, 2), the similarity maps of the mean reference to the upper faces.
     """
@@ -71,7 +71,7 @@ class Pose(NamedTuple):
 
 
 def pose_beside(anchors: Tensor, reference_anchors: Tensor, reference_keypoints: Tensor) -> Pose:
-    """Upper faces (B, T, 74, 2) beside those of references (B, N, 74, 2), which have the keypoints (B, N, 57, 2)."""
+    """The `Pose` of upper faces (B, T, 74, 2), given those of references (B, N, 74, 2) and keypoints (B, N, 57, 2)."""
     together = fit_similarity(reference_anchors, reference_anchors[:, :1])
     mean = apply_affine(reference_anchors, together).mean(dim=1, keepdim=True)
     still = apply_affine(reference_keypoints, together).mean(dim=1, keepdim=True)
@@ -80,10 +80,10 @@ def pose_beside(anchors: Tensor, reference_anchors: Tensor, reference_keypoints:
 
 
 def landmark_warp(points: Tensor, references: Tensor, crop: CropForm) -> Tensor:
-    """Where references show what lies at each pixel of the target, as far as landmarks tell.
+    """A dense warp from the target's pixels to the references, interpolated from the landmarks.
 
-    Each pixel is carried by the affine map between the landmarks, and then by the mean of what that leaves of their
-    displacements, weighted by (distance^2 + softness^2)^-2 (Shepard, 1968).
+    Each pixel is moved by the affine map between the landmarks, then by a weighted mean of the landmarks' remaining
+    displacements. The weights are (distance^2 + softness^2)^-2 (Shepard, 1968).
 
     Args:
         points: (B, P, 2), of the targets in units of the face crop.
@@ -91,8 +91,8 @@ def landmark_warp(points: Tensor, references: Tensor, crop: CropForm) -> Tensor:
         crop: the form of the faces.
 
     Returns:
-        The points to read, (B N, 2, H, W), x and y in [-1, 1] as `grid_sample` with align_corners=False takes
-        them; none lies outside of the outermost pixels' centres.
+        The sampling points, (B N, 2, H, W), x and y in [-1, 1] for `grid_sample` with align_corners=False. They are
+        clamped to the centres of the outermost pixels.
     """
     points, references = full_precision(points), full_precision(references)
     shape, count = references.shape[:2], references.shape[2]
@@ -101,7 +101,7 @@ def landmark_warp(points: Tensor, references: Tensor, crop: CropForm) -> Tensor:
         affine = fit_affine(targets, references)
         left = references - apply_affine(targets, affine)  # (B, N, P, 2)
         half = crop.height // 2, crop.width // 2
-        coarse = _pixel_centres(half, points)  # a smooth field, at full size it would cost four times as much
+        coarse = _pixel_centres(half, points)  # the field is smooth; full size would cost four times as much
         distance = (coarse[None, :, None] - points[:, None]).square().sum(dim=-1)  # (B, pixels, P)
         shares = (distance + _SOFTNESS**2).square().reciprocal()
         shares = shares / shares.sum(dim=-1, keepdim=True)
@@ -115,18 +115,18 @@ def landmark_warp(points: Tensor, references: Tensor, crop: CropForm) -> Tensor:
 
 
 def unlike_lips(lips: Tensor, others: Tensor, crop: CropForm) -> Tensor:
-    """How differently from the target's the lips of each reference are shaped, at each pixel around the target's mouth.
+    """The difference in lip shape between each reference and the target, at each pixel around the target's mouth.
 
-    What lies between the lips comes with their shape: no warp makes the teeth of an open mouth out of a closed one.
+    Selects the reference to copy teeth from: warping cannot create teeth that a closed mouth does not show.
 
     Args:
         lips: (B, P, 2), the lips' landmarks of the targets, in units of the crop.
-        others: (B, N, P, 2), those of each target's N references, carried to the target's pose.
+        others: (B, N, P, 2), those of each target's N references, mapped to the target's pose.
         crop: the form of the faces.
 
     Returns:
-        (B N, 1, H, W): the landmarks' mean distance, both mouths' middles laid upon each other, in units of the
-        crop and squared; it fades away from the mouth.
+        (B N, 1, H, W): the squared mean distance of the landmarks in units of the crop, with the centres of both
+        mouths aligned. It decreases with the distance from the mouth.
     """
     middle = lips.mean(dim=1, keepdim=True)  # (B, 1, 2)
     shapes = lips - middle, others - others.mean(dim=2, keepdim=True)
@@ -143,14 +143,14 @@ def _pixel_centres(shape: tuple[int, int], like: Tensor) -> Tensor:
 
 
 def mouth_motion(points: Tensor) -> Tensor:
-    """Points (F, 131, 2) of a clip -> how its keypoints differ from their median, (F, 57, 2), its head held still."""
+    """Landmarks (F, 131, 2) of a clip -> its pose-normalised keypoints minus their median, (F, 57, 2)."""
     anchors = points[:, ANCHORS]
     still = apply_affine(points[:, KEYPOINTS], fit_affine(anchors, anchors.median(dim=0).values))
     return still - still.median(dim=0).values
 
 
 def _inverse(matrices: Tensor) -> Tensor:
-    """Of matrices (..., 3, 3), by cross products: `torch.linalg` waits for the device's answer, a CUDA graph cannot."""
+    """Inverts (..., 3, 3) by cross products. `torch.linalg` would synchronise with the device, unlike a CUDA graph."""
     first, second, third = matrices.unbind(-2)
     columns = [torch.linalg.cross(*pair) for pair in ((second, third), (third, first), (first, second))]
     determinant = (first * columns[0]).sum(dim=-1)[..., None, None]

@@ -18,23 +18,23 @@ from media.heatmap import JAW_POINTS, KEYPOINTS, LIP_POINTS
 from models.heatmap_predictor import WindowEncoder, WindowEncoderConfig, audio_encoder
 from models.layers import AUDIO_CHANNELS, in_full_precision, scaled
 
-SPEECH_CONTEXT = 5  # frames of sound, around each frame, that the speech branch takes
-_STEP = 0.1  # keypoints move by hundredths of the crop: in this unit a usual learning rate suits them
+SPEECH_CONTEXT = 5  # number of frames around each frame whose sound the speech branch takes
+_STEP = 0.1  # unit of the outputs, in which the keypoints' motion of some 0.01 of the crop suits usual learning rates
 
 
 @dataclass
 class LandmarkPredictorConfig(WindowEncoderConfig):
-    """The settings of a `LandmarkPredictor`; those of `WindowEncoderConfig`, with its `form`."""
+    """The settings of a `LandmarkPredictor`: those of `WindowEncoderConfig`, with its `form`."""
 
     form: str = "landmarks"  # the form of this network
 
 
 class LandmarkPredictor(WindowEncoder):
-    """Eq. 1's tokens, the head's turn and the speech to 57 keypoints, and heatmaps drawn through these.
+    """Predicts 57 keypoints from eq. 1's tokens, the head's turn and the speech, and draws heatmaps through them.
 
     Attributes:
         inputs: the names in a batch of `ClipDataset` that `forward` takes, in its order.
-        draws_in_training: whether `forward` draws heatmaps in training mode; without, it returns None for them.
+        draws_in_training: whether `forward` draws heatmaps in training mode; if not, it returns None for them.
     """
 
     Config = LandmarkPredictorConfig
@@ -58,7 +58,7 @@ class LandmarkPredictor(WindowEncoder):
         self.lip_keypoints = _TokenKeypoints(len(LIP_POINTS), config.width)
         self.jaw_keypoints = _TokenKeypoints(len(JAW_POINTS), config.width)
         self.speech = SpeechBranch(AUDIO_CHANNELS[config.audio], config.width)
-        # Buffers, on the network's device: an index tensor made on the host cannot be part of a CUDA graph.
+        # Buffers, so that they are on the network's device: a CUDA graph cannot use an index tensor of the host.
         self.register_buffer("upper_points", torch.tensor(ANCHORS), persistent=False)
         self.register_buffer("keypoints", torch.tensor(KEYPOINTS), persistent=False)
 
@@ -76,9 +76,9 @@ class LandmarkPredictor(WindowEncoder):
             audio: (B, T, C, W), the window of sound around each frame.
             pose_heatmaps: (B, T, 1, G, G) in [0, 1], the upper face of the target frames.
             reference_heatmaps: (B, N, 1, G, G) in [0, 1], whole faces of the same person.
-            landmarks: (B, T, 131, 2) in units of the crop, of which the upper faces' count; None reads them off the
-                heatmaps, less exactly.
-            reference_landmarks: (B, N, 131, 2), likewise.
+            landmarks: (B, T, 131, 2) in units of the crop; only those of the upper faces are used. With None, they are
+                read off the heatmaps, which is less exact.
+            reference_landmarks: (B, N, 131, 2) in units of the crop. With None, they are read off the heatmaps.
 
         Returns:
             heatmaps (B, T, 1, G, G) in [0, 1], or None (`draws_in_training`); keypoints (B, T, 57, 2) in units of
@@ -95,7 +95,7 @@ class LandmarkPredictor(WindowEncoder):
         return drawn.unflatten(0, pose_heatmaps.shape[:2]), keypoints
 
     def encode_frames(self, audio: Tensor, pose_heatmaps: Tensor) -> Tensor:
-        """As `WindowEncoder.encode_frames`, with the speech branch's embedding as a third: (F, 3, width)."""
+        """As `WindowEncoder.encode_frames`, with the speech branch's embedding as third entry: (F, 3, width)."""
         tokens = super().encode_frames(audio, pose_heatmaps)
         return torch.cat([tokens, self.speech.embed(audio)[:, None]], dim=1)
 
@@ -109,7 +109,7 @@ class LandmarkPredictor(WindowEncoder):
         *,
         keypoints: bool = True,
     ) -> tuple[Tensor, Tensor]:
-        """`forward` of B windows, for the centre frames T // 2 alone: the other frames are not drawn.
+        """`forward` of B windows, for the centre frames T // 2 only: the other frames are not drawn.
 
         Args:
             frames: (B, T, 3, width), windows of `encode_frames`; at both ends of a video its last frame is repeated.
@@ -117,7 +117,7 @@ class LandmarkPredictor(WindowEncoder):
             pose_heatmaps: (B, 1, G, G) of the centre frames.
             landmarks: (B, 131, 2) of the centre frames.
             reference_landmarks: (B or 1, N, 131, 2).
-            keypoints: True or False, as in `HeatmapPredictor.predict_centre`; the keypoints are there in any case.
+            keypoints: as in `HeatmapPredictor.predict_centre`; has no effect, because the keypoints are always needed.
 
         Returns:
             heatmaps (B, 1, G, G) in [0, 1] and keypoints (B, 57, 2).
@@ -137,7 +137,7 @@ class LandmarkPredictor(WindowEncoder):
     ) -> Tensor:
         """Keypoints (B, T, 57, 2) of frames (B, T, 3, width) and references (B, N, width).
 
-        With `only`, `landmarks` (B, 1, 131, 2) and the result are those of that frame of the windows.
+        With `only`, `landmarks` (B, 1, 131, 2) and the result belong to that frame of the windows.
         """
         lip, jaw = self.relate(frames[:, :, :2], references)
         spoken = self.speech(frames[:, :, 2])
@@ -153,7 +153,7 @@ class LandmarkPredictor(WindowEncoder):
 
 
 class _TokenKeypoints(nn.Module):
-    """A linear map of one token to how far its keypoints move; near zero before training."""
+    """A linear map of one token to the displacements of its keypoints; near zero before training."""
 
     def __init__(self, points: int, width: float):
         super().__init__()
@@ -167,7 +167,7 @@ class _TokenKeypoints(nn.Module):
 
 
 class _TurnedHead(nn.Module):
-    """How a head's turn moves the keypoints: a linear map of the upper face's shape.
+    """A linear map of the upper face's shape to the keypoints' displacements by the head's turn.
 
     Fitted in closed form before the rest is trained (`extensions.lessons`), then frozen.
     """
@@ -207,7 +207,7 @@ class SpeechBranch(nn.Module):
         return self.encoder(audio).mean(dim=-1)
 
     def forward(self, embeddings: Tensor) -> Tensor:
-        """Embeddings of consecutive frames (B, T, width) -> how the speech moves the keypoints, (B, T, 57, 2)."""
+        """Embeddings of consecutive frames (B, T, width) -> displacements of the keypoints, (B, T, 57, 2)."""
         return self.linear(self.in_context(embeddings)).unflatten(-1, (-1, 2))
 
     @staticmethod

@@ -29,8 +29,8 @@ from models.layers import painted_over
 from models.precision import full_precision
 from models.temporal import deformation, warp, warp_and_sum
 
-_SHARPNESS = 3.0  # factor on the logits of a copy's shares, which training leaves small
-# Factor on `unlike_lips`: a reference whose lips lie 0.02 of the crop off gets less than a third of the share of a
+_SHARPNESS = 3.0  # factor on the logits of the references' shares in a copy, which training leaves small
+# Factor on `unlike_lips`: a reference whose lips differ by 0.02 of the crop gets less than a third of the share of a
 # reference with the target's lips.
 _UNLIKENESS = 3000.0
 
@@ -103,8 +103,8 @@ class LandmarkSynthesizer(FaceSynthesizer):
         """As `FaceSynthesizer.forward`.
 
         Args:
-            landmarks, reference_landmarks: (B, T, 131, 2) and (B, N, 131, 2) in units of the crop, those that the
-                heatmaps are drawn through. None reads them off the heatmaps, less exactly.
+            landmarks, reference_landmarks: (B, T, 131, 2) and (B, N, 131, 2) in units of the crop, through which the
+                heatmaps are drawn. With None, they are read off the heatmaps, which is less exact.
         """
         if flow_only:
             known = self._landmarks(reference_heatmaps, reference_landmarks), self._landmarks(heatmaps, landmarks)
@@ -135,18 +135,18 @@ class LandmarkSynthesizer(FaceSynthesizer):
     def finish(
         self, masked: Tensor, heatmaps: Tensor, aligned: list[Tensor], audio: Tensor, gathered: Gathered | None
     ) -> Tensor:
-        """See `FaceSynthesizer`; with copy_references the copy is blended in."""
+        """See `FaceSynthesizer`; with copy_references, blends the copy in."""
         if isinstance(gathered, GatheredCopy):
             return self.generator(masked, heatmaps, aligned, audio, gathered.copy)
         return super().finish(masked, heatmaps, aligned, audio, gathered)
 
     def whole_faces(self, landmarks: Tensor, keypoints: Tensor) -> Tensor:
         """Landmarks (..., 131, 2) with the predicted keypoints (..., 57, 2) in place of their own."""
-        dtype = torch.promote_types(landmarks.dtype, keypoints.dtype)  # half precision has steps of half a pixel
+        dtype = torch.promote_types(landmarks.dtype, keypoints.dtype)  # half precision would round to half pixels
         return landmarks.to(dtype).index_copy(-2, self.keypoints, keypoints.to(dtype))
 
     def _landmarks(self, heatmaps: Tensor, landmarks: Tensor | None) -> tuple[Tensor, ...]:
-        """What the temporal path takes of the target or of the references: their landmarks, or nothing."""
+        """The landmarks that the temporal path takes of the target or of the references; empty without a reader."""
         if self.reader is None:
             return ()
         return (self.reader(heatmaps) if landmarks is None else landmarks,)
@@ -154,13 +154,13 @@ class LandmarkSynthesizer(FaceSynthesizer):
 
 @dataclass
 class GatheredCopy(Gathered):
-    """`Gathered` with `copy`, the faces (B, 3, H, W) that the references' own pixels make."""
+    """`Gathered` with `copy`, faces (B, 3, H, W) that are blended from the references' warped pixels."""
 
     copy: Tensor
 
 
 class LandmarkTemporalPath(TemporalPath):
-    """`TemporalPath` whose flow starts from a warp between landmarks, and that warps the references' images too."""
+    """`TemporalPath` whose flow starts from a warp between landmarks; it also warps the references' images."""
 
     lip_points: Tensor
     upper_points: Tensor
@@ -169,12 +169,12 @@ class LandmarkTemporalPath(TemporalPath):
         super().__init__(config, base, hidden, code)
         self.crop = config.crop
         self.landmark_flow, self.copies = config.landmark_flow, config.copy_references
-        # Buffers, on the network's device: an index tensor made on the host cannot be part of a CUDA graph.
+        # Buffers, so that they are on the network's device: a CUDA graph cannot use an index tensor of the host.
         self.register_buffer("lip_points", torch.tensor(LIP_POINTS), persistent=False)
         self.register_buffer("upper_points", torch.tensor(ANCHORS), persistent=False)
 
     def encode(self, images: Tensor, heatmaps: Tensor, landmarks: Tensor | None = None) -> list[Tensor]:
-        """`TemporalPath.encode`'s features, with copy_references the images, and with landmark_flow the landmarks."""
+        """As `TemporalPath.encode`; then the images with copy_references, and the landmarks with landmark_flow."""
         copied = [images] if self.copies else []
         known = [] if landmarks is None else [landmarks]
         return [*super().encode(images, heatmaps), *copied, *known]
@@ -188,7 +188,7 @@ class LandmarkTemporalPath(TemporalPath):
         features = [warp_and_sum(each, grid, weights) for each in references[:3]]
         if not self.copies:
             return Gathered(features, grid, weights)
-        # Sharp shares, since the mean of several faces is blurred.
+        # Sharp shares: a mean of several faces would be blurred.
         logits = _SHARPNESS * logits
         if landmarks is not None:
             logits = logits - _UNLIKENESS * self._unlike(landmarks.detach(), references[-1])
@@ -216,9 +216,9 @@ class LandmarkTemporalPath(TemporalPath):
         return deformation(flows, self.grid, start), logits
 
     def _unlike(self, landmarks: Tensor, known: Tensor) -> Tensor:
-        """`unlike_lips` of the targets (B, 131, 2) and references (B, N, 131, 2), whatever the heads' tilt.
+        """`unlike_lips` of the targets (B, 131, 2) and the pose-normalised references (B, N, 131, 2).
 
-        It selects references and moves nothing, so no gradient reaches the landmarks through it.
+        It only selects references, so it passes no gradient to the landmarks.
         """
         landmarks, known = full_precision(landmarks), full_precision(known)
         upper, known_upper = landmarks.index_select(1, self.upper_points), known.index_select(2, self.upper_points)
@@ -227,7 +227,7 @@ class LandmarkTemporalPath(TemporalPath):
 
 
 class CopyingGenerator(InpaintingGenerator):
-    """`InpaintingGenerator` that blends its face into a copy of the references, pixel by pixel, by learned weights.
+    """`InpaintingGenerator` that blends its face into a copy of the references by a learned weight a pixel.
 
     Training starts near the copy.
     """

@@ -1,9 +1,10 @@
-"""Lessons: parts of a network are trained, or fitted in closed form, before the run.
+"""Lessons: they pretrain parts of a network, or fit them in closed form, before the run.
 
-Four minutes of clips show few people. Two lessons train on generated examples instead: an audio encoder on the visemes
-of synthetic speech, a `PointReader` on drawn heatmaps. Two fit linear maps to all clips: from the head's turn and from
-the sound to the keypoints' motion. A trained lesson saves its state in the run's `output/pretraining/`. Its batches
-depend on the seed and the step only, so a killed lesson resumes and ends with the same weights.
+Four minutes of clips show few people. Two lessons therefore pretrain on generated examples: an audio encoder on the
+visemes of synthetic speech, and a `PointReader` on drawn heatmaps. Two lessons fit linear maps to all clips: from the
+head's turn and from the sound to the keypoints' motion. A pretraining saves its state in the run's
+`output/pretraining/`. Its batches depend on the seed and the step only, so a killed lesson resumes and ends with the
+same weights.
 """
 
 import dataclasses
@@ -34,7 +35,7 @@ from media.heatmap import KEYPOINTS
 from media.timeline import FPS
 from training.run import DAMAGED, writing
 
-TURNS = 2  # directions of an upper face's shape that `learn_turning` takes for the head's turn
+TURNS = 2  # main directions of an upper face's shape, with which `learn_turning` describes the head's turn
 NOISE = 1e-4  # noise of a landmark's mean over a second, in units of the crop
 REFERENCE_DRAWS = 4  # random draws of references for each clip
 _SAVE_EVERY = 200  # steps
@@ -79,7 +80,7 @@ def learn_visemes(
 ) -> None:
     """Train `encoder` to classify the visemes of synthetic speech, then freeze it.
 
-    Trained on the clips of few people, it would encode their voices. Synthetic speech has many voices.
+    Trained on clips of few people, it would learn speaker identity. Synthetic speech has many voices.
 
     Args:
         embed: maps log-mel windows (B, 80, 16) to embeddings (B, D) through `encoder`.
@@ -112,8 +113,8 @@ def learn_reading(
 ) -> None:
     """Train a `PointReader` on `DrawnFaces` made from the clips' landmarks, then freeze it.
 
-    The windows of the clips repeat the same faces. The first reading is trained before its corrections: corrections of
-    random readings would learn to correct nothing.
+    The clips' own windows repeat the same faces. The first reading is trained before its corrections, because
+    corrections cannot be learned on random readings.
 
     Args:
         output: the run's folder.
@@ -144,8 +145,8 @@ def reading_loss(read: Callable[[Tensor], list[Tensor]], points: Tensor, whole: 
 
     Args:
         read: maps heatmaps (2 M, 1, H, W) to one or several readings (2 M, 131, 2), over which the mean is taken.
-        whole, upper: heatmaps (M, 1, H, W) of whole faces and of upper faces; of the latter, the upper face's points
-            count.
+        whole, upper: heatmaps (M, 1, H, W) of whole faces and of upper faces. For the latter, only the upper face's
+            points count.
     """
     readings = torch.stack(read(torch.cat([whole, upper]))).unflatten(1, (2, -1))
     distance = (readings - points).norm(dim=-1)
@@ -162,7 +163,8 @@ def learn(
 ) -> None:
     """Minimise `loss(step)` by AdamW with one cycle of the learning rate, and show a progress bar.
 
-    The state is saved in `output/pretraining/{what}.pt`. A state with the same settings is resumed, another replaced.
+    The state is saved in `output/pretraining/{what}.pt`. A state with the same settings is resumed; a state with other
+    settings is replaced.
     """
     if config.steps < 1 or config.batch_size < 1:
         raise InputError(f"{what}: {config.steps} steps of {config.batch_size} teach nothing; use 1 or more of both")
@@ -170,13 +172,13 @@ def learn(
         raise InputError(f"{what}: learning_rate={config.learning_rate} must be positive")
     parameters = list(network.parameters())
     adam = torch.optim.AdamW(parameters, config.learning_rate, weight_decay=0.02)
-    # Not 0.05: with 20 steps, the rise would be 0 steps long, and the scheduler divides by that length.
+    # Not 0.05: with 20 steps, the rise would have 0 steps, and the scheduler divides by that number.
     rise = 0.0501
     schedule = torch.optim.lr_scheduler.OneCycleLR(adam, config.learning_rate, total_steps=config.steps, pct_start=rise)
     path = Path(output) / "pretraining" / f"{what}.pt"
     settings = dataclasses.asdict(config) | {"seed": seed}
     done = _resume(path, settings, network, adam, schedule)
-    main = PartialState().is_main_process  # the other processes do the same steps, and get its weights in the run
+    main = PartialState().is_main_process  # other processes do the same steps; the run gives them its weights
     with tqdm(total=config.steps, initial=done, desc=what, unit="step", disable=not main) as bar:
         for step in range(done, config.steps):
             value = loss(step)
@@ -217,8 +219,8 @@ def learn_turning(predictor: LandmarkPredictor, dataset: ClipDataset, seed: int)
     """Fit the linear map from the head's turn to the keypoints' motion, on all clips with random references.
 
     Linear regression on the two main directions in which an upper face's shape varies: a head turns sideways and up.
-    Further directions contain how far the source's mouth is open, which a dubbed mouth must not follow. Motion faster
-    than a second is removed, because it is no turn of the head.
+    Further directions contain the source's mouth opening, which a dubbed mouth must not follow. Motion faster than a
+    second is removed, because it is no turn of the head.
     """
     random = np.random.default_rng(seed)
     shape = slow_shape = slow_both = torch.zeros((), dtype=torch.float64)
@@ -236,7 +238,7 @@ def learn_turning(predictor: LandmarkPredictor, dataset: ClipDataset, seed: int)
             count += len(turned)
     directions = torch.linalg.eigh(shape).eigenvectors[:, -TURNS:]
     gram = directions.T @ slow_shape @ directions
-    # The ridge suppresses directions that are only noise of the landmarks, as those of a head that never turns.
+    # The ridge suppresses directions that are only noise of the landmarks, as for a head that never turns.
     gram = gram + count * len(ANCHORS) * NOISE**2 * torch.eye(TURNS, dtype=torch.float64)
     weight = directions @ torch.linalg.solve(gram, directions.T @ slow_both)
     predictor.turning.linear.weight.copy_(weight.T)
@@ -246,12 +248,12 @@ def learn_turning(predictor: LandmarkPredictor, dataset: ClipDataset, seed: int)
 def learn_motion(predictor: LandmarkPredictor, dataset: ClipDataset, speech: SpeechTraining) -> float:
     """Fit the speech branch's linear map from embeddings of the sound to the keypoints' pose-normalised motion.
 
-    Ridge regression over all frames of the clips. Speech does not determine what changes slower than in a second (the
-    head's turn, a smile) or how far a person opens the mouth. The first is removed, and each clip's motion is scaled to
+    Ridge regression over all frames of the clips. Speech determines neither changes slower than a second (the head's
+    turn, a smile) nor how far a person opens the mouth. Slow changes are removed, and each clip's motion is scaled to
     the clips' mean amplitude.
 
     Returns:
-        The share of that motion which the map explains.
+        The share of that motion that the map explains.
     """
     branch = predictor.speech
     embedded, motions, sizes = [], [], []
@@ -284,7 +286,7 @@ def learn_speech(
         As `learn_motion`.
 
     Raises:
-        InputError: as of `learn_visemes`; or the predictor's sound features are not the log-mel ones.
+        InputError: as `learn_visemes`; also if the predictor's sound features are not log-mel.
     """
     if config.data:
         if predictor.config.audio != "mel":
@@ -307,7 +309,7 @@ def learn_all(
         seed, output: the run's.
 
     Returns:
-        The share of the mouth's motion in the clips which the speech explains.
+        The share of the mouth's motion in the clips that the speech explains.
 
     Raises:
         InputError: a setting is out of range, or a file cannot be used.

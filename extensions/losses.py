@@ -1,8 +1,8 @@
-"""Terms that no paper has, added to L_face (eq. 10): pixel losses, and landmark supervision of the flow.
+"""Further terms of L_face (eq. 10) that are in no paper: pixel losses, and landmark supervision of the flow.
 
-The pixel losses train small networks without VGG-19, whose perceptual loss otherwise gives the face its detail. They
-take weights per pixel: the lips are about 5 % of the crop. The flow loss supervises the temporal path's flow by
-landmarks: STSA supervises it through image losses only, which align a mouth slowly.
+The pixel losses train small networks without VGG-19's perceptual loss, which otherwise supervises detail. They take a
+weight for each pixel, because the lips are only about 5 % of the crop. The flow loss supervises the temporal path's
+flow by landmarks. STSA supervises it through image losses only, which align a mouth slowly.
 """
 
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ class ExtraObjective:
         network: the synthesizer's config.
 
     Raises:
-        InputError: the flow loss has a weight and the synthesizer no flow.
+        InputError: the weight of the flow loss is above 0 and the synthesizer has no flow.
     """
 
     def __init__(self, weights: ExtraLosses, network: FaceSynthesizerConfig):
@@ -46,12 +46,12 @@ class ExtraObjective:
         self.weights, self.crop = weights, network.crop
 
     def __call__(self, faces: Tensor, batch: dict, alignment: Alignment) -> dict[str, Tensor]:
-        """The weighted terms for generated `faces` (B,T,3,H,W).
+        """The weighted terms of generated `faces` (B,T,3,H,W).
 
         Args:
             batch: true `frames` (B,T,3,H,W), `keypoints` (B,T,57,2), `landmarks` (B,T,131,2), `reference_landmarks`
                 (B,N,131,2).
-            alignment: of the synthesis of `faces`.
+            alignment: returned by the synthesizer together with `faces`.
         """
         weights, true = self.weights, batch["frames"]
         terms = {}
@@ -74,8 +74,8 @@ class ExtraObjective:
 def gradient_loss(faces: Tensor, true_faces: Tensor, weight: Tensor | None = None) -> Tensor:
     """Mean absolute difference of the images' finite differences, the mean of the two directions.
 
-    Arguments as of `losses.reconstruction.l1_loss`. A constant offset in brightness adds no loss. Blur adds more than
-    to an L1 loss (Mathieu et al., 2016).
+    Arguments as in `losses.reconstruction.l1_loss`. A constant offset in brightness costs nothing. Blur costs more than
+    in an L1 loss (Mathieu et al., 2016).
     """
     difference = full_precision(faces) - full_precision(true_faces)
     down = weighted_mean(difference.diff(dim=-2).abs(), None if weight is None else weight[..., 1:, :])
@@ -84,9 +84,9 @@ def gradient_loss(faces: Tensor, true_faces: Tensor, weight: Tensor | None = Non
 
 
 def ssim_loss(faces: Tensor, true_faces: Tensor, weight: Tensor | None = None) -> Tensor:
-    """1 - SSIM (Gaussian 11x11, as `metrics.image.ssim` measures it), the weighted mean over pixels and colours.
+    """1 - SSIM (Gaussian 11x11, as in `metrics.image.ssim`), the weighted mean over pixels and colours.
 
-    Arguments as of `losses.reconstruction.l1_loss`, H and W at least 11.
+    Arguments as in `losses.reconstruction.l1_loss`; H and W are at least 11.
     """
     from torchmetrics.functional.image import structural_similarity_index_measure
 
@@ -97,13 +97,13 @@ def ssim_loss(faces: Tensor, true_faces: Tensor, weight: Tensor | None = None) -
 
 
 def landmark_flow_loss(grid: Tensor, landmarks: Tensor, reference_landmarks: Tensor) -> Tensor:
-    """Mean distance of the points that the flow reads at the target's landmarks from the references' own landmarks.
+    """Mean distance of the points that the flow samples at the target's landmarks from the references' own landmarks.
 
     Args:
-        grid: (B, T, N, 2, H, W), the points of each of N references that each of T frames reads, x and y from -1 to 1
+        grid: (B, T, N, 2, H, W), the points of each of N references that each of T frames samples, x and y from -1 to 1
             between the outer edges of the corner pixels (`grid_sample`'s align_corners=False).
-        landmarks: (B, T, P, 2), x and y in units of the face crop, of the frames.
-        reference_landmarks: (B, N, P, 2), of the references.
+        landmarks: (B, T, P, 2) of the frames, x and y in units of the face crop.
+        reference_landmarks: (B, N, P, 2) of the references.
 
     Returns:
         A scalar, in pixels.
@@ -119,10 +119,10 @@ def landmark_flow_loss(grid: Tensor, landmarks: Tensor, reference_landmarks: Ten
 
 
 def flow_score(alignment: Alignment, batch: dict) -> dict[str, float]:
-    """`landmark_flow_loss` of a synthesized batch as the scalar of a validation; empty without a temporal path.
+    """`landmark_flow_loss` of a synthesized batch, as a scalar of the validation; empty without a temporal path.
 
     Args:
-        alignment: of all frames of `batch`.
+        alignment: for all frames of `batch`.
         batch: `landmarks` (B, T, 131, 2) and `reference_landmarks` (B, N, 131, 2).
     """
     if alignment.grid is None:

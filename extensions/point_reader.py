@@ -1,4 +1,4 @@
-"""Reading the points that a heatmap was drawn through, where a caller has heatmaps alone."""
+"""Reads the landmarks that a heatmap was drawn through, for callers that have heatmaps only."""
 
 from typing import cast
 
@@ -12,23 +12,23 @@ from models.layers import ConvBlock
 from models.precision import full_precision, without_autocast
 
 _CHANNELS = 16
-_BEYOND = 0.15  # of the crop, by which points may lie outside of it
+_BEYOND = 0.15  # of the crop: largest distance of points outside of it
 _SPACINGS = (
     1.5,
     1.0,
-)  # px of a heatmap of STSA's size between what each correction looks at: the first has the larger errors to mend
-_SIDE = 9  # a correction looks at so many times so many places around each point
-_SEEN, _HIDDEN = 16, 160  # numbers that a correction keeps of each point's surroundings, and of all of them
-_STEP = 0.02  # corrections are some hundredths of the crop
+)  # px of a heatmap of STSA's size: spacing of each correction's samples; the first has the larger errors to correct
+_SIDE = 9  # a correction samples 9 x 9 places around each point
+_SEEN, _HIDDEN = 16, 160  # features of each point's surroundings, and of all points together
+_STEP = 0.02  # unit of the outputs; corrections are some hundredths of the crop
 
 
 class PointReader(nn.Module):
-    """Heatmaps of whole faces, or of upper faces alone, to their 131 points.
+    """Reads the 131 landmarks off heatmaps of whole faces, or of upper faces only.
 
-    Not in the paper. A soft argmax a point, a pixel off on people never seen, then two corrections, each by what lies
-    around all points where they were thought to be (a cascade of regressions, as in Xiong and De la Torre, 2013): then
-    a third of a pixel off. It is trained apart (`lessons.learn_reading`) and then stays as it is, its parameters
-    without gradient. Callers that know the points give these.
+    Not in the paper. A soft argmax for each point has an error of one pixel on unseen people. Two corrections reduce it
+    to a third of a pixel. Each is a regression from the heatmap around the points of the previous reading (a cascade,
+    as in Xiong and De la Torre, 2013). Pretrained by `lessons.learn_reading`, then frozen. Callers that have the
+    landmarks pass them instead.
     """
 
     def __init__(self):
@@ -38,21 +38,21 @@ class PointReader(nn.Module):
         self.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> "PointReader":
-        """Stays in eval mode when the network around it is trained."""
+        """Stays in eval mode when the network that contains it is trained."""
         return super().train(False)
 
     @property
     def learned(self) -> bool:
-        """Whether it was trained: its corrections begin with no step."""
+        """Whether it was trained: before training, the corrections' last layers are 0."""
         return bool(cast(_Correction, self.corrections[-1]).step.weight.any())
 
     def forward(self, heatmaps: Tensor) -> Tensor:
-        """(..., 1, H, W) in [0, 1] -> (..., 131, 2) in units of the crop; of an upper face its own points count."""
+        """(..., 1, H, W) in [0, 1] -> (..., 131, 2) in units of the crop; for an upper face, only its points count."""
         return self.readings(heatmaps.flatten(0, -4))[-1].unflatten(0, heatmaps.shape[:-3])
 
     def readings(self, heatmaps: Tensor) -> list[Tensor]:
-        """Heatmaps (M, 1, H, W) -> what is read at first and after each correction, (M, 131, 2) each."""
-        with without_autocast(heatmaps):  # half precision goes by half pixels
+        """Heatmaps (M, 1, H, W) -> the first reading and that after each correction, (M, 131, 2) each."""
+        with without_autocast(heatmaps):  # half precision would round to half pixels
             heatmaps = full_precision(heatmaps)
             readings = [self.first(heatmaps)]
             for correct in self.corrections:
@@ -61,7 +61,7 @@ class PointReader(nn.Module):
 
 
 class _FirstReading(nn.Module):
-    """A soft argmax a point, by what a heatmap shows near and far."""
+    """A soft argmax for each point, from fine and coarse features of the heatmap."""
 
     def __init__(self):
         super().__init__()
@@ -86,7 +86,7 @@ class _FirstReading(nn.Module):
 
 
 class _Correction(nn.Module):
-    """Points moved by what lies around them in the heatmap, `spacing` of the crop apart, and by where others are."""
+    """Moves points by the heatmap around them, sampled in steps of `spacing` of the crop, and by all points' places."""
 
     around: Tensor
 
@@ -96,7 +96,7 @@ class _Correction(nn.Module):
         steps = spacing * (torch.arange(_SIDE) - _SIDE // 2)
         around = torch.stack(torch.meshgrid(steps, steps, indexing="xy"), dim=-1).flatten(0, 1)
         self.register_buffer("around", around, persistent=False)
-        self.look = nn.Parameter(torch.randn(points, _SIDE**2, _SEEN) / _SIDE)  # each point has its own surroundings
+        self.look = nn.Parameter(torch.randn(points, _SIDE**2, _SEEN) / _SIDE)  # weights for each point
         self.look_bias = nn.Parameter(torch.zeros(points, _SEEN))
         self.together = nn.Linear(points * (_SEEN + 2), _HIDDEN)
         self.further = nn.Linear(_HIDDEN, _HIDDEN)
@@ -115,7 +115,7 @@ class _Correction(nn.Module):
 
 
 def _cells(height: int, width: int, like: Tensor) -> Tensor:
-    """(height width, 2): the centres of a grid's cells over the crop and what lies beyond it, x and y."""
+    """(height width, 2): x and y of the cell centres of a grid over the crop and its surroundings (`_BEYOND`)."""
     y, x = (
         (torch.arange(n, device=like.device, dtype=like.dtype) + 0.5) / n * (1 + 2 * _BEYOND) - _BEYOND
         for n in (height, width)

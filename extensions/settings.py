@@ -1,6 +1,6 @@
-"""The settings that a training script's config may have beyond the papers', a class for each schema of a script.
+"""The settings of the training scripts that are in no paper: one class for each schema of a script.
 
-`training/config.py` adds them to the schema for a config that has one of them, or whose `model.form` is `landmarks`.
+`training/config.py` adds them to the schema if a config has one of them, or if its `model.form` is `landmarks`.
 """
 
 from dataclasses import dataclass, field
@@ -17,13 +17,13 @@ class SyncExtension(Extension):
     """Settings of train_sync.py for few people (sync_motion.py)."""
 
     speech: VisemeTraining = field(default_factory=VisemeTraining)
-    motion: float = 0.0  # weight of a head that predicts from either embedding how the mouth moves
-    freeze_speech: bool = True  # freeze the audio encoder that `speech` has pretrained, but for its last two layers
+    motion: float = 0.0  # weight of a head that predicts the mouth's motion from either embedding
+    freeze_speech: bool = True  # freeze the audio encoder that `speech` has pretrained, except its last two layers
 
 
 @dataclass
 class LandmarkPredictorExtension(Extension):
-    """Settings of train_heatmap.py with `model.form: landmarks`. The lessons precede a fresh network's training."""
+    """Settings of train_heatmap.py with `model.form: landmarks`. A fresh network's training starts with the lessons."""
 
     model: LandmarkPredictorConfig = field(default_factory=LandmarkPredictorConfig)
     reading: ReadingTraining = field(default_factory=ReadingTraining)
@@ -42,5 +42,5 @@ class LandmarkSynthesizerExtension(FaceExtension):
     """Settings of train_face.py with `model.form: landmarks`."""
 
     model: LandmarkSynthesizerConfig = field(default_factory=lambda: LandmarkSynthesizerConfig(mutual_information=None))
-    # Precedes a fresh network's training. finetune_e2e.py and checkpoints.combine copy the predictor's reader instead.
+    # A lesson before a fresh network's training. finetune_e2e.py and checkpoints.combine copy the predictor's reader.
     reading: ReadingTraining = field(default_factory=ReadingTraining)

@@ -1,7 +1,8 @@
-"""Help for a lip-sync expert that is trained on few people: known visemes, and the motion of the mouth as a target.
+"""Further supervision of a lip-sync expert that is trained on few people: visemes, and the mouth's motion.
 
-Not in the papers. From similarities alone, a network that sees few people learns their identity and no lip sync.
-`train_sync.py` takes this file where a config has `speech`, `motion` or `freeze_speech`; README.md has the results.
+Not in the papers. From similarities only, a network that is trained on few people learns speaker identity and no lip
+sync. `train_sync.py` imports this file if a config has `speech`, `motion` or `freeze_speech`; README.md has the
+results.
 """
 
 from collections import OrderedDict
@@ -19,15 +20,15 @@ from media.heatmap import LIP_KEYPOINTS, LIP_POINTS
 from models.layers import scaled
 from models.sync_expert import FRAMES, SyncExpert
 
-_CACHE = 64 * 2**20  # bytes of motions, a process
+_CACHE = 64 * 2**20  # bytes of cached motions in a process
 _STEP = 0.02  # unit of the head's outputs, about the amplitude of a mouth's motion, in units of the crop
 
 
 class MotionDataset(SyncDataset):
     """`SyncDataset` whose items also have the motion of the mouth.
 
-    motion (5, 57, 2): the frames' pose-normalised keypoints minus the clip's median ones, in units of the crop; 17 of
-    the jaw, then 40 of the lips. It needs the landmarks of all of a clip's frames.
+    motion (5, 57, 2): the frames' pose-normalised keypoints minus the clip's median keypoints, in units of the crop; 17
+    of the jaw, then 40 of the lips. It is computed from the landmarks of all frames of a clip.
     """
 
     def __init__(self, *arguments, **options):
@@ -42,7 +43,7 @@ class MotionDataset(SyncDataset):
         if (which, mirrored) not in self._motions:
             points = self.clips[which].landmarks
             motion = mouth_motion(torch.from_numpy(mirrored_landmarks(points) if mirrored else points))
-            self.clips[which].__dict__.pop("landmarks")  # those of thousands of clips would fill the memory
+            self.clips[which].__dict__.pop("landmarks")  # the landmarks of thousands of clips would fill the memory
             self._motions[which, mirrored] = motion
             while sum(each.nbytes for each in self._motions.values()) > _CACHE and len(self._motions) > 1:
                 self._motions.popitem(last=False)
@@ -53,7 +54,7 @@ class MotionDataset(SyncDataset):
 class ExpertAndMotion(nn.Module):
     """The expert and, in training only, a linear head that predicts the lips' motion from either embedding.
 
-    Both embeddings go through the same head, which makes them represent the mouth's motion.
+    Both embeddings share the head, so that both represent the mouth's motion.
     """
 
     def __init__(self, expert: SyncExpert):

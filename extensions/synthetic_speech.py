@@ -1,4 +1,4 @@
-"""Make hours of synthetic speech with known visemes, for pretraining audio encoders if there are few clips.
+"""Make hours of synthetic speech with viseme labels, for pretraining audio encoders if there are few clips.
 
     python -m extensions.synthetic_speech speech.safetensors --minutes 180
 
@@ -195,7 +195,7 @@ class _Espeak:
 
 
 def _varied(spoken: Utterance, choice: random.Random) -> Utterance:
-    """Resample to 16 kHz and, as another vocal tract would, up to an eighth slower and lower or faster and higher."""
+    """Resample to 16 kHz and imitate another vocal tract: up to an eighth slower and lower, or faster and higher."""
     ratio = choice.uniform(0.88, 1.15)
     wav = librosa.resample(spoken.wav, orig_sr=int(spoken.rate * ratio), target_sr=SAMPLE_RATE)
     wav = wav * choice.uniform(0.2, 0.9) / max(1e-3, float(np.abs(wav).max()))

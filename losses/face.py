@@ -2,7 +2,8 @@
 
 L_face = l1 L_perc + l2 L_gan + l3 L_feat + l4 L_sync + l5 L_mi
 
-A term at weight 0 is not computed, and what only it needs (VGG-19, the sync expert, the discriminator) is not loaded.
+A term of weight 0 is not computed. A network that no other term needs (VGG-19, sync expert, discriminator) is then not
+loaded.
 """
 
 import dataclasses
@@ -26,29 +27,29 @@ from models.sync_expert import SyncExpert, lower_faces
 class FaceLosses:
     """Weights of eq. 10's terms, the paper's by default."""
 
-    perceptual: float = 4.0  # tuned with perceptual_input: released, as configs/stsa_face.yaml has it
-    perceptual_input: str = "imagenet"  # or "released", the authors' normalisation of VGG-19's input
-    gram: float = 250.0  # weight of eq. 9's Gram term within L_perc; the paper gives none, this is IP-LAP's
+    perceptual: float = 4.0  # weight of L_perc, tuned with perceptual_input: released, as in configs/stsa_face.yaml
+    perceptual_input: str = "imagenet"  # normalisation of VGG-19's input: "imagenet", or "released", the authors'
+    gram: float = 250.0  # weight of eq. 9's Gram term within L_perc; IP-LAP's, because the paper gives none
     perceptual_scales: int = 2  # image sizes at which L_perc compares features, each half the one before; IP-LAP's
-    gan: float = 0.25  # of L_gan
-    feature: float = 1.0  # of L_feat, feature matching in the discriminator
-    sync: float = 0.1  # of L_sync, which needs `sync_expert`
-    mutual_information: float = 0.01  # of L_mi, eq. 7
-    warp: float = 0.0  # of L_warp, which is not in eq. 10: IP-LAP's, with 2.5, to pretrain the flow (train.warp_steps)
+    gan: float = 0.25  # weight of L_gan
+    feature: float = 1.0  # weight of L_feat, feature matching in the discriminator
+    sync: float = 0.1  # weight of L_sync, which needs `sync_expert`
+    mutual_information: float = 0.01  # weight of L_mi, eq. 7
+    warp: float = 0.0  # weight of L_warp, not in eq. 10, to pretrain the flow (train.warp_steps); 2.5 in IP-LAP
     without_vgg: str = "stop"  # if VGG-19's weights are absent: "stop", or "skip" L_perc; L_warp then compares pixels
 
 
 class FaceObjective(nn.Module):
-    """Eq. 10: every term of non-zero weight, with the frozen networks that it needs; and L_warp (losses/warp.py).
+    """Eq. 10: the terms of non-zero weight and the frozen networks that they need; and L_warp (losses/warp.py).
 
     Args:
         weights, frames, sync_expert: of the run's config.
         network: the synthesizer's config.
-        say: prints which term is left out because its weights are absent; one of several processes prints.
-        cil: the synthesizer's CIL module; needed if L_mi has a weight.
+        say: prints a term that is left out because its weights are absent; one of several processes prints.
+        cil: the synthesizer's CIL module; needed if the weight of L_mi is above 0.
 
     Attributes:
-        information: the pairs of L_mi in a step, whose `begin` is called before each step; None without L_mi.
+        information: the pairs of L_mi in a step. Call its `begin` before each step. None without L_mi.
 
     Raises:
         InputError: a term needs weights or a part of the network that are absent.
@@ -96,12 +97,12 @@ class FaceObjective(nn.Module):
         discriminator: nn.Module | None,
         alignment: Alignment,
     ) -> dict[str, Tensor]:
-        """The weighted terms for generated `faces` (B,T,3,H,W).
+        """The weighted terms of generated `faces` (B,T,3,H,W).
 
         Args:
             batch: true `frames` (B,T,3,H,W), `reference_images` (B,N,3,H,W) and `mel` (B,1,80,16).
             discriminator: maps (B,T,3,H,W) to the features of each scale; None without adversarial terms.
-            alignment: of the synthesis of `faces`.
+            alignment: returned by the synthesizer together with `faces`.
         """
         weights, true = self.weights, batch["frames"]
         terms = {}
@@ -129,6 +130,6 @@ class FaceObjective(nn.Module):
         return terms
 
     def of_flow(self, batch: dict, alignment: Alignment) -> dict[str, Tensor]:
-        """The weighted warp loss alone, by which the flow trains for the first `train.warp_steps` steps."""
+        """Only the weighted warp loss, which trains the flow for the first `train.warp_steps` steps."""
         loss = warp_loss(alignment, batch["reference_images"], batch["frames"], self.perceptual)
         return {"warp": self.weights.warp * loss}

@@ -1,4 +1,4 @@
-"""The pixel loss of G4G's eq. 15, and weights that let it count the mouth and the hidden half more (losses/g4g.py)."""
+"""The pixel loss of G4G's eq. 15, and its larger weights for the mouth and the hidden half (losses/g4g.py)."""
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ def l1_loss(faces: Tensor, true_faces: Tensor, weight: Tensor | None = None) -> 
 
     Args:
         faces, true_faces: (B, T, 3, H, W), in [0, 1].
-        weight: weights a pixel, not negative, that broadcast to (B, T, 1, H, W); None: equal weights.
+        weight: non-negative weights of the pixels, which broadcast to (B, T, 1, H, W); None: equal weights.
 
     Returns:
         A scalar, sum(weight |difference|) / sum(weight): a constant weight changes nothing.
@@ -37,7 +37,7 @@ def mouth_weight(
         keypoints: (B, T, 57, 2), x and y in units of the face crop, jaw first.
         crop: the form of the faces.
         inside, outside: the weights inside and outside of the box.
-        margin: by how much of the crop the box is wider than the lips on each side.
+        margin: distance from the lips to the box on each side, as a share of the crop.
 
     Returns:
         (B, T, 1, H, W), without a gradient.

@@ -59,9 +59,9 @@ def save_checkpoint(
 
     Args:
         networks: by checkpoint name, a key of `NETWORKS`.
-        sections: what `config.yaml` holds: a network's config dataclass under its name, other sections as they are.
-        half: store floating-point weights as float16, half the size; they are float32 again when loaded. Batch norm's
-            statistics, few but of any size, stay as they are.
+        sections: of `config.yaml`: each network's config dataclass under the network's name, and further sections.
+        half: store floating-point weights as float16; loading makes them float32 again. Batch norm's statistics stay
+            float32, because they may exceed float16's range.
 
     Raises:
         InputError: a weight is too large for float16.
@@ -90,7 +90,7 @@ def network_class(name: str, form: str = "") -> Any:
     """The class of the network `name`, a key of `NETWORKS`; its config's class is `network_class(...).Config`.
 
     Raises:
-        InputError: the network has no such form, or the form is one of the folder extensions/, which is absent.
+        InputError: the network has no such form, or the form needs the folder extensions/, which is absent.
     """
     forms = NETWORKS[name]
     if form not in forms:
@@ -179,7 +179,7 @@ def network_config(path: str | os.PathLike, name: str) -> Any:
 def check_form(folder: str | os.PathLike, networks: Mapping[str, nn.Module]) -> None:
     """InputError where weights in `folder` are of another form or crop than `networks`, by checkpoint name.
 
-    Their tensors can be the same: a state of one form would load into the other and compute something else.
+    Two forms can have the same tensor names and shapes, but compute different outputs.
     """
     path = Path(folder) / "config.yaml"
     for name, network in networks.items() if path.is_file() else ():
@@ -236,7 +236,7 @@ def is_g4g(folder: str | os.PathLike) -> bool:
 
 
 def digest(checkpoint: str | os.PathLike) -> str:
-    """What tells the content of a checkpoint, a folder or a single file, from that of another one in its place."""
+    """A digest of the content of a checkpoint, which is a folder or a single file."""
     path, whole = Path(checkpoint), hashlib.sha256()
     files = [path / "config.yaml", *sorted(path.glob("*.safetensors"))] if path.is_dir() else [path]
     for file in files:
@@ -266,9 +266,9 @@ def load_state(network: nn.Module, state: dict[str, Tensor], source: str) -> Non
 
 
 def read_foreign(path: str | os.PathLike) -> dict[str, Tensor]:
-    """Read the tensors of somebody else's `.pth` file, without ever executing what a pickle may hold.
+    """Read the tensors of a foreign `.pth` file, without executing code that its pickle may contain.
 
-    Accepts a plain state dict or one under "state_dict"; a leading "module." of the keys is dropped.
+    Accepts a plain state dict or one under "state_dict"; drops a leading "module." of the keys.
     """
     path = existing_file(path, "checkpoint file")
     try:
@@ -298,7 +298,7 @@ def load_sync_expert(path: str | os.PathLike) -> SyncExpert:
 
 
 def load_any_sync_expert(path: str | os.PathLike) -> SyncExpert | ChungSyncNet:
-    """As `load_sync_expert`; Chung's `syncnet_v2.model` too, which is told by its tensors."""
+    """As `load_sync_expert`; also accepts Chung's `syncnet_v2.model`, recognised by its tensors."""
     if Path(path).is_dir():
         return load_network(path, "sync_expert")
     state = read_foreign(path)
@@ -326,7 +326,7 @@ def _released_expert(state: dict[str, Tensor], path: str | os.PathLike) -> SyncE
 def _released(
     network: Network, convert: Callable[[], dict[str, Tensor]], path: str | os.PathLike, name: str
 ) -> Network:
-    """`network` with the tensors that `convert` gives, of a file that is called `name`; in eval mode."""
+    """`network` in eval mode with the tensors of the file `path`, renamed by `convert`; `name` is for errors."""
     try:
         state = convert()
     except ValueError as error:
@@ -341,7 +341,7 @@ def load_released(
     """Load the STSA authors' `heatmap_weight.pth` and `face_weight.pth`, in eval mode on the CPU.
 
     Raises:
-        InputError: a file is not such a checkpoint; the message names the tensor or what else is wrong.
+        InputError: a file is not such a checkpoint; the message names the tensor or another fault.
     """
     heatmap, face = read_foreign(heatmap_file), read_foreign(face_file)
     predictor = HeatmapPredictor(HeatmapPredictorConfig.released())

@@ -22,13 +22,13 @@ class Form(NamedTuple):
     """Where the paper's network and the released one differ.
 
     colour_major: the spatial path stacks all N red planes, then all green, then all blue; else image after image.
-    grid: the flow's points, `deformation`'s "centres" or "corners".
-    sampler: `AdaAT`'s, "plain" or "channel_blending".
-    per_scale: an alignment CNN for each scale (eq. 5); else the coarsest scale's serves all.
-    fusion_kernel: one 1x1 convolution a scale, or two of 3x3.
-    bgr: the weights expect BGR images; images are RGB outside.
-    heatmap_channels: equal channels of a heatmap.
-    spade_relu: `SpadeNorm`'s.
+    grid: "centres" or "corners", as in `deformation`: the pixel positions of the flow.
+    sampler: "plain" or "channel_blending", as in `AdaAT`.
+    per_scale: an alignment CNN for each scale (eq. 5); else the coarsest scale's is used at all scales.
+    fusion_kernel: 1 for one 1x1 convolution a scale, 3 for two 3x3 convolutions.
+    bgr: the weights expect BGR images; the network converts RGB images.
+    heatmap_channels: number of equal channels of a heatmap.
+    spade_relu: as in `SpadeNorm`.
     """
 
     colour_major: bool
@@ -74,11 +74,11 @@ class FaceSynthesizerConfig:
     width: float = 1.0  # factor of every layer's channels
     references: int = 5  # N, fixed by the spatial path's stacking
     crop: CropForm = field(default_factory=CropForm)
-    spade_relu: bool | None = None  # a ReLU between SPADE's two convolutions, as in its paper
-    spatial: bool = True  # the spatial path; Table III's ablations leave one out
-    temporal: bool = True  # the temporal path; a path that is absent has no parameters
-    # The CIL module's embeddings and T_theta, which only training needs. In a config file the weight
-    # losses.mutual_information decides, and None, its default there, follows it.
+    spade_relu: bool | None = None  # a ReLU between SPADE's two convolutions, as in the paper of SPADE
+    spatial: bool = True  # the spatial path; Table III's ablations leave out one path
+    temporal: bool = True  # the temporal path; an absent path has no parameters
+    # The CIL module's embeddings and T_theta, which only training needs. In a config file the default is null: the
+    # module exists if losses.mutual_information is above 0.
     mutual_information: bool | None = False
 
     @classmethod
@@ -93,7 +93,7 @@ class FaceSynthesizerConfig:
         )
 
     def layers(self) -> Form:
-        """The layers of this config's form, with its own choices; ValueError where `form` is unknown."""
+        """The layers of this config's form, with the config's `spade_relu`; ValueError where `form` is unknown."""
         if self.form not in FORMS:
             raise ValueError(f"form is {self.form!r}; it can be {' or '.join(map(repr, FORMS))}")
         form = FORMS[self.form]
@@ -104,7 +104,7 @@ class References(NamedTuple):
     """The encoded references of a video, the same for all of its frames.
 
     spatial: for each scale, the features (B, C, h, w) that AdaAT samples from.
-    alignment: for each scale, the reference part of the alignment CNN's input; in the released form the coarsest alone.
+    alignment: for each scale, the reference part of the alignment CNN's input; in the released form the coarsest only.
     temporal: what the temporal path's `encode` returns; first, for each scale, the N references' features
         (B, N, C, h, w).
     """
@@ -123,10 +123,10 @@ class Alignment(NamedTuple):
 
     information: for each scale, the embeddings E^spa and E^tem that eq. 7 compares, (B T, d) each; None without the CIL
         module.
-    grid: the points of each reference that the temporal path reads, (B, T, N, 2, H, W), x and y in [-1, 1] between the
-        image's outer edges; None without that path.
-    weights: of each reference at each pixel in that path's sum, (B, T, N, 1, H, W) in [0, 1], before they are divided
-        by their sum; None without that path.
+    grid: the points of each reference that the temporal path samples, (B, T, N, 2, H, W), x and y in [-1, 1] between
+        the image's outer edges; None without that path.
+    weights: each reference's weight at each pixel in that path's sum, (B, T, N, 1, H, W) in [0, 1], before division by
+        the weights' sum; None without that path.
     """
 
     information: list[tuple[Tensor, Tensor]] | None
@@ -148,13 +148,13 @@ class SpatialPath(nn.Module):
         self.alignment = nn.ModuleList(AlignmentEncoder(channels[i] + 2 * base, code, doublings=2 - i) for i in scales)
         movers = [AdaAT(c, code, form.sampler) for c in channels]
         for adaat in movers:
-            nn.init.xavier_uniform_(adaat.shared.weight)  # as the authors' linear layers
+            nn.init.xavier_uniform_(adaat.shared.weight)  # as in the authors' linear layers
         self.adaat = nn.ModuleList(movers)
         self.before = nn.ModuleList(residual_pair(c) for c in channels)
         self.after = nn.ModuleList(residual_pair(c) for c in channels)
 
     def encode(self, images: Tensor, heatmaps: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Images (B, N, 3, H, W), heatmaps (B, N, c, H, W) -> what AdaAT samples from, what alignment compares with."""
+        """Images (B, N, 3, H, W), heatmaps (B, N, c, H, W) -> `spatial` and `alignment` of `References`."""
         features = self.references((images.transpose(1, 2) if self.colour_major else images).flatten(1, 2))
         poses = self.reference_heatmaps(heatmaps.flatten(1, 2))
         compared = [torch.cat(pair, dim=1) for pair in zip(features, poses, strict=True)]
@@ -181,11 +181,11 @@ class SpatialPath(nn.Module):
 
 @dataclass
 class Gathered:
-    """What the temporal path takes from the references for B frames.
+    """The temporal path's output for B frames.
 
     features: at full, half and quarter size, (B, C, h, w) each.
-    grid: `deformation`'s, (B N, 2, H, W).
-    weights: the references' in the features' sum, (B N, 1, H, W) in [0, 1].
+    grid: the result of `deformation`, (B N, 2, H, W).
+    weights: each reference's weight in the features' sum, (B N, 1, H, W) in [0, 1].
     """
 
     features: list[Tensor]
@@ -210,12 +210,12 @@ class TemporalPath(nn.Module):
         return [x.unflatten(0, shape) for x in features]
 
     def forward(self, references: list[Tensor], heatmaps: Tensor, audio: Tensor) -> Gathered:
-        """`encode`'s result, heatmaps (B, c, H, W) and audio (B, code) -> what is gathered from the references."""
+        """`encode`'s result, heatmaps (B, c, H, W) and audio (B, code) -> the warped and summed features."""
         grid, weights = self.deform(references, heatmaps, audio)
         return Gathered([warp_and_sum(each, grid, weights) for each in references[:3]], grid, weights)
 
     def deform(self, references: list[Tensor], heatmaps: Tensor, audio: Tensor) -> tuple[Tensor, Tensor]:
-        """`Gathered`'s grid and weights alone."""
+        """Only `Gathered`'s grid and weights."""
         flows, logits = self.predict_flows(references, heatmaps, audio)
         return deformation(flows, self.grid), torch.sigmoid(logits)
 
@@ -227,7 +227,7 @@ class TemporalPath(nn.Module):
 class MutualInformation(nn.Module):
     """The CIL module: embeddings of both paths' features at each scale, and T_theta on pairs of them (eq. 7).
 
-    T_theta starts as the authors' does: weights from N(0, 0.02); its biases are 0.
+    T_theta is initialised as in the authors' code: weights from N(0, 0.02), biases 0.
     """
 
     def __init__(self, channels: list[int], embedding: int):
@@ -243,11 +243,11 @@ class MutualInformation(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, spatial: list[Tensor], temporal: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
-        """Both paths' features of M frames -> a scale each, `score` of the pairs within these frames."""
+        """Both paths' features of M frames -> for each scale, `score` of the pairs within these frames."""
         return [self.score(*pair) for pair in self.embeddings(spatial, temporal)]
 
     def embeddings(self, spatial: list[Tensor], temporal: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
-        """Both paths' features (M, C, h, w) of M = B T frames -> a scale each, E^spa and E^tem, (M, d) each."""
+        """Both paths' features (M, C, h, w) of M = B T frames -> for each scale, E^spa and E^tem, (M, d) each."""
         return [
             (embed(features).mean(dim=(2, 3)), embed(others).mean(dim=(2, 3)))
             for embed, features, others in zip(self.embed, spatial, temporal, strict=True)
@@ -256,13 +256,14 @@ class MutualInformation(nn.Module):
     def score(self, e_spa: Tensor, e_tem: Tensor) -> tuple[Tensor, Tensor]:
         """T_theta of the joint and of the marginal pairs of one scale.
 
-        Every E^spa meets every E^tem, its own frame's too. The authors permute the frames (`torch.randperm`), which
-        draws M of these pairs: their mean is the same in expectation, but 37 % of permutations leave no frame
-        with itself, and then nothing bounds eq. 7. Over all pairs its estimate cannot exceed ln N.
+        The marginal pairs are all pairs of an E^spa and an E^tem, those of the same frame included. The authors sample
+        M of these pairs by a permutation of the frames (`torch.randperm`), whose mean is the same in expectation. But
+        37 % of permutations pair no frame with itself, and then nothing bounds the estimate of eq. 7. Over all pairs,
+        it cannot exceed ln N.
 
         Args:
             e_spa: (M, d).
-            e_tem: (N, d), N >= M; the first M are of the same frames as `e_spa`.
+            e_tem: (N, d), N >= M; the first M belong to the frames of `e_spa`.
 
         Returns:
             The scores (M,) of the joint pairs and (M, N) of the marginal ones.
@@ -275,7 +276,7 @@ class MutualInformation(nn.Module):
 
 
 class FaceSynthesizer(nn.Module):
-    """Fig. 2: frames with a part hidden, references of the same person, heatmaps and sound -> whole faces.
+    """Fig. 2: masked frames, references of the same person, heatmaps and sound -> whole faces.
 
     Attributes:
         inputs: the names in a batch of `ClipDataset` that `forward` takes, in its order.
@@ -323,16 +324,16 @@ class FaceSynthesizer(nn.Module):
         """Synthesize the frames of B windows.
 
         Args:
-            frames: (B, T, 3, H, W) RGB in [0, 1]; their hidden part is set to 0 here and may hold anything.
+            frames: (B, T, 3, H, W) RGB in [0, 1]. This method sets their hidden part to 0.
             heatmaps: (B, T, 1, G, G) in [0, 1], the full face to synthesize; they are resized to the crop.
             reference_images, reference_heatmaps: (B, N, 3, H, W) and (B, N, 1, G, G) of the same person.
             audio: (B, T, C, W), the window of sound around each frame.
-            alignment: whether to return what the losses take of the alignment.
-            flow_only: compute the temporal path's flow and weights alone.
+            alignment: whether to return an `Alignment` for the losses.
+            flow_only: compute only the temporal path's flow and weights.
 
         Returns:
-            Faces (B, T, 3, H, W) in [0, 1]; with `alignment`, also an `Alignment`; with `flow_only`, an `Alignment`
-            alone, without `information`.
+            Faces (B, T, 3, H, W) in [0, 1]; with `alignment`, also an `Alignment`; with `flow_only`, only an
+            `Alignment`, without `information`.
         """
         if flow_only:
             return self._align(heatmaps, reference_images, reference_heatmaps, audio)
@@ -340,7 +341,7 @@ class FaceSynthesizer(nn.Module):
         return self.render(frames, heatmaps, references, audio, alignment=alignment)
 
     def encode_references(self, reference_images: Tensor, reference_heatmaps: Tensor) -> References:
-        """The part of `forward` that depends on the references alone; in dubbing, once a video."""
+        """The part of `forward` that depends only on the references; in dubbing, once a video."""
         return self._encode(reference_images, reference_heatmaps)
 
     def render(
@@ -354,11 +355,11 @@ class FaceSynthesizer(nn.Module):
     ) -> Tensor:
         """Eq. 8: the masked faces (B, 3, H, W) and the fused features of each scale -> faces (B, 3, H, W).
 
-        `gathered` is the temporal path's, None without that path.
+        `gathered` is the temporal path's output; None without that path.
         """
         return self.generator(masked, heatmaps, aligned, audio)
 
-    # A subclass's temporal path may take more of the references and of the target: `further` tensors of each.
+    # A subclass's temporal path may take `further` tensors of the references and of the target.
 
     def _encode(self, reference_images: Tensor, reference_heatmaps: Tensor, *further: Tensor) -> References:
         check_references(reference_images, self.config.references)
@@ -402,7 +403,7 @@ class FaceSynthesizer(nn.Module):
         further: Sequence[Tensor] = (),
     ) -> Alignment:
         """`forward` with `flow_only`."""
-        assert self.temporal is not None  # whose flow it is
+        assert self.temporal is not None  # computes the flow
         shape = heatmaps.shape[:2]
         images, channels = self._inside(reference_images), self._channels(reference_heatmaps, reference_images)
         references = [repeated(x, shape[1]) for x in self.temporal.encode(images, channels, *further_references)]
@@ -413,16 +414,16 @@ class FaceSynthesizer(nn.Module):
         return Alignment(None, *_of_windows(grid, weights, shape))
 
     def shared_parameters(self) -> list[nn.Parameter]:
-        """Those of both paths and of the audio encoder, which the gradient of every loss term may reach."""
+        """The parameters of both paths and of the audio encoder, which the gradient of every loss term may reach."""
         parts = [part for part in (self.audio_encoder, self.spatial, self.temporal) if part is not None]
         return [parameter for part in parts for parameter in part.parameters()]
 
     def _inside(self, images: Tensor) -> Tensor:
-        """Images (..., 3, H, W) between RGB and the order of the weights; its own inverse."""
+        """Images (..., 3, H, W) from RGB to the colour order of the weights, or back."""
         return images.flip(-3) if self.bgr else images
 
     def _channels(self, heatmaps: Tensor, images: Tensor) -> Tensor:
-        """Heatmaps (B, M, 1, G, G) -> (B, M, c, H, W), of the size of `images`."""
+        """Heatmaps (B, M, 1, G, G) -> (B, M, c, H, W), with the height and width of `images`."""
         if heatmaps.shape[-2:] != images.shape[-2:]:
             resized = F.interpolate(heatmaps.flatten(0, 1), size=images.shape[-2:], mode="bilinear")
             heatmaps = resized.unflatten(0, heatmaps.shape[:2])
@@ -430,20 +431,20 @@ class FaceSynthesizer(nn.Module):
 
 
 def released_form(state_dict: dict[str, Tensor]) -> FaceSynthesizerConfig:
-    """The form of the STSA authors' `face_weight.pth`: with eq. 7's network, to train on, where the file holds that."""
+    """The config of the STSA authors' `face_weight.pth`, with eq. 7's network if the file contains it."""
     informed = any(name.removeprefix("module.").startswith("mine.") for name in state_dict)
     return FaceSynthesizerConfig.released(mutual_information=informed)
 
 
 def released_state(state_dict: dict[str, Tensor], config: FaceSynthesizerConfig | None = None) -> dict[str, Tensor]:
-    """Turn the tensors of the STSA authors' `face_weight.pth` into this network's.
+    """Convert the tensors of the STSA authors' `face_weight.pth` to this network's.
 
     Args:
-        state_dict: theirs; a leading "module." of the names is dropped, tensors that are not needed are ignored.
-        config: `released_form`'s, or `FaceSynthesizerConfig.released()`, which is only to dub with.
+        state_dict: of the file. A leading "module." of the names is dropped; tensors that are not needed are ignored.
+        config: the result of `released_form`, or `FaceSynthesizerConfig.released()`, which suffices for dubbing.
 
     Raises:
-        ValueError: a tensor that is needed is missing or has another shape; the message names it.
+        ValueError: a needed tensor is missing or has another shape; the message names it.
     """
     config = config or FaceSynthesizerConfig.released()
     state_dict = {name.removeprefix("module."): tensor for name, tensor in state_dict.items()}
@@ -453,14 +454,14 @@ def released_state(state_dict: dict[str, Tensor], config: FaceSynthesizerConfig 
 
 
 def mask_hidden(frames: Tensor, crop: CropForm) -> Tensor:
-    """A copy of frames (..., H, W) of the form `crop` with what it hides set to 0."""
+    """A copy of frames (..., H, W) of the form `crop` with the hidden part set to 0."""
     masked = frames.clone()
     masked[..., *crop.hidden_pixels] = 0
     return masked
 
 
 def _of_windows(grid: Tensor, weights: Tensor, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """`Gathered`'s grid and weights of (B, T) = `shape` frames as `Alignment` has them."""
+    """`Gathered`'s grid and weights of (B, T) = `shape` frames, in the shapes of `Alignment`."""
     grid, weights = (x.unflatten(0, (*shape, -1)) for x in (grid, weights))
     return grid, weights
 

@@ -1,14 +1,14 @@
-"""The face synthesizers rearranged for inference: the same faces, STSA's several times sooner.
+"""Faster forms of the face synthesizers for inference. They compute the same faces.
 
-`accelerate_inference` copies a trained network and exchanges blocks for ones that compute the same numbers in fewer
+`accelerate_inference` copies a trained network and replaces blocks by others that compute the same numbers in fewer
 operations and fewer passes over memory:
 
 - a batch norm's scale and shift move into the convolution before it;
 - where no ReLU lies between SPADE's two convolutions, their 5x5 kernels are folded once instead of at every call;
 - the released form's three equal heatmap channels are summed to one in the weights;
-- the references' first instance norm in the flow predictor is taken once a video, and no frame copies the
+- the references' first instance norm in the flow predictor is computed once a video, and no frame copies the
   references' features;
-- tensors lie in memory channels last, and element-wise steps write in place.
+- tensors are channels last in memory, and element-wise steps write in place.
 """
 
 import copy
@@ -34,36 +34,36 @@ _EPSILON = 1e-5  # of instance norm, PyTorch's default
 
 @torch.no_grad()
 def accelerate_inference(synthesizer: Synthesizer) -> Synthesizer:
-    """Return a copy of `synthesizer`, in eval mode and for inference alone, whose methods give the same faces faster.
+    """Return a copy of `synthesizer` in eval mode, for inference only, that computes the same faces faster.
 
-    Its `encode_references` and `render` must be used together: what lies in its References is its own.
+    Its `render` takes the result of its own `encode_references` only: the contents differ from the original's.
     """
     fast = copy.deepcopy(synthesizer).eval().requires_grad_(False)
     if isinstance(fast, FaceSynthesizer):
         if fast.heatmap_channels > 1:
             _sum_heatmap_channels(fast)
-        if type(fast.temporal) is TemporalPath:  # a subclass's flow may start from more than the references
+        if type(fast.temporal) is TemporalPath:  # a subclass's flow may take further inputs
             fast.temporal = FastTemporalPath(fast.temporal)
     _exchange(fast)
     return cast(Synthesizer, fast.to(memory_format=torch.channels_last))
 
 
 def autocast(device: torch.device, dtype: torch.dtype | None) -> torch.autocast:
-    """A context in which products on `device` are of `dtype`, as inference wants it; None leaves all in float32."""
-    # Without a cache: a graph must not read weights that autocast cast and kept outside of it.
+    """Autocast of products on `device` to `dtype` for inference; None keeps float32."""
+    # Without a cache: a graph must not read cast weights from memory outside of it.
     return torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None, cache_enabled=False)
 
 
 def forbid_tf32() -> None:
-    """Let CUDA's convolutions keep float32's digits, of which cuDNN else drops thirteen; for the whole process."""
+    """Make CUDA's convolutions use float32 instead of TF32, which has 13 bits fewer; for the whole process."""
     torch.backends.cudnn.allow_tf32 = False
 
 
 def graphed(run: Callable[..., Any], inputs: Sequence[Tensor]) -> Callable[..., Any]:
-    """Record `run(*inputs)` once as a CUDA graph; the result copies its arguments to where that reads, and replays it.
+    """Record `run(*inputs)` once as a CUDA graph; the returned function copies its arguments into it and replays it.
 
-    Arguments must have the shapes of `inputs`, and what else `run` reads must stay where it is. What is returned is the
-    graph's own: the next call overwrites it.
+    Arguments must have the shapes of `inputs`. All other tensors that `run` reads must stay at their addresses. The
+    next call overwrites the returned tensors.
     """
     static = [value.clone() for value in inputs]
     side = torch.cuda.Stream()
@@ -86,13 +86,13 @@ def graphed(run: Callable[..., Any], inputs: Sequence[Tensor]) -> Callable[..., 
 
 
 def padded(tensor: Tensor, length: int) -> Tensor:
-    """`tensor` (n, ...) with its last entry repeated up to `length` entries, for a graph that takes so many."""
+    """`tensor` (n, ...) with its last entry repeated up to `length` entries, the batch size of a graph."""
     missing = length - len(tensor)
     return tensor if missing <= 0 else torch.cat([tensor, tensor[-1:].expand(missing, *tensor.shape[1:])])
 
 
 def _exchange(module: nn.Module) -> None:
-    """Put the fast block in the place of each block below `module` that has one."""
+    """Replace each block below `module` that has a fast form."""
     for name, child in module.named_children():
         fast = _FAST_BLOCKS.get(type(child))
         if fast is not None:
@@ -116,7 +116,7 @@ def _sum_heatmap_channels(network: FaceSynthesizer) -> None:
 
 
 def _sum_groups(conv: nn.Conv1d | nn.Conv2d, start: int, group: int) -> None:
-    """From input channel `start` on, sum the kernels of each `group` channels, which always see the same image."""
+    """From input channel `start` on, sum the kernels of each `group` channels, whose inputs are always equal."""
     weight = conv.weight
     summed = weight[:, start:].unflatten(1, (-1, group)).sum(dim=2)
     conv.weight = nn.Parameter(torch.cat([weight[:, :start], summed], dim=1), requires_grad=False)
@@ -159,7 +159,7 @@ class FastPreActivationBlock(nn.Module):
 
 
 class FastAdaAT(nn.Module):
-    """`AdaAT` whose result lies in memory as the convolutions after it want it."""
+    """`AdaAT` whose result has the memory layout of the convolutions after it."""
 
     def __init__(self, adaat: AdaAT):
         super().__init__()
@@ -173,7 +173,7 @@ class FastAdaAT(nn.Module):
 
 
 class FastModulatedBlock(nn.Module):
-    """`ModulatedBlock` with gamma + 1 in place of gamma, its norms in few passes, and kernels folded that can be."""
+    """`ModulatedBlock` with gamma + 1 in place of gamma, norms in few passes, and kernels folded where possible."""
 
     def __init__(self, block: ModulatedBlock):
         super().__init__()
@@ -181,7 +181,7 @@ class FastModulatedBlock(nn.Module):
         self.conv_1, self.conv_2 = block.conv_1, block.conv_2
 
     def forward(self, x: Tensor, condition: Tensor, normalised: bool = False) -> Tensor:
-        """As `ModulatedBlock`, and may overwrite x; `normalised` x (B, N, C, H, W) skips the first norm and stays."""
+        """As `ModulatedBlock`; may overwrite x. `normalised` x (B, N, C, H, W) skips the first norm and is kept."""
         size = x.shape[-2:]
         first, second = self.norm_1.modulation(condition, size), self.norm_2.modulation(condition, size)
         x = _scale_shift_activate(x, first) if normalised else _modulate(x, first)
@@ -189,7 +189,7 @@ class FastModulatedBlock(nn.Module):
 
 
 def _folded(norm: SpadeNorm | AdaInNorm) -> "SpadeNorm | AdaInNorm | FoldedSpadeNorm":
-    """`norm`, whose gamma becomes gamma + 1, with its kernels folded if they can be."""
+    """`norm` with gamma + 1 in place of gamma, and with its kernels folded where possible."""
     bias = norm.gamma_beta.bias
     assert bias is not None  # PyTorch's default
     bias[: len(bias) // 2] += 1
@@ -197,7 +197,7 @@ def _folded(norm: SpadeNorm | AdaInNorm) -> "SpadeNorm | AdaInNorm | FoldedSpade
 
 
 class FoldedSpadeNorm(nn.Module):
-    """`SpadeNorm` with its nine 5x5 kernels at hand."""
+    """`SpadeNorm` with its nine 5x5 kernels computed in advance."""
 
     def __init__(self, norm: SpadeNorm):
         super().__init__()
@@ -241,8 +241,8 @@ def _scale_shift_activate(x: Tensor, modulation: Modulation) -> Tensor:
 def _statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     """Each image's and channel's mean and 1 / standard deviation (M, C, 1, 1), of x (M, C, H, W).
 
-    Two sums, several times faster on a CPU than the running update of `torch.var_mean`; the second is taken about
-    the mean of a few pixels, so that nothing cancels where the mean is far from zero.
+    Two sums, several times faster on a CPU than the running update of `torch.var_mean`. Both subtract the mean of a few
+    pixels, so that nothing cancels where the mean is far from zero.
     """
     about = x[:, :, ::8, ::8].mean(dim=(2, 3), keepdim=True)
     centred = x - about
@@ -252,7 +252,7 @@ def _statistics(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class FastFlowPredictor(nn.Module):
-    """`FlowPredictor` whose two heads' first convolutions are one, for features that may be normalised already."""
+    """`FlowPredictor` with the first convolutions of its two heads in one; also takes normalised features."""
 
     def __init__(self, predictor: FlowPredictor):
         super().__init__()
@@ -291,7 +291,7 @@ class FastTemporalPath(TemporalPath):
         self.grid, self.encoder, self.flow_predictor = path.grid, path.encoder, path.flow_predictor
 
     def encode(self, images: Tensor, heatmaps: Tensor) -> list[Tensor]:
-        """As `TemporalPath.encode`, and last the half-size features after their first instance norm."""
+        """As `TemporalPath.encode`, with the half-size features after their first instance norm as a last entry."""
         features = super().encode(images, heatmaps)
         normalised = F.instance_norm(features[1].flatten(0, 1)).contiguous(memory_format=torch.channels_last)
         return [*features, normalised.unflatten(0, images.shape[:2])]

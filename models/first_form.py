@@ -1,4 +1,4 @@
-"""Reads configs of earlier versions: each quirk of the released networks, and each addition, was a key of its own."""
+"""Reads configs of earlier versions, with one key for each departure of the released networks and each addition."""
 
 import dataclasses
 from typing import Any
@@ -9,7 +9,7 @@ from media.crop import CropForm, named_crop
 from media.errors import InputError
 from models import face_synthesizer
 
-# Keys of configs without `form`, their value in the paper's form, which was the default, and in the released one.
+# Keys of configs without `form`: their value in the paper's form (the default) and in the released form.
 FIRST_KEYS = {
     "heatmap_predictor": {"messages": ("separate", "shared"), "add_pose": (True, False)},
     "face_synthesizer": {
@@ -22,21 +22,21 @@ FIRST_KEYS = {
         "heatmap_channels": (1, 3),
     },
 }
-# What the paper's form of those configs computed differently from today's.
+# Options by which the paper's form of those configs differs from today's.
 _PAPER_THEN = {
     "heatmap_predictor": {"keypoint_shortcut": True, "pose_messages": True},
     "face_synthesizer": {"spade_relu": False},
 }
-# Keys that became `form: landmarks`, and those that this form does not have.
+# Keys that `form: landmarks` replaces, and keys that this form lacks.
 _LANDMARK_KEYS = {"heatmap_predictor": {"heatmaps"}, "face_synthesizer": {"landmark_flow", "copy_references"}}
 _DECODER_KEYS = ("form", "messages", "add_pose", "keypoint_shortcut", "pose_messages")
 
 
 def with_crop(name: str, section: Any, source: str) -> Any:
-    """A network's section whose `crop` has all of its fields, where it is a name or, in older configs, a `size`.
+    """A network's section with all fields of `crop`, which may be given as a name or, in older configs, as `size`.
 
     Args:
-        name: the network's in checkpoints.
+        name: the network's name in checkpoints.
         section: of an OmegaConf config.
         source: names the file and the section in errors.
 
@@ -57,7 +57,7 @@ def with_crop(name: str, section: Any, source: str) -> Any:
 
 
 def is_earlier(name: str, section: Any) -> bool:
-    """Whether a network's section has keys of an earlier version; `name` is the network's in checkpoints."""
+    """Whether a network's section has keys of an earlier version; `name` is the network's name in checkpoints."""
     keys = FIRST_KEYS.get(name, {}).keys() | _LANDMARK_KEYS.get(name, set())
     return OmegaConf.is_dict(section) and section.get("form") != "landmarks" and bool(keys & section.keys())
 
@@ -66,8 +66,8 @@ def from_first_form(name: str, section: Any, source: str) -> Any:
     """A network's section in today's keys; it gives the same network.
 
     Args:
-        name: the network's in checkpoints; a section of one that has no `FIRST_KEYS` is returned unchanged.
-        section: of an OmegaConf config, of any version; absent keys had defaults.
+        name: the network's name in checkpoints. The section of a network without `FIRST_KEYS` is returned unchanged.
+        section: of an OmegaConf config, of any version; absent keys have the defaults of that version.
         source: names the file and the section in errors.
 
     Raises:
@@ -93,7 +93,7 @@ def _synthesizer(section: dict, source: str) -> dict:
     guides = {key: bool(section.pop(key, False)) for key in ("landmark_flow", "copy_references")}
     guided = any(guides.values())
     if "form" not in section:
-        # The flow of a landmark warp had no grid of its own, and the stacking was an option of guided networks.
+        # With a landmark warp, `grid` had no effect. In networks with landmarks, `stacking` was a free option.
         free = ("stacking",) * guided + ("grid",) * guides["landmark_flow"]
         section = _with_form("face_synthesizer", section, free, source)
     form = face_synthesizer.FORMS.get(section["form"])
@@ -106,7 +106,7 @@ def _synthesizer(section: dict, source: str) -> dict:
 
 
 def _with_form(name: str, section: dict, free: tuple[str, ...], source: str) -> dict:
-    """A section without `form` with it; the keys `free` may have any of their values."""
+    """Adds `form` to a section without it; the keys `free` may have any of their values."""
     values = {key: section.pop(key, paper) for key, (paper, _) in FIRST_KEYS[name].items()}
     keys = {key: value for key, value in FIRST_KEYS[name].items() if key not in free}
     paper = [key for key in keys if values[key] == keys[key][0]]

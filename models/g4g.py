@@ -1,15 +1,14 @@
 """G4G's face synthesizer (Zhang et al.): the hidden part of a face from references, their landmarks and sound alone.
 
-No heatmap of the target guides it: the sound deforms the features of the references. What the paper leaves open follows
-DINet (Zhang et al. 2023), whose deformation and inpainting it builds on, or is this project's reading:
+It is conditioned on no heatmap of the target: the sound deforms the references' features. Details that the paper leaves
+open follow DINet (Zhang et al. 2023), from which G4G takes deformation and inpainting, or are this project's choice:
 
-- i_s and i_r have d channels at 8 x 8 positions, which the 1-D convolutions take row after row, and are averaged over
-  them once aligned; eq. 5's statistics are taken over the positions.
-- The prior landmarks L_r are the references' heatmaps, each encoded by itself, and l_r the mean.
-- g' of eq. 6 and 7, which encodes the negatives, is g: the negatives are the other rows of the batch and, of sounds,
-  unsynced ones of the same clip (eq. 16). What g_v and g_a make serves the contrastive loss alone; the deformation
-  takes the features that they are made of.
-- The composite's Gaussian-smoothed mask is the hidden part, soft towards the visible one.
+- i_s and i_r have d channels at 8 x 8 positions. The 1-D convolutions take the positions row by row. The aligned
+  feature is averaged over them. Eq. 5's statistics are taken over the positions.
+- The prior landmarks L_r are the references' heatmaps, encoded separately. l_r is the mean of their features.
+- The encoder g' of the negatives (eq. 6, 7) is g. Negatives are the other rows of the batch, and unsynced sounds of the
+  same clip (eq. 16). The outputs of g_v and g_a serve the contrastive loss only; the deformation takes their inputs.
+- The composite's mask is 1 in the hidden part. Its edge towards the visible part is smoothed by a Gaussian.
 """
 
 from dataclasses import dataclass, field
@@ -35,7 +34,7 @@ from models.precision import full_precision
 from models.spatial import AdaAT, residual_pair
 
 _SOFT_EDGE = 1 / 32  # of the crop: sigma of the composite's mask
-_COARSEST = 8  # height and width of the features that become embeddings
+_COARSEST = 8  # height and width of the embeddings before they are flattened
 
 
 @dataclass
@@ -46,14 +45,14 @@ class G4GConfig:
     width: float = 1.0  # factor of every layer's channels
     references: int = 5  # N, fixed by the stacking of the reference images
     crop: CropForm = field(default_factory=CropForm)  # the paper's is CROPS["g4g"]
-    stride: int = 2  # of F_ref against the crop, 2 or 4; DINet's 4 is for faces three times as large
+    stride: int = 2  # the crop's size divided by F_ref's, 2 or 4; DINet uses 4 for faces three times as large
     alignment_blocks: int = 2  # residual blocks of the intra-modality alignment
-    alignment: bool = True  # both alignments; Table 2's ablation has convolutions in their place
-    fusion: bool = True  # the face fusion network; without it (Table 2) the composite is the result
+    alignment: bool = True  # both alignments; false (Table 2's ablation) replaces them by convolutions
+    fusion: bool = True  # the face fusion network; false (Table 2's ablation) returns the composite
 
 
 class G4GReferences(NamedTuple):
-    """What `encode_references` keeps of a video: nothing in it depends on the frame to be made.
+    """The encoded references of a video, the same for all of its frames.
 
     features: F_ref (B, C, H/stride, W/stride), which the sound deforms.
     embedding: i_r (B, d, L), L positions of the coarsest features.
@@ -65,15 +64,15 @@ class G4GReferences(NamedTuple):
     landmarks: Tensor
 
     def repeat(self, times: int) -> "G4GReferences":
-        """Each video's references `times` over: (B times, ...)."""
+        """Each video's references repeated `times` times: (B times, ...)."""
         return G4GReferences(*(repeated(x, times) for x in self))
 
 
 class G4GAlignment(NamedTuple):
-    """What the losses ask about the frames of B windows: (B, T, d) each, `landmarks` (B, d).
+    """The features of B windows that the losses compare: (B, T, d) each, `landmarks` (B, d).
 
-    visual: the aligned visual feature as l_s (eq. 12), to compare with `landmarks`, l_r.
-    seen, heard: g_v of the aligned visual and g_a of the audio feature (eq. 6, 7); None without alignment.
+    visual: l_s (eq. 12), a linear map of the aligned visual feature; the loss compares it with `landmarks`, l_r.
+    seen, heard: g_v of the aligned visual feature and g_a of the audio feature (eq. 6, 7); None without alignment.
     unsynced: g'_a of K unsynced sounds a window (eq. 6, 16), (B, K, d); None without them or without alignment.
     """
 
@@ -113,7 +112,7 @@ class EmbeddingEncoder(nn.Module):
 
 
 class AlignmentBlock(nn.Module):
-    """x + (AdaIN, ReLU, conv, AdaIN, ReLU, conv)(x), the norms' scale and shift from the landmarks (eq. 5)."""
+    """x + (AdaIN, ReLU, conv, AdaIN, ReLU, conv)(x). AdaIN is conditioned on the landmarks (eq. 5)."""
 
     def __init__(self, embedding: int):
         super().__init__()
@@ -129,13 +128,13 @@ class AlignmentBlock(nn.Module):
 
 
 def adain(x: Tensor, style: Tensor) -> Tensor:
-    """Eq. 5: x (B, d, L) at mean 0 and deviation 1 in each channel, times 1 + gamma, plus beta; style (B, 2 d)."""
+    """Eq. 5: normalises each channel of x (B, d, L), then scales it by 1 + gamma and adds beta; style (B, 2 d)."""
     gamma, beta = style[..., None].chunk(2, dim=1)
     return F.instance_norm(x) * (1 + gamma) + beta
 
 
 class IntraModalityAlignment(nn.Module):
-    """Source and reference embeddings, aligned with the reference's landmarks (3.1.1)."""
+    """Aligns source and reference embeddings with the references' landmarks (3.1.1)."""
 
     def __init__(self, embedding: int, blocks: int):
         super().__init__()
@@ -151,7 +150,7 @@ class IntraModalityAlignment(nn.Module):
 
 
 class ConvolvedInstead(nn.Module):
-    """The ablation of `IntraModalityAlignment`: convolutions of all three, side by side."""
+    """The ablation of `IntraModalityAlignment`: convolutions of its three inputs, concatenated by channel."""
 
     def __init__(self, embedding: int, blocks: int):
         super().__init__()
@@ -164,7 +163,7 @@ class ConvolvedInstead(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Source and deformed features side by side (B, 8 base, H/stride, W/stride) -> a face (B, 3, H, W) in [0, 1]."""
+    """Source and deformed features, (B, 4 base, H/stride, W/stride) each -> a face (B, 3, H, W) in [0, 1]."""
 
     def __init__(self, base: int, stride: int):
         super().__init__()
@@ -184,10 +183,10 @@ class Decoder(nn.Module):
 
 
 class BlendNet(nn.Module):
-    """The composite (B, 3, H, W), the visible half and the mask -> the final face.
+    """The composite (B, 3, H, W), the masked face and the mask -> the final face.
 
-    No residual is added to the composite: pixel by pixel, a learned weight fuses it, with which training starts, with a
-    face that is painted whole.
+    Adds no residual to the composite. A learned weight a pixel blends the composite with a generated face; training
+    starts near the composite.
     """
 
     def __init__(self, base: int):
@@ -213,7 +212,7 @@ class G4GSynthesizer(nn.Module):
         inputs: the names in a batch of `ClipDataset` that `forward` takes, in its order.
 
     Raises:
-        ValueError: an option of the config is none that the network can have.
+        ValueError: an option of the config has no such value.
     """
 
     Config = G4GConfig
@@ -241,14 +240,14 @@ class G4GSynthesizer(nn.Module):
         self.embed_source = EmbeddingEncoder(4 * base, embedding)
         self.embed_references = EmbeddingEncoder(4 * base, embedding)
         self.embed_landmarks = EmbeddingEncoder(4 * scaled(16, config.width), embedding)
-        self.describe = nn.Linear(embedding, embedding)  # l_r, of either sign: without it all faces point one way
+        self.describe = nn.Linear(embedding, embedding)  # gives l_r both signs; else all faces have similar directions
         alignment = IntraModalityAlignment if config.alignment else ConvolvedInstead
         self.align = alignment(embedding, config.alignment_blocks)
         self.to_landmarks = nn.Linear(embedding, embedding)
         self.see = nn.Linear(embedding, embedding) if config.alignment else None
         self.hear = nn.Linear(embedding, embedding) if config.alignment else None
         self.before = residual_pair(4 * base)
-        self.adaat = AdaAT(4 * base, embedding, "plain", slope=0.2)  # behind a ReLU the sound is soon unheard
+        self.adaat = AdaAT(4 * base, embedding, "plain", slope=0.2)  # with a ReLU, the sound soon loses its effect
         self.after = residual_pair(4 * base)
         self.decoder = Decoder(base, config.stride)
         self.fusion = BlendNet(scaled(32, config.width)) if config.fusion else None
@@ -264,15 +263,15 @@ class G4GSynthesizer(nn.Module):
         alignment: bool = False,
         unsynced: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, G4GAlignment]:
-        """As `FaceSynthesizer.forward`: faces (B, T, 3, H, W) in [0, 1]; with `alignment`, also what the losses take.
+        """As `FaceSynthesizer.forward`: faces (B, T, 3, H, W) in [0, 1]; with `alignment`, also a `G4GAlignment`.
 
-        `unsynced`, (B, K, C, W), are sounds that the losses contrast with the windows' own; they move no face.
+        `unsynced`, (B, K, C, W), are negatives of the contrastive loss. They do not change the faces.
         """
         references = self.encode_references(reference_images, reference_heatmaps)
         return self.render(frames, references, audio, alignment=alignment, unsynced=unsynced)
 
     def encode_references(self, reference_images: Tensor, reference_heatmaps: Tensor) -> G4GReferences:
-        """I_r (B, N, 3, H, W) and L_r (B, N, 1, H, W), of each reference; once a video (eq. 3, 4)."""
+        """Encode I_r (B, N, 3, H, W) and L_r (B, N, 1, H, W) of the references (eq. 3, 4); in dubbing, once a video."""
         check_references(reference_images, self.config.references)
         features = self.references(reference_images.flatten(1, 2))
         landmarks = self.embed_landmarks(self.landmarks(reference_heatmaps.flatten(0, 1))).mean(dim=2)
@@ -311,7 +310,7 @@ class G4GSynthesizer(nn.Module):
     def _encode_sounds(self, audio: Tensor, unsynced: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Eq. 1: the audio features (B T, d) of `audio` (B T, C, W), and (B, K, d) of `unsynced` (B, K, C, W).
 
-        Both are one batch: with statistics of their own, batch norm would tell unsynced sounds from the windows' own.
+        Both are one batch: separate batch norm statistics would reveal which sounds are unsynced.
         """
         if unsynced is None or self.hear is None:
             return self.audio_encoder(audio), None
@@ -322,7 +321,7 @@ class G4GSynthesizer(nn.Module):
 def soft_hidden(crop: CropForm) -> Tensor:
     """(1, H, W): 1 where `crop` is hidden, and around it the tail of a Gaussian.
 
-    It is soft outside alone: inside, the frame that shows through would be the hidden one.
+    The mask is soft outside the hidden part only: inside, it would blend in the masked pixels.
     """
     edge = min(crop.shape) * _SOFT_EDGE
     above, beside = (

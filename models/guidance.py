@@ -1,4 +1,4 @@
-"""Hands a heatmap predictor's output over to a face synthesizer, in training, in dubbing and in evaluation."""
+"""Passes a heatmap predictor's output to a face synthesizer, in training, in dubbing and in evaluation."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol, TypeGuard
@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 
 class Conditioned(Protocol):
-    """A network that says which tensors of a batch of `ClipDataset` it takes.
+    """A network that names the tensors of a batch of `ClipDataset` that it takes.
 
-    inputs: their names, in the order of `forward`. A network of the form "landmarks" takes landmarks too.
+    inputs: the names, in the order of `forward`. A network of the form "landmarks" also takes landmarks.
     """
 
     @property
@@ -25,7 +25,7 @@ class LandmarkConditioned(Conditioned, Protocol):
 def inputs_of(network: Conditioned, batch: Mapping[str, Any]) -> list[Tensor]:
     """The tensors of `batch` that the network takes, in its order; names that the batch lacks are left out.
 
-    A batch of a few names selects what a part of the network takes beyond the paper's arguments, as in
+    A batch of a few names selects arguments that are not in the paper, as in
     `encode_references(images, heatmaps, *inputs_of(network, {"reference_landmarks": landmarks}))`.
     """
     return [batch[name] for name in network.inputs if name in batch]
@@ -39,16 +39,16 @@ def takes_landmarks(synthesizer: Conditioned) -> TypeGuard[LandmarkConditioned]:
 def guidance(
     synthesizer: Conditioned, heatmaps: Tensor, keypoints: Tensor | None, landmarks: Tensor
 ) -> tuple[Tensor, list[Tensor]]:
-    """What a synthesizer takes of a prediction: `render(frames, heatmaps, references, audio, *further)`.
+    """A prediction as arguments of a synthesizer: `render(frames, heatmaps, references, audio, *further)`.
 
     Args:
         synthesizer: a `FaceSynthesizer`, of any form.
-        heatmaps: (..., 1, H, W) predicted, at least 0. A sum of branches may pass 1.
+        heatmaps: (..., 1, H, W) predicted, at least 0. A sum of branches may exceed 1.
         keypoints: (..., 57, 2) predicted; needed where the synthesizer `takes_landmarks`.
         landmarks: (..., 131, 2) of the target frames.
 
     Returns:
-        heatmaps in [0, 1], and `further`: the landmarks with the keypoints in their place, or nothing.
+        heatmaps in [0, 1], and `further`: the landmarks, in which the keypoints replace the target's own, or nothing.
     """
     heatmaps = heatmaps.clamp(max=1)
     if not takes_landmarks(synthesizer):
@@ -58,7 +58,7 @@ def guidance(
 
 
 def share_reader(predictor: nn.Module, synthesizer: nn.Module) -> None:
-    """Copy the predictor's trained reader of landmarks into a synthesizer that has one; else change nothing."""
+    """Copy the predictor's trained `PointReader` into a synthesizer that has one; else change nothing."""
     source, target = (getattr(network, "reader", None) for network in (predictor, synthesizer))
     if source is not None and target is not None and source.learned:
         target.load_state_dict(source.state_dict())

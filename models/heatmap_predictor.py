@@ -45,7 +45,7 @@ class WindowEncoderConfig:
     audio: str = "mel"  # the kind of sound features, "mel" or "wav2vec2"
     width: float = 1.0  # factor of every layer's channels, the transformer's width and feed-forward included
     frames: int = 5  # T, consecutive frames in a window
-    references: int = 5  # N, reference frames it is trained with
+    references: int = 5  # N, number of reference frames in training
     crop: CropForm = field(default_factory=CropForm)
     layers: int = 8  # of the transformer encoder
     heads: int = 4  # of the transformer encoder
@@ -60,8 +60,8 @@ class WindowEncoderConfig:
 class HeatmapPredictorConfig(WindowEncoderConfig):
     """The settings of a `HeatmapPredictor`; the defaults are the paper's. None takes the value of `form`."""
 
-    # Whether the keypoint extractors add the branch's token to what they read off its heatmap, as the released network
-    # does; the paper extracts keypoints from the heatmaps alone.
+    # Whether the keypoint extractors add the branch's token to their heatmap's features, as in the released network;
+    # the paper extracts keypoints from the heatmaps alone.
     keypoint_shortcut: bool | None = None
     # Whether both decoder branches take the pose heatmap at 32x32, as in the released network; eq. 2 gives them tokens
     # alone.
@@ -149,7 +149,7 @@ class WindowEncoder(nn.Module):
 
 
 class HeatmapPredictor(WindowEncoder):
-    """Eq. 1 and 2: the transformer's tokens, decoded to heatmaps by two coupled branches, and keypoints read off them.
+    """Eq. 1 and 2: two coupled branches decode the transformer's tokens to heatmaps; keypoints are read off these.
 
     Args:
         config: ValueError where it cannot be built.
@@ -179,7 +179,7 @@ class HeatmapPredictor(WindowEncoder):
             reference_heatmaps: (B, N, 1, G, G) in [0, 1], whole faces of the same person.
 
         Returns:
-            heatmaps (B, T, 1, G, G), at least 0; the sum of the branches may pass 1, and is clipped at 1 before
+            heatmaps (B, T, 1, G, G), at least 0; the sum of the branches may exceed 1, and is clipped at 1 before
             synthesis (`models.guidance`). Keypoints (B, T, 57, 2) in units of the crop, 17 of the jaw, then 40 of the
             lips.
         """
@@ -222,7 +222,7 @@ class HeatmapPredictor(WindowEncoder):
 
 
 class _CoupledDecoder(nn.Module):
-    """Eq. 2: two branches of transposed convolutions that pass messages (as in Look at Boundary)."""
+    """Eq. 2: two branches of transposed convolutions that exchange messages (as in Look at Boundary)."""
 
     def __init__(self, width: float, shared_message: bool, pose_messages: bool):
         super().__init__()
@@ -246,7 +246,7 @@ class _CoupledDecoder(nn.Module):
 
 
 class _KeypointExtractor(nn.Module):
-    """Keypoints of one branch from its heatmap; with `shortcut` from its token too."""
+    """Keypoints of one branch from its heatmap; with `shortcut` also from its token."""
 
     def __init__(self, points: int, width: float, shortcut: bool):
         super().__init__()
@@ -276,8 +276,8 @@ def _decoder_branch(width: float) -> nn.Sequential:
     channels = [scaled(c, width) for c in (512, 256, 128, 64, 32)] + [1]
     blocks = [_UpBlock(channels[0], channels[0], stride=1, padding=0)]  # 1x1 to 4x4
     blocks += [_UpBlock(a, b, stride=2, padding=1) for a, b in pairwise(channels)]
-    # Half of the pixels start above 0, whatever the input: with a batch norm scale of 1 they weigh more than the face,
-    # and training first spends hundreds of steps on blackening them. A negative bias would cut their gradients instead.
+    # Half of the pixels start above 0, whatever the input. With a batch norm scale of 1 they dominate the loss, and
+    # training first spends hundreds of steps on making them black. A negative bias would cut off their gradients.
     nn.init.constant_(blocks[-1].norm.weight, 0.25)
     return nn.Sequential(*blocks)
 
@@ -331,7 +331,7 @@ def _check(config: WindowEncoderConfig, width: int) -> None:
         raise ValueError(f"{config.heads} heads do not divide the transformer's width {width}; change heads or width")
 
 
-# Own module names against the released file's; the first that fits holds.
+# Pairs of own and released module prefixes; the first that matches applies.
 _RELEASED_NAMES = (
     ("audio_encoder.", "mel_encoder."),
     ("reference_encoder.", "ref_encoder."),

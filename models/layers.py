@@ -83,16 +83,16 @@ def check_references(images: Tensor, count: int) -> None:
 
 
 def painted_over(x: Tensor, copy: Tensor) -> Tensor:
-    """Blend the colours of x (B, 4, H, W) into `copy` by x's last channel: faces (B, 3, H, W) in [0, 1].
+    """Blend the colours of x (B, 4, H, W) into `copy`, weighted by x's last channel: faces (B, 3, H, W) in [0, 1].
 
-    Training starts near the copy. Computed in float32: bfloat16 has half of an image's grey levels.
+    Training starts near the copy. Computed in float32: bfloat16 resolves half of an image's grey levels.
     """
     x = full_precision(x)
     return torch.lerp(torch.sigmoid(x[:, :3]), full_precision(copy), torch.sigmoid(x[:, 3:] + 2))
 
 
 def in_full_precision(layer: nn.Module, x: Tensor) -> Tensor:
-    """`layer(x)` in float32 under autocast: of coordinates in [0, 1], bfloat16 keeps steps of half a pixel."""
+    """`layer(x)` in float32 under autocast: bfloat16 would round coordinates in [0, 1] to steps of half a pixel."""
     with without_autocast(x):
         return layer(full_precision(x))
 
