@@ -1,13 +1,17 @@
-"""Fine-tune both networks end to end: predicted heatmaps drive the synthesis, and its gradients reach the predictor.
+"""Fine-tune both networks end to end: the synthesis takes predicted heatmaps, and its gradients reach the predictor.
 
     python finetune_e2e.py --config configs/demo_e2e.yaml heatmap_predictor=RUN/best face_synthesizer=RUN/best
 
-The loss is L_face + L_heatmap (eq. 10 and 4): the face's terms reach through the heatmaps into the predictor, whose own
-terms keep the heatmaps heatmaps. Validation: PSNR and SSIM of face crops of other people whose mouths are predicted
-from their sound, LPIPS and FID where their weights are, with L_sync its -log cos and that of the true windows
-(losses/calibration.py), the distance of the predicted heatmaps from the true ones (the first term of eq. 3), and LipLMD
-of the predicted keypoints. The weights of the best score are kept in `best`; `train.best_by` chooses it, and empty
-means PSNR.
+The loss is L_face + L_heatmap (eq. 10 and 4). L_face supervises both networks, L_heatmap the predictor.
+
+Validation scores face crops of other people, generated from heatmaps that are predicted from their sound.
+
+- PSNR and SSIM; LPIPS and FID, if their weights are present.
+- With L_sync, -log cos of the generated and of the true windows (losses/calibration.py).
+- The distance of the predicted heatmaps from the true ones (the first term of eq. 3).
+- LipLMD of the predicted keypoints.
+
+The weights with the best score are kept in `best`; `train.best_by` chooses the score, empty: PSNR.
 """
 
 import dataclasses
@@ -57,7 +61,7 @@ SCORES = ("psnr", "lpips", "fid", "sync", "heatmap", "liplmd")  # of train.best_
 
 @dataclass
 class Finetuning:
-    """Everything a config file of this script may set."""
+    """The settings of this script."""
 
     heatmap_predictor: str = MISSING  # checkpoint folder to start from
     face_synthesizer: str = MISSING  # checkpoint folder to start from
@@ -67,14 +71,14 @@ class Finetuning:
     heatmap_losses: HeatmapLosses = field(default_factory=HeatmapLosses)
     train: TrainConfig = field(default_factory=TrainConfig)
     frames: int = 5  # frames of each window that are synthesized, around its centre; the sync loss needs 5
-    true_heatmaps: float = 0.0  # share of the windows drawn from their true heatmaps, so that these stay legible too
-    train_predictor: bool = True  # false: the synthesizer alone learns, to draw from the heatmaps that it will get
+    true_heatmaps: float = 0.0  # share of the windows that are generated from their true heatmaps
+    train_predictor: bool = True  # false: freeze the predictor and train the synthesizer on its heatmaps
     sync_expert: str = ""  # checkpoint folder of train_sync.py, for the sync loss
     output: str = MISSING  # the run's folder
 
 
 def first_synthesized(predictor: WindowEncoder, frames: int) -> int:
-    """Where in the predictor's window the `frames` around its centre begin."""
+    """The index, in the predictor's window, of the first of the `frames` around the centre."""
     return (predictor.config.frames - frames) // 2
 
 
@@ -82,8 +86,8 @@ class Dubbing(nn.Module):
     """Both networks as one: sound, pose and references to faces.
 
     Args:
-        frames: how many of a window's frames are synthesized, those around its centre.
-        true_heatmaps: in training, the share of the windows whose faces are drawn from the true heatmaps.
+        frames: number of a window's frames that are synthesized, around its centre.
+        true_heatmaps: in training, the share of the windows whose faces are generated from the true heatmaps.
     """
 
     def __init__(self, predictor: WindowEncoder, synthesizer: FaceSynthesizer, frames: int, true_heatmaps: float = 0.0):
@@ -96,8 +100,8 @@ class Dubbing(nn.Module):
         """A batch of `ClipDataset` windows of T frames, of which the t in the middle are synthesized.
 
         Returns:
-            faces (B,t,3,H,W); their `Alignment`; the landmarks (B,t,131,2) that the synthesizer took, without a
-            gradient; the predicted heatmaps (B,T,1,H,W) and keypoints (B,T,57,2).
+            faces (B,t,3,H,W); their `Alignment`; the landmarks (B,t,131,2) on which the synthesizer was conditioned,
+            without a gradient; the predicted heatmaps (B,T,1,H,W) and keypoints (B,T,57,2).
         """
         references = batch["reference_images"], batch["reference_heatmaps"]
         heatmaps, keypoints = self.predictor(*inputs_of(self.predictor, batch))
@@ -115,9 +119,9 @@ class Dubbing(nn.Module):
         return faces, alignment, landmarks.detach(), heatmaps, keypoints
 
     def targets(self, batch: dict, landmarks: Tensor) -> dict:
-        """What `FaceObjective` takes of the synthesized frames, `landmarks` as `forward` returns them; `mel` is theirs.
+        """The batch of the synthesized frames for `FaceObjective`; its `mel` is their sound.
 
-        Frames and keypoints are the true ones, `landmarks` those that the synthesizer took.
+        Frames and keypoints are the true ones. `landmarks` are those that `forward` returns.
         """
         true = {name: batch[name][:, self.synthesized] for name in ("frames", "keypoints")}
         return batch | true | {"landmarks": landmarks}
@@ -134,7 +138,8 @@ def validate(
 ) -> tuple[dict[str, float], dict[str, Tensor]]:
     """Scalars on the fixed validation windows, and a picture grid of the windows' first synthesized frames.
 
-    `batch` is on the CPU; four windows at a time are on `device`. `further` gives other scores of the synthesis.
+    `batch` is on the CPU; four windows at a time are moved to `device`. `further` computes further scores of the
+    synthesis.
     """
     made, shown, scores = [], [], []
     for part in parts(batch, 4):
@@ -172,7 +177,7 @@ def check(config: Finetuning, predictor: WindowEncoder, synthesizer: FaceSynthes
 
 
 def discriminator(config: Finetuning) -> PatchDiscriminator:
-    """The one that was trained beside the synthesizer, or a fresh one where its checkpoint has none."""
+    """The discriminator of the synthesizer's checkpoint, or a fresh one if the checkpoint has none."""
     if (Path(config.face_synthesizer) / "discriminator.safetensors").is_file():
         return load_network(config.face_synthesizer, "discriminator")
     return build_network("discriminator", config.discriminator)
@@ -252,7 +257,7 @@ def main() -> None:
         run.validated(step, scores, pictures)
         return scores
 
-    if first == 0 and accelerator.is_main_process:  # where it starts; what never gets better than that stays as it was
+    if first == 0 and accelerator.is_main_process:  # the starting weights stay the best unless training improves them
         before = score(0)
         beginning = (f"{name} {before[f'val/{name}']:.4g}" for name in ("PSNR", "SSIM", "keypoint_LipLMD"))
         accelerator.print(f"before fine-tuning: {', '.join(beginning)}")

@@ -1,15 +1,19 @@
-"""Train the face synthesis: masked faces, true heatmaps, references and sound to faces.
+"""Train the face synthesis: from masked faces, true heatmaps, references and sound to faces.
 
     python train_face.py --config configs/demo_face.yaml data.train=CLIPS data.val=OTHER_CLIPS output=runs/face
     python train_face.py --config configs/demo_g4g.yaml data.train=CLIPS data.val=OTHER_CLIPS output=runs/g4g
 
-A config's `network` says whose: STSA's (paper III-B; the loss is eq. 10, losses/face.py), or G4G's, which needs no
-heatmaps of the target (eq. 17, losses/g4g.py). A patch discriminator stands beside it where the loss has an adversarial
-term.
-Validation: PSNR and SSIM of whole face crops of other people, hidden part generated, the rest as given, and where
-MediaPipe is installed LipLMD of the lips that it finds in them; LPIPS and FID where their weights are; with L_sync its
--log cos, and that of the true windows (losses/calibration.py). The weights of the best score are kept in `best`;
-`train.best_by` chooses it, and empty means PSNR.
+A config's `network` selects the synthesizer: STSA's (paper III-B; the loss is eq. 10, losses/face.py), or G4G's, which
+takes no heatmaps of the target (eq. 17, losses/g4g.py). An adversarial loss term adds a patch discriminator.
+
+Validation scores face crops of other people. Their hidden part is generated, the rest is the true one.
+
+- PSNR and SSIM.
+- LipLMD of the lips that MediaPipe finds, if it is installed.
+- LPIPS and FID, if their weights are present.
+- With L_sync, -log cos of the generated and of the true windows (losses/calibration.py).
+
+The weights with the best score are kept in `best`; `train.best_by` chooses the score, empty: PSNR.
 """
 
 import dataclasses
@@ -62,14 +66,14 @@ SCORES = ("psnr", "lpips", "fid", "sync")  # of train.best_by
 
 @dataclass
 class SynthesizerTraining:
-    """What a config file of this script may set, whichever network it trains."""
+    """The settings that both networks share."""
 
-    network: str = "face_synthesizer"  # STSA's, or "g4g_synthesizer"
+    network: str = "face_synthesizer"  # the network to train: STSA's, or "g4g_synthesizer"
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     frames: int = 5  # consecutive frames a window; a sync expert needs 5
     sync_expert: str = ""  # checkpoint folder of train_sync.py, for L_sync or eq. 16 of G4G
-    start_from: str = ""  # checkpoint folder whose synthesizer, and its form, the run begins with; empty: fresh weights
+    start_from: str = ""  # checkpoint folder of the initial synthesizer, which also sets the form; empty: fresh weights
     output: str = MISSING  # the run's folder
 
 
@@ -77,14 +81,14 @@ class SynthesizerTraining:
 class FaceTrainConfig(TrainConfig):
     """The settings of STSA's training loop."""
 
-    # Steps at the start in which only the warp loss counts (losses.warp) and only the temporal path's flow and weights
-    # learn, as in IP-LAP; the discriminator and the schedule of its learning rate begin after them. 0: none.
+    # Number of first steps that train only the temporal path's flow and weights, by the warp loss alone (losses.warp),
+    # as in IP-LAP. The discriminator and its learning rate schedule start after them. 0: none.
     warp_steps: int = 0
 
 
 @dataclass
 class FaceTraining(SynthesizerTraining):
-    """And what it may set of STSA's."""
+    """The settings for STSA's network."""
 
     train: FaceTrainConfig = field(default_factory=FaceTrainConfig)
     model: FaceSynthesizerConfig = field(default_factory=lambda: FaceSynthesizerConfig(mutual_information=None))
@@ -94,14 +98,14 @@ class FaceTraining(SynthesizerTraining):
 
 @dataclass
 class G4GTraining(SynthesizerTraining):
-    """And what it may set of G4G's."""
+    """The settings for G4G's network."""
 
-    network: str = "g4g_synthesizer"  # G4G's, or "face_synthesizer", STSA's
+    network: str = "g4g_synthesizer"  # the network to train: G4G's, or "face_synthesizer", STSA's
     model: G4GConfig = field(default_factory=G4GConfig)
     discriminator: DiscriminatorConfig = field(default_factory=lambda: DiscriminatorConfig(scales=1, together=5))
     losses: G4GLosses = field(default_factory=G4GLosses)
-    negatives: int = 0  # unsynced sounds of the same clip, a window, for the contrastive loss (eq. 16)
-    furthest: int = 15  # frames that they are earlier or later at most
+    negatives: int = 0  # number of unsynced sounds of the same clip per window, for the contrastive loss (eq. 16)
+    furthest: int = 15  # largest shift of these sounds, in frames earlier or later
 
 
 SCHEMAS: dict[str, type[FaceTraining | G4GTraining]] = {
@@ -111,7 +115,7 @@ SCHEMAS: dict[str, type[FaceTraining | G4GTraining]] = {
 
 
 def starting_point(config: FaceTraining | G4GTraining) -> FaceSynthesizer | G4GSynthesizer:
-    """The synthesizer that a run begins with; of `config.start_from` it takes the form too.
+    """The synthesizer that a run starts with. `config.start_from` also sets its form.
 
     Raises:
         InputError: `model.mutual_information` contradicts the weight `losses.mutual_information`, which decides whether
@@ -136,14 +140,14 @@ def starting_point(config: FaceTraining | G4GTraining) -> FaceSynthesizer | G4GS
 
 
 def unsynced_sounds(batch: dict) -> dict[str, Tensor]:
-    """The further input of G4G's network where the batch has unsynced sounds."""
+    """The further input of G4G's network if the batch has unsynced sounds."""
     return {"unsynced": batch["audio_negatives"]} if "audio_negatives" in batch else {}
 
 
 def moved_by_sound(synthesizer: FaceSynthesizer | G4GSynthesizer, batch: dict, faces: Tensor) -> float:
-    """How much the hidden part of `faces` (B, T, 3, H, W) changes where each window hears another's sound.
+    """The change of the hidden part of `faces` (B, T, 3, H, W) if each window gets the sound of another one.
 
-    The mean absolute difference; 0 of a network that does not listen, which PSNR alone would not tell.
+    The mean absolute difference. It is 0 for a network that ignores the sound, which PSNR would not show.
     """
     others = batch | {"audio": batch["audio"].roll(1, dims=0)}
     device = next(synthesizer.parameters()).device
@@ -153,7 +157,7 @@ def moved_by_sound(synthesizer: FaceSynthesizer | G4GSynthesizer, batch: dict, f
 
 
 def check_contrast(config: G4GTraining, accelerator: Accelerator) -> None:
-    """InputError where a process would have one window at once, and no other sound to tell its own from."""
+    """InputError where a process would have one window at once, and no other sound as a negative."""
     if config.losses.contrastive > 0 and not config.negatives and windows_at_once(config.train, accelerator) < 2:
         raise InputError(
             "a process sees one window at once and no unsynced sounds, the contrastive loss needs one of them; set "
@@ -162,9 +166,9 @@ def check_contrast(config: G4GTraining, accelerator: Accelerator) -> None:
 
 
 def own_sound_score(alignment: G4GAlignment) -> dict[str, float]:
-    """Share of windows whose middle frame's visual feature is closest to its own sound among the clip's shifted ones.
+    """Share of windows whose middle frame's visual feature is closer to its own sound than to all shifted sounds.
 
-    Chance is 1 / (1 + negatives). Empty where the network had no shifted sounds.
+    Chance is 1 / (1 + negatives). Empty without shifted sounds.
     """
     if alignment.heard is None or alignment.seen is None or alignment.unsynced is None:
         return {}
@@ -174,7 +178,7 @@ def own_sound_score(alignment: G4GAlignment) -> dict[str, float]:
 
 
 def check_warp(config: FaceTraining) -> None:
-    """InputError where the run's first steps would train by a warp loss that is not there."""
+    """InputError where `train.warp_steps` is out of range, or needs a warp loss that the run does not have."""
     steps = config.train.warp_steps
     if steps < 0:
         raise InputError(f"train.warp_steps={steps} must not be negative")
@@ -199,7 +203,8 @@ def validate(
 ) -> tuple[dict[str, float], dict[str, Tensor]]:
     """Scores on the fixed validation windows, and a picture grid of the windows' first frames.
 
-    `batch` is on the CPU; four windows at a time are on `device`. `further` gives other scores of STSA's network.
+    `batch` is on the CPU; four windows at a time are moved to `device`. `further` computes further scores of STSA's
+    network.
     """
     stsa, made, scores = isinstance(synthesizer, FaceSynthesizer), [], []
     crop = synthesizer.config.crop
@@ -257,7 +262,7 @@ def main() -> None:
     if further is not None:
         from extensions.losses import ExtraObjective, flow_score  # here, so that eq. 10 needs no extensions/
 
-        assert isinstance(config, FaceTraining)  # G4G's has no extension
+        assert isinstance(config, FaceTraining)  # G4GTraining has no extension
         extra, extra_scores = ExtraObjective(further.extra_losses, config.model), flow_score
     warp_steps = 0
     if isinstance(config, FaceTraining):
@@ -273,7 +278,7 @@ def main() -> None:
     if accelerator.is_main_process:
         windows = validation_batch(others, config.train.validation_windows)
         level, supervised = None, isinstance(objective, FaceObjective) and objective.expert is not None
-        if supervised or measure.name == "sync":  # G4G's contrastive loss compares cosines and needs no level
+        if supervised or measure.name == "sync":  # G4G's contrastive loss only compares cosines
             expert = objective.expert or frozen_expert(config.sync_expert, config.frames).to(accelerator.device)
             level = SyncLevel(expert, windows["frames"], windows["mel"], accelerator.print if supervised else None)
         validation = Validation(windows["frames"], config.model.crop, accelerator.device, level=level)

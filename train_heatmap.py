@@ -1,11 +1,14 @@
-"""Train the guidance prediction: the sound and the upper face's heatmaps to the whole face's (paper III-A).
+"""Train the guidance prediction: from sound and the upper face's heatmaps to the whole face's (paper III-A).
 
     python train_heatmap.py --config configs/demo_heatmap.yaml data.train=CLIPS data.val=OTHER_CLIPS output=runs/heatmap
 
-The loss is L_semantic + L_temporal (eq. 3, 4). Validation: the same on other people; the distance of the heatmaps (the
-first term of eq. 3); and LipLMD, the mean distance of the keypoint head's 40 lip points in units of the face box. The
-weights of the best score are kept in `best`; `train.best_by` chooses it, and empty means LipLMD. That says nothing of
-heatmaps which a decoder makes: choose `heatmap` for these.
+The loss is L_semantic + L_temporal (eq. 3, 4).
+
+Validation on other people: the loss; the distance of the heatmaps (the first term of eq. 3); and LipLMD, the mean
+distance of the 40 predicted lip keypoints in units of the face box.
+
+The weights with the best score are kept in `best`; `train.best_by` chooses the score, empty: LipLMD. LipLMD does not
+measure decoded heatmaps: choose `heatmap` for a network of the form paper or released.
 """
 
 import sys
@@ -37,14 +40,14 @@ SCORES = ("liplmd", "heatmap")  # of train.best_by
 
 @dataclass
 class HeatmapTraining:
-    """Everything a config file of this script may set."""
+    """The settings of this script."""
 
     data: DataConfig = field(default_factory=DataConfig)
     model: HeatmapPredictorConfig = field(default_factory=HeatmapPredictorConfig)
     losses: HeatmapLosses = field(default_factory=HeatmapLosses)
     train: TrainConfig = field(default_factory=TrainConfig)
     warp: float = 0.0  # augmentation: turn, stretch and shift the heatmaps by up to this share of the crop
-    start_from: str = ""  # checkpoint folder whose predictor, and its form, the run begins with; empty: fresh weights
+    start_from: str = ""  # checkpoint folder of the initial predictor, which also sets the form; empty: fresh weights
     output: str = MISSING  # the run's folder
 
 
@@ -52,7 +55,10 @@ class HeatmapTraining:
 def validate(
     predictor: WindowEncoder, batch: dict, weights: HeatmapLosses, device: torch.device
 ) -> tuple[dict[str, float], dict[str, Tensor]]:
-    """Scalars and a picture grid on the fixed validation windows; of `batch`, on the CPU, 16 at a time on `device`."""
+    """Scalars and a picture grid on the fixed validation windows.
+
+    `batch` is on the CPU; 16 windows at a time are moved to `device`.
+    """
     scores, shown = [], []
     for part in parts(batch, 16):
         part = move(part, device)
@@ -79,7 +85,7 @@ def main() -> None:
 
     if config.start_from:
         predictor = load_network(config.start_from, "heatmap_predictor")
-        config.model = cast(Any, predictor.config)  # of its form
+        config.model = cast(Any, predictor.config)  # its class depends on the form
     else:
         predictor = build_network("heatmap_predictor", config.model)
     check_batch(min(config.model.frames, config.model.references), config.train, accelerator)
@@ -91,7 +97,7 @@ def main() -> None:
 
     further = extension(config)
     if further is not None:
-        # Here, since the papers' networks train without extensions/.
+        # Imported here: the papers' networks train without extensions/.
         from extensions.landmark_predictor import LandmarkPredictor
         from extensions.lessons import learn_all
 

@@ -1,12 +1,12 @@
-"""Train the lip-sync expert of L_sync, Wav2Lip's network: it embeds five frames of a lower face and their sound.
+"""Train the lip-sync expert of L_sync, Wav2Lip's network, which embeds five frames of a lower face and their sound.
 
     python train_sync.py --config configs/demo_sync.yaml data.train=CLIPS data.val=OTHER_CLIPS output=runs/sync
 
-- `loss: contrastive` is G4G's eq. 6-10 and 16 on the similarity matrix of a process's batch, with sounds of the same
-  clip a few frames away as further negatives.
+- `loss: contrastive` is G4G's eq. 6-10 and 16 on the similarity matrix of a process's batch. Sounds of the same clip,
+  shifted by a few frames, are further negatives.
 - `loss: shifted` has only these further negatives.
 - `loss: bce` is Wav2Lip's binary cross-entropy of true pairs and of pairs shifted within the clip. L_sync, -log cos,
-  needs it: the other two do not determine the level of the cosines.
+  needs it: the other two losses do not determine the level of the cosines.
 
 On few people, the expert needs `shifted` and the settings `speech` and `motion` (extensions/README.md).
 
@@ -46,14 +46,14 @@ from training.run import Run, holds_a_run
 
 @dataclass
 class SyncTraining:
-    """Everything a config file of this script may set."""
+    """The settings of this script."""
 
     data: DataConfig = field(default_factory=DataConfig)
     model: SyncExpertConfig = field(default_factory=SyncExpertConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     loss: str = "contrastive"  # "contrastive", "shifted", or "bce", which the expert of L_sync needs
-    temperature: float = 0.07  # of contrastive and shifted
-    negatives: int = 4  # number of shifted sounds of the same clip, for each window
+    temperature: float = 0.07  # softmax temperature of contrastive and shifted
+    negatives: int = 4  # number of shifted sounds of the same clip per window
     furthest: int = 15  # largest shift in frames; with bce, shifts stay within the clip
     output: str = MISSING  # the run's folder
 
@@ -62,7 +62,7 @@ class SyncTraining:
 def validate(expert: SyncExpert, clips: list[Clip]) -> dict[str, float]:
     """Shares of windows and of clips whose offset is found exactly and within one frame; chance is 1/31 and 3/31.
 
-    Also the mean -log cos of windows with their own sound, and with sounds of their clip 2 to 15 frames away.
+    Also the mean -log cos of windows with their own sound, and with that sound shifted by 2 to 15 frames.
     """
     curves = [similarity_curves(expert, clip) for clip in clips]
     curves = [curve for curve in curves if len(curve)]
@@ -80,7 +80,7 @@ def validate(expert: SyncExpert, clips: list[Clip]) -> dict[str, float]:
 
 
 class SoundsAndFaces(nn.Module):
-    """The expert on a batch of `SyncDataset`: each face with its own sound and shifted ones."""
+    """Applies the expert to a batch of `SyncDataset`: each face with its own and with shifted sounds."""
 
     def __init__(self, expert: SyncExpert):
         super().__init__()

@@ -93,7 +93,7 @@ class PlainDubbing:
                 module.folds = False
 
     def prepare(self, inputs: Inputs) -> None:
-        """Nothing is kept between frames."""
+        """Does nothing: the plain form keeps nothing between frames."""
 
     def dub(self, inputs: Inputs) -> Tensor:
         count = inputs.frames.shape[1]
@@ -113,7 +113,7 @@ class PlainDubbing:
 
 
 class FastDubbing:
-    """Both networks as inference.py runs them."""
+    """Both networks in the fast form, as in inference.py."""
 
     def __init__(self, predictor: WindowEncoder, synthesizer: FaceSynthesizer):
         self.predictor, self.synthesizer = predictor, accelerate_inference(synthesizer)
@@ -140,7 +140,7 @@ class FastDubbing:
         heatmaps, further = guidance(self.synthesizer, heatmaps, keypoints, inputs.landmarks[0])
         placed = [x[None] for x in further]
         faces = self.synthesizer.render(inputs.frames, heatmaps[None], self.references, inputs.audio, *placed)
-        assert isinstance(faces, Tensor)  # a pair with `alignment` alone
+        assert isinstance(faces, Tensor)  # a pair only with `alignment`
         return faces
 
 
@@ -151,7 +151,7 @@ def _windows(count: int, length: int, device: torch.device) -> Tensor:
 
 
 def trained_like(network: Network, seed: int = 0) -> Network:
-    """Fill `network` with random weights of a trained network's statistics, in place, and set it to eval mode.
+    """Fill `network` in place with random weights that have a trained network's statistics, and set it to eval mode.
 
     Convolutions keep the variance, batch norms are not the identity, AdaAT's maps are close to it and flows are a few
     pixels.
@@ -293,7 +293,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
     if options.threads:
         torch.set_num_threads(options.threads)
-    forbid_tf32()  # whose error would exceed the forms' difference
+    forbid_tf32()  # its error would exceed the forms' difference
     predictor_config, synthesizer_config = load_configs(options.config, options.width)
     predictor = trained_like(build_network("heatmap_predictor", predictor_config))
     synthesizer = trained_like(build_network("face_synthesizer", synthesizer_config))

@@ -3,7 +3,7 @@
     python -m benchmarks.training [--data CLIPS] [--width 1 --windows 2 --frames 5 --steps 5] [--device cuda]
 
 The step is that of `train_face.py`: eq. 10 with the discriminator's step, the optimizers and the loader. It is compared
-with the same step with the plain forward of the reference code: every frame encodes the references again, one after the
+with a step that uses the plain forward of the reference code: every frame encodes the references again, one after the
 other, and tensors have PyTorch's default memory layout. --compile adds the step with `train.compile`, without the time
 of compilation. Terms whose weights are absent (VGG-19, the sync expert) are left out of all steps and named.
 `--clips N` also reads N clip files of 75 frames, directly and through `data.decoded`, compared with one PNG a frame.
@@ -67,9 +67,9 @@ PORTRAIT = Path(__file__).resolve().parent.parent / "assets" / "portrait.mp4"
 
 
 class OneByOne(nn.Module):
-    """Calls a part of the temporal path, which takes N references a frame at once, for each reference on its own.
+    """Calls a part of the temporal path separately for each of the N references of a frame, instead of once for all.
 
-    Each call computes the modulations, which the part computes once a frame for all references.
+    Each call computes the modulations again.
     """
 
     def __init__(self, part: nn.Module, references: int):
@@ -77,14 +77,14 @@ class OneByOne(nn.Module):
         self.part, self.references = part, references
 
     def forward(self, features: Tensor, *conditions: Tensor) -> list[Tensor]:
-        """features (B N, ...), conditions (B, ...) -> the part's results, (B N, ...) each."""
+        """Features (B N, ...), conditions (B, ...) -> the part's results, (B N, ...) each."""
         features = features.unflatten(0, (-1, self.references))
         each = [self.part(features[:, n], *conditions) for n in range(self.references)]
         return [torch.stack(results, dim=1).flatten(0, 1) for results in zip(*each, strict=True)]
 
 
 class PlainSynthesizer(nn.Module):
-    """A `FaceSynthesizer` with the same weights that encodes every frame and every reference on its own."""
+    """A `FaceSynthesizer` with the same weights that encodes every frame and every reference separately."""
 
     def __init__(self, synthesizer: FaceSynthesizer):
         super().__init__()
@@ -95,7 +95,7 @@ class PlainSynthesizer(nn.Module):
                 path.add_module(name, OneByOne(path.get_submodule(name), references))
         for module in self.synthesizer.modules():
             if isinstance(module, SpadeNorm):
-                module.folds = False  # two convolutions in a row stay two
+                module.folds = False  # does not fold two convolutions into one
 
     def forward(
         self,

@@ -44,7 +44,7 @@ _OPTIONAL = {"audio_wav2vec2": ("F32", (_ANY, 768))}
 class ClipData:
     """Contents of a clip file with F faces; see `Clip`.
 
-    faces: JPEG bytes of each face, RGB, of `crop`'s height and width.
+    faces: JPEG bytes of each face, RGB, with `crop`'s height and width.
     landmarks: (131, 2) float32 of each face, in units of its box.
     boxes: (4,) int32 of each face, x1 y1 x2 y2 in the source frame.
     frames: index of each face on the 25 fps timeline, ascending.
@@ -86,16 +86,16 @@ def write_clip(path: str | os.PathLike, data: ClipData) -> None:
 class Clip:
     """A clip file, read on demand; every tensor's name, type and shape is checked on opening.
 
-    `crop` is the form of its faces, from the file's header; a file without one holds STSA's.
+    `crop` is the form of its faces, from the file's header. In a file without this header it is STSA's.
 
     Args:
         path: the file.
         id: its name in messages and manifests; by default the file's name.
         decoded: folder for a copy of the faces as raw pixels, written when the first face is read. A changed clip file
-            gets a new copy next to the old one. The copy is some ten times as large as the JPEGs, and as much faster.
+            gets a new copy next to the old one. The copy is some ten times as large and as fast as the JPEGs.
 
     Raises:
-        InputError: the file is not a clip file: it is unreadable, a tensor is missing or of the wrong type or shape, or
+        InputError: the file is not a clip file: it is unreadable, a tensor is missing or of the wrong type or shape,
             offsets or frame numbers do not ascend, or its header describes no crop.
     """
 
@@ -121,7 +121,7 @@ class Clip:
             raise InputError(f"clip file {self.path} cannot be read ({reason}); preprocess it again") from error
 
     def _read_crop(self, header: dict[str, str]) -> CropForm:
-        if "crop" not in header:  # written before the form had a place in it
+        if "crop" not in header:  # older files
             return STSA
         try:
             fields = json.loads(header["crop"])
@@ -196,12 +196,12 @@ class Clip:
 
     @property
     def samples(self) -> int:
-        """Length of the sound, at 16 kHz."""
+        """Length of the sound in samples at 16 kHz."""
         return self._sizes["pcm"][1][0]
 
     @property
     def seconds(self) -> float:
-        """Length of the sound."""
+        """Length of the sound in seconds."""
         return self.samples / SAMPLE_RATE
 
     @property
@@ -233,7 +233,7 @@ class Clip:
     @cached_property
     def _decoded_copy(self) -> Path:
         """The file of all faces' pixels in order; written if it does not exist."""
-        assert self._decoded is not None  # `faces` decodes each time without that folder
+        assert self._decoded is not None  # without that folder, `faces` decodes each time
         state = self.path.stat()
         place = self._decoded / f"{self.id}.rgb"
         copy = place.with_name(f"{short_stem(place)}.{state.st_size:x}-{state.st_mtime_ns:x}.rgb")
@@ -245,7 +245,7 @@ class Clip:
 
     def _decode(self, data: bytes) -> np.ndarray:
         size, width, height = jpeg_size(data), self.crop.width, self.crop.height
-        if size is not None and size != (width, height):  # checked before decoding: it may be of any size
+        if size is not None and size != (width, height):  # before decoding: a huge picture would fill the memory
             self._refuse("faces", f"holds a picture of {size[0]}x{size[1]}, not {width}x{height}")
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if size else None
         if image is None:
@@ -254,7 +254,7 @@ class Clip:
 
 
 def jpeg_size(data: bytes) -> tuple[int, int] | None:
-    """Width and height from a JPEG's header (ITU-T T.81, B.2.2), without decoding; None if it has none."""
+    """Width and height from a JPEG's header (ITU-T T.81, B.2.2), without decoding; None if they are not found."""
     at = 2 if data[:2] == b"\xff\xd8" else len(data)
     while at + 9 <= len(data) and data[at] == 0xFF:
         if 0xC0 <= data[at + 1] <= 0xCF and data[at + 1] not in (0xC4, 0xC8, 0xCC):  # a start of frame

@@ -31,7 +31,7 @@ class SyncDataset(Dataset):
         folder: clip files, in subfolders too.
         negatives: shifted sounds an item; their shifts differ, and none is 0.
         furthest: largest shift in frames.
-        augment: mirror, shift, rotate, scale and tint the face; change the sound's level and mask some of its bands.
+        augment: mirror, shift, rotate, scale and tint the face; change the sound's level and tilt, mask some bands.
         max_offset: leave out clips with a larger audio offset, in frames, in the manifest; None keeps all.
         correct_offsets: move each clip's sound by the offset in the manifest.
         decoded: folder for decoded copies of the faces (see `Clip`); None decodes them each time.
@@ -107,12 +107,12 @@ class SyncDataset(Dataset):
         return window | self.more(which, first, mirrored)
 
     def more(self, which: int, first: int, mirrored: bool) -> dict[str, torch.Tensor]:
-        """Further entries of an item, which a subclass adds: of clip `which`, for the five faces from face `first`."""
+        """Further entries of an item, for subclasses: of clip `which`, for the five faces from face `first` on."""
         return {}
 
 
 def _augmented_faces(faces: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Augment (5, H, W, 3) uint8, all frames in the same way: only speech may move between frames."""
+    """Augment (5, H, W, 3) uint8, all frames in the same way, so that only speech moves between frames."""
     size = faces.shape[1]
     scale, angle = random.uniform(0.9, 1.1), random.uniform(-6, 6)
     matrix = np.asarray(cv2.getRotationMatrix2D((size / 2, size / 2), angle, scale), np.float64)
@@ -127,7 +127,7 @@ def _augmented_faces(faces: np.ndarray, random: np.random.Generator) -> np.ndarr
 
 
 def _augmented_mel(mel: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Augment (n, 1, 80, 16): noise, and one level, tilt over the bands and up to 16 masked bands for all windows."""
+    """Augment (n, 1, 80, 16) by noise, and by one level, one tilt and up to 16 masked bands for all windows."""
     bands = np.linspace(-1, 1, 80, dtype=np.float32)[:, None]
     mel = mel + np.float32(random.uniform(-0.6, 0.6)) + np.float32(random.uniform(-0.4, 0.4)) * bands
     mel = mel + random.normal(0, random.uniform(0, 0.2), mel.shape).astype(np.float32)

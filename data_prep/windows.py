@@ -1,4 +1,4 @@
-"""The training windows that are read from a folder of clip files."""
+"""Reads training windows from a folder of clip files."""
 
 import os
 from collections import OrderedDict
@@ -22,7 +22,7 @@ from media.timeline import FPS
 
 
 def window_starts(clip: Clip, length: int, late: int = 0) -> np.ndarray:
-    """Positions of the faces that start `length` consecutive frames with sound; the sound is `late` frames late."""
+    """Positions of the faces that start `length` consecutive frames with sound, which is `late` frames late."""
     last = np.arange(length - 1, len(clip))
     first = last - (length - 1)
     in_a_row = clip.frames[last] - clip.frames[first] == length - 1
@@ -34,11 +34,11 @@ def window_starts(clip: Clip, length: int, late: int = 0) -> np.ndarray:
 class ClipDataset(Dataset):
     """Windows of consecutive frames with their sound, and reference frames of the same clip.
 
-    Item (index, seed): window `index` of all the folder's windows; everything random about it (the reference frames,
-    the augmentation) comes from `seed`, so an item is the same whichever worker makes it. A dict of
+    Item (index, seed): window `index` of the folder's windows. `seed` determines its random choices (references,
+    augmentation), so an item does not depend on the worker that loads it. A dict of
 
         audio (T, C, W), frames (T, 3, H, W) RGB in [0, 1], heatmaps and pose_heatmaps (T, 1, G, G),
-        keypoints (T, 57, 2), mel (1, 80, 16) the sync expert's five frames of sound from frame `mel_from` on,
+        keypoints (T, 57, 2), mel (1, 80, 16), the sync expert's five frames of sound from frame `mel_from` on,
         reference_images (N, 3, H, W), reference_heatmaps (N, 1, G, G),
         landmarks (T, 131, 2) and reference_landmarks (N, 131, 2), through which the heatmaps are drawn,
         with `negatives` K: audio_negatives (K, C, W) and mel_negatives (K, 1, 80, 16), the middle frame's window of
@@ -51,14 +51,13 @@ class ClipDataset(Dataset):
     Args:
         folder: clip files, in subfolders too.
         audio: "mel" or "wav2vec2", the kind of the windows in `audio`.
-        window: T, frames in a row, without a gap in `frames` and with sound.
+        window: T, number of consecutive frames with sound.
         references: N.
         crop: the form that the network takes: H and W, and G, the side of its heatmaps.
-        augment: mirror half of the items, and vary brightness, contrast and colour, and of log-mel the loudness and
-            the tilt; all frames of an item get the same change.
-        warp: turn, stretch and shift the landmarks and their heatmaps, but not the pictures, by up to this share of the
-            crop; the frames of a window get the same change, each reference its own. For networks that take no
-            picture.
+        augment: mirror half of the items, vary brightness, contrast and colour, and vary loudness and tilt of log-mel.
+            All frames of an item get the same change.
+        warp: rotate, stretch and shift the landmarks and their heatmaps, but not the images, by up to this share of the
+            crop. The frames of a window get the same change, each reference its own. For networks that take no images.
         max_offset: leave out clips whose offset in the manifest is larger, in frames; None keeps all.
         correct_offsets: shift each clip's sound by the offset in the manifest.
         mel_from: the frame of the window with which `mel` begins.
@@ -66,8 +65,8 @@ class ClipDataset(Dataset):
         holdout: share at each clip's end that is held out. It contains no reference. Neither it nor the second before
             it contains a window.
         held_out: take the windows from the held-out part instead, and the references from the rest.
-        negatives: K, number of unsynced sounds of the same clip in an item (`draw_shifts`): earlier and later ones
-            within the clip's sound, augmented as `audio` is; 0 for none.
+        negatives: K, number of unsynced sounds of the same clip in an item (`draw_shifts`), 0 for none. They are
+            earlier or later, lie within the clip's sound, and are augmented like `audio`.
         furthest: their largest shift in frames.
 
     Raises:
@@ -131,11 +130,11 @@ class ClipDataset(Dataset):
         first = window_starts(clip, self.window, late)
         apart = self._apart(clip)
         if self.held_out:
-            return first[first >= (apart or len(clip))]  # without anything before it there are no references
+            return first[first >= (apart or len(clip))]  # no window if nothing before it can be a reference
         return first[first + self.window <= (apart - FPS if self.holdout else apart)]
 
     def _apart(self, clip: Clip) -> int:
-        """Position of the first face of what is kept apart."""
+        """Position of the first held-out face."""
         return round(len(clip) * (1 - self.holdout))
 
     def __len__(self) -> int:
@@ -145,7 +144,7 @@ class ClipDataset(Dataset):
         index, seed = item if isinstance(item, tuple | list) else (item, item)
         if not 0 <= index < len(self):
             raise IndexError(f"window {index} of {len(self)}")
-        cv2.setNumThreads(0)  # on pictures this small OpenCV's threads only wait for each other
+        cv2.setNumThreads(0)  # on images this small, OpenCV's threads only wait for each other
         which = int(np.searchsorted(self._ends, index, side="right"))
         clip = self.clips[which]
         first = int(self._starts[which][index - (self._ends[which - 1] if which else 0)])
@@ -194,24 +193,24 @@ class ClipDataset(Dataset):
         } | shifted
 
     def _shifts(self, clip: Clip, starts: tuple[int, ...], random: np.random.Generator) -> np.ndarray:
-        """Shifts with which the five frames of sound from each of `starts` on lie within the clip's sound."""
+        """Random shifts. The five frames of sound from each of `starts` on stay within the clip's sound."""
         last = clip.samples * FPS // SAMPLE_RATE - 5
         return draw_shifts(random, self.negatives, self.furthest, -min(starts), last - max(starts))
 
     def landmarks(self) -> Iterator[np.ndarray]:
-        """Yield each clip's landmarks (F, 131, 2), less what `holdout` keeps apart."""
+        """Yield each clip's landmarks (F, 131, 2), without the held-out part."""
         for clip in self.clips:
             yield clip.landmarks[: self._apart(clip)]
-            clip.__dict__.pop("landmarks", None)  # of thousands of clips they would fill the memory
+            clip.__dict__.pop("landmarks", None)  # the landmarks of thousands of clips would fill the memory
 
     def sounds(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield each clip's windows of sound (F, C, W) and `landmarks` (F, 131, 2), without its pictures."""
+        """Yield each clip's windows of sound (F, C, W) and `landmarks` (F, 131, 2), without its images."""
         for which, landmarks in enumerate(self.landmarks()):
             numbers = self.clips[which].frames[: len(landmarks)] + self._late[which]
             yield audio_windows(self._sound(which)[0], self.kind, numbers), landmarks
 
     def _sound(self, which: int) -> tuple[np.ndarray, np.ndarray]:
-        """Features of the clip's sound, of `kind` and log-mel, from a cache of at most 256 MB a process."""
+        """The clip's sound features: those of `kind`, and log-mel. From a cache of at most 256 MB a process."""
         if which not in self._features:
             mel = self.clips[which].audio("mel")
             self._features[which] = (mel if self.kind == "mel" else self.clips[which].audio(self.kind)), mel
@@ -221,23 +220,23 @@ class ClipDataset(Dataset):
         return self._features[which]
 
     def _forget(self, which: int) -> None:
-        """Drop what a clip keeps in memory."""
+        """Free a clip's cached data."""
         del self._features[which]
         self.clips[which].__dict__.pop("landmarks", None)
 
 
 def warped(landmarks: np.ndarray, window: int, most: float, random: np.random.Generator) -> np.ndarray:
-    """Points (M, 131, 2) under random affine maps near the identity: one for the first `window`, then one for each."""
+    """Apply random affine maps near the identity to (M, 131, 2): one map to the first `window`, one to each other."""
     count = 1 + len(landmarks) - window
     linear = np.eye(2) + random.uniform(-most, most, (count, 2, 2))
-    linear[:, 0, 1] = random.uniform(-most, most, count) - linear[:, 1, 0]  # more turned than sheared
+    linear[:, 0, 1] = random.uniform(-most, most, count) - linear[:, 1, 0]  # rotates more than it shears
     shift = random.uniform(-most, most, (count, 1, 2)) / 2
     which = np.maximum(np.arange(len(landmarks)) - window + 1, 0)
     return ((landmarks - 0.5) @ linear[which] + 0.5 + shift[which]).astype(np.float32)
 
 
 def _varied_mel(windows: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Log-mel windows (T, 80, W), all louder or softer by up to 10 dB and tilted towards low or high voices."""
+    """Log-mel windows (T, 80, W), with one loudness change of up to 10 dB and one spectral tilt for all."""
     loudness, tilt = random.uniform(-0.8, 0.8), random.uniform(-0.6, 0.6)
     change = loudness + tilt * np.linspace(-1, 1, windows.shape[1])[:, None]
     return np.clip(windows + change, -4, 4).astype(np.float32)
@@ -252,12 +251,12 @@ def _size(features: tuple[np.ndarray, np.ndarray]) -> int:
 
 
 def mirrored(images: np.ndarray, landmarks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Images (n, H, W, 3) and landmarks (m, 131, 2), in units of the crop, of faces seen in a mirror."""
+    """Images (n, H, W, 3) and landmarks (m, 131, 2), in units of the crop, of the mirrored faces."""
     return images[:, :, ::-1], mirrored_landmarks(landmarks)
 
 
 def mirrored_landmarks(landmarks: np.ndarray) -> np.ndarray:
-    """Landmarks (m, 131, 2), in units of the crop, of faces seen in a mirror."""
+    """Landmarks (m, 131, 2), in units of the crop, of the mirrored faces."""
     return landmarks[:, MIRROR] * np.array([-1, 1], np.float32) + np.array([1, 0], np.float32)
 
 
@@ -265,7 +264,7 @@ def _augmented(images: np.ndarray, landmarks: np.ndarray, random: np.random.Gene
     """Mirror (half of the time) and vary the light and colour of (n, H, W, 3) uint8 images, all in the same way."""
     if random.random() < 0.5:
         images, landmarks = mirrored(images, landmarks)
-    # A gain a channel (brightness and white balance) and a contrast about the middle grey, as one lookup a channel.
+    # One lookup table a channel: its gain (brightness and white balance) and a contrast about the middle grey.
     gain = random.uniform(0.85, 1.15) * random.uniform(0.95, 1.05, 3)
     contrast = random.uniform(0.85, 1.15)
     levels = np.arange(256)[:, None]

@@ -40,7 +40,7 @@ class LandmarkSynthesizerConfig(FaceSynthesizerConfig):
     """The settings of a `LandmarkSynthesizer`: those of `FaceSynthesizerConfig`, with its `form`, and these."""
 
     form: str = "landmarks"  # the form of this network
-    base: str = "paper"  # or "released", the form of all other layers
+    base: str = "paper"  # the form of all other layers, "paper" or "released"
     # The spatial path stacks its references colour by colour, as the released network does, instead of image by image.
     # null: as in `base`.
     colour_major: bool | None = None

@@ -48,7 +48,7 @@ class VisemeTraining:
     data: str = ""  # file of extensions.synthetic_speech; empty: no pretraining, the weights are random
     steps: int = 2500  # number of steps
     batch_size: int = 256  # windows of sound a step
-    learning_rate: float = 2.0e-3  # peak of its cycle
+    learning_rate: float = 2.0e-3  # peak of the learning rate's cycle
 
 
 @dataclass
@@ -65,7 +65,7 @@ class ReadingTraining:
 
     steps: int = 0  # steps for the first reading, and again for its corrections; 0: random weights
     batch_size: int = 32  # drawn faces a step
-    learning_rate: float = 2.0e-3  # peak of its cycle
+    learning_rate: float = 2.0e-3  # peak of the learning rate's cycle
     warp: float = 0.12  # largest rotation, stretch and shift of the faces, as a share of the crop
     bend: float = 0.01  # size of the local displacements of a face's parts, as a share of the crop
 

@@ -1,4 +1,4 @@
-"""The geometry of a face crop: what it shows of a frame, where it lies in it, how it is cut out and pasted back."""
+"""The geometry of a face crop: its form, its place in the frame, cutting it out and pasting it back."""
 
 import dataclasses
 import math
@@ -16,7 +16,7 @@ FRAMINGS = ("landmark_box", "dinet", "upright")
 PICTURE = ("framing", "margin", "height", "width")  # the fields on which a crop's pixels depend
 
 _RELEASED_MARGIN = 5  # px of the frame, in the released code
-_TOUCHES = 1e-6  # px; a hidden rectangle that reaches less far into a pixel does not hide it
+_TOUCHES = 1e-6  # px; a pixel is hidden if the hidden rectangle reaches further into it
 
 
 def _written(value: Any) -> str:
@@ -39,7 +39,7 @@ def _touched(start: float, stop: float, length: int) -> slice:
 
 @dataclass(frozen=True)
 class CropForm:
-    """What part of a frame a network sees, at what size, and what is hidden of it: one value for everything that asks.
+    """The form of a face crop: the part of a frame that it shows, its size, and its hidden part.
 
     Raises:
         InputError: a field has a value that it cannot have; the message names the field.
@@ -47,11 +47,11 @@ class CropForm:
 
     height: int = 128  # px of the crop; a name (stsa, stsa-256, g4g, upright) in place of the section `crop` sets all
     width: int = 128  # px of the crop
-    # What is cut out of the frame. landmark_box: the box of the 131 landmarks and a margin, stretched to the crop
-    # (STSA's). dinet: G4G's, which keeps the aspect. upright: turned by the eye line and framed by the upper face.
+    # The part of the frame. landmark_box (STSA): the box of the 131 landmarks and a margin, stretched to the crop.
+    # dinet (G4G): keeps the aspect ratio. upright: rotated by the eye line and framed by the upper face.
     framing: str = "landmark_box"
     margin: float | None = None  # added to the box on each side, share of its width or height; null: 5 px of the frame
-    # Left, top, right and bottom of the rectangle that is hidden from the network and generated, in units of the crop.
+    # Left, top, right and bottom of the rectangle that is masked and generated, in units of the crop.
     hidden: tuple[float, float, float, float] = (0.0, 0.5, 1.0, 1.0)
     guidance: int = 128  # px, side of the heatmaps
 
@@ -72,12 +72,12 @@ class CropForm:
 
     @classmethod
     def square(cls, side: int) -> "CropForm":
-        """STSA's form at another size, with heatmaps of that size: what `size: N` said in older configs."""
+        """STSA's form at another size, with heatmaps of that size; `size: N` in older configs."""
         return cls(height=side, width=side, guidance=side)
 
     @classmethod
     def read(cls, fields: Any, source: str) -> "CropForm":
-        """The form whose `dataclasses.asdict` is `fields`; InputError, naming `source`, if that describes none."""
+        """The form whose `dataclasses.asdict` is `fields`; InputError, naming `source`, if there is none."""
         if not isinstance(fields, Mapping):
             raise InputError(f"{source}: crop is {fields!r:.60}; give a section with {', '.join(_FIELDS)}")
         unknown = [str(name) for name in fields if name not in _FIELDS]
@@ -125,14 +125,14 @@ class CropForm:
         return self.bounds(landmarks, width, height).astype(np.int32)
 
     def check_framing(self) -> None:
-        """InputError where the framing is one that cannot be cut out of a frame yet."""
+        """InputError where the framing cannot be cut out of a frame yet."""
         if self.framing != "landmark_box":
             raise InputError(
                 f"crop.framing={self.framing} cannot be cut out of a frame yet; use landmark_box (crop=stsa, stsa-256)"
             )
 
     def difference(self, other: "CropForm", fields: Sequence[str] | None = None) -> str:
-        """Name of the first of `fields` (all, if None) in which two forms differ; empty where they agree."""
+        """Name of the first of `fields` (None: all) in which two forms differ; empty if they agree."""
         names = _FIELDS if fields is None else fields
         return next((name for name in names if getattr(self, name) != getattr(other, name)), "")
 
@@ -141,7 +141,7 @@ _FIELDS = tuple(field.name for field in dataclasses.fields(CropForm))
 
 STSA = CropForm()
 
-#: The forms that have a name, for `data_prep.preprocess --crop NAME` and `crop: NAME` in a network's config.
+#: The named forms, for `data_prep.preprocess --crop NAME` and `crop: NAME` in a network's config.
 CROPS = {
     "stsa": STSA,
     "stsa-256": CropForm(height=256, width=256),
@@ -160,7 +160,7 @@ def named_crop(name: str) -> CropForm:
 def check_same_crop(
     ours: CropForm, holder: str, theirs: CropForm, other: str, remedy: str, fields: Sequence[str] | None = None
 ) -> None:
-    """InputError, naming `holder`, `other` and the field, where their forms differ in one of `fields`; None: in any."""
+    """InputError, naming `holder`, `other` and the field, where their forms differ in one of `fields` (None: all)."""
     name = ours.difference(theirs, fields)
     if name:
         mine, its = (_written(getattr(form, name)) for form in (ours, theirs))
@@ -187,7 +187,7 @@ def overlap(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def crop_face(frame: np.ndarray, box: np.ndarray, form: CropForm) -> np.ndarray:
-    """Cut `box`, `CropForm.box`'s, out of `frame` (H, W, 3) uint8: (form.height, form.width, 3)."""
+    """Cut `box`, from `CropForm.box`, out of `frame` (H, W, 3) uint8: (form.height, form.width, 3)."""
     x1, y1, x2, y2 = (int(side) for side in box)
     return resize(frame[y1:y2, x1:x2], form.width, form.height)
 
@@ -204,15 +204,15 @@ def paste_face(
     """Paste the hidden part of `face` into `frame` at `box`, blended inside the face's contour.
 
     The blending weight is 0 outside the convex hull of the face oval: pixels there keep their exact values. Inside, it
-    rises over a Gaussian-blurred edge. STSA's code blurs 21 px with sigma 11; here this holds for a box of 256 px, and
-    the blur scales with the box.
+    rises over a Gaussian-blurred edge. STSA's code blurs 21 px with sigma 11. Here the blur scales with the box and has
+    these values for a box of 256 px.
 
     Args:
         frame: (H, W, 3) uint8.
         face: (h, w, 3) uint8, of any size.
         box: (4,) x1 y1 x2 y2 in the frame.
         landmarks: (478, 2) or (131, 2), pixels of the frame; they give the contour.
-        form: its `hidden` rectangle is pasted; what the network took from the frame stays as it is.
+        form: only its `hidden` rectangle is pasted.
 
     Returns:
         A new (H, W, 3) uint8 frame.
@@ -232,7 +232,7 @@ def paste_weight(shape: tuple[int, int], box: tuple[int, ...], landmarks: np.nda
     """Weight of the pasted face over its box, (y2 - y1, x2 - x1) float32: 0 outside contour and hidden rectangle."""
     x1, y1, x2, y2 = box
     height, width = shape
-    # The hull shrinks by the blur's reach first, so that the blurred edge ends where the hull does.
+    # The hull first shrinks by the blur's reach, so that the blurred edge ends at the hull.
     reach = max(1, round(10 * max(x2 - x1, y2 - y1) / 256))
     contour = select131(np.asarray(landmarks))[OVAL_POINTS] - [x1 - reach, y1 - reach]
     hull = cv2.convexHull(np.rint(contour).astype(np.int32))

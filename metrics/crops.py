@@ -1,4 +1,4 @@
-"""Scores of generated face crops in memory, for validation in the training scripts and for `metrics.quality`."""
+"""Scores of generated face crops, for validation in the training scripts and for `metrics.quality`."""
 
 from collections.abc import Callable, Iterable, Iterator
 from importlib.util import find_spec
@@ -22,7 +22,7 @@ BATCH = 16  # crops scored at once on the device
 
 
 def with_visible_part(faces: Tensor, true_faces: Tensor, crop: CropForm) -> Tensor:
-    """`faces` with what `crop` does not hide taken from `true_faces`, both (..., 3, H, W), as in a dubbed crop."""
+    """`faces` with the visible part of `true_faces`, both (..., 3, H, W) of the form `crop`, as in a dubbed crop."""
     shown = true_faces.clone()
     shown[..., *crop.hidden_pixels] = faces[..., *crop.hidden_pixels]
     return shown
@@ -81,7 +81,7 @@ class LipDistance:
 
 def _lips(tracker: FaceTracker, face: Tensor) -> np.ndarray | None:
     """The 40 lip points of a crop (3, H, W) in [0, 1], in units of the crop; None if no face is found."""
-    size, margin = 200, 50  # together below the size from which the tracker also searches tiles
+    size, margin = 200, 50  # together too small for the tracker to also search tiles
     picture = cv2.resize(np.ascontiguousarray(to_pictures(face)), (size, size), interpolation=cv2.INTER_CUBIC)
     found = tracker.find(cv2.copyMakeBorder(picture, margin, margin, margin, margin, cv2.BORDER_REPLICATE))
     return (select131(found[0].landmarks)[KEYPOINTS][LIP_KEYPOINTS] - margin) / size if found else None

@@ -97,7 +97,8 @@ def predict(
     """Predict heatmaps (F, 1, G, G) and keypoints (F, 57, 2), each frame as the centre of its window.
 
     Args:
-        audio, pose, points: (F, C, W), (F, 1, G, G) and (F, 131, 2) of consecutive frames.
+        audio, pose, points: sound windows (F, C, W), pose heatmaps (F, 1, G, G) and landmarks (F, 131, 2), all of
+            consecutive frames.
         references: heatmaps (1, N, 1, G, G) and landmarks (1, N, 131, 2) of the references.
     """
     frames = torch.cat(
@@ -146,7 +147,7 @@ def in_sync(
 def picture_scores(
     clip: Clip, chosen: np.ndarray, forms: dict[str, Form], every: int, crop: CropForm
 ) -> dict[str, dict[str, float]]:
-    """Mean PSNR, SSIM and LipLMD of each of `forms` over every `every`-th face of the clip, without those `chosen`."""
+    """Mean PSNR, SSIM and LipLMD of each of `forms` over every `every`-th face of the clip that is not `chosen`."""
     positions = torch.from_numpy(np.setdiff1d(np.arange(len(clip)), chosen)[::every])
     true = pictures(clip, positions.numpy())
     distance, scores = LipDistance(true, crop, tqdm.write), {}

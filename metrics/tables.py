@@ -1,4 +1,4 @@
-"""The papers' tables as printed, and the columns that they and `evaluate.py` share.
+"""The papers' tables as printed, and the columns that they share with `evaluate.py`.
 
 STSA: "STSA: Spatial-Temporal Semantic Alignment for Visual Dubbing", Tables I to III.
 G4G: "G4G: A Generic Framework for High Fidelity Talking Face Generation with Fine-grained Intra-modal Alignment",
@@ -14,7 +14,7 @@ GROUND_TRUTH = "GT"
 
 @dataclass(frozen=True)
 class Column:
-    """A metric as a table's column: its printed name, its direction, and how many decimals the papers print."""
+    """A metric as a table's column: its printed name, its direction, and the number of decimals in the papers."""
 
     label: str
     higher_is_better: bool
@@ -63,7 +63,7 @@ class PublishedTable:
     note: str
 
     def decimals(self, metric: str) -> int:
-        """How many decimals the paper prints in the column `metric`."""
+        """The number of decimals that the paper prints in the column `metric`."""
         if metric not in self.metrics:
             return COLUMNS[metric].decimals
         column = self.metrics.index(metric)

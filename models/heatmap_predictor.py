@@ -41,15 +41,15 @@ FORMS = {
 class WindowEncoderConfig:
     """The settings of a `WindowEncoder`; the defaults are the paper's."""
 
-    form: str = "paper"  # or "released", the network whose weights the authors published
+    form: str = "paper"  # "paper", or "released", the network whose weights the authors published
     audio: str = "mel"  # the kind of sound features, "mel" or "wav2vec2"
     width: float = 1.0  # factor of every layer's channels, the transformer's width and feed-forward included
     frames: int = 5  # T, consecutive frames in a window
     references: int = 5  # N, number of reference frames in training
     crop: CropForm = field(default_factory=CropForm)
-    layers: int = 8  # of the transformer encoder
-    heads: int = 4  # of the transformer encoder
-    dropout: float = 0.1  # of the transformer encoder
+    layers: int = 8  # number of layers of the transformer encoder
+    heads: int = 4  # number of attention heads of each layer
+    dropout: float = 0.1  # dropout of the transformer encoder
 
     def resolved(self) -> Self:
         """This config with a value in place of each None."""
