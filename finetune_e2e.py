@@ -107,9 +107,9 @@ class Dubbing(nn.Module):
         heatmaps, keypoints = self.predictor(*inputs_of(self.predictor, batch))
         guide, further = guidance(self.synthesizer, heatmaps, keypoints, batch["landmarks"])
         if self.training and self.true_heatmaps > 0:
-            known = torch.rand(len(heatmaps), device=heatmaps.device) < self.true_heatmaps
-            guide = torch.where(known[:, None, None, None, None], batch["heatmaps"], guide)
-            further = [torch.where(known[:, None, None, None], batch["landmarks"], x) for x in further]
+            from_true = torch.rand(len(heatmaps), device=heatmaps.device) < self.true_heatmaps
+            guide = torch.where(from_true[:, None, None, None, None], batch["heatmaps"], guide)
+            further = [torch.where(from_true[:, None, None, None], batch["landmarks"], x) for x in further]
         inputs = (batch["frames"], guide, batch["audio"], *further)
         frames, guide, audio, *further = (x[:, self.synthesized] for x in inputs)
         reference_landmarks = [batch["reference_landmarks"]] if further else []

@@ -170,10 +170,12 @@ def own_sound_score(alignment: G4GAlignment) -> dict[str, float]:
 
     Chance is 1 / (1 + negatives). Empty without shifted sounds.
     """
-    if alignment.heard is None or alignment.seen is None or alignment.unsynced is None:
+    if alignment.audio_embedding is None or alignment.visual_embedding is None or alignment.unsynced is None:
         return {}
-    middle = alignment.heard.shape[1] // 2
-    nearest = own_sound_nearest(alignment.heard[:, middle], alignment.seen[:, middle], alignment.unsynced)
+    middle = alignment.audio_embedding.shape[1] // 2
+    nearest = own_sound_nearest(
+        alignment.audio_embedding[:, middle], alignment.visual_embedding[:, middle], alignment.unsynced
+    )
     return {"val/own_sound_nearest": float(nearest.float().mean())}
 
 

@@ -101,14 +101,14 @@ class PlainDubbing:
         references = inputs.reference_heatmaps.expand(count, -1, -1, -1, -1)
         poses, audio = inputs.heatmaps[0][windows], inputs.predictor_audio[0][windows]
         centre = windows.shape[1] // 2
-        known = inputs.reference_landmarks.expand(count, -1, -1, -1)
-        given = {"landmarks": inputs.landmarks[0][windows], "reference_landmarks": known}
+        reference_landmarks = inputs.reference_landmarks.expand(count, -1, -1, -1)
+        given = {"landmarks": inputs.landmarks[0][windows], "reference_landmarks": reference_landmarks}
         predicted, keypoints = self.predictor(audio, poses, references, *inputs_of(self.predictor, given))
         heatmaps, further = guidance(self.synthesizer, predicted[:, centre], keypoints[:, centre], inputs.landmarks[0])
         images = inputs.reference_images.expand(count, -1, -1, -1, -1)
         own = inputs.frames[0], heatmaps, inputs.audio[0], *further
         frames, heatmaps, audio, *further = (x[:, None] for x in own)
-        further += [known] if further else []
+        further += [reference_landmarks] if further else []
         return self.synthesizer(frames, heatmaps, images, references, audio, *further)[:, 0][None]
 
 
@@ -122,19 +122,19 @@ class FastDubbing:
         """Encode the references, once a video."""
         self.reference_tokens = self.predictor.encode_references(inputs.reference_heatmaps)
         further = inputs_of(self.synthesizer, {"reference_landmarks": inputs.reference_landmarks})
-        known = inputs.reference_images, inputs.reference_heatmaps, *further
-        self.references = self.synthesizer.encode_references(*known)
+        shown = inputs.reference_images, inputs.reference_heatmaps, *further
+        self.references = self.synthesizer.encode_references(*shown)
 
     def dub(self, inputs: Inputs) -> Tensor:
         poses = inputs.heatmaps[0]
         tokens = self.predictor.encode_frames(inputs.predictor_audio[0], poses)
         windows = _windows(len(poses), self.predictor.config.frames, poses.device)
-        known = {"landmarks": inputs.landmarks[0], "reference_landmarks": inputs.reference_landmarks}
+        given = {"landmarks": inputs.landmarks[0], "reference_landmarks": inputs.reference_landmarks}
         heatmaps, keypoints = self.predictor.predict_centre(
             tokens[windows],
             self.reference_tokens,
             poses,
-            *inputs_of(self.predictor, known),
+            *inputs_of(self.predictor, given),
             keypoints=takes_landmarks(self.synthesizer),
         )
         heatmaps, further = guidance(self.synthesizer, heatmaps, keypoints, inputs.landmarks[0])

@@ -60,10 +60,10 @@ class StsaSpeaker(Speaker):
         precision: str | None = None,
         batch_size: int | None = None,
     ):
-        heard, expected = predictor.config.audio, synthesizer.config.audio
-        if heard != expected:
+        taken, expected = predictor.config.audio, synthesizer.config.audio
+        if taken != expected:
             raise InputError(
-                f"checkpoint: the heatmap predictor hears {heard}, the face synthesizer {expected}; "
+                f"checkpoint: the heatmap predictor takes {taken}, the face synthesizer {expected}; "
                 f"combine two networks that were trained on the same sound features"
             )
         super().__init__(synthesizer, predictor.config.frames, True, device, precision, batch_size)
@@ -72,10 +72,10 @@ class StsaSpeaker(Speaker):
     @torch.inference_mode()
     def encode(self, images: np.ndarray, landmarks: np.ndarray) -> PersonReferences:
         """See `Speaker`."""
-        heatmaps, known = self._heatmaps(landmarks, FULL_FACE)[None], self._points(landmarks)[None]
-        further = inputs_of(self.synthesizer, {"reference_landmarks": known})
+        heatmaps, reference_landmarks = self._heatmaps(landmarks, FULL_FACE)[None], self._points(landmarks)[None]
+        further = inputs_of(self.synthesizer, {"reference_landmarks": reference_landmarks})
         encoded = self.synthesizer.encode_references(to_tensor(images, self.device)[None], heatmaps, *further)
-        return PersonReferences(self.predictor.encode_references(heatmaps), known, encoded)
+        return PersonReferences(self.predictor.encode_references(heatmaps), reference_landmarks, encoded)
 
     @torch.inference_mode()
     def speak(
@@ -99,12 +99,12 @@ class StsaSpeaker(Speaker):
         """Faces (B, 3, S, S) and heatmaps (B, 1, S, S) for one person's frames."""
         person = self._form.holding(references)
         with autocast(self.device, self.dtype):
-            known = {"landmarks": points, "reference_landmarks": person.landmarks}
+            given = {"landmarks": points, "reference_landmarks": person.landmarks}
             heatmaps, keypoints = self.predictor.predict_centre(
                 embeddings,
                 person.tokens,
                 poses,
-                *inputs_of(self.predictor, known),
+                *inputs_of(self.predictor, given),
                 keypoints=takes_landmarks(self.synthesizer),
             )
             heatmaps, further = guidance(self.synthesizer, heatmaps.float(), keypoints, points)

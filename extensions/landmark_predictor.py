@@ -144,8 +144,8 @@ class LandmarkPredictor(WindowEncoder):
         if only is not None:
             lip, jaw, spoken = (x[:, only : only + 1] for x in (lip, jaw, spoken))
         upper = reference_landmarks.index_select(2, self.upper_points)
-        known = reference_landmarks.index_select(2, self.keypoints)
-        pose = pose_beside(landmarks.index_select(2, self.upper_points), upper, known)
+        reference_keypoints = reference_landmarks.index_select(2, self.keypoints)
+        pose = pose_beside(landmarks.index_select(2, self.upper_points), upper, reference_keypoints)
         tokens = lip.flatten(0, 1), jaw.flatten(0, 1)
         rest = torch.cat([self.jaw_keypoints(tokens[1]), self.lip_keypoints(tokens[0])], dim=1)
         moved = apply_affine(pose.still + self.turning(pose.turned) + spoken, pose.away)

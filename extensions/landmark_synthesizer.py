@@ -107,8 +107,8 @@ class LandmarkSynthesizer(FaceSynthesizer):
                 heatmaps are drawn. With None, they are read off the heatmaps, which is less exact.
         """
         if flow_only:
-            known = self._landmarks(reference_heatmaps, reference_landmarks), self._landmarks(heatmaps, landmarks)
-            return self._align(heatmaps, reference_images, reference_heatmaps, audio, *known)
+            further = self._landmarks(reference_heatmaps, reference_landmarks), self._landmarks(heatmaps, landmarks)
+            return self._align(heatmaps, reference_images, reference_heatmaps, audio, *further)
         references = self.encode_references(reference_images, reference_heatmaps, reference_landmarks)
         return self.render(frames, heatmaps, references, audio, landmarks, alignment=alignment)
 
@@ -116,8 +116,8 @@ class LandmarkSynthesizer(FaceSynthesizer):
         self, reference_images: Tensor, reference_heatmaps: Tensor, reference_landmarks: Tensor | None = None
     ) -> References:
         """See `FaceSynthesizer`; `reference_landmarks` as `forward` takes them."""
-        known = self._landmarks(reference_heatmaps, reference_landmarks)
-        return self._encode(reference_images, reference_heatmaps, *known)
+        further = self._landmarks(reference_heatmaps, reference_landmarks)
+        return self._encode(reference_images, reference_heatmaps, *further)
 
     def render(
         self,
@@ -176,8 +176,8 @@ class LandmarkTemporalPath(TemporalPath):
     def encode(self, images: Tensor, heatmaps: Tensor, landmarks: Tensor | None = None) -> list[Tensor]:
         """As `TemporalPath.encode`; then the images with copy_references, and the landmarks with landmark_flow."""
         copied = [images] if self.copies else []
-        known = [] if landmarks is None else [landmarks]
-        return [*super().encode(images, heatmaps), *copied, *known]
+        further = [] if landmarks is None else [landmarks]
+        return [*super().encode(images, heatmaps), *copied, *further]
 
     def forward(
         self, references: list[Tensor], heatmaps: Tensor, audio: Tensor, landmarks: Tensor | None = None
@@ -215,14 +215,15 @@ class LandmarkTemporalPath(TemporalPath):
         flows, logits = self.flow_predictor(warp(half, start), heatmaps, audio)
         return deformation(flows, self.grid, start), logits
 
-    def _unlike(self, landmarks: Tensor, known: Tensor) -> Tensor:
+    def _unlike(self, landmarks: Tensor, references: Tensor) -> Tensor:
         """`unlike_lips` of the targets (B, 131, 2) and the pose-normalised references (B, N, 131, 2).
 
         It only selects references, so it passes no gradient to the landmarks.
         """
-        landmarks, known = full_precision(landmarks), full_precision(known)
-        upper, known_upper = landmarks.index_select(1, self.upper_points), known.index_select(2, self.upper_points)
-        carried = apply_affine(known.index_select(2, self.lip_points), fit_similarity(known_upper, upper[:, None]))
+        landmarks, references = full_precision(landmarks), full_precision(references)
+        upper = landmarks.index_select(1, self.upper_points)
+        to_target = fit_similarity(references.index_select(2, self.upper_points), upper[:, None])
+        carried = apply_affine(references.index_select(2, self.lip_points), to_target)
         return unlike_lips(landmarks.index_select(1, self.lip_points), carried, self.crop)
 
 

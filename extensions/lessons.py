@@ -265,9 +265,9 @@ def learn_motion(predictor: LandmarkPredictor, dataset: ClipDataset, speech: Spe
         motion = torch.from_numpy(whole - uniform_filter1d(whole, FPS, axis=0))
         sizes.append(motion.square().mean().sqrt())
         motions.append(motion / (sizes[-1] + 1e-6))
-    heard, moved, size = torch.cat(embedded), torch.cat(motions), torch.stack(sizes).mean()
-    mean, scale = heard.mean(dim=0), heard.std(dim=0) + 1e-6
-    normal = (heard - mean) / scale
+    features, moved, size = torch.cat(embedded), torch.cat(motions), torch.stack(sizes).mean()
+    mean, scale = features.mean(dim=0), features.std(dim=0) + 1e-6
+    normal = (features - mean) / scale
     gram = normal.T @ normal + speech.ridge * torch.eye(normal.shape[1], dtype=torch.float64)
     weight = torch.linalg.solve(gram, normal.T @ moved)
     explained = 1 - float((moved - normal @ weight).square().sum() / moved.square().sum())

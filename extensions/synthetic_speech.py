@@ -168,10 +168,10 @@ class _Espeak:
         self._voices = sorted(path.name for path in voices.iterdir() if not any(word in path.name for word in odd))
         self._blocks, self._phonemes = [], []
         form = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(self._Event))
-        self._callback = form(self._heard)  # an attribute, because the library keeps no reference
+        self._callback = form(self._receive)  # an attribute, because the library keeps no reference
         self._library.espeak_SetSynthCallback(self._callback)
 
-    def _heard(self, samples, count: int, events) -> int:
+    def _receive(self, samples, count: int, events) -> int:
         if samples and count:
             self._blocks.append(np.ctypeslib.as_array(samples, (count,)).copy())
         for event in itertools.takewhile(lambda event: event.type, (events[i] for i in itertools.count())):

@@ -147,14 +147,16 @@ class G4GObjective(nn.Module):
             terms["reconstruction"] = weights.reconstruction * difference
         if weights.contrastive > 0:
             pairs = []
-            if alignment.seen is not None:
-                assert alignment.heard is not None  # as `seen`, of a network that aligns
+            if alignment.visual_embedding is not None:
+                assert alignment.audio_embedding is not None  # as `visual_embedding`, of a network that aligns
                 middle = faces.shape[1] // 2
-                pairs.append((alignment.heard[:, middle], alignment.seen[:, middle], alignment.unsynced))
+                pairs.append(
+                    (alignment.audio_embedding[:, middle], alignment.visual_embedding[:, middle], alignment.unsynced)
+                )
             if self.expert is not None:
-                heard, seen = self.expert(batch["mel"], lower_faces(faces))
-                pairs.append((heard, seen, _embed_unsynced(self.expert, batch)))
-            losses = [contrastive_loss(heard, seen, negatives=unsynced) for heard, seen, unsynced in pairs]
+                sound, face = self.expert(batch["mel"], lower_faces(faces))
+                pairs.append((sound, face, _embed_unsynced(self.expert, batch)))
+            losses = [contrastive_loss(sound, face, negatives=unsynced) for sound, face, unsynced in pairs]
             terms["contrastive"] = weights.contrastive / 2 * total(losses)
         return terms
 

@@ -73,7 +73,7 @@ from models.sync_expert import SyncExpert
 
 BATCH = 16
 TRUE, PREDICTED, COPIED = "true heatmaps", "predicted heatmaps", "copied lower half"  # rows
-HEARD, MISHEARD = "from the sound", "from the sound backward"  # rows of G4G
+OWN_SOUND, BACKWARD_SOUND = "from the sound", "from the sound backward"  # rows of G4G
 FOLLOWS, JUDGED = "mouth opening", "in sync"
 
 _OTHER_CROP = "preprocess with the checkpoint's --crop, or give another checkpoint"
@@ -109,20 +109,20 @@ def predict(
     windows = (torch.arange(len(audio))[:, None] + torch.arange(-reach, reach + 1)).clamp(0, len(audio) - 1)
     heatmaps, keypoints = [], []
     for part in windows.split(BATCH):
-        known = frames[part], encoded.expand(len(part), -1, -1)
+        tokens = frames[part], encoded.expand(len(part), -1, -1)
         centre = part[:, reach]
         further = inputs_of(predictor, {"landmarks": points[centre], "reference_landmarks": references[1]})
-        drawn, found = predictor.predict_centre(*known, pose[centre], *further, keypoints=True)
+        drawn, found = predictor.predict_centre(*tokens, pose[centre], *further, keypoints=True)
         assert found is not None  # with keypoints=True
         heatmaps.append(drawn)
         keypoints.append(found)
     return torch.cat(heatmaps), torch.cat(keypoints)
 
 
-def read_points(network: WindowEncoder | FaceSynthesizer, heatmaps: Tensor, known: Tensor) -> Tensor:
-    """Landmarks (F, 131, 2) that the network reads off heatmaps (F, 1, G, G); `known` if it has no reader."""
+def read_points(network: WindowEncoder | FaceSynthesizer, heatmaps: Tensor, given: Tensor) -> Tensor:
+    """Landmarks (F, 131, 2) that the network reads off heatmaps (F, 1, G, G); `given` if it has no reader."""
     reader = getattr(network, "reader", None)
-    return known if reader is None else torch.cat([reader(part) for part in heatmaps.split(BATCH)])
+    return given if reader is None else torch.cat([reader(part) for part in heatmaps.split(BATCH)])
 
 
 def mouth_opening(keypoints: np.ndarray) -> np.ndarray:
@@ -181,9 +181,9 @@ def judgement(
     Faces dubbed with the sound of `voice` (`foreign`) are compared with that sound.
     """
     result = {"true": in_sync(expert, clip)}
-    for name, draw, heard in (("own", own, clip), ("backward", backward, clip), ("foreign", foreign, voice)):
+    for name, draw, source in (("own", own, clip), ("backward", backward, clip), ("foreign", foreign, voice)):
         drawn = [draw(part, pictures(clip, part.numpy())) for part in torch.arange(len(clip)).split(BATCH)]
-        result[name] = in_sync(expert, clip, to_pictures(torch.cat(drawn)), heard)
+        result[name] = in_sync(expert, clip, to_pictures(torch.cat(drawn)), source)
     return result
 
 
@@ -228,14 +228,14 @@ def score_clip(
     if heatmaps_alone:
         upper, whole = read_points(predictor, pose, points), read_points(synthesizer, full, points)
         reference_points = read_points(predictor, reference_heatmaps, reference_points)
-    known = reference_heatmaps[None], reference_points[None]
+    reference_inputs = reference_heatmaps[None], reference_points[None]
     further = inputs_of(synthesizer, {"reference_landmarks": whole[chosen][None]})
-    references = synthesizer.encode_references(pictures(clip, chosen)[None], known[0], *further)
+    references = synthesizer.encode_references(pictures(clip, chosen)[None], reference_inputs[0], *further)
 
     def drawing(heatmaps: Tensor, sound: Tensor, *further: Tensor) -> Form:
         def draw(positions: Tensor, frames: Tensor) -> Tensor:
-            drawn, heard, *placed = (x[positions][None] for x in (heatmaps, sound, *further))
-            return synthesizer.render(frames[None], drawn, references, heard, *placed)[0]
+            drawn, windows, *placed = (x[positions][None] for x in (heatmaps, sound, *further))
+            return synthesizer.render(frames[None], drawn, references, windows, *placed)[0]
 
         return draw
 
@@ -246,10 +246,10 @@ def score_clip(
         return drawing(heatmaps, sound, *further)
 
     def predicted(sound: Tensor) -> tuple[Tensor, Tensor]:
-        return predict(predictor, sound, pose, upper, known)
+        return predict(predictor, sound, pose, upper, reference_inputs)
 
-    heard, misheard = predicted(own), predicted(backward)
-    dubbed, keypoints = guided(*heard, own), heard[1]
+    from_own, from_backward = predicted(own), predicted(backward)
+    dubbed, keypoints = guided(*from_own, own), from_own[1]
     if expert is not None:
         dubbed = remembering(dubbed)
     forms = {
@@ -267,11 +267,11 @@ def score_clip(
     true = mouth_opening(clip.landmarks[:, KEYPOINTS])
     result[FOLLOWS] = {
         name: float(np.corrcoef(mouth_opening(mouths.numpy()), true)[0, 1])
-        for name, mouths in (("own", keypoints), ("backward", misheard[1]))
+        for name, mouths in (("own", keypoints), ("backward", from_backward[1]))
     }
     if expert is not None:
-        from_backward, from_foreign = guided(*misheard, backward), guided(*predicted(foreign), foreign)
-        result[JUDGED] = judgement(expert, clip, voice, dubbed, from_backward, from_foreign)
+        dubbed_backward, dubbed_foreign = guided(*from_backward, backward), guided(*predicted(foreign), foreign)
+        result[JUDGED] = judgement(expert, clip, voice, dubbed, dubbed_backward, dubbed_foreign)
     return result
 
 
@@ -294,7 +294,7 @@ def score_g4g_clip(
     own, backward, foreign = map(drawing, sounds(clip, voice, synthesizer.config.audio))
     if expert is not None:
         own, backward = remembering(own), remembering(backward)
-    forms = {HEARD: own, MISHEARD: backward, COPIED: copying(clip, chosen)}
+    forms = {OWN_SOUND: own, BACKWARD_SOUND: backward, COPIED: copying(clip, chosen)}
     result = picture_scores(clip, chosen, forms, every, crop)
     if expert is not None:
         result[JUDGED] = judgement(expert, clip, voice, own, backward, foreign)
@@ -329,7 +329,7 @@ def compare(paths: list[Path]) -> None:
     for path in paths:
         try:
             means = json.loads(path.read_text(encoding="utf-8"))["mean"]
-            row = HEARD if HEARD in means else PREDICTED
+            row = OWN_SOUND if OWN_SOUND in means else PREDICTED
             line = picture_line(path.parent.name, row, means[row])
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise InputError(f"--compare {path} is no file of --json ({first_line(error)}); write it again") from error
@@ -403,7 +403,7 @@ def main() -> None:
     print_tables(scores | {f"mean of {len(scores)} clips": means})
     if arguments.json is not None:
         write_json(arguments.json, arguments.checkpoint, scores, means)
-    row = HEARD if HEARD in means else PREDICTED
+    row = OWN_SOUND if OWN_SOUND in means else PREDICTED
     print(f"{len(clips)} clips, {row}: PSNR {means[row]['PSNR']:.2f} dB, SSIM {means[row]['SSIM']:.4f}")
 
 

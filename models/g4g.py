@@ -72,14 +72,15 @@ class G4GAlignment(NamedTuple):
     """The features of B windows that the losses compare: (B, T, d) each, `landmarks` (B, d).
 
     visual: l_s (eq. 12), a linear map of the aligned visual feature; the loss compares it with `landmarks`, l_r.
-    seen, heard: g_v of the aligned visual feature and g_a of the audio feature (eq. 6, 7); None without alignment.
+    visual_embedding: g_v of the aligned visual feature (eq. 6, 7); None without alignment.
+    audio_embedding: g_a of the audio feature (eq. 6, 7); None without alignment.
     unsynced: g'_a of K unsynced sounds a window (eq. 6, 16), (B, K, d); None without them or without alignment.
     """
 
     visual: Tensor
     landmarks: Tensor
-    seen: Tensor | None
-    heard: Tensor | None
+    visual_embedding: Tensor | None
+    audio_embedding: Tensor | None
     unsynced: Tensor | None = None
 
 
@@ -291,21 +292,21 @@ class G4GSynthesizer(nn.Module):
         shape, identity = frames.shape[:2], references.landmarks
         references = references.repeat(shape[1])
         masked = mask_hidden(frames.flatten(0, 1), self.config.crop)
-        heard, unsynced = self._encode_sounds(audio.flatten(0, 1), unsynced)
+        sound, unsynced = self._encode_sounds(audio.flatten(0, 1), unsynced)
         source = self.source(masked)
         visual = self.align(self.embed_source(source), references.embedding, references.landmarks)
-        deformed = self.after(self.adaat(references.features, torch.cat([heard, visual], dim=1)))  # eq. 11
+        deformed = self.after(self.adaat(references.features, torch.cat([sound, visual], dim=1)))  # eq. 11
         faces = torch.lerp(full_precision(masked), self.decoder(source, deformed), self.mask)
         if self.fusion is not None:
             faces = self.fusion(faces, masked, self.mask)
         faces = faces.unflatten(0, shape)
         if not alignment:
             return faces
-        visual, heard = visual.unflatten(0, shape), heard.unflatten(0, shape)
+        visual, sound = visual.unflatten(0, shape), sound.unflatten(0, shape)
         if self.see is None or self.hear is None:
             return faces, G4GAlignment(self.to_landmarks(visual), identity, None, None)
         unsynced = None if unsynced is None else self.hear(unsynced)
-        return faces, G4GAlignment(self.to_landmarks(visual), identity, self.see(visual), self.hear(heard), unsynced)
+        return faces, G4GAlignment(self.to_landmarks(visual), identity, self.see(visual), self.hear(sound), unsynced)
 
     def _encode_sounds(self, audio: Tensor, unsynced: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Eq. 1: the audio features (B T, d) of `audio` (B T, C, W), and (B, K, d) of `unsynced` (B, K, C, W).

@@ -55,14 +55,14 @@ def test_fast_faces_are_the_plain_ones(config):
         "reference_heatmaps",
         "reference_landmarks",
     )
-    frames, heatmaps, audio, points, *known = (torch.cat([getattr(video, name) for video in videos]) for name in names)
+    frames, heatmaps, audio, points, *given = (torch.cat([getattr(video, name) for video in videos]) for name in names)
     with torch.inference_mode():
-        further = [points, known[2]] if takes_landmarks(synthesizer) else []
-        known = known[: 2 + len(further) // 2]
-        expected = synthesizer(frames, heatmaps, *known[:2], audio, *further)
+        further = [points, given[2]] if takes_landmarks(synthesizer) else []
+        given = given[: 2 + len(further) // 2]
+        expected = synthesizer(frames, heatmaps, *given[:2], audio, *further)
         assert expected.std() > 0.05  # faces that do not depend on the weights would agree too
         for batch, times in ((slice(0, 1), 2), (slice(0, 2), 1)):  # one video's frames share its references in memory
-            references = fast.encode_references(*(part[batch] for part in known))
+            references = fast.encode_references(*(part[batch] for part in given))
             for _ in range(times):  # rendering leaves the references as they are
                 target = frames[batch], heatmaps[batch], references, audio[batch], *(x[batch] for x in further[:1])
                 faces = fast.render(*target)

@@ -25,11 +25,11 @@ def test_some_windows_are_drawn_from_their_true_heatmaps(clips, form):
     with torch.no_grad():
         predicted = dubbing(batch)
         dubbing.training = True  # the networks stay as they are
-        told = dubbing(batch)
+        mixed = dubbing(batch)
         expected = synthesizer(*inputs_of(synthesizer, batch))
-    torch.testing.assert_close(told[0], expected)
-    assert torch.equal(told[3], predicted[3]) and not torch.equal(told[0], predicted[0])
-    assert torch.equal(told[2], batch["landmarks"])
+    torch.testing.assert_close(mixed[0], expected)
+    assert torch.equal(mixed[3], predicted[3]) and not torch.equal(mixed[0], predicted[0])
+    assert torch.equal(mixed[2], batch["landmarks"])
     assert torch.equal(predicted[2], batch["landmarks"]) == (form == "paper")  # which takes no landmarks
 
 

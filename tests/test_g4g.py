@@ -180,7 +180,7 @@ def test_the_objective_contrasts_the_windows_middle_frames():
     faces, aligned = network(**given, alignment=True)
     terms = objective(faces, batch_of(given), None, aligned)
     assert terms.keys() == {"attribute", "reconstruction", "contrastive"}
-    similarity = F.normalize(aligned.seen[:, 1]) @ F.normalize(aligned.heard[:, 1]).T / 0.07
+    similarity = F.normalize(aligned.visual_embedding[:, 1]) @ F.normalize(aligned.audio_embedding[:, 1]).T / 0.07
     both = [F.cross_entropy(scores, torch.arange(2)) for scores in (similarity, similarity.T)]
     torch.testing.assert_close(terms["contrastive"], 5 / 2 * sum(both) / 2)
 
@@ -190,8 +190,8 @@ def test_unsynced_sounds_are_encoded_as_the_windows_own_and_move_no_face():
     network, given = trained(), inputs()
     own = given["audio"][:, 1:2]
     faces, aligned = network.train()(**given, alignment=True, unsynced=torch.cat([own, -own], dim=1))
-    torch.testing.assert_close(aligned.unsynced[:, 0], aligned.heard[:, 1])
-    assert (aligned.unsynced[:, 1] - aligned.heard[:, 1]).abs().max() > 1e-3
+    torch.testing.assert_close(aligned.unsynced[:, 0], aligned.audio_embedding[:, 1])
+    assert (aligned.unsynced[:, 1] - aligned.audio_embedding[:, 1]).abs().max() > 1e-3
     with torch.no_grad():
         faces, aligned = network.eval()(**given, alignment=True, unsynced=-own)
         plain, without = network(**given, alignment=True)
@@ -231,11 +231,11 @@ def test_the_objective_contrasts_unsynced_sounds_too(tmp_path):
     objective = G4GObjective(G4GLosses(perceptual=0, gan=0), network.config, 5, str(tmp_path))
     found = objective(faces, batch, None, aligned)["contrastive"]
 
-    heard, seen = expert.eval()(torch.cat([batch["mel"], batch["mel_negatives"][0]]), lower_faces(faces))
-    expected = F.cross_entropy(seen @ heard.T / 0.07, torch.zeros(1, dtype=torch.long)) / 2
+    sound, face = expert.eval()(torch.cat([batch["mel"], batch["mel_negatives"][0]]), lower_faces(faces))
+    expected = F.cross_entropy(face @ sound.T / 0.07, torch.zeros(1, dtype=torch.long)) / 2
     assert network.hear is not None
     sounds = network.hear(network.audio_encoder(torch.cat([given["audio"][0, 2:3], batch["audio_negatives"][0]])))
-    similarity = F.cosine_similarity(aligned.seen[:, 2], sounds)[None] / 0.07
+    similarity = F.cosine_similarity(aligned.visual_embedding[:, 2], sounds)[None] / 0.07
     expected = expected + F.cross_entropy(similarity, torch.zeros(1, dtype=torch.long)) / 2
     torch.testing.assert_close(found, 5 / 2 * expected, atol=1e-4, rtol=1e-4)
     assert expected > 0.1
@@ -254,9 +254,9 @@ def test_an_expert_judges_the_generated_windows(tmp_path):
         faces, aligned = network(**given, alignment=True)
         batch = batch_of(given, frames=5)
         terms = G4GObjective(weights, network.config, 5, str(tmp_path))(faces, batch, judge, aligned)
-        heard, seen = expert.eval()(batch["mel"], lower_faces(faces))
-        judged = contrastive_loss(heard, seen)
-        features = contrastive_loss(aligned.heard[:, 2], aligned.seen[:, 2]) if alignment else 0
+        sound, face = expert.eval()(batch["mel"], lower_faces(faces))
+        judged = contrastive_loss(sound, face)
+        features = contrastive_loss(aligned.audio_embedding[:, 2], aligned.visual_embedding[:, 2]) if alignment else 0
         torch.testing.assert_close(terms["contrastive"], 2.5 * (judged + features))
         scores = [features[-1] for features in judge(faces)]
         torch.testing.assert_close(terms["gan"], 3 * sum((score - 1).square().mean() for score in scores))

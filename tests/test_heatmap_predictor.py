@@ -84,13 +84,13 @@ def test_predict_centre_is_forward_without_the_other_frames(form):
     audio = audio if form == "released" else torch.randn(8, 80, 16, dtype=torch.float64)
     references = inputs["reference"][:1]
     windows = (torch.arange(8)[:, None] + torch.arange(-2, 3)).clamp(0, 7)
-    points, known = (torch.rand(count, len(ORDER), 2, dtype=torch.float64) for count in (8, 5))
-    known = known[None]
-    further = [points[windows], known.expand(8, -1, -1, -1)] if form == "drawn" else []
+    points, reference_points = (torch.rand(count, len(ORDER), 2, dtype=torch.float64) for count in (8, 5))
+    reference_points = reference_points[None]
+    further = [points[windows], reference_points.expand(8, -1, -1, -1)] if form == "drawn" else []
     shown = audio[windows], pose[windows], references.expand(8, -1, -1, -1, -1)
     expected, landmarks = predictor(*shown, *further)
     encoded = predictor.encode_frames(audio, pose)[windows], predictor.encode_references(references)
-    further = [points, known] if further else []
+    further = [points, reference_points] if further else []
     heatmaps, keypoints = predictor.predict_centre(*encoded, pose, *further, keypoints=True)
     assert heatmaps.shape == pose.shape
     assert_close(heatmaps, expected[:, 2], atol=1e-10, rtol=0)

@@ -69,14 +69,14 @@ def test_a_drawn_predictor_is_the_same_one_frame_at_a_time():
     predictor = LandmarkPredictor(LandmarkPredictorConfig(width=0.125, layers=1)).double().eval()
     audio, pose, references = torch.randn(2, 5, 80, 16), torch.rand(2, 5, 1, 128, 128), torch.rand(2, 5, 1, 128, 128)
     audio, pose, references = audio.double(), pose.double(), references.double()
-    points, known = torch.rand(2, 2, 5, 131, 2, dtype=torch.float64)
+    points, reference_points = torch.rand(2, 2, 5, 131, 2, dtype=torch.float64)
     with torch.inference_mode():
-        heatmaps, landmarks = predictor(audio, pose, references, points, known)
+        heatmaps, landmarks = predictor(audio, pose, references, points, reference_points)
         frames = predictor.encode_frames(audio.flatten(0, 1), pose.flatten(0, 1)).unflatten(0, (2, 5))
         encoded = frames, predictor.encode_references(references)
-        centre, moved = predictor.predict_centre(*encoded, pose[:, 2], points[:, 2], known)
+        centre, moved = predictor.predict_centre(*encoded, pose[:, 2], points[:, 2], reference_points)
         predictor.draws_in_training, predictor.training = False, True  # its parts stay in eval mode
-        nothing, same = predictor(audio, pose, references, points, known)
+        nothing, same = predictor(audio, pose, references, points, reference_points)
     assert nothing is None and torch.equal(landmarks, same)
     assert landmarks.shape == (2, 5, 57, 2)
     torch.testing.assert_close(centre, heatmaps[:, 2], atol=1e-10, rtol=0)
@@ -101,10 +101,10 @@ def test_copying_starts_from_the_references_mean():
 
 def path_copy(path, images, flows, logits, *landmarks):
     """The copy that a temporal path makes of `images` by given flows; `landmarks` of the references and the target."""
-    known, target = (landmarks[:1], landmarks[1:]) if landmarks else ((), ())
+    reference_points, target = (landmarks[:1], landmarks[1:]) if landmarks else ((), ())
     features = [torch.rand(*images.shape[:2], channels, 16, 16) for channels in (8, 32, 64)]
     path.flow_predictor.forward = lambda half, heatmaps, audio: (flows, logits)
-    return path([*features, images, *known], torch.empty(0), torch.empty(0), *target).copy
+    return path([*features, images, *reference_points], torch.empty(0), torch.empty(0), *target).copy
 
 
 def test_the_copy_takes_sides():

@@ -191,13 +191,13 @@ def test_the_linear_map_is_that_of_ridge_regression(tmp_path):
     assert 0.3 < explained < 1
     with torch.no_grad():
         embeddings = [branch.in_context(branch.embed(torch.from_numpy(a))[None])[0] for a, _ in dataset.sounds()]
-    heard = torch.cat(embeddings).double()
+    features = torch.cat(embeddings).double()
     moved = [mouth_motion(torch.from_numpy(p)).flatten(1).double().numpy() for _, p in dataset.sounds()]
     moved = [motion - uniform_filter1d(motion, 25, axis=0) for motion in moved]
     sizes = [np.sqrt(np.mean(motion**2)) for motion in moved]
     moved = np.concatenate([motion / size for motion, size in zip(moved, sizes, strict=True)]) * np.mean(sizes)
-    normal = (heard - heard.mean(dim=0)) / (heard.std(dim=0) + 1e-6)
+    normal = (features - features.mean(dim=0)) / (features.std(dim=0) + 1e-6)
     ridge = Ridge(alpha=10.0, fit_intercept=False).fit(normal.numpy(), moved)
     with torch.no_grad():
-        found = branch.linear(heard.float()).double().numpy()
+        found = branch.linear(features.float()).double().numpy()
     np.testing.assert_allclose(found, ridge.predict(normal.numpy()), atol=1e-4)
