@@ -83,7 +83,8 @@ def move(batch: dict, device: torch.device) -> dict:
 def validation_batch(dataset: Dataset, count: int) -> dict:
     """A batch of `count` samples, spread evenly over a validation set; every call gives the same samples.
 
-    The batch stays in CPU memory, about 3 MB for a window of five frames and five references. Its `parts` are moved.
+    The batch stays in CPU memory, about 3 MB for a window of five frames and five references at 128x128. Its `parts`
+    are moved.
     """
     assert isinstance(dataset, Sized)  # as every dataset that is read by index
     positions = [round((i + 0.5) * len(dataset) / count - 0.5) for i in range(count)]
