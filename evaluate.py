@@ -37,7 +37,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--table", metavar="NAME", help=f"the paper's rows to show above: {', '.join(TABLES)}")
     parser.add_argument("--output", type=Path, metavar="DIR", help="write Markdown, LaTeX, CSV, JSON and report.html")
     parser.add_argument(
-        "--region", default="face", metavar="face|frame", help="compare the face crop or the whole frame"
+        "--region",
+        default="face",
+        metavar="face|frame",
+        help="compare the face crop (face, default) or the whole frame (frame)",
     )
     parser.add_argument(
         "--size",

@@ -40,7 +40,7 @@ def parse() -> argparse.Namespace:
     networks.add_argument(
         "--precision",
         choices=("float32", "bf16", "fp16"),
-        help="of the networks' products; default fp16 on cuda, float32 on the CPU",
+        help="of the networks' matrix products; default fp16 on cuda, float32 on the CPU",
     )
     add_options(parser)
     return parser.parse_args()

@@ -1,6 +1,7 @@
 """LRS2: `mvlrs_v1/main/<video id>/<5 digits>.mp4`, with the split files train.txt, val.txt and test.txt."""
 
 import re
+import sys
 from pathlib import Path
 
 from data_prep.layout import Source, inside, splits
@@ -10,12 +11,13 @@ _CLIP = re.compile(r"[\w-]+/\d+")
 
 
 def sources(folder: Path) -> list[Source]:
-    """The clips that the split files name; without split files, all clips found.
+    """The clips that the split files name; without split files, all clips found, and a line on stderr says so.
 
     Args:
         folder: the folder that contains `mvlrs_v1`, or `mvlrs_v1` itself; either may hold the split files.
 
-    Ids are `<split>/<video id>/<digits>`, so that OUTPUT/train is a folder of clip files to train on.
+    Ids are `<split>/<video id>/<digits>`, so that OUTPUT/train is a folder of clip files to train on; without split
+    files, they are `<video id>/<digits>`.
     """
     places = [folder / "mvlrs_v1", folder]
     main = next((place / "main" for place in places if (place / "main").is_dir()), None)
@@ -30,5 +32,10 @@ def sources(folder: Path) -> list[Source]:
         problem = "" if video.is_file() else f"video {name}.mp4 is named in {path.name} but is not there"
         found.append(Source(f"{split}/{name}", video, video, problem))
     if not found:
+        print(
+            f"no split file train.txt, val.txt or test.txt in {folder} or {main.parent}: all clips are taken, without "
+            "the folders train, val and test",
+            file=sys.stderr,
+        )
         found = [Source(f"{video.parent.name}/{video.stem}", video, video) for video in sorted(main.glob("*/*.mp4"))]
     return list(dict.fromkeys(found))

@@ -39,12 +39,46 @@ def parse() -> argparse.Namespace:
     parser = Parser(__doc__)
     parser.add_argument("input", type=Path, help="the dataset's folder")
     parser.add_argument("output", type=Path, help="folder for the clip files and manifest.jsonl")
-    parser.add_argument("--dataset", choices=sorted(LAYOUTS), default="folder", help="layout of INPUT")
-    parser.add_argument("--audio", nargs="+", choices=["mel", "wav2vec2"], default=["mel"], help="audio features")
-    parser.add_argument("--crop", choices=list(CROPS), default="stsa", help="form of the face crops (default: stsa)")
-    parser.add_argument("--workers", type=positive, default=os.cpu_count() or 1, metavar="N", help="processes")
-    parser.add_argument("--shard", type=parse_shard, default="1/1", metavar="I/N", help="do part I of N, from 1")
-    parser.add_argument("--backend", choices=["loky", "dask"], default="loky", help="where the processes run")
+    parser.add_argument(
+        "--dataset",
+        choices=sorted(LAYOUTS),
+        default="folder",
+        help="layout of INPUT; folder takes every video in it (default: folder)",
+    )
+    parser.add_argument(
+        "--audio",
+        nargs="+",
+        choices=["mel", "wav2vec2"],
+        default=["mel"],
+        help="sound features to write: log-mel at 80 Hz, Wav2Vec 2.0 at 50 Hz, or both (default: mel)",
+    )
+    parser.add_argument(
+        "--crop",
+        choices=list(CROPS),
+        default="stsa",
+        help="form of the face crops; g4g and upright cannot be cut yet (default: stsa)",
+    )
+    parser.add_argument(
+        "--workers",
+        type=positive,
+        default=os.cpu_count() or 1,
+        metavar="N",
+        help="processes at once, each with one video (default: one per CPU core)",
+    )
+    parser.add_argument(
+        "--shard",
+        type=parse_shard,
+        default="1/1",
+        metavar="I/N",
+        help="process only part I of N of the videos, counted from 1 (default: 1/1, all)",
+    )
+    parser.add_argument(
+        "--backend",
+        choices=["loky", "dask"],
+        default="loky",
+        help="where the processes run: loky on this machine, dask on the cluster at $DASK_SCHEDULER_ADDRESS or, "
+        "without it, on this machine (default: loky)",
+    )
     return parser.parse_args()
 
 

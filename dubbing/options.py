@@ -46,7 +46,12 @@ class DubOptions:
         type=Path,
     )
     batch_size: int = _option(
-        4, "faces made at once (default: 4, on cuda 32)", "networks", metavar="N", type=positive, default=None
+        4,
+        "faces made at once (default: 4 on the CPU, 32 on cuda)",
+        "networks",
+        metavar="N",
+        type=positive,
+        default=None,
     )
     face: str = _option(
         "largest",
@@ -86,7 +91,7 @@ class DubOptions:
     )
     workers: int = _option(
         1,
-        "face trackers at once (default: the CPU cores, 8 at most)",
+        "face trackers at once (default: the number of CPU cores, 8 at most)",
         "output",
         metavar="N",
         type=positive,

@@ -36,7 +36,13 @@ from media.timeline import FPS
 @quick_help
 def parse() -> argparse.Namespace:
     parser = Parser(__doc__)
-    parser.add_argument("--checkpoint", type=Path, default=Path("checkpoints/demo"))
+    parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        default=Path("checkpoints/demo"),
+        metavar="DIR",
+        help="folder of a checkpoint with STSA's networks or G4G's (default: checkpoints/demo)",
+    )
     parser.add_argument("--clips", type=Path, help="folder of clip files (data_prep.preprocess)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write all scores as JSON")
     parser.add_argument("--compare", type=Path, nargs="+", metavar="FILE", help="only print the means of such files")

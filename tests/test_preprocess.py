@@ -381,7 +381,7 @@ def lrs2_tree(root: Path) -> Path:
     return main
 
 
-def test_lrs2(tmp_path):
+def test_lrs2(tmp_path, capsys):
     main = lrs2_tree(tmp_path)
     for given in (tmp_path, tmp_path / "mvlrs_v1"):
         found = {source.id: source for source in lrs2.sources(given)}
@@ -395,9 +395,11 @@ def test_lrs2(tmp_path):
     assert not found["train/5535415699068794046/00001"].problem
     (tmp_path / "train.txt").unlink()
     (tmp_path / "mvlrs_v1" / "test.txt").unlink()
+    assert capsys.readouterr().err == ""
     assert [source.id for source in lrs2.sources(tmp_path)] == [
         "5535415699068794046/00001", "5535415699068794046/00002", "6330311066473698535/00011",
     ]  # fmt: skip
+    assert "no split file train.txt, val.txt or test.txt" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("line", ["../../etc/passwd", "/etc/00001", "a/../../00001", "00001", "a b/c"])
