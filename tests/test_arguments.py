@@ -21,6 +21,7 @@ CASES = {
     "checkpoints.import_released": {"": "HEATMAP.pth", "a b c --bogus": "--bogus"},
     "benchmarks.dubbing": {"--workers 0": "0 must be 1 or more", "--device tpu": "'tpu'", "--bogus": "--bogus"},
     "benchmarks.flicker": {"": "VIDEO", "a.mp4 --seconds abc": "'abc'", "a.mp4 --bogus": "--bogus"},
+    "benchmarks.sharpness": {"": "VIDEO", "a.mp4 --width 0": "0 must be 1 or more", "a.mp4 --bogus": "--bogus"},
     "benchmarks.inference": {"--batch 0": "0 must be 1 or more", "--device tpu": "'tpu'", "--bogus": "--bogus"},
     "metrics.quality": {"": "--clips", "--clips c --bogus": "--bogus", "--every 0 --clips c": "0 must be"},
     "benchmarks.training": {"--steps abc": "'abc'", "--device tpu": "'tpu'", "--bogus": "--bogus"},

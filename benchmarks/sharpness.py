@@ -1,0 +1,167 @@
+"""Measure how sharp dubs are: videos dubbed with their own sound, compared with their sources.
+
+    python -m benchmarks.sharpness videos/val/*.mp4
+    python -m benchmarks.sharpness --width 200 videos/val/*.mp4    # the videos scaled down to faces 200 px wide
+
+Prints for each video the width of the face's landmarks in pixels, the gradient magnitude of the lower face in grey
+levels a pixel, in the source and in the dub, and PSNR and SSIM of the dub. The lower face is what is pasted at full
+weight: mouth, cheeks and chin. PSNR and SSIM are of the hidden rectangle of the face's box, as large as in the frame.
+"""
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Iterator
+from itertools import chain, islice
+from pathlib import Path
+
+from media.errors import InputError, Parser, command, positive, quick_help
+from media.timeline import FPS
+from models.devices import add_device
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@quick_help
+def parse() -> argparse.Namespace:
+    parser = Parser(__doc__)
+    parser.add_argument("videos", nargs="+", type=Path, metavar="VIDEO", help="videos with sound")
+    parser.add_argument("--seconds", type=float, default=2, help="how much of each is dubbed (default: 2)")
+    parser.add_argument(
+        "--width",
+        type=positive,
+        metavar="PX",
+        help="scale each video down to a face so wide; wider than the video's own is refused",
+    )
+    parser.add_argument("--checkpoint", type=Path, default=ROOT / "checkpoints" / "demo", metavar="DIR")
+    add_device(parser)
+    return parser.parse_args()
+
+
+import cv2
+import numpy as np
+
+from benchmarks.dubbing import make_sound
+from benchmarks.flicker import faces
+from dubbing import DubOptions, dub, load_speaker
+from dubbing.people import observe
+from media.audio import SAMPLE_RATE
+from media.crop import CropForm, paste_weight, resize
+from media.pictures import to_tensor
+from media.sound import read_audio
+from media.video import VideoWriter, read_frames
+from metrics.image import psnr, ssim
+
+COLUMNS = ("face px", "source", "dub", "dub / source", "PSNR", "SSIM")
+_SMALLEST_SIDE = 11  # px, of SSIM's window
+
+
+def gradient_magnitude(picture: np.ndarray) -> np.ndarray:
+    """Length of the gradient at each pixel of `picture` (H, W, 3) uint8 RGB: (H, W) float32, grey levels a pixel."""
+    grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
+    across, down = (cv2.Sobel(grey, cv2.CV_32F, dx, 1 - dx, ksize=3, scale=1 / 8) for dx in (1, 0))
+    return np.hypot(across, down)
+
+
+def lower_face(shape: tuple[int, int], box: np.ndarray, landmarks: np.ndarray, form: CropForm) -> np.ndarray:
+    """Mask of the pixels of a frame of `shape` (H, W) that `form` pastes at full weight, (H, W) bool."""
+    x1, y1, x2, y2 = (int(side) for side in box)
+    mask = np.zeros(shape, bool)
+    mask[y1:y2, x1:x2] = paste_weight(shape, (x1, y1, x2, y2), landmarks, form) > 0.99
+    return mask
+
+
+def hidden_part(frame: np.ndarray, box: np.ndarray, form: CropForm) -> np.ndarray:
+    """The hidden rectangle of `form` in the `box` of a face, cut out of `frame` (H, W, 3)."""
+    x1, y1, x2, y2 = (int(side) for side in box)
+    left, top, right, bottom = form.hidden
+    rows = slice(y1 + round(top * (y2 - y1)), y1 + round(bottom * (y2 - y1)))
+    return frame[rows, x1 + round(left * (x2 - x1)) : x1 + round(right * (x2 - x1))]
+
+
+def sharpness(source: Path, dubbed: Path, form: CropForm) -> dict[str, float]:
+    """The `COLUMNS` of a dub of `source`: means over the frames with a face.
+
+    Raises:
+        InputError: no frame shows a face that is large enough.
+    """
+    rows = []
+    length = sum(1 for _ in read_frames(dubbed))
+    scene = observe(islice(read_frames(source), length), 1, form=form)
+    for true, made, face in zip(read_frames(source), read_frames(dubbed), faces(scene), strict=False):
+        if face is None:
+            continue
+        mask = lower_face((true.shape[0], true.shape[1]), *face, form)
+        parts = [hidden_part(frame, face[0], form) for frame in (made, true)]
+        if not mask.any() or min(parts[0].shape[:2]) < _SMALLEST_SIDE:
+            continue
+        gradients = [float(gradient_magnitude(frame)[mask].mean()) for frame in (true, made)]
+        pair = [to_tensor(part[None]) for part in parts]
+        rows.append([np.ptp(face[1][:, 0]), *gradients, float(psnr(*pair)), float(ssim(*pair))])
+    if not rows:
+        raise InputError(f"video {source} shows no face that is large enough; give another")
+    width, before, after, decibels, similarity = np.mean(rows, axis=0).tolist()
+    ratio = after / max(before, 1e-9)
+    return dict(zip(COLUMNS, (width, before, after, ratio, decibels, similarity), strict=True))
+
+
+def scaled_size(frame: np.ndarray, own: float, wanted: int) -> tuple[int, int]:
+    """Width and height, both even, at which a face of `own` pixels in `frame` (H, W, 3) is `wanted` pixels wide."""
+    scale = wanted / own
+    return round(frame.shape[1] * scale / 2) * 2, round(frame.shape[0] * scale / 2) * 2
+
+
+def scaled_down(video: Path, output: Path, width: int, seconds: float) -> None:
+    """Write the first `seconds` of `video` to `output` so that the largest face first seen is `width` pixels wide.
+
+    Raises:
+        InputError: no frame shows a face, or the face is narrower already.
+    """
+    frames: Iterator[np.ndarray] = islice(read_frames(video), max(1, round(seconds * FPS)))
+    seen: list[np.ndarray] = []
+    own = 0.0
+    for frame in frames:
+        seen.append(frame)
+        people = observe([frame], 1).people
+        if people:
+            own = max(float(np.ptp(person.landmarks[0][:, 0])) for person in people)
+            break
+    if own < width:
+        shown = f"a face {own:.0f} px wide" if own else "no face"
+        raise InputError(f"video {video} shows {shown}, less than --width {width}; give another width")
+    size = scaled_size(seen[0], own, width)
+    with VideoWriter(output, *size, crf=8) as writer:
+        for frame in chain(seen, frames):
+            writer.write(resize(frame, *size))
+
+
+def row(name: str, values: dict[str, float]) -> str:
+    """A line of the Markdown table: `values` of the `COLUMNS`."""
+    width, before, after, ratio, decibels, similarity = (values[column] for column in COLUMNS)
+    return f"| {name} | {width:.0f} | {before:.2f} | {after:.2f} | {ratio:.2f} | {decibels:.2f} | {similarity:.4f} |"
+
+
+@command
+def main() -> None:
+    arguments = parse()
+    speaker = load_speaker(arguments.checkpoint, arguments.device)
+
+    print(f"| video | {' | '.join(COLUMNS)} |\n|{' --- |' * (1 + len(COLUMNS))}")
+    results = []
+    with tempfile.TemporaryDirectory() as folder:
+        sound, output, smaller = (Path(folder) / name for name in ("sound.wav", "dubbed.mp4", "source.mp4"))
+        for video in arguments.videos:
+            shown = sum(1 for _ in read_frames(video)) / FPS  # a longer sound would play the video backward too
+            make_sound(sound, min(arguments.seconds, shown, len(read_audio(video)) / SAMPLE_RATE), video)
+            source = video
+            if arguments.width is not None:
+                scaled_down(video, smaller, arguments.width, shown)
+                source = smaller
+            dub(source, sound, output, speaker, DubOptions(progress=sys.stderr.isatty()))
+            results.append(sharpness(source, output, speaker.crop))
+            print(row(str(video), results[-1]), flush=True)
+    print(row(f"mean of {len(results)}", {name: float(np.mean([each[name] for each in results])) for name in COLUMNS}))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
