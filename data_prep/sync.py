@@ -113,15 +113,15 @@ class SyncDataset(Dataset):
 
 def _augmented_faces(faces: np.ndarray, random: np.random.Generator) -> np.ndarray:
     """Augment (5, H, W, 3) uint8, all frames in the same way, so that only speech moves between frames."""
-    size = faces.shape[1]
+    height, width = faces.shape[1:3]
     scale, angle = random.uniform(0.9, 1.1), random.uniform(-6, 6)
-    matrix = np.asarray(cv2.getRotationMatrix2D((size / 2, size / 2), angle, scale), np.float64)
-    matrix[:, 2] += random.uniform(-0.05, 0.05, 2) * size
+    matrix = np.asarray(cv2.getRotationMatrix2D((width / 2, height / 2), angle, scale), np.float64)
+    matrix[:, 2] += random.uniform(-0.05, 0.05, 2) * [width, height]
     gain, contrast = random.uniform(0.8, 1.2) * random.uniform(0.93, 1.07, 3), random.uniform(0.75, 1.25)
     table = np.clip((np.arange(256)[:, None] * gain - 128) * contrast + 128, 0, 255).astype(np.uint8)
     edge = cv2.BORDER_REPLICATE
     moved = np.stack(
-        [cv2.warpAffine(np.ascontiguousarray(face), matrix, (size, size), borderMode=edge) for face in faces]
+        [cv2.warpAffine(np.ascontiguousarray(face), matrix, (width, height), borderMode=edge) for face in faces]
     )
     return np.stack([table[moved[..., channel], channel] for channel in range(3)], axis=-1)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from extensions.landmark_maps import ANCHORS, apply_affine, fit_similarity, landmark_warp, unlike_lips
@@ -27,7 +28,7 @@ from models.face_synthesizer import (
 from models.inpainting import InpaintingGenerator
 from models.layers import painted_over
 from models.precision import full_precision
-from models.temporal import deformation, warp, warp_and_sum
+from models.temporal import deformation, warp_and_sum
 
 _SHARPNESS = 3.0  # factor on the logits of the references' shares in a copy, which training leaves small
 # Factor on `unlike_lips`: a reference whose lips differ by 0.02 of the crop gets less than a third of the share of a
@@ -212,8 +213,8 @@ class LandmarkTemporalPath(TemporalPath):
             flows, logits = self.flow_predictor(half, heatmaps, audio)
             return deformation(flows, self.grid), logits
         start = landmark_warp(landmarks, references[-1], self.crop)
-        flows, logits = self.flow_predictor(warp(half, start), heatmaps, audio)
-        return deformation(flows, self.grid, start), logits
+        flows, logits = self.flow_predictor(_warp(half, start), heatmaps, audio)
+        return _displaced(start, flows), logits
 
     def _unlike(self, landmarks: Tensor, references: Tensor) -> Tensor:
         """`unlike_lips` of the targets (B, 131, 2) and the pose-normalised references (B, N, 131, 2).
@@ -242,3 +243,18 @@ class CopyingGenerator(InpaintingGenerator):
         if copy is None:
             raise ValueError("this generator blends into a copy of the references; give it one")
         return painted_over(self.paint(masked, heatmaps, aligned, audio), copy)
+
+
+def _warp(features: Tensor, grid: Tensor) -> Tensor:
+    """Sample features (M, C, h, w) at the points (M, 2, H, W) of `landmark_warp`; zeros outside."""
+    if grid.shape[-2:] != features.shape[-2:]:
+        grid = F.interpolate(grid, size=features.shape[-2:], mode="bilinear")
+    warped = F.grid_sample(features.to(grid.dtype), grid.permute(0, 2, 3, 1), align_corners=False)
+    return warped.to(features.dtype)
+
+
+def _displaced(start: Tensor, flow: Tensor) -> Tensor:
+    """The points `start` (M, 2, H, W), x and y in [-1, 1], displaced by the flow (M, 2, H, W) in pixels."""
+    height, width = flow.shape[-2:]
+    flow = flow.to(torch.promote_types(flow.dtype, torch.float32))
+    return torch.stack([start[:, 0] + flow[:, 0] * (2 / width), start[:, 1] + flow[:, 1] * (2 / height)], dim=1)

@@ -21,10 +21,10 @@ def l1_loss(faces: Tensor, true_faces: Tensor, weight: Tensor | None = None) -> 
     return weighted_mean((full_precision(faces) - full_precision(true_faces)).abs(), weight)
 
 
-def hidden_weight(crop: CropForm, inside: float = 1.0, outside: float = 0.0, device=None) -> Tensor:
-    """(H, W): `inside` where `crop` is hidden, the part of the face that the network generates, `outside` elsewhere."""
+def hidden_weight(crop: CropForm, outside: float = 0.0, device=None) -> Tensor:
+    """(H, W): 1 where `crop` is hidden, the part of the face that the network generates, `outside` elsewhere."""
     weight = torch.full(crop.shape, float(outside), device=device)
-    weight[crop.hidden_pixels] = inside
+    weight[crop.hidden_pixels] = 1
     return weight
 
 

@@ -60,14 +60,6 @@ class FlowPredictor(nn.Module):
         return flow, self.weight[1:](weight)
 
 
-def warp(features: Tensor, grid: Tensor) -> Tensor:
-    """Sample features (M, C, h, w) at the points (M, 2, H, W) of `deformation`; zeros outside."""
-    if grid.shape[-2:] != features.shape[-2:]:
-        grid = F.interpolate(grid, size=features.shape[-2:], mode="bilinear")
-    warped = F.grid_sample(features.to(grid.dtype), grid.permute(0, 2, 3, 1), align_corners=False)
-    return warped.to(features.dtype)
-
-
 def warp_and_sum(features: Tensor, grid: Tensor, weights: Tensor) -> Tensor:
     """Warp N references' features and take the mean by weight.
 
@@ -95,19 +87,16 @@ def warp_and_sum(features: Tensor, grid: Tensor, weights: Tensor) -> Tensor:
     return total.to(features.dtype)
 
 
-def deformation(flow: Tensor, grid: str, start: Tensor | None = None) -> Tensor:
+def deformation(flow: Tensor, grid: str) -> Tensor:
     """The points (M, 2, H, W) that the flow (M, 2, H, W), in pixels, reads; x and y in [-1, 1].
 
     Args:
         grid: "centres" are pixel centres at every scale, as `warp_and_sum` reads them. "corners" run from corner to
             corner, as in the released network; read as centres, they reach half a pixel too far at the edges.
-        start: the points (M, 2, H, W) that a flow of 0 reads; None takes each pixel's own position.
     """
     height, width = flow.shape[-2:]
     # Under autocast too: half precision cannot hold a position and a fraction of a pixel.
     flow = flow.to(torch.promote_types(flow.dtype, torch.float32))
-    if start is not None:
-        return torch.stack([start[:, 0] + flow[:, 0] * (2 / width), start[:, 1] + flow[:, 1] * (2 / height)], dim=1)
     x, y = coordinates(width, flow), coordinates(height, flow)
     if grid == "corners":
         return torch.stack([x + flow[:, 0] * (2 / (width - 1)), y[:, None] + flow[:, 1] * (2 / (height - 1))], dim=1)

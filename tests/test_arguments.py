@@ -91,3 +91,20 @@ def test_every_option_of_a_dub_is_a_field_and_a_flag(monkeypatch):
     assert (options.face_at, options.smooth, options.progress, options.batch_size) == ((3, 4), False, False, 7)
     flags = {flag for action in parser._actions for flag in action.option_strings}
     assert all(action.help for action in parser._actions) and {"--missing-face", "--keep-fps"} < flags
+
+
+@pytest.mark.parametrize("lines", [1, 100_000])
+def test_a_reader_of_the_output_that_leaves_is_no_traceback(lines):
+    program = "import sys; from media.errors import command\n"
+    program += f"main = command(lambda: print('line\\n' * {lines}))\nsys.exit(main())"
+    process = subprocess.Popen(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait() == 141

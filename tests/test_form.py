@@ -160,6 +160,7 @@ def test_weights_of_another_form_are_not_gone_on_with(tmp_path):
 def test_a_run_that_would_go_on_in_another_form_stops(tmp_path):
     clips, output, log = write_clips(tmp_path / "clips"), tmp_path / "run", tmp_path / "log"
     settings = ["train.steps=1", "train.save_every=1", "train.validate_every=1", "losses.heatmap=1"]
+    settings += ["model.form=paper", "reading.steps=0"]
     assert run("train_heatmap", arguments("train_heatmap", clips, output, *settings)) == 0
     assert OmegaConf.load(output / "config.yaml").heatmap_predictor.keypoint_shortcut is False
     more = [*settings, "train.steps=2", "model.keypoint_shortcut=true"]

@@ -25,7 +25,6 @@ from media.heatmap import FULL_FACE, KEYPOINTS, POSE, draw_heatmap, draw_heatmap
 from media.references import covering_references
 from metrics import quality
 from metrics.crops import crop_scores
-from models import FaceSynthesizer
 from models.fast import accelerate_inference
 
 
@@ -161,7 +160,7 @@ def test_quality_of_heatmaps_alone_is_that_of_networks_that_are_given_no_points(
     torch.manual_seed(0)
     predictor = LandmarkPredictor(LandmarkPredictorConfig(width=0.03, layers=1)).eval()
     form = LandmarkSynthesizerConfig(width=0.03)
-    synthesizer = FaceSynthesizer(form).eval()
+    synthesizer = LandmarkSynthesizer(form).eval()
     clip = Clip(write_clips(tmp_path, count=1) / "clip_0.safetensors")
     scores = quality.score_clip(clip, clip, predictor, accelerate_inference(synthesizer), heatmaps_alone=True)
 
