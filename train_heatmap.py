@@ -90,7 +90,7 @@ def main() -> None:
         predictor = build_network("heatmap_predictor", config.model)
     check_batch(min(config.model.frames, config.model.references), config.train, accelerator)
     shape = {"audio": config.model.audio, "window": config.model.frames, "references": config.model.references}
-    shape |= {"crop": config.model.crop}
+    shape |= {"crop": config.model.crop, "pictures": False}
     dataset, others = training_windows(config.data, shape, warp=config.warp)
     if accelerator.is_main_process:
         windows = validation_batch(others, config.train.validation_windows)

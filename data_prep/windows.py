@@ -68,6 +68,8 @@ class ClipDataset(Dataset):
         negatives: K, number of unsynced sounds of the same clip in an item (`draw_shifts`), 0 for none. They are
             earlier or later, lie within the clip's sound, and are augmented like `audio`.
         furthest: their largest shift in frames.
+        pictures: false leaves `frames` and `reference_images` out, for networks that take no picture: no face is
+            decoded. The other values stay the same.
 
     Raises:
         InputError: a clip file cannot be used, holds crops of another form, lacks the audio, has no offset where one is
@@ -91,6 +93,7 @@ class ClipDataset(Dataset):
         correct_offsets: bool = False,
         negatives: int = 0,
         furthest: int = 15,
+        pictures: bool = True,
     ):
         if negatives:
             check_shifts(negatives, furthest)
@@ -98,7 +101,7 @@ class ClipDataset(Dataset):
             raise InputError(f"holdout={holdout} is a share of each clip; use 0 or more and less than 1")
         self.mel_from, self.holdout, self.held_out = mel_from, holdout, held_out
         self.kind, self.window, self.references, self.crop, self.augment = audio, window, references, crop, augment
-        self.warp, self.negatives, self.furthest = warp, negatives, furthest
+        self.warp, self.negatives, self.furthest, self.pictures = warp, negatives, furthest, pictures
         self.clips: list[Clip] = []
         starts: list[np.ndarray] = []
         self._late: list[int] = []
@@ -154,7 +157,7 @@ class ClipDataset(Dataset):
         others = np.setdiff1d(np.arange(self._apart(clip)), targets)
         chosen = random.choice(others, self.references, replace=len(others) < self.references)
         positions = np.concatenate([targets, by_lip_opening(chosen, lip_opening(clip.landmarks))])
-        images, landmarks = clip.faces(positions), clip.landmarks[positions]
+        images, landmarks = clip.faces(positions) if self.pictures else None, clip.landmarks[positions]
         if self.augment:
             images, landmarks = _augmented(images, landmarks, random)
         if self.warp > 0:
@@ -172,25 +175,26 @@ class ClipDataset(Dataset):
             shifted["mel_negatives"] = torch.from_numpy(sync_mel(mel, from_frame + shifts))
         if self.augment and self.kind == "mel":
             windows = _varied_mel(windows, random)
-        pictures = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))).float().div_(255)
         full = torch.from_numpy(draw_heatmaps(landmarks, FULL_FACE, self.crop.guidance))
         pose = torch.from_numpy(draw_heatmaps(landmarks[: self.window], POSE, self.crop.guidance))
         if self.negatives:
             shifted["audio_negatives"] = torch.from_numpy(windows[self.window :])
-        return {
+        item = {
             "audio": torch.from_numpy(windows[: self.window]),
-            "frames": pictures[: self.window],
             "heatmaps": full[: self.window],
             "pose_heatmaps": pose,
             "keypoints": torch.from_numpy(np.ascontiguousarray(landmarks[: self.window, KEYPOINTS])),
             "mel": torch.from_numpy(sync_mel(mel, sounding[:1] + self.mel_from)[0]),
-            "reference_images": pictures[self.window :],
             "reference_heatmaps": full[self.window :],
             "landmarks": torch.from_numpy(landmarks[: self.window]),
             "reference_landmarks": torch.from_numpy(landmarks[self.window :]),
             "clip": clip.id,
             "start": int(numbers[0]),
-        } | shifted
+        }
+        if images is not None:
+            pictures = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))).float().div_(255)
+            item |= {"frames": pictures[: self.window], "reference_images": pictures[self.window :]}
+        return item | shifted
 
     def _shifts(self, clip: Clip, starts: tuple[int, ...], random: np.random.Generator) -> np.ndarray:
         """Random shifts. The five frames of sound from each of `starts` on stay within the clip's sound."""
@@ -250,23 +254,27 @@ def _size(features: tuple[np.ndarray, np.ndarray]) -> int:
     return sum(each.nbytes for each in features)
 
 
-def mirrored(images: np.ndarray, landmarks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Images (n, H, W, 3) and landmarks (m, 131, 2), in units of the crop, of the mirrored faces."""
-    return images[:, :, ::-1], mirrored_landmarks(landmarks)
-
-
 def mirrored_landmarks(landmarks: np.ndarray) -> np.ndarray:
     """Landmarks (m, 131, 2), in units of the crop, of the mirrored faces."""
     return landmarks[:, MIRROR] * np.array([-1, 1], np.float32) + np.array([1, 0], np.float32)
 
 
-def _augmented(images: np.ndarray, landmarks: np.ndarray, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Mirror (half of the time) and vary the light and colour of (n, H, W, 3) uint8 images, all in the same way."""
-    if random.random() < 0.5:
-        images, landmarks = mirrored(images, landmarks)
+def _augmented(
+    images: np.ndarray | None, landmarks: np.ndarray, random: np.random.Generator
+) -> tuple[np.ndarray | None, np.ndarray]:
+    """Mirror (half of the time) and vary the light and colour of (n, H, W, 3) uint8 images, all in the same way.
+
+    Without images, as many random numbers are drawn.
+    """
+    mirror = random.random() < 0.5
     # One lookup table a channel: its gain (brightness and white balance) and a contrast about the middle grey.
     gain = random.uniform(0.85, 1.15) * random.uniform(0.95, 1.05, 3)
     contrast = random.uniform(0.85, 1.15)
+    if mirror:
+        landmarks = mirrored_landmarks(landmarks)
+    if images is None:
+        return None, landmarks
     levels = np.arange(256)[:, None]
     table = np.clip(np.rint((levels * gain - 128) * contrast + 128), 0, 255).astype(np.uint8)
+    images = images[:, :, ::-1] if mirror else images
     return np.stack([table[images[..., channel], channel] for channel in range(3)], axis=-1), landmarks

@@ -375,6 +375,19 @@ def test_augmentation_mirrors_images_and_landmarks_together(folder):
     assert 2 < mirrored < 10
 
 
+@pytest.mark.parametrize("more", [{}, {"augment": True, "warp": 0.1}, {"augment": True, "negatives": 2}])
+def test_without_pictures_an_item_is_otherwise_the_same_and_no_face_is_decoded(folder, monkeypatch, more):
+    items = [(20, seed) for seed in range(4)]
+    whole = [ClipDataset(folder, **more)[item] for item in items]
+    monkeypatch.setattr(Clip, "face_bytes", None)
+    for before, item in zip(whole, items, strict=True):
+        after = ClipDataset(folder, pictures=False, **more)[item]
+        assert before.keys() - after.keys() == {"frames", "reference_images"} and not after.keys() - before.keys()
+        assert all(
+            torch.equal(torch.as_tensor(before[name]), torch.as_tensor(after[name])) for name in after.keys() - {"clip"}
+        )
+
+
 def correlation(a, b):
     return torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1]
 

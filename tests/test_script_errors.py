@@ -82,3 +82,5 @@ def test_a_loaders_worker_that_meets_a_bad_clip_is_one_line_too(tmp_path):
     command = arguments("train_face", folder, tmp_path / "run", *STEPS, "data.workers=1", f"data.val={good}")
     assert run("train_face", command, RUN_LOG=str(log)) == 2
     assert "holds something that is not a JPEG" in last_error(log)
+    # The heatmap stage, its validation included, decodes no picture.
+    assert run("train_heatmap", arguments("train_heatmap", folder, tmp_path / "heatmap", *STEPS)) == 0
