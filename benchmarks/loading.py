@@ -93,8 +93,8 @@ def main() -> None:
             for number in range(CLIPS):
                 write_clip(folder / f"{number}.safetensors", data)
             for kind in ("mel", "wav2vec2"):
-                stages = {"pictures": False}, {}
-                times = [cost(ClipDataset(folder, kind, augment=True, **stage), options.items) for stage in stages]
+                datasets = [ClipDataset(folder, kind, augment=True, pictures=pictures) for pictures in (False, True)]
+                times = [cost(dataset, options.items) for dataset in datasets]
                 print(f"{what} | {kind} | " + " | ".join(f"{each:.1f}" for each in times), flush=True)
         folder, data = Path(place, "many"), repeated(faces, landmarks, 30)
         data.audio.pop("wav2vec2")

@@ -15,7 +15,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from media.audio import SAMPLE_RATE
+from media.audio import SAMPLE_RATE, at_rows, window_rows
 from media.crop import STSA, CropForm
 from media.errors import InputError
 from media.files import replacing, short_stem
@@ -171,7 +171,15 @@ class Clip:
     @cached_property
     def landmarks(self) -> np.ndarray:
         """(F, 131, 2) float32, in units of the box."""
-        landmarks = self._read("landmarks")
+        return self._finite(self._read("landmarks"))
+
+    def landmarks_at(self, positions: np.ndarray) -> np.ndarray:
+        """`landmarks` of the faces at `positions` (n,), of which it reads these alone: (n, 131, 2) float32."""
+        with self._open() as file:
+            landmarks = file.get_slice("landmarks")
+            return self._finite(np.stack([landmarks[int(i)] for i in positions]))
+
+    def _finite(self, landmarks: np.ndarray) -> np.ndarray:
         if not np.isfinite(landmarks).all():
             self._refuse("landmarks", "holds a number that is not finite")
         return landmarks
@@ -211,9 +219,25 @@ class Clip:
 
     def audio(self, kind: str) -> np.ndarray:
         """Audio features (frames, channels) float32: "mel" at 80 Hz, "wav2vec2" at 50 Hz."""
+        self.check_kind(kind)
+        return self._read(f"audio_{kind}")
+
+    def audio_windows(self, kind: str, numbers: np.ndarray) -> np.ndarray:
+        """`media.audio.audio_windows` around the frames `numbers` (n,); reads the features between these alone."""
+        self.check_kind(kind)
+        rows = window_rows(kind, numbers)
+        with self._open() as file:
+            part = file.get_slice(f"audio_{kind}")
+            length, channels = part.get_shape()
+            first, end = (int(i) for i in np.clip([rows.min(), rows.max() + 1], 0, length))
+            # safetensors refuses an empty slice at the end.
+            features = part[first:end] if first < end else np.empty((0, channels), np.float32)
+        return at_rows(features, kind, rows - first)
+
+    def check_kind(self, kind: str) -> None:
+        """InputError if the file has no audio features of `kind`."""
         if kind not in self.kinds:
             raise InputError(f"clip file {self.path} has no {kind} features; preprocess again with --audio {kind}")
-        return self._read(f"audio_{kind}")
 
     def face_bytes(self, positions: Sequence[int] | np.ndarray) -> list[bytes]:
         """JPEG bytes of the faces at `positions`."""

@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 
 from data_prep.clips import Clip, clip_id, clip_paths
 from data_prep.manifest import Manifest
-from data_prep.unsynced import check_shifts, draw_shifts, sync_mel
+from data_prep.unsynced import check_shifts, clip_sync_mel, draw_shifts
 from data_prep.windows import window_starts
 from media.errors import InputError
 from media.timeline import FPS
@@ -91,7 +91,7 @@ class SyncDataset(Dataset):
         place = number + self._late[which]
         earliest, latest = (None, None) if self.near else (-place, int(clip.seconds * FPS) - FRAMES - place)
         shifts = draw_shifts(random, self.negatives, self.furthest, earliest, latest, self.near)
-        mel = sync_mel(clip.audio("mel"), place + np.concatenate([[0], shifts]))
+        mel = clip_sync_mel(clip, place + np.concatenate([[0], shifts]))
         faces = clip.faces(range(first, first + FRAMES))
         mirrored = False
         if self.augment:

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from data_prep.clips import Clip
 from media.audio import audio_windows
 from media.errors import InputError
 
@@ -53,3 +54,8 @@ def sync_mel(mel: np.ndarray, numbers: np.ndarray) -> np.ndarray:
     `audio_windows` are centred: those of the third frame begin with the first.
     """
     return audio_windows(mel, "mel", np.asarray(numbers) + 2)[:, None]
+
+
+def clip_sync_mel(clip: Clip, numbers: np.ndarray) -> np.ndarray:
+    """`sync_mel` of a clip's log-mel, of which it reads the windows alone."""
+    return clip.audio_windows("mel", np.asarray(numbers) + 2)[:, None]

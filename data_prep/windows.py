@@ -1,7 +1,6 @@
 """Reads training windows from a folder of clip files."""
 
 import os
-from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,8 +11,8 @@ from torch.utils.data import Dataset
 
 from data_prep.clips import Clip, clip_id, clip_paths
 from data_prep.manifest import Manifest
-from data_prep.unsynced import check_shifts, draw_shifts, sync_mel
-from media.audio import SAMPLE_RATE, audio_windows
+from data_prep.unsynced import check_shifts, clip_sync_mel, draw_shifts
+from media.audio import SAMPLE_RATE
 from media.crop import PICTURE, STSA, CropForm, check_same_crop
 from media.errors import InputError
 from media.heatmap import FULL_FACE, KEYPOINTS, MIRROR, POSE, draw_heatmaps
@@ -109,8 +108,7 @@ class ClipDataset(Dataset):
         for path in clip_paths(folder):
             clip = Clip(path, clip_id(path, folder), decoded)
             check_same_crop(clip.crop, f"clip file {path}", crop, "the network", _OTHER_CROP, PICTURE)
-            if audio not in clip.kinds:
-                raise InputError(f"clip file {path} has no {audio} features; preprocess again with --audio {audio}")
+            clip.check_kind(audio)
             if len(clip) <= window or not len(self._windows(clip, 0)):
                 continue
             late = manifest.lateness(clip.id, max_offset, correct_offsets)
@@ -126,7 +124,6 @@ class ClipDataset(Dataset):
             )
         self._starts = starts
         self._ends = np.cumsum([len(first) for first in starts])
-        self._features: OrderedDict[int, tuple[np.ndarray, np.ndarray]] = OrderedDict()
 
     def _windows(self, clip: Clip, late: int) -> np.ndarray:
         """Positions of the faces that can start a window; its sound is `late` frames late and lies within the clip."""
@@ -156,8 +153,12 @@ class ClipDataset(Dataset):
         targets = np.arange(first, first + self.window)
         others = np.setdiff1d(np.arange(self._apart(clip)), targets)
         chosen = random.choice(others, self.references, replace=len(others) < self.references)
-        positions = np.concatenate([targets, by_lip_opening(chosen, lip_opening(clip.landmarks))])
-        images, landmarks = clip.faces(positions) if self.pictures else None, clip.landmarks[positions]
+        positions = np.concatenate([targets, np.sort(chosen)])
+        landmarks = clip.landmarks_at(positions)
+        shown = by_lip_opening(np.arange(self.references), lip_opening(landmarks[self.window :])) + self.window
+        order = np.concatenate([np.arange(self.window), shown])
+        positions, landmarks = positions[order], landmarks[order]
+        images = clip.faces(positions) if self.pictures else None
         if self.augment:
             images, landmarks = _augmented(images, landmarks, random)
         if self.warp > 0:
@@ -165,26 +166,25 @@ class ClipDataset(Dataset):
 
         numbers = clip.frames[targets]
         sounding = numbers + self._late[which]
-        features, mel = self._sound(which)
-        windows = audio_windows(features, self.kind, sounding)
-        shifted = {}
+        sounds, shifted = sounding, {}
         if self.negatives:
             middle, from_frame = sounding[self.window // 2], sounding[0] + self.mel_from
             shifts = self._shifts(clip, (middle - 2, from_frame), random)
-            windows = np.concatenate([windows, audio_windows(features, self.kind, middle + shifts)])
-            shifted["mel_negatives"] = torch.from_numpy(sync_mel(mel, from_frame + shifts))
+            sounds = np.concatenate([sounding, middle + shifts])
+            shifted["mel_negatives"] = torch.from_numpy(clip_sync_mel(clip, from_frame + shifts))
+        windows = clip.audio_windows(self.kind, sounds)
         if self.augment and self.kind == "mel":
             windows = _varied_mel(windows, random)
         full = torch.from_numpy(draw_heatmaps(landmarks, FULL_FACE, self.crop.guidance))
         pose = torch.from_numpy(draw_heatmaps(landmarks[: self.window], POSE, self.crop.guidance))
         if self.negatives:
             shifted["audio_negatives"] = torch.from_numpy(windows[self.window :])
-        item = {
+        entries: dict = {
             "audio": torch.from_numpy(windows[: self.window]),
             "heatmaps": full[: self.window],
             "pose_heatmaps": pose,
             "keypoints": torch.from_numpy(np.ascontiguousarray(landmarks[: self.window, KEYPOINTS])),
-            "mel": torch.from_numpy(sync_mel(mel, sounding[:1] + self.mel_from)[0]),
+            "mel": torch.from_numpy(clip_sync_mel(clip, sounding[:1] + self.mel_from)[0]),
             "reference_heatmaps": full[self.window :],
             "landmarks": torch.from_numpy(landmarks[: self.window]),
             "reference_landmarks": torch.from_numpy(landmarks[self.window :]),
@@ -193,8 +193,8 @@ class ClipDataset(Dataset):
         }
         if images is not None:
             pictures = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))).float().div_(255)
-            item |= {"frames": pictures[: self.window], "reference_images": pictures[self.window :]}
-        return item | shifted
+            entries |= {"frames": pictures[: self.window], "reference_images": pictures[self.window :]}
+        return entries | shifted
 
     def _shifts(self, clip: Clip, starts: tuple[int, ...], random: np.random.Generator) -> np.ndarray:
         """Random shifts. The five frames of sound from each of `starts` on stay within the clip's sound."""
@@ -210,23 +210,8 @@ class ClipDataset(Dataset):
     def sounds(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield each clip's windows of sound (F, C, W) and `landmarks` (F, 131, 2), without its images."""
         for which, landmarks in enumerate(self.landmarks()):
-            numbers = self.clips[which].frames[: len(landmarks)] + self._late[which]
-            yield audio_windows(self._sound(which)[0], self.kind, numbers), landmarks
-
-    def _sound(self, which: int) -> tuple[np.ndarray, np.ndarray]:
-        """The clip's sound features: those of `kind`, and log-mel. From a cache of at most 256 MB a process."""
-        if which not in self._features:
-            mel = self.clips[which].audio("mel")
-            self._features[which] = (mel if self.kind == "mel" else self.clips[which].audio(self.kind)), mel
-            while sum(map(_size, self._features.values())) > _CACHE and len(self._features) > 1:
-                self._forget(next(iter(self._features)))
-        self._features.move_to_end(which)
-        return self._features[which]
-
-    def _forget(self, which: int) -> None:
-        """Free a clip's cached data."""
-        del self._features[which]
-        self.clips[which].__dict__.pop("landmarks", None)
+            clip = self.clips[which]
+            yield clip.audio_windows(self.kind, clip.frames[: len(landmarks)] + self._late[which]), landmarks
 
 
 def warped(landmarks: np.ndarray, window: int, most: float, random: np.random.Generator) -> np.ndarray:
@@ -246,12 +231,7 @@ def _varied_mel(windows: np.ndarray, random: np.random.Generator) -> np.ndarray:
     return np.clip(windows + change, -4, 4).astype(np.float32)
 
 
-_CACHE = 256 * 2**20
 _OTHER_CROP = "preprocess with the network's --crop, or set the network's crop to the clips'"
-
-
-def _size(features: tuple[np.ndarray, np.ndarray]) -> int:
-    return sum(each.nbytes for each in features)
 
 
 def mirrored_landmarks(landmarks: np.ndarray) -> np.ndarray:

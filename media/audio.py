@@ -94,11 +94,22 @@ def audio_windows(features: np.ndarray, kind: str, indices: Sequence[float] | np
     Returns:
         (len(indices), channels, width) float32, padded with silence beyond either end of the sound.
     """
-    channels, width = FEATURES[kind]
+    return at_rows(features, kind, window_rows(kind, indices))
+
+
+def window_rows(kind: str, indices: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Rows of the features in the window of each frame of `audio_windows`: (len(indices), width) int64.
+
+    They may lie beyond either end of the sound.
+    """
     first = np.asarray(indices, dtype=np.float64) - 2
     start = np.floor(first * (80 / 25 if kind == "mel" else 2) + 1e-6).astype(np.int64)  # 80 and 50 features a second
-    position = start[:, None] + np.arange(width)
-    windows = np.full((len(position), width, channels), SILENCE[kind], np.float32)
+    return start[:, None] + np.arange(FEATURES[kind][1])
+
+
+def at_rows(features: np.ndarray, kind: str, position: np.ndarray) -> np.ndarray:
+    """Windows (n, channels, width) of `features` (frames, channels) at rows (n, width); silence outside of them."""
+    windows = np.full((*position.shape, FEATURES[kind][0]), SILENCE[kind], np.float32)
     inside = (position >= 0) & (position < len(features))
     windows[inside] = features[position[inside]]
     return np.ascontiguousarray(windows.transpose(0, 2, 1))

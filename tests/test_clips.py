@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from training_runs import write_clips
 
 from data_prep.clips import Clip, ClipData, encode_face, write_clip
+from data_prep.sync import SyncDataset
 from data_prep.unsynced import draw_shifts, sync_mel
 from data_prep.windows import ClipDataset
 from extensions.landmark_maps import apply_affine, fit_affine
@@ -373,6 +374,27 @@ def test_augmentation_mirrors_images_and_landmarks_together(folder):
         change = [(after[name].mean() / before[name].mean()).item() for name in ("frames", "reference_images")]
         assert abs(change[0] - change[1]) < 0.02
     assert 2 < mirrored < 10
+
+
+def test_slices_equal_the_same_places_of_whole_tracks(tmp_path):
+    data = clip_data(range(40))
+    data.audio["wav2vec2"] = np.random.default_rng(1).normal(size=(80, 768)).astype(np.float32)
+    write_clip(tmp_path / "a.safetensors", data)
+    clip = Clip(tmp_path / "a.safetensors")
+    np.testing.assert_array_equal(clip.landmarks_at(np.array([7, 0, 39, 7])), np.stack(data.landmarks)[[7, 0, 39, 7]])
+    for kind, features in data.audio.items():
+        for numbers in ([0, 1], [17, 3], [38, 39, 44], [-1], [-50], [500], [-50, 500]):
+            whole = audio_windows(features, kind, numbers)
+            np.testing.assert_array_equal(clip.audio_windows(kind, np.array(numbers)), whole)
+    with pytest.raises(InputError, match="--audio mfcc"):
+        clip.audio_windows("mfcc", np.array([3]))
+
+
+def test_an_item_reads_no_whole_track(folder, monkeypatch):
+    datasets = ClipDataset(folder, negatives=2, augment=True), SyncDataset(folder)
+    monkeypatch.setattr(Clip, "_read", None)
+    for dataset in datasets:
+        assert dataset[9, 5]["mel"].isfinite().all()
 
 
 @pytest.mark.parametrize("more", [{}, {"augment": True, "warp": 0.1}, {"augment": True, "negatives": 2}])
