@@ -15,6 +15,7 @@ from models.heatmap_predictor import HeatmapPredictor, HeatmapPredictorConfig
 from training.data import validation_batch
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["paper", "landmarks"])
 def test_some_windows_are_drawn_from_their_true_heatmaps(clips, form):
     predictor = trained_like(HeatmapPredictor(HeatmapPredictorConfig(width=0.0625, layers=1, heads=2)))

@@ -380,6 +380,7 @@ def test_from_clips_to_a_dubbed_video(tmp_path):
     assert result.returncode == 2 and "predicts none (G4G)" in result.stderr and "Traceback" not in result.stderr
 
 
+@pytest.mark.slow
 def test_one_window_a_step_is_contrasted_with_unsynced_sounds(tmp_path):
     clips = write_clips(tmp_path / "clips")
     settings = ["train.batch_size=1", "frames=2", "train.steps=2", "train.validate_every=2", "model.width=0.06"]
@@ -390,6 +391,7 @@ def test_one_window_a_step_is_contrasted_with_unsynced_sounds(tmp_path):
     assert 0 <= values["val/own_sound_nearest"][-1] <= 1
 
 
+@pytest.mark.slow
 def test_two_processes_share_a_batch(tmp_path):
     clips = write_clips(tmp_path / "clips")
     settings = ["train.batch_size=4", "train.steps=2", "model.width=0.06", "losses.attribute=0", "model.fusion=false"]
@@ -404,6 +406,7 @@ def test_half_a_checkpoint_is_said_to_be_one(tmp_path):
         load_speaker(tmp_path, torch.device("cpu"))
 
 
+@pytest.mark.slow
 def test_commands_that_want_stsas_networks_say_so(tmp_path):
     network = G4GSynthesizer(G4GConfig(**SMALL))
     save_checkpoint(tmp_path / "g4g", {"g4g_synthesizer": network}, {"g4g_synthesizer": network.config})

@@ -51,6 +51,7 @@ def settle_statistics(predictor: Any) -> Any:
     return predictor.eval()
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_released_weights_give_the_released_networks_outputs():
     state, inputs, expected = parity_case("stsa_heatmap")
@@ -222,6 +223,7 @@ def test_the_released_form_shares_one_message_layer_and_leaves_the_pose_heatmap_
     assert_close((heatmaps, landmarks), (expected + inputs[1], keypoints))
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_the_papers_keypoints_are_read_off_the_heatmaps_alone():
     """Heatmaps that stay where the tokens change: with the shortcut, keypoints of other tokens are others."""
@@ -234,6 +236,7 @@ def test_the_papers_keypoints_are_read_off_the_heatmaps_alone():
         assert torch.allclose(keypoints, others, atol=1e-5) != follows
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_the_papers_decoder_takes_tokens_alone():
     for options, takes in (({}, False), ({"pose_messages": True}, True), ({"form": "released"}, True)):

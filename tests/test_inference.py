@@ -326,6 +326,7 @@ def test_a_signal_ends_the_program_and_leaves_no_output(dub, video, tmp_path, st
     assert list(output.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_started_as_a_script_it_gives_one_line_and_exit_code_2(tmp_path):
     command = [sys.executable, "inference.py", "--video", tmp_path / "a.mp4", "--audio", "b.wav", "--output", "c.mp4"]
     result = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True, check=False)

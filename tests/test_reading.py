@@ -39,6 +39,7 @@ def points() -> np.ndarray:
     return np.stack([closed, opened])
 
 
+@pytest.mark.slow
 def test_drawn_faces_are_warped_faces_of_the_set_and_blends_of_them(points):
     faces, whole, upper = DrawnFaces(points, warp=0.1, bend=0, seed=1).batch(400, 0)
     assert faces.shape == (400, 131, 2) and whole.shape == upper.shape == (400, 1, 128, 128)

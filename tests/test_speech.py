@@ -65,6 +65,7 @@ def write_noises(path, seconds: float = 20) -> None:
     save_file({"mel": mel, "visemes": visemes.astype(np.uint8), "starts": np.array([0])}, path)
 
 
+@pytest.mark.slow
 def test_the_encoder_learns_to_tell_sounds_apart(tmp_path, monkeypatch):
     monkeypatch.setattr(speech_windows, "disguised", lambda mel, generator: mel)  # in few steps, of one voice
     write_noises(tmp_path / "noises.safetensors")

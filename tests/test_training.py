@@ -63,6 +63,7 @@ def test_the_gradient_of_a_step_is_the_sum_of_its_parts():
         torch.testing.assert_close(learned[size], learned[0])
 
 
+@pytest.mark.slow
 def test_training_needs_no_package_that_reads_videos_or_scores_them():
     command = [sys.executable, "-c", IMPORT.format(blocked=BLOCKED)]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
