@@ -51,6 +51,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--clips", type=Path, metavar="FILE", help="score only these: a name a line, what follows it ignored"
     )
+    parser.add_argument("--note", action="append", default=[], metavar="TEXT", help="a line to print below the table")
     add_device(parser)
     return parser.parse_args(arguments)
 
@@ -173,7 +174,7 @@ def main(arguments: list[str] | None = None) -> None:
             bar.update(frames)
 
         methods = evaluation.run(progress)
-    results = Results(methods, options, footnotes, table)
+    results = Results(methods, options, footnotes, table, args.note)
     print(to_text(results.main()))
     for line in results.remarks():
         print(line)

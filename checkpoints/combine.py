@@ -81,6 +81,10 @@ def main() -> None:
             settings: Any = OmegaConf.to_container(own if OmegaConf.is_dict(own) else training)
             kept = {key: value for key, value in settings.items() if key not in PLACES}
             kept.get("speech", {}).pop("data", None)
+            # Relative ones tell `metrics.reproduce` which clips the network has seen, and nothing of the machine.
+            data = {key: settings.get("data", {}).get(key) for key in ("train", "val")}
+            data = {key: folder for key, folder in data.items() if folder and not Path(folder).is_absolute()}
+            kept |= {"data": data} if data else {}
             sections.setdefault("training", {})[name] = kept
     if {"heatmap_predictor", "face_synthesizer"} <= networks.keys():
         predictor, synthesizer = networks["heatmap_predictor"], networks["face_synthesizer"]

@@ -35,9 +35,12 @@ def sources(folder: Path) -> list[Source]:
         missing = inside(folder, f"{name}.mp4", path)
         problem = "" if name in videos else f"video {name} is named in {path.name} but is not there"
         video = videos.get(name, missing)
-        found.append(Source(f"{split}/{name}", video, sounds.get(name, video), problem))
+        found.append(Source(f"{split}/{name}", video, sounds.get(name, video), problem, name.split("/")[0]))
     if not found:
-        found = [Source(name, video, sounds.get(name, video)) for name, video in sorted(videos.items())]
+        found = [
+            Source(name, video, sounds.get(name, video), speaker=name.split("/")[0])
+            for name, video in sorted(videos.items())
+        ]
     return list(dict.fromkeys(found))
 
 

@@ -17,7 +17,7 @@ def sources(folder: Path) -> list[Source]:
         folder: the folder that contains `mvlrs_v1`, or `mvlrs_v1` itself; either may hold the split files.
 
     Ids are `<split>/<video id>/<digits>`, so that OUTPUT/train is a folder of clip files to train on; without split
-    files, they are `<video id>/<digits>`.
+    files, they are `<video id>/<digits>`. LRS2 names no people: a video id, one broadcast, counts as one speaker.
     """
     places = [folder / "mvlrs_v1", folder]
     main = next((place / "main" for place in places if (place / "main").is_dir()), None)
@@ -30,12 +30,15 @@ def sources(folder: Path) -> list[Source]:
         if not _CLIP.fullmatch(name):
             raise InputError(f"split file {path} has the line {line!r}, which is no <video id>/<digits>; correct it")
         problem = "" if video.is_file() else f"video {name}.mp4 is named in {path.name} but is not there"
-        found.append(Source(f"{split}/{name}", video, video, problem))
+        found.append(Source(f"{split}/{name}", video, video, problem, name.split("/")[0]))
     if not found:
         print(
             f"no split file train.txt, val.txt or test.txt in {folder} or {main.parent}: all clips are taken, without "
             "the folders train, val and test",
             file=sys.stderr,
         )
-        found = [Source(f"{video.parent.name}/{video.stem}", video, video) for video in sorted(main.glob("*/*.mp4"))]
+        found = [
+            Source(f"{video.parent.name}/{video.stem}", video, video, speaker=video.parent.name)
+            for video in sorted(main.glob("*/*.mp4"))
+        ]
     return list(dict.fromkeys(found))

@@ -9,8 +9,11 @@ sound come from the dubbed clip itself. STSA's tables take 40 clips of LRS2's te
 (cross-domain); G4G's take 45 of LRS2 and 20 of HDTF. The papers do not list their clips; here a fixed seed chooses
 them. A stopped run resumes when started again.
 
-OUTPUT holds list.csv (the dubs to make), clips.txt (the names), truth/ (links to the true videos), dubbed/ and
-results/.
+A clip that the checkpoint's config names as training or validation data is not drawn. What was compared to tell is
+printed and stands below the table.
+
+OUTPUT holds list.csv (the dubs to make), clips.txt (the names), truth/ (links to the true videos, or the parts of
+videos that the dataset cuts), dubbed/ and results/.
 """
 
 import argparse
@@ -62,6 +65,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+from data_prep.cut import write_part
+from metrics.held_out import held_out
 from models.checkpoint import digest
 
 PRECISION = "float32"  # scores are compared digit by digit
@@ -107,20 +112,23 @@ def choose_clips(sources: list[Source], count: int, seed: int) -> list[Source]:
 
 
 def prepare(clips: list[Source], output: Path) -> None:
-    """Write the list of dubs and the names to evaluate, and link the true videos under those names."""
+    """Write the list of dubs and the names to evaluate, and the true videos under those names: links, or parts cut."""
+    truth = {clip.id: output / "truth" / f"{clip.id}{'.mp4' if clip.cut else clip.video.suffix}" for clip in clips}
     with replacing(output / "list.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["video", "audio", "output"])
         for clip in clips:
-            writer.writerow(
-                [clip.video.resolve(), clip.sound.resolve(), (output / "dubbed" / f"{clip.id}.mp4").resolve()]
-            )
+            place = truth[clip.id].absolute()
+            video, sound = (place, place) if clip.cut else (clip.video.resolve(), clip.sound.resolve())
+            writer.writerow([video, sound, (output / "dubbed" / f"{clip.id}.mp4").resolve()])
     with replacing(output / "clips.txt") as temporary:
         temporary.write_text("".join(f"{clip.id}\n" for clip in clips), encoding="utf-8")
     for clip in clips:
-        place = output / "truth" / f"{clip.id}{clip.video.suffix}"
+        place = truth[clip.id]
         output_folder(place.parent)
-        if not place.exists():
+        if clip.cut and not place.exists():
+            write_part(clip, place)
+        elif not place.exists():
             place.unlink(missing_ok=True)  # a link whose video has moved
             try:
                 place.symlink_to(clip.video.resolve())
@@ -165,7 +173,8 @@ def main(arguments: list[str] | None = None) -> int:
         raise InputError(f"input {args.input} is not a folder; give the dataset's")
 
     sources = LAYOUTS[layout](args.input)
-    clips = choose_clips(sources, count, args.seed)
+    unseen, checks = held_out(candidates(sources), args.checkpoint)
+    clips = choose_clips(unseen, count, args.seed)
     content = digest(args.checkpoint)
     output = output_folder(args.output)
     keep_settings(
@@ -181,7 +190,7 @@ def main(arguments: list[str] | None = None) -> int:
         },
         output,
     )
-    for line in shortfall(sources, count):
+    for line in [*checks, *shortfall(unseen, count)]:
         print(line)
     prepare(clips, output)
     print(f"{TABLES[args.table].title}: dubbing {len(clips)} clips of {args.input}")
@@ -194,6 +203,7 @@ def main(arguments: list[str] | None = None) -> int:
         "evaluate.py",
         *("--generated", f"{args.name}={output / 'dubbed'}", "--reference", output / "truth"),
         *("--clips", output / "clips.txt", "--table", args.table, "--output", output / "results"),
+        *(word for line in checks for word in ("--note", line)),
         *metrics,
     )
 

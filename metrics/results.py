@@ -1,6 +1,7 @@
 """Tables of scores: means with their intervals, next to a paper's rows, as grids of text and as JSON."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -69,12 +70,14 @@ class Results:
         options: what was computed.
         footnotes: metric -> why it has no value.
         table: the paper's table to show above, if any.
+        notes: further lines below the table.
     """
 
     methods: list[MethodResult]
     options: Options
     footnotes: dict[str, str]
     table: PublishedTable | None = None
+    notes: Sequence[str] = ()
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -119,7 +122,7 @@ class Results:
                     cells[row][place] = Cell(rows[row][place], "best")
                 for row in second:
                     cells[row][place] = Cell(rows[row][place], "second")
-        notes = [self.table.note] if self.table else []
+        notes = [*([self.table.note] if self.table else []), *self.notes]
         notes += dict.fromkeys(self.footnotes.values())
         not_asked = [COLUMNS[metric].label for metric in columns if metric not in self.options.metrics]
         if not_asked and self.methods:
@@ -218,6 +221,7 @@ class Results:
             "table": asdict(self.table) if self.table else None,
             "methods": methods,
             "footnotes": self.footnotes,
+            "notes": list(self.notes),
         }
 
 

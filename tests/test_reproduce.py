@@ -77,6 +77,7 @@ def test_the_readmes_table_commands_run(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(reproduce, "choose_clips", lambda sources, count, seed: [source("one")])
     monkeypatch.setattr(reproduce, "prepare", lambda clips, output: None)
     monkeypatch.setattr(reproduce, "digest", lambda checkpoint: "0")
+    monkeypatch.setattr(reproduce, "held_out", lambda sources, checkpoint: (sources, []))
     monkeypatch.setattr(reproduce, "step", lambda *arguments: 0)
     monkeypatch.setattr(reproduce, "LAYOUTS", {name: lambda folder: [source("one")] for name in reproduce.LAYOUTS})
     for dataset in ("CMLR", "HDTF"):
