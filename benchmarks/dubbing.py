@@ -13,6 +13,7 @@ import argparse
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 from dubbing.options import DubOptions
@@ -40,6 +41,7 @@ def parse() -> argparse.Namespace:
 import cv2
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from benchmarks.memory import peak_memory
 from dubbing import Clock, Speaker, dub, load_speaker
@@ -122,7 +124,9 @@ def main() -> None:
         make_video(video, arguments.width, arguments.height, arguments.seconds)
         make_sound(sound, arguments.seconds)
         clock, start, worked = Clock(), time.perf_counter(), time.process_time()
-        options = DubOptions(batch_size=arguments.batch_size, workers=arguments.workers, progress=sys.stderr.isatty())
+        options = DubOptions(
+            batch_size=arguments.batch_size, workers=arguments.workers, progress=partial(tqdm, disable=None)
+        )
         summary = dub(video, sound, output, speaker, options, clock)
         elapsed, worked = time.perf_counter() - start, time.process_time() - worked
     print(table(clock, summary.frames, elapsed))

@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from media.errors import InputError, Parser, command, quick_help
@@ -34,6 +35,7 @@ def parse() -> argparse.Namespace:
 
 import cv2
 import numpy as np
+from tqdm import tqdm
 
 from benchmarks.dubbing import make_sound
 from dubbing import DubOptions, dub, load_speaker
@@ -108,7 +110,7 @@ def main() -> None:
             shown = sum(1 for _ in read_frames(video)) / FPS  # a longer sound would play the video backward too
             seconds = min(arguments.seconds, shown, len(read_audio(video)) / SAMPLE_RATE)
             make_sound(sound, seconds, video)
-            dub(video, sound, output, speaker, DubOptions(progress=sys.stderr.isatty()))
+            dub(video, sound, output, speaker, DubOptions(progress=partial(tqdm, disable=None)))
             results[str(video)] = flicker(video, output, speaker.crop)
     results[f"mean of {len(results)}"] = {
         name: tuple(np.mean([each[name] for each in results.values() if name in each], axis=0)) for name in REGIONS

@@ -12,6 +12,7 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 
@@ -40,6 +41,7 @@ def parse() -> argparse.Namespace:
 
 import cv2
 import numpy as np
+from tqdm import tqdm
 
 from benchmarks.dubbing import make_sound
 from benchmarks.flicker import faces
@@ -157,7 +159,7 @@ def main() -> None:
             if arguments.width is not None:
                 scaled_down(video, smaller, arguments.width, shown)
                 source = smaller
-            dub(source, sound, output, speaker, DubOptions(progress=sys.stderr.isatty()))
+            dub(source, sound, output, speaker, DubOptions(progress=partial(tqdm, disable=None)))
             results.append(sharpness(source, output, speaker.crop))
             print(row(str(video), results[-1]), flush=True)
     print(row(f"mean of {len(results)}", {name: float(np.mean([each[name] for each in results])) for name in COLUMNS}))

@@ -2,12 +2,18 @@
 
 import argparse
 import dataclasses
+import math
 import os
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from media.errors import positive
+
+LENGTHS = ("sound", "video", "shorter")
 
 
 def _option(value: Any, help: str, group: str, *flags: str, **argparse_options: Any) -> Any:
@@ -28,9 +34,24 @@ def _point(text: str) -> tuple[int, int]:
     return int(parts[0]), int(parts[1])
 
 
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds") from error
+    if not 0 <= seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a time in the video; give seconds from 0 on")
+    return seconds
+
+
 @dataclass
 class DubOptions:
-    """Options of one dub; each field's help describes it. A video whose path is `None` is not written."""
+    """Options of one dub; each field's help describes it. A video whose path is `None` is not written.
+
+    `progress` shows the progress of each stage over its frames: `tqdm`, or anything that is called as
+    `tqdm(frames, stage, total, unit="frame", dynamic_ncols=True)` and yields the frames. `total` is None if the number
+    of frames is unknown. An exception that it raises stops the dub. None shows nothing.
+    """
 
     visualize: Path | None = _option(
         None, "also write source, heatmap, crop and result side by side", "one dub", metavar="FILE.mp4", type=Path
@@ -89,6 +110,19 @@ class DubOptions:
     keep_fps: bool = _option(
         False, "keep the video's average frame rate (1 to 240) instead of 25", "output", action="store_true"
     )
+    start: float = _option(
+        0.0, "use the video from this time on (default: 0)", "output", metavar="SECONDS", type=_seconds
+    )
+    end: float | None = _option(
+        None, "use the video up to this time (default: its end)", "output", metavar="SECONDS", type=_seconds
+    )
+    length: str = _option(
+        "sound",
+        "length of the output where video and sound differ: the sound's (default; the video plays forward and back), "
+        "the video's (the mouth rests after the sound, or the sound is cut) or the shorter one's",
+        "output",
+        choices=LENGTHS,
+    )
     workers: int = _option(
         1,
         "face trackers at once (default: the number of CPU cores, 8 at most)",
@@ -97,7 +131,9 @@ class DubOptions:
         type=positive,
         default=None,
     )
-    progress: bool = _option(True, "no progress bars", "output", "--quiet", action="store_false")
+    progress: Callable[..., Iterable] | None = _option(
+        tqdm, "no progress bars", "output", "--quiet", action="store_const", const=None
+    )
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

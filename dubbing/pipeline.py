@@ -1,17 +1,18 @@
 """Dubs one video: a first pass finds faces and chooses references, a second decodes, generates and encodes."""
 
 import contextlib
+import functools
 import itertools
 import math
 import os
-from collections.abc import Callable, Generator, Iterator
+import sys
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from dubbing.motion import Motion, motion
 from dubbing.options import DubOptions
@@ -117,29 +118,19 @@ def dub(
         wav = read_audio(audio)
         features = _sound_features(wav, speaker)
     fps = watchable(info.frame_rate).limit_denominator(1001) if options.keep_fps else Fraction(FPS)
-    length = max(1, math.ceil(len(wav) * fps / SAMPLE_RATE))
+    first, part = _part(info, fps, options)
+    spoken = max(1, math.ceil(len(wav) * fps / SAMPLE_RATE))
+    limit = part if options.length == "video" else min(part, max(spoken, SCANNED * math.ceil(fps)))
 
     known = _people_of_references(options, clock, speaker.crop)
-    source = Source(video, fps)
-    limit = max(length, SCANNED * math.ceil(fps))
-    scene = _observe(source, limit, info.duration, options, clock, "tracking", speaker.crop)
+    source = Source(video, fps, start=first)
+    scene = _observe(source, limit, info.duration - options.start, options, clock, "tracking", speaker.crop)
+    length = {"sound": spoken, "video": scene.frames, "shorter": min(spoken, scene.frames)}[options.length]
     dubbed = _dubbed_people(scene, video, options)
     if options.missing_face == "error":
         _refuse_gaps(scene, dubbed, min(length, scene.frames), video, fps)
     people = list({id(person): person for row in dubbed for person in row}.values())
-    motions = [
-        motion(
-            person,
-            np.array([any(person is other for other in row) for row in dubbed]),
-            scene.cuts,
-            length,
-            info.width,
-            info.height,
-            options.smooth,
-            speaker.crop,
-        )
-        for person in people
-    ]
+    motions = _motions(people, dubbed, scene, length, info, options, speaker.crop)
     with clock.time("references"):
         references = _references(source, people, known, speaker, options.reference_choice)
 
@@ -151,7 +142,7 @@ def dub(
     faceless = [all(m.first[k] < 0 for m in motions) for k in range(length)]
     with contextlib.ExitStack() as stack:
         stack.enter_context(contextlib.closing(frames))
-        write = _writers(stack, info, fps, audio, output, speaker.crop, options)
+        write = _writers(stack, info, fps, audio, output, speaker.crop, options, length)
         for frame in _progress(frames, length, "dubbing", options):
             with clock.time("encode"):
                 write(frame)
@@ -165,6 +156,18 @@ def _sound_features(wav: np.ndarray, speaker: Speaker) -> np.ndarray:
     if speaker.audio == "mel":
         return mel_spectrogram(wav)
     return wav2vec2_features(wav, device=str(speaker.device))
+
+
+def _part(info: VideoInfo, fps: Fraction, options: DubOptions) -> tuple[int, int]:
+    """The part of the video between `start` and `end`: its first frame, and the most frames that it can have."""
+    if options.start >= info.duration:
+        raise InputError(
+            f"--start {options.start:g}: video {info.path} ends at {info.duration:.2f} s; give an earlier time"
+        )
+    if options.end is not None and options.end <= options.start:
+        raise InputError(f"--end {options.end:g} is not after --start {options.start:g}; give more")
+    first = round(options.start * fps)
+    return first, sys.maxsize if options.end is None else max(1, round(options.end * fps) - first)
 
 
 def _check_outputs(outputs: list[Path], inputs: list[str | os.PathLike]) -> None:
@@ -190,8 +193,10 @@ def _observe(
         return observe(_progress(frames, total, title, options), options.workers, clock, form)
 
 
-def _progress(frames: Iterator, total: int | None, title: str, options: DubOptions) -> Iterator:
-    return tqdm(frames, title, total, unit="frame", disable=not options.progress, dynamic_ncols=True)
+def _progress(frames: Iterator, total: int | None, title: str, options: DubOptions) -> Iterable:
+    return (
+        frames if options.progress is None else options.progress(frames, title, total, unit="frame", dynamic_ncols=True)
+    )
 
 
 def _dubbed_people(scene: Scene, video: str | os.PathLike, options: DubOptions) -> list[list[Person]]:
@@ -208,6 +213,22 @@ def _refuse_gaps(scene: Scene, dubbed: list[list[Person]], shown: int, video: st
             f"video {video} shows no face to dub from {float(start / fps):.2f} to {float(end / fps):.2f} s; "
             f"cut that out, or let such frames through with --missing-face pass"
         )
+
+
+def _motions(
+    people: list[Person],
+    dubbed: list[list[Person]],
+    scene: Scene,
+    length: int,
+    info: VideoInfo,
+    options: DubOptions,
+    form: CropForm,
+) -> list[Motion]:
+    shown = [np.array([any(person is other for other in row) for row in dubbed]) for person in people]
+    return [
+        motion(person, where, scene.cuts, length, info.width, info.height, options.smooth, form)
+        for person, where in zip(people, shown, strict=True)
+    ]
 
 
 def _people_of_references(options: DubOptions, clock: Clock, form: CropForm) -> tuple[Source, list[Person]] | None:
@@ -333,25 +354,28 @@ def _writers(
     output: str | os.PathLike,
     form: CropForm,
     options: DubOptions,
+    length: int,
 ) -> Callable[[_Frame], None]:
-    """Open the output and the optional videos; the function returned writes a frame to each.
+    """Open the output and the optional videos; the function returned writes a frame to each, `length` in all.
 
     The output is opened last and so closed first: if closing it fails, the others are not left behind.
     """
+    seconds = None if options.length == "sound" else float(length / fps)
+    opening = functools.partial(VideoWriter, fps=fps, sound=audio, duration=seconds)
     writes = []
     if options.visualize is not None:
         width, height = panel_size(info.width, info.height)
-        panels = stack.enter_context(VideoWriter(options.visualize, width, height, fps, audio))
+        panels = stack.enter_context(opening(options.visualize, width, height))
         writes.append(lambda frame: panels.write(panel(frame.picture, *_shown(frame, form), frame.result)))
     if options.crop_output is not None:
-        crops = stack.enter_context(VideoWriter(options.crop_output, form.width, form.height, fps, audio))
+        crops = stack.enter_context(opening(options.crop_output, form.width, form.height))
         black = np.zeros((*form.shape, 3), np.uint8)
         writes.append(lambda frame: crops.write(frame.faces[0].made if frame.faces else black))
     if options.heatmap_output is not None:
-        heatmaps = stack.enter_context(VideoWriter(options.heatmap_output, form.guidance, form.guidance, fps, audio))
+        heatmaps = stack.enter_context(opening(options.heatmap_output, form.guidance, form.guidance))
         writes.append(lambda frame: heatmaps.write(grey(_shown(frame, form)[0])))
     opened = stack.enter_context(
-        VideoWriter(output, info.width, info.height, fps, audio, pixel_aspect=info.pixel_aspect, colour=info.colour)
+        opening(output, info.width, info.height, pixel_aspect=info.pixel_aspect, colour=info.colour)
     )
     writes.append(lambda frame: opened.write(frame.result))
 

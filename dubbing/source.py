@@ -39,10 +39,11 @@ class Source:
         path: any file that `media.video.read_frames` reads.
         fps: frames per second of the timeline.
         memory: bytes.
+        start: number of frames to skip at the video's beginning; indices count from the first one after these.
     """
 
-    def __init__(self, path: str | os.PathLike, fps: int | Fraction, memory: int = MEMORY):
-        self.path, self.fps, self.memory = path, fps, memory
+    def __init__(self, path: str | os.PathLike, fps: int | Fraction, memory: int = MEMORY, start: int = 0):
+        self.path, self.fps, self.memory, self.start = path, fps, memory, start
         self.frames = 0  # known after `scan`
         self._frame_bytes = 0
         self._held: list[np.ndarray] | None = []
@@ -50,7 +51,7 @@ class Source:
     def scan(self, limit: int | None = None) -> Iterator[np.ndarray]:
         """Yield the frames (H, W, 3) uint8 from the first on, `limit` at most, and count them."""
         self.frames, self._held = 0, []
-        for frame in islice(read_frames(self.path, self.fps), limit):
+        for frame in islice(read_frames(self.path, self.fps, self.start), limit):
             self.frames += 1
             self._frame_bytes = frame.nbytes
             if self._held is not None:
@@ -111,4 +112,4 @@ class Source:
 
     def _read(self, start: int, stop: int) -> Iterator[np.ndarray]:
         with contextlib.suppress(InputError):
-            yield from islice(read_frames(self.path, self.fps, start), stop - start)
+            yield from islice(read_frames(self.path, self.fps, self.start + start), stop - start)

@@ -88,7 +88,7 @@ def test_every_option_of_a_dub_is_a_field_and_a_flag(monkeypatch):
     assert options_of(parser.parse_args(["--device", "cpu", "--workers", "1"])) == DubOptions()
     given = parser.parse_args(["--device", "cpu", "--face-at", "3,4", "--no-smoothing", "--quiet", "--batch-size", "7"])
     options = options_of(given)
-    assert (options.face_at, options.smooth, options.progress, options.batch_size) == ((3, 4), False, False, 7)
+    assert (options.face_at, options.smooth, options.progress, options.batch_size) == ((3, 4), False, None, 7)
     flags = {flag for action in parser._actions for flag in action.option_strings}
     assert all(action.help for action in parser._actions) and {"--missing-face", "--keep-fps"} < flags
 

@@ -19,7 +19,7 @@ from media.references import choose_references, covering_references, lip_opening
 from media.sound import read_audio
 from media.video import probe, read_frames
 
-QUIET = DubOptions(progress=False)
+QUIET = DubOptions(progress=None)
 REALTIME = {"cpu-used": "8", "deadline": "realtime"}
 
 # name: arguments of `write_video`, then the expected width and height
@@ -127,7 +127,7 @@ def test_the_sound_of_a_video_will_do(tmp_path):
 def test_the_sources_own_rate_is_kept_on_request(tmp_path, rate):
     video = write_video(tmp_path / "video.mp4", pictures=portraits(6), rate=rate)
     sound = write_sound(tmp_path / "sound.wav", "pcm_s16le", 16000, seconds=0.5)
-    options = DubOptions(progress=False, keep_fps=True)
+    options = DubOptions(progress=None, keep_fps=True)
     summary = dub(video, sound, tmp_path / "out.mp4", SourcesOwnFaces(), options)
     info = probe(tmp_path / "out.mp4")
     assert summary.frames == math.ceil(0.5 * rate) and abs(float(info.frame_rate - rate)) < 0.01
@@ -138,7 +138,7 @@ def test_the_sources_own_rate_is_kept_on_request(tmp_path, rate):
 def test_a_rate_that_cannot_be_kept_is_reported(tmp_path, rate, named):
     video = write_video(tmp_path / "video.mp4", pictures=portraits(3), rate=rate)
     sound = write_sound(tmp_path / "sound.wav", "pcm_s16le", 16000, seconds=0.2)
-    summary = dub(video, sound, tmp_path / "out.mp4", SourcesOwnFaces(), DubOptions(progress=False, keep_fps=True))
+    summary = dub(video, sound, tmp_path / "out.mp4", SourcesOwnFaces(), DubOptions(progress=None, keep_fps=True))
     assert summary.fps == probe(tmp_path / "out.mp4").frame_rate == 25
     assert f"25 a second, as the video's own {named} cannot be kept" in str(summary)
 
@@ -169,7 +169,7 @@ def test_references_are_chosen_as_asked(tmp_path, choice, chooser):
             seen.append(landmarks)
 
     video = write_video(tmp_path / "video.mp4", pictures=pictures)
-    options = DubOptions(progress=False, smooth=False, reference_choice=choice)
+    options = DubOptions(progress=None, smooth=False, reference_choice=choice)
     dub(video, sound, tmp_path / "out.mp4", Looking(), options)
     with FaceTracker() as tracker:
         found = [tracker.find(frame)[0] for frame in read_frames(video)]
@@ -209,7 +209,7 @@ def test_everyone_is_dubbed_with_references_of_their_own(tmp_path):
     video = _two_people(tmp_path / "two.mp4")
     sound = write_sound(tmp_path / "sound.wav", "pcm_s16le", 16000, seconds=0.16)
     speaker = Listening()
-    summary = dub(video, sound, tmp_path / "out.mp4", speaker, DubOptions(progress=False, face="all"))
+    summary = dub(video, sound, tmp_path / "out.mp4", speaker, DubOptions(progress=None, face="all"))
     assert summary.untouched == []
     assert len(speaker.spoken) == 2
     for references, crops in speaker.spoken:
@@ -225,7 +225,7 @@ def test_everyone_is_known_again_in_a_video_of_references(tmp_path):
     alone = write_video(tmp_path / "alone.mp4", pictures=paler)
     for references, offsets in ((both, (9, 9)), (alone, (0, -9))):  # who is not there keeps frames of the video itself
         speaker = Listening()
-        options = DubOptions(progress=False, face="all", references=references)
+        options = DubOptions(progress=None, face="all", references=references)
         dub(video, sound, tmp_path / "out.mp4", speaker, options)
         spoken = sorted(speaker.spoken, key=lambda pair: pair[1])
         found = [used - crops for used, crops in spoken]
@@ -252,6 +252,6 @@ def test_references_may_come_from_another_video(tmp_path):
 
     video = _video(tmp_path, "h264.mp4")
     for references in (None, other):
-        options = DubOptions(progress=False, references=references)
+        options = DubOptions(progress=None, references=references)
         dub(video, sound, tmp_path / "out.mp4", Looking(), options)
     assert seen[1] - seen[0] > 20

@@ -211,7 +211,7 @@ def test_pasting_adds_no_flicker(tmp_path):
     pictures = [portrait(4 * np.sin(i / 6), 3 * np.cos(i / 7), 1.5) for i in range(30)]
     video = write_video(tmp_path / "video.mp4", pictures=pictures, options={"crf": "8"})
     sound = write_sound(tmp_path / "sound.wav", "pcm_s16le", 16000, seconds=30 / 25)
-    dub(video, sound, tmp_path / "out.mp4", SourcesOwnFaces(), DubOptions(progress=False))
+    dub(video, sound, tmp_path / "out.mp4", SourcesOwnFaces(), DubOptions(progress=None))
     before, after = (np.stack(list(read_frames(path))).astype(np.float32) for path in (video, tmp_path / "out.mp4"))
     scene = observe(before[:1].astype(np.uint8), workers=1)
     x1, y1, x2, y2 = scene.people[0].boxes[0]

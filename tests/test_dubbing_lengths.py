@@ -1,0 +1,104 @@
+"""The part of the video that is dubbed, the length of the output, and the progress that a dub reports."""
+
+import numpy as np
+import pytest
+from faces import portrait, write_frames
+from media_files import write_sound
+
+from benchmarks.dubbing import SourcesOwnFaces
+from dubbing import DubOptions, dub
+from media.errors import InputError
+from media.sound import read_audio
+from media.video import read_frames
+
+MOVES = [portrait(3.0 * i) for i in range(10)]  # 0.4 s, every frame at another place
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory):
+    return write_frames(tmp_path_factory.mktemp("video") / "moves.mp4", MOVES)
+
+
+@pytest.fixture(scope="module")
+def speech(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("speech")
+    return {s: write_sound(folder / f"{s}.wav", "pcm_s16le", 16000, seconds=s) for s in (0.2, 0.8)}
+
+
+def shown(output) -> list[int]:
+    """Which of `MOVES` each frame of a dub shows."""
+    frames = [frame.astype(int) for frame in read_frames(output)]
+    return [int(np.argmin([np.abs(frame - picture).mean() for picture in MOVES])) for frame in frames]
+
+
+@pytest.mark.parametrize(
+    ("options", "seconds", "expected"),
+    [
+        ({}, 0.2, range(5)),
+        ({"start": 0.12}, 0.2, range(3, 8)),
+        ({"start": 0.24}, 0.2, [6, 7, 8, 9, 9]),
+        ({"start": 0.12, "end": 0.24}, 0.2, [3, 4, 5, 5, 4]),
+        ({"end": 0.08}, 0.2, [0, 1, 1, 0, 0]),
+        ({"length": "video"}, 0.2, range(10)),
+        ({"length": "video"}, 0.8, range(10)),
+        ({"length": "video", "start": 0.2, "end": 0.32}, 0.2, [5, 6, 7]),
+        ({"length": "shorter"}, 0.2, range(5)),
+        ({"length": "shorter"}, 0.8, range(10)),
+        ({"length": "shorter", "start": 0.32}, 0.2, [8, 9]),
+    ],
+)
+def test_the_frames_of_the_output(tmp_path, video, speech, options, seconds, expected):
+    output = tmp_path / "out.mp4"
+    summary = dub(video, speech[seconds], output, SourcesOwnFaces(), DubOptions(progress=None, **options))
+    assert shown(output) == list(expected) and summary.frames == len(expected)
+    assert len(read_audio(output)) / 16000 <= summary.frames / 25 + 0.001  # no sound after the last frame
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [({"start": 0.4}, "--start 0.4"), ({"start": 0.2, "end": 0.2}, "--end 0.2"), ({"end": 0.0}, "--end 0")],
+)
+def test_a_part_that_the_video_does_not_have_is_refused(tmp_path, video, speech, options, named):
+    with pytest.raises(InputError, match=named):
+        dub(video, speech[0.2], tmp_path / "out.mp4", SourcesOwnFaces(), DubOptions(progress=None, **options))
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_part_is_read_again_where_its_frames_do_not_fit_in_memory(video):
+    from dubbing.source import Source
+
+    source = Source(video, 25, memory=1, start=4)
+    assert len(list(source.scan())) == 6
+    places = [index for index, _ in source.play(12)]
+    assert places == [0, 1, 2, 3, 4, 5, 5, 4, 3, 2, 1, 0]
+    for index in (5, 0, 2):
+        differences = [np.abs(source.frame(index).astype(int) - picture).mean() for picture in MOVES]
+        assert int(np.argmin(differences)) == index + 4
+
+
+def test_progress_names_each_stage_and_its_frames(tmp_path, video, speech):
+    seen = []
+
+    def progress(frames, stage, total, **_):
+        for frame in frames:
+            seen.append((stage, total))
+            yield frame
+
+    dub(video, speech[0.2], tmp_path / "out.mp4", SourcesOwnFaces(), DubOptions(progress=progress))
+    assert seen == [("tracking", 10)] * 10 + [("dubbing", 5)] * 5
+
+
+@pytest.mark.parametrize("stage", ["tracking", "dubbing"])
+def test_an_exception_of_the_progress_stops_the_dub_and_leaves_no_file(tmp_path, video, speech, stage):
+    class Stopped(Exception):
+        pass
+
+    def progress(frames, at, total, **_):
+        for number, frame in enumerate(frames):
+            if at == stage and number == 2:
+                raise Stopped
+            yield frame
+
+    with pytest.raises(Stopped):
+        dub(video, speech[0.2], tmp_path / "out.mp4", SourcesOwnFaces(), DubOptions(progress=progress))
+    assert not any(tmp_path.iterdir())
