@@ -4,6 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dubbing.dubber import Dubber
     from dubbing.g4g import G4GSpeaker
     from dubbing.load import load_speaker
     from dubbing.options import DubOptions
@@ -12,9 +13,10 @@ if TYPE_CHECKING:
     from dubbing.stsa import StsaSpeaker
     from media.stages import Clock
 
-__all__ = ["Clock", "DubOptions", "G4GSpeaker", "Speaker", "StsaSpeaker", "Summary", "dub", "load_speaker"]
+__all__ = ["Clock", "DubOptions", "Dubber", "G4GSpeaker", "Speaker", "StsaSpeaker", "Summary", "dub", "load_speaker"]
 
 _MODULES = {
+    "dubbing.dubber": ("Dubber",),
     "dubbing.g4g": ("G4GSpeaker",),
     "dubbing.load": ("load_speaker",),
     "dubbing.options": ("DubOptions",),

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from media.errors import positive
 
+DEMO = Path(__file__).resolve().parent.parent / "checkpoints" / "demo"  # the bundled checkpoint
 LENGTHS = ("sound", "video", "shorter")
 
 
@@ -154,9 +155,11 @@ def options_of(arguments: argparse.Namespace) -> DubOptions:
     Args:
         arguments: from a parser with `add_options` and `--device`.
     """
-    given = {each.name: getattr(arguments, each.name) for each in dataclasses.fields(DubOptions)}
-    if given["batch_size"] is None:
-        given["batch_size"] = 32 if arguments.device.type == "cuda" else 4
-    if given["workers"] is None:
-        given["workers"] = min(8, os.cpu_count() or 1)
-    return DubOptions(**given)
+    given: dict[str, Any] = {each.name: getattr(arguments, each.name) for each in dataclasses.fields(DubOptions)}
+    usual = usual_load(arguments.device.type)
+    return DubOptions(**{**given, **{name: value for name, value in usual.items() if given[name] is None}})
+
+
+def usual_load(device: str) -> dict[str, Any]:
+    """The default `batch_size` and `workers` on a machine that computes on `device`, "cpu" or "cuda"."""
+    return {"batch_size": 32 if device == "cuda" else 4, "workers": min(8, os.cpu_count() or 1)}

@@ -1,0 +1,74 @@
+"""`Dubber`, the Python interface: as README.md shows it, and its errors."""
+
+import re
+import threading
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from faces import portraits, small_checkpoint, write_frames
+from media_files import write_sound
+
+from dubbing import Dubber, DubOptions, dub
+from media.errors import InputError
+from media.video import read_frames
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("files")
+    noise = np.random.default_rng(0).normal(0, 0.1, (1, 3200)).astype(np.float32)
+    return {
+        "checkpoint": small_checkpoint(folder / "checkpoint"),
+        "video": write_frames(folder / "video.mp4", portraits(6)),
+        "sound": write_sound(folder / "speech.wav", "pcm_s16le", 16000, sound=noise),
+    }
+
+
+@pytest.fixture(scope="module")
+def dubber(files):
+    return Dubber(files["checkpoint"], "cpu")
+
+
+@pytest.mark.slow
+def test_the_lines_of_the_readme_run_as_written(files, tmp_path, monkeypatch, capsys):
+    lines = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert len(lines) == 1 and "Dubber" in lines[0]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "checkpoints").symlink_to(ROOT / "checkpoints")
+    for name, path in {"VIDEO": files["video"], "SOUND": files["sound"]}.items():
+        (tmp_path / name).symlink_to(path)
+    exec(lines[0], {})
+    assert len(list(read_frames("out/mine.mp4"))) == 5
+    assert capsys.readouterr().out == "5 []\n"  # no frame without a face
+
+
+def test_it_dubs_as_the_pipeline_does(dubber, files, tmp_path):
+    given = files["video"], files["sound"]
+    summary = dubber.dub(*given, tmp_path / "a.mp4", start=0.08, keep_fps=True)
+    options = DubOptions(progress=None, start=0.08, keep_fps=True)
+    assert str(dub(*given, tmp_path / "b.mp4", dubber.speaker, options)).partition(":")[2] in str(summary)
+    assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
+
+
+def test_threads_may_share_it(dubber, files, tmp_path):
+    outputs = [tmp_path / f"{i}.mp4" for i in range(3)]
+    threads = [threading.Thread(target=dubber.dub, args=(files["video"], files["sound"], path)) for path in outputs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({path.read_bytes() for path in outputs}) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ({"device": "nowhere"}, "'nowhere'"),
+        ({"checkpoint": "no/folder"}, "no/folder"),
+        ({"device": "cpu", "precision": "fp16"}, "fp16"),
+    ],
+)
+def test_what_cannot_be_loaded_is_an_input_error(files, arguments, named):
+    with pytest.raises(InputError, match=named):
+        Dubber(**{"checkpoint": files["checkpoint"], **arguments})
