@@ -2,10 +2,12 @@
 
     python evaluate.py --generated out/dubbed --reference clips
     python evaluate.py --generated A=out/a --generated B=out/b --reference clips --table stsa-lrs2 --output out/eval
+    python evaluate.py --generated out/dubbed --source videos
     python evaluate.py --table g4g-user-study
 
-Videos are paired by their path below the folders, without the suffix. Each metric is defined in the module of
-`metrics/` that computes it.
+Without --reference, only metrics that need no true video of the same words are computed; --source gives the videos that
+were dubbed, for the metrics that compare the person. Videos are paired by their path below the folders, without the
+suffix. Each metric is defined in the module of `metrics/` that computes it.
 """
 
 import argparse
@@ -17,7 +19,7 @@ from pathlib import Path
 from media.crop import STSA, CropForm
 from media.errors import InputError, Parser, command, quick_help
 from media.files import named_paths, output_folder, replacing
-from metrics.tables import METRICS, TABLES, PublishedTable
+from metrics.tables import METRICS, NEED_SOURCE, TABLES, UNPAIRED, PublishedTable
 from models.devices import add_device
 
 
@@ -33,6 +35,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "papers' ground truth has none",
     )
     parser.add_argument("--reference", type=Path, metavar="DIR", help="folder of the true videos of the same names")
+    parser.add_argument(
+        "--source", type=Path, metavar="DIR", help="unpaired: folder of the dubbed videos of the same names"
+    )
     parser.add_argument("--metrics", nargs="+", metavar="NAME", help=f"of {', '.join(METRICS)}; the table's, or all")
     parser.add_argument("--table", metavar="NAME", help=f"the paper's rows to show above: {', '.join(TABLES)}")
     parser.add_argument("--output", type=Path, metavar="DIR", help="write Markdown, LaTeX, CSV, JSON and report.html")
@@ -85,6 +90,17 @@ def chosen_metrics(names: list[str] | None, table: PublishedTable | None) -> tup
         if metric not in METRICS:
             raise InputError(f"--metrics {given} does not exist; choose from {', '.join(METRICS)}")
     return tuple(dict.fromkeys(metrics))
+
+
+def unpaired_metrics(metrics: tuple[str, ...], asked: bool, source: Path | None) -> tuple[str, ...]:
+    """Those of `metrics` that need no true video; InputError for one that was `asked` for and needs more."""
+    possible = [metric for metric in UNPAIRED if source is not None or metric not in NEED_SOURCE]
+    if asked:
+        for metric in metrics:
+            if metric not in possible:
+                needs = "--source" if metric in UNPAIRED else "--reference, the true videos of the same words"
+                raise InputError(f"--metrics {metric} needs {needs}; add it or leave the metric out")
+    return tuple(metric for metric in metrics if metric in possible)
 
 
 def listed_clips(path: Path | None) -> dict[str, set[str]] | None:
@@ -149,8 +165,15 @@ def main(arguments: list[str] | None = None) -> None:
             write_published(table, output_folder(args.output))
             print(f"{args.output}/table.md, .tex, .csv and .json written")
         return
-    if not args.generated or args.reference is None:
-        raise InputError("--generated and --reference are both needed; see `python evaluate.py --help`")
+    if not args.generated:
+        raise InputError("--generated is needed; see `python evaluate.py --help`")
+    if args.source is not None and args.reference is not None:
+        raise InputError("--source is for an evaluation without true videos; leave it or --reference out")
+    unpaired = args.reference is None
+    if unpaired:
+        if table is not None:
+            raise InputError(f"--table {table.name} has rows of paired dubbing; give --reference or leave it out")
+        metrics = unpaired_metrics(metrics, args.metrics is not None, args.source)
     if not metrics and table is not None:
         raise InputError(f"--table {table.name} has no column that can be computed; leave --generated out to print it")
     if args.region not in ("face", "frame"):
@@ -158,7 +181,7 @@ def main(arguments: list[str] | None = None) -> None:
     if args.size < 32:
         raise InputError(f"--size {args.size} is too small for the metrics; give 32 or more")
     crop = CropForm(height=args.size, width=args.size)
-    options = Options(metrics, args.region, crop, str(args.device))
+    options = Options(metrics, args.region, crop, str(args.device), unpaired)
     folders = named_paths("--generated", args.generated)
     only = listed_clips(args.clips)
     output = output_folder(args.output) if args.output else None
@@ -166,7 +189,7 @@ def main(arguments: list[str] | None = None) -> None:
     forbid_tf32()  # scores are compared digit by digit
     networks, footnotes = load_networks(metrics, options.device)
     gallery = Gallery() if output else None
-    evaluation = Evaluation(folders, args.reference, options, networks, only, gallery)
+    evaluation = Evaluation(folders, args.reference or args.source, options, networks, only, gallery)
     with tqdm(unit="frame", desc=f"{len(evaluation.clips)} clips") as bar:
 
         def progress(clip: str, frames: int) -> None:
@@ -183,9 +206,10 @@ def main(arguments: list[str] | None = None) -> None:
     clips = [clip for method in methods for clip in method.clips]
     left_out = sum(count_frames(clip.left_out) for clip in clips)
     pairs = sum(len(method.left_out) for method in methods)
+    what = "videos scored" if unpaired else "pairs compared"
     print(
-        f"{len(clips)} pairs compared in {sum(clip.frames for clip in clips)} frames; {left_out} frames and {pairs} "
-        f"pairs left out{f'; {output}/report.html and tables written' if output else ''}"
+        f"{len(clips)} {what} in {sum(clip.frames for clip in clips)} frames; {left_out} frames and {pairs} "
+        f"{what.split()[0]} left out{f'; {output}/report.html and tables written' if output else ''}"
     )
 
 

@@ -58,7 +58,7 @@ class Evaluation:
 
     Args:
         folders: method -> folder of generated videos.
-        reference: folder of the true videos.
+        reference: folder of the true videos; in an unpaired evaluation, of the dubbed videos, or None.
         options: what to compute.
         networks: from `scoring.load_networks`.
         only: clips to score: listed name -> names that the clip's videos may have; None scores all.
@@ -71,7 +71,7 @@ class Evaluation:
     def __init__(
         self,
         folders: dict[str, Path],
-        reference: Path,
+        reference: Path | None,
         options: Options,
         networks: dict[str, nn.Module],
         only: Mapping[str, Collection[str]] | None = None,
@@ -83,7 +83,9 @@ class Evaluation:
         self.methods: list[MethodResult] = []
         self._sets = {name: FrechetSets() for name in folders} if "fid" in networks else {}
         for name, folder in folders.items():
-            pairs, only_generated, only_reference = pair_videos(folder, reference)
+            pairs, only_generated, only_reference = pair_videos(
+                folder, reference, "--source" if options.unpaired else "--reference"
+            )
             in_neither = []
             if only is not None:
                 there = {*only_generated, *only_reference, *(pair.name for pair in pairs)}
@@ -94,7 +96,8 @@ class Evaluation:
                     [clip for clip in clips if clip in wanted] for clips in (only_generated, only_reference)
                 )
             if not pairs:
-                raise InputError(f"{name}: {folder} and {reference} share no clip of the list; check its names")
+                both = f"{folder} and {reference} share" if reference else f"{folder} has"
+                raise InputError(f"{name}: {both} no clip of the list; check its names")
             named = {pair.name: pair for pair in pairs}
             self.methods.append(
                 MethodResult(name, [], {}, only_generated, only_reference, pairs=named, in_neither=in_neither)
@@ -133,7 +136,8 @@ class Evaluation:
             scorer = ClipScorer(self._options, self._networks, features)
             count = FrameCount()
             track = self._options.needs_faces
-            for pairs in _batches(read_pairs(pair, count, track, track, faces), self._options.region):
+            frames = read_pairs(pair, count, track, track, faces, self._options.unpaired)
+            for pairs in _batches(frames, self._options.region):
                 batch = Batch(pairs, self._options.region, self._options.crop, self._options.device)
                 values = scorer.update(batch)
                 if self._observer:
@@ -156,7 +160,7 @@ def _batches(frames: Iterator[FramePair], region: str) -> Iterator[list[FramePai
     pairs: list[FramePair] = []
     for pair in frames:
         pairs.append(pair)
-        height, width = pair.reference.shape[:2]
+        height, width = pair.generated.shape[:2]
         limit = _LARGEST_BATCH if region == "face" else max(1, min(_LARGEST_BATCH, _BATCH_PIXELS // (height * width)))
         if len(pairs) >= limit:
             yield pairs

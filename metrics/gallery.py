@@ -66,12 +66,16 @@ class Gallery:
     def start(self, method: str, pair: Pair) -> None:
         self._method, self._pair = method, pair
         self._frames: list[np.ndarray] = []
+        self._shown = 0  # videos side by side in a preview
         self._extremes: dict[bool, tuple[float, str, FramePair, str]] = {}
 
     def update(self, batch: Batch, values: dict[str, np.ndarray]) -> None:
         if len(self.previews) < PREVIEWS:
             for pair in batch.pairs[: SECONDS * FPS - len(self._frames)]:
-                self._frames.append(np.hstack([_shrink(pair.reference), _shrink(pair.generated)]))
+                shown = [frame for frame in (pair.reference, pair.generated) if frame is not None]
+                if not self._frames or len(shown) == self._shown:
+                    self._shown = len(shown)
+                    self._frames.append(np.hstack([_shrink(frame) for frame in shown]))
         metric = next((name for name in RANKING if name in values), None)
         if metric is None or np.isnan(values[metric]).all():
             return
@@ -93,7 +97,8 @@ class Gallery:
         self._frames, self._extremes = [], {}
 
     def _shot(self, goodness: float, metric: str, pair: FramePair, region: str) -> Shot:
-        def image(frame: np.ndarray) -> bytes:
+        def image(frame: np.ndarray | None) -> bytes:
+            assert frame is not None  # the batch compares no pair without a reference
             if region == "face":
                 assert pair.reference_face is not None  # the batch compares no pair without it
                 return _jpeg(crop_face(frame, pair.reference_face.box, CropForm(height=SIDE, width=SIDE)))
@@ -118,7 +123,8 @@ class Gallery:
         )
 
     def _preview(self) -> Preview:
-        sound = next((path for path in (self._pair.generated, self._pair.reference) if probe(path).has_sound), None)
+        paths = [path for path in (self._pair.generated, self._pair.reference) if path is not None]
+        sound = next((path for path in paths if probe(path).has_sound), None)
         try:
             return self._with_sound(sound)
         except InputError:  # the sound cannot be read; the scores do without it too

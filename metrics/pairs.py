@@ -1,4 +1,8 @@
-"""Pairs generated and true videos by file name and reads both frame by frame."""
+"""Pairs generated videos with others by file name and reads both frame by frame.
+
+In a paired evaluation the other is the true video of the same words. In an unpaired one it is the video that was
+dubbed, which says other words, or there is none.
+"""
 
 import contextlib
 import itertools
@@ -25,11 +29,11 @@ _AHEAD = 4  # frames by which a reader may be ahead of the metrics
 
 @dataclass(frozen=True)
 class Pair:
-    """A generated video and the true one of the same name."""
+    """A generated video and the one of the same name that it is compared with: the true one, or the dubbed one."""
 
     name: str
     generated: Path
-    reference: Path
+    reference: Path | None
 
 
 @dataclass(frozen=True)
@@ -38,13 +42,13 @@ class FramePair:
 
     Attributes:
         index: the frame's place on the 25 fps timeline.
-        generated, reference: (H, W, 3) uint8 RGB.
+        generated, reference: (H, W, 3) uint8 RGB; `reference` is None where an unpaired evaluation has no frame.
         generated_face, reference_face: the face in each; None if there is none or faces are not tracked.
     """
 
     index: int
     generated: np.ndarray
-    reference: np.ndarray
+    reference: np.ndarray | None
     generated_face: Face | None
     reference_face: Face | None
 
@@ -65,7 +69,10 @@ class Batch:
         self._crop = crop
         self._device = device
         self.compared = [
-            pair for pair in pairs if region == "frame" or None not in (pair.generated_face, pair.reference_face)
+            pair
+            for pair in pairs
+            if pair.reference is not None
+            and (region == "frame" or None not in (pair.generated_face, pair.reference_face))
         ]
 
     def _images(self, which: str) -> Tensor:
@@ -105,8 +112,14 @@ def find_videos(folder: Path, what: str) -> dict[str, Path]:
     return found
 
 
-def pair_videos(generated: Path, reference: Path) -> tuple[list[Pair], list[str], list[str]]:
+def pair_videos(
+    generated: Path, reference: Path | None, option: str = "--reference"
+) -> tuple[list[Pair], list[str], list[str]]:
     """Pair the videos of two folders by name.
+
+    Args:
+        reference: None pairs each video with nothing.
+        option: names the folder `reference` in messages.
 
     Returns:
         The pairs by name, the names that only `generated` has, and those that only `reference` has.
@@ -115,12 +128,14 @@ def pair_videos(generated: Path, reference: Path) -> tuple[list[Pair], list[str]
         InputError: a folder without videos, or two folders without a name in common.
     """
     made = find_videos(generated, "--generated")
-    true = find_videos(reference, "--reference")
+    if reference is None:
+        return [Pair(name, path, None) for name, path in sorted(made.items())], [], []
+    true = find_videos(reference, option)
     pairs = [Pair(name, made[name], true[name]) for name in sorted(made.keys() & true.keys())]
     if not pairs:
         raise InputError(
-            f"--generated {generated} and --reference {reference} have no file name in common (for instance "
-            f"{min(made)} and {min(true)}); give the videos the names of the true ones"
+            f"--generated {generated} and {option} {reference} have no file name in common (for instance "
+            f"{min(made)} and {min(true)}); give the videos the same names"
         )
     return pairs, sorted(made.keys() - true.keys()), sorted(true.keys() - made.keys())
 
@@ -145,6 +160,7 @@ def read_pairs(
     track_reference: bool = True,
     track_generated: bool = True,
     known_faces: list[Face | None] | None = None,
+    unpaired: bool = False,
 ) -> Generator[FramePair, None, None]:
     """Read both videos on the 25 fps timeline, each in a thread of its own, and find the faces in them.
 
@@ -153,6 +169,7 @@ def read_pairs(
         track_reference, track_generated: whether to look for faces.
         known_faces: the reference's faces found by earlier calls, one entry a frame. This call appends the faces that
             it finds, so that several methods share the tracking.
+        unpaired: also yield the generated frames that have no reference frame.
 
     Raises:
         InputError: a video cannot be read, or the two differ in size.
@@ -160,20 +177,22 @@ def read_pairs(
     known_faces = [] if known_faces is None else known_faces
     with contextlib.ExitStack() as stack:
         generated = stack.enter_context(_ahead(pair.generated, track_generated, []))
-        reference = stack.enter_context(_ahead(pair.reference, track_reference, known_faces))
+        reference: Iterator[tuple[np.ndarray, Face | None]] = iter(())
+        if pair.reference is not None:
+            reference = stack.enter_context(_ahead(pair.reference, track_reference, known_faces))
         for index, (made, true) in enumerate(itertools.zip_longest(generated, reference)):
             if made is None:
                 count.only_reference += 1
                 continue
-            if true is None:
+            if true is None and not unpaired:
                 count.only_generated += 1
                 continue
-            if made[0].shape != true[0].shape:
+            if true is not None and made[0].shape != true[0].shape:
                 sizes = (f"{image.shape[1]}x{image.shape[0]}" for image in (made[0], true[0]))
                 where = f" in frame {index}" if index else ""
                 raise InputError("{} generated, {} reference{}: the sizes differ".format(*sizes, where))
             count.shared += 1
-            yield FramePair(index, made[0], true[0], made[1], true[1])
+            yield FramePair(index, made[0], true[0] if true else None, made[1], true[1] if true else None)
 
 
 def _with_faces(path: Path, track: bool, known: list[Face | None]) -> Iterator[tuple[np.ndarray, Face | None]]:

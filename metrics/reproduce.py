@@ -125,15 +125,22 @@ def prepare(clips: list[Source], output: Path) -> None:
         temporary.write_text("".join(f"{clip.id}\n" for clip in clips), encoding="utf-8")
     for clip in clips:
         place = truth[clip.id]
-        output_folder(place.parent)
-        if clip.cut and not place.exists():
-            write_part(clip, place)
+        if clip.cut is None:
+            link(clip.video, place)
         elif not place.exists():
-            place.unlink(missing_ok=True)  # a link whose video has moved
-            try:
-                place.symlink_to(clip.video.resolve())
-            except OSError:  # a file system without links
-                shutil.copyfile(clip.video, place)
+            write_part(clip, place)
+
+
+def link(video: Path, place: Path) -> None:
+    """Make `place` a link to `video`, or a copy on a file system without links."""
+    output_folder(place.parent)
+    if place.exists():
+        return
+    place.unlink(missing_ok=True)  # a link whose video has moved
+    try:
+        place.symlink_to(video.resolve())
+    except OSError:
+        shutil.copyfile(video, place)
 
 
 def keep_settings(settings: dict, output: Path) -> None:

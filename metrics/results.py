@@ -128,7 +128,7 @@ class Results:
         if not_asked and self.methods:
             notes.append(f"{', '.join(not_asked)}: not asked for (--metrics)")
         return Grid(
-            title=self.table.title if self.table else "Evaluation",
+            title=self.table.title if self.table else f"Evaluation{', unpaired' if self.options.unpaired else ''}",
             header=["Method", *(COLUMNS[metric].heading for metric in columns)],
             rows=[[Cell(name), *row] for name, row in zip(names, cells, strict=True)],
             rule=published if 0 < published < len(rows) else None,
@@ -190,8 +190,8 @@ class Results:
 
         methods = []
         for method in self.methods:
-            paths = {
-                name: {"generated": str(pair.generated), "reference": str(pair.reference)}
+            paths: dict[str, dict[str, str | None]] = {
+                name: {"generated": str(pair.generated), "reference": str(pair.reference) if pair.reference else None}
                 for name, pair in method.pairs.items()
             }
             summaries = {metric: summarise(method, metric) for metric in self.options.metrics}
@@ -209,7 +209,7 @@ class Results:
                         for clip in method.clips
                     ],
                     "left_out": {
-                        name: {"reason": reason} | paths.get(name, {}) for name, reason in method.left_out.items()
+                        name: {**paths.get(name, {}), "reason": reason} for name, reason in method.left_out.items()
                     },
                     "only_generated": method.only_generated,
                     "only_reference": method.only_reference,

@@ -50,12 +50,14 @@ class Options:
         region: "face", the crop of the reference's face box, or "frame", the whole frame.
         crop: the form of the face crops.
         device: "cpu" or a CUDA device.
+        unpaired: the videos compared with are those that were dubbed, which say other words.
     """
 
     metrics: tuple[str, ...] = tuple(METRICS)
     region: str = "face"
     crop: CropForm = STSA
     device: str = "cpu"
+    unpaired: bool = False
 
     @property
     def needs_faces(self) -> bool:
@@ -166,7 +168,7 @@ class ClipScorer:
         if "syncnet" in networks:
             self._sync = SyncEmbeddings(cast(ChungSyncNet, networks["syncnet"]), options.device)
         self._sync_box: np.ndarray | None = None
-        self._frames = 0
+        self._frames = self._faces = 0  # frames compared, and frames with a generated face
         self._faceless: dict[str, FrameRanges] = defaultdict(list)
         self._known_features = known_features
         self.sets = FrechetSets() if "fid" in networks else None
@@ -194,6 +196,7 @@ class ClipScorer:
         """
         self._check_size(batch)
         self._frames += len(batch.compared)
+        self._faces += sum(pair.generated_face is not None for pair in batch.pairs)
         self._count_faces(batch)
         values = {}
         if batch.compared:
@@ -221,7 +224,7 @@ class ClipScorer:
         if not self._options.needs_faces:
             return
         for pair in batch.pairs:
-            if pair.reference_face is None:
+            if pair.reference_face is None and pair.reference is not None:
                 add_frame(self._faceless[NO_REFERENCE_FACE], pair.index)
             elif pair.generated_face is None:
                 add_frame(self._faceless[NO_GENERATED_FACE], pair.index)
@@ -241,9 +244,10 @@ class ClipScorer:
             self._last = pair
 
     def _motion_error(self, first: FramePair, second: FramePair) -> np.ndarray:
+        assert first.reference is not None and second.reference is not None  # the batch compares no pair without it
         frames = [first.generated, first.reference, second.generated, second.reference]
         if self._options.region == "face":  # one box for all: the crop must not move
-            assert first.reference_face is not None  # the batch compares no pair without it
+            assert first.reference_face is not None
             x1, y1, x2, y2 = first.reference_face.box
             frames = [frame[y1:y2, x1:x2] for frame in frames]
         images = to_tensor(np.stack(frames), self._options.device)
@@ -256,17 +260,18 @@ class ClipScorer:
         Raises:
             InputError: no frame could be compared.
         """
-        if not self._frames:
+        scored = self._faces if self._options.unpaired else self._frames
+        if not scored:
             which = "reference" if self._faceless[NO_REFERENCE_FACE] else "generated"
             raise InputError(f"no face was found in the {which} video in any frame")
         values: dict[str, float | None] = {metric: None for metric in self._options.metrics if metric != "fid"}
-        result = ClipResult(pair.name, values, self._frames, {})
+        result = ClipResult(pair.name, values, scored, {})
         if self._options.region == "face":
             result.left_out |= self._faceless
         elif "liplmd" in self._options.metrics:
             result.without_lips |= self._faceless
         for reason, frames in ((GENERATED_LONGER, count.only_generated), (REFERENCE_LONGER, count.only_reference)):
-            if frames:
+            if frames and not self._options.unpaired:
                 result.left_out[reason] = [[count.shared, count.shared + frames - 1]]
         for name, each in self._per_frame.items():
             joined = np.concatenate(each)
@@ -296,9 +301,13 @@ class ClipScorer:
         if self._sync_box is None:
             result.notes.append("no face in either video: no LSE")
             return
-        source = next((path for path in (pair.generated, pair.reference) if probe(path).has_sound), None)
+        paths = (
+            [pair.generated] if pair.reference is None or self._options.unpaired else [pair.generated, pair.reference]
+        )
+        source = next((path for path in paths if probe(path).has_sound), None)
         if source is None:
-            result.notes.append("neither video has sound: no LSE")
+            which = "neither video has" if len(paths) > 1 else "the generated video has no"
+            result.notes.append(f"{which} sound: no LSE")
             return
         try:
             sound = read_audio(source)

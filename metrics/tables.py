@@ -36,6 +36,9 @@ METRICS = {
     "lse_c": Column("LSE-C", True, 4),
     "dme": Column("DME", False, 4),
 }
+# Metrics that need no true video of the same words, and those of them that need the dubbed video.
+UNPAIRED = ("fid", "lse_d", "lse_c")
+NEED_SOURCE = ("fid",)
 OPINIONS = {
     "visual_quality": Column("Visual Quality", True, 2),
     "lip_synchronization": Column("Lip Synchronization", True, 2),

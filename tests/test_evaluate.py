@@ -220,7 +220,11 @@ def test_wrong_input_is_one_line_and_exit_code_2(truth, tmp_path, capsys):
     assert "no face was found" in complaint("--generated", folder, "--reference", folder, capsys=capsys)
     assert "twice" in complaint("--generated", truth, *both, capsys=capsys)
     assert "--nonsense" in complaint(*both, "--nonsense", capsys=capsys)
-    assert "both needed" in complaint("--generated", truth, capsys=capsys)
+    assert "--generated is needed" in complaint("--reference", truth, capsys=capsys)
+    assert "needs --reference" in complaint("--generated", truth, "--metrics", "psnr", capsys=capsys)
+    assert "needs --source" in complaint("--generated", truth, "--metrics", "fid", capsys=capsys)
+    assert "leave it or --reference out" in complaint(*both, "--source", truth, capsys=capsys)
+    assert "rows of paired dubbing" in complaint("--generated", truth, "--table", "stsa-lrs2", capsys=capsys)
     assert "no column that can be computed" in complaint(*both, "--table", "g4g-user-study", capsys=capsys)
 
 
