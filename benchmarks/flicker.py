@@ -39,10 +39,13 @@ from tqdm import tqdm
 
 from benchmarks.dubbing import make_sound
 from dubbing import DubOptions, dub, load_speaker
+from dubbing.paste import paste_weight
 from dubbing.people import Scene, choose, observe
 from media.audio import SAMPLE_RATE
-from media.crop import CropForm, paste_weight
+from media.crop import CropForm
 from media.heatmap import LIP_POINTS
+from media.landmarks import select131
+from media.place import Place
 from media.sound import read_audio
 from media.video import read_frames
 
@@ -51,15 +54,15 @@ MOUTH = 0.12  # of the face's width: margin of the mouth's region around the lip
 BEYOND = 0.04  # of the face's width: how far the contour's band extends beyond the pasted face
 
 
-def regions(shape: tuple[int, int], box: np.ndarray, landmarks: np.ndarray, form: CropForm) -> dict[str, np.ndarray]:
+def regions(shape: tuple[int, int], place: Place, landmarks: np.ndarray, form: CropForm) -> dict[str, np.ndarray]:
     """Masks of the `REGIONS` of a face pasted by `form` into a frame of `shape` (H, W), (H, W) bool each."""
-    x1, y1, x2, y2 = box
+    (left, top, right, bottom), inside = paste_weight(shape, place, landmarks, form)
     weight = np.zeros(shape, np.float32)
-    weight[y1:y2, x1:x2] = paste_weight(shape, tuple(box), landmarks, form)
+    weight[top:bottom, left:right] = inside
     mouth = np.zeros(shape, np.uint8)
     cv2.fillConvexPoly(mouth, cv2.convexHull(np.rint(landmarks[LIP_POINTS]).astype(np.int32)), (1,))
-    lips = _widened(mouth, MOUTH * (x2 - x1))
-    pasted = _widened((weight > 0).astype(np.uint8), BEYOND * (x2 - x1))
+    lips = _widened(mouth, MOUTH * place.width)
+    pasted = _widened((weight > 0).astype(np.uint8), BEYOND * place.width)
     whole = weight > 0.99
     return {"cheeks": whole & ~lips, "contour": pasted & ~whole & ~lips, "rest": ~pasted & ~lips}
 
@@ -69,12 +72,13 @@ def _widened(mask: np.ndarray, pixels: float) -> np.ndarray:
     return cv2.dilate(mask, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))) > 0
 
 
-def faces(scene: Scene) -> Iterator[tuple[np.ndarray, np.ndarray] | None]:
-    """Box and landmarks of the dubbed face in each frame, None where there is none."""
+def faces(scene: Scene, form: CropForm) -> Iterator[tuple[Place, np.ndarray] | None]:
+    """Place of the crop of `form`, and landmarks (131, 2), of the dubbed face in each frame; None if there is none."""
     for index, people in enumerate(choose(scene)):
         if people and index in people[0].frames:
             position = people[0].frames.index(index)
-            yield people[0].boxes[position], people[0].landmarks[position]
+            points = people[0].points[position]
+            yield form.place(points), select131(points)
         else:
             yield None
 
@@ -83,9 +87,9 @@ def flicker(source: Path, dubbed: Path, form: CropForm) -> dict[str, tuple[float
     """The mean difference between consecutive frames of `source` and of `dubbed`, for each of the `REGIONS`."""
     sums: dict[str, list[np.ndarray]] = defaultdict(list)
     length = sum(1 for _ in read_frames(dubbed))
-    scene = observe((frame for frame, _ in zip(read_frames(source), range(length), strict=False)), 1, form=form)
+    scene = observe((frame for frame, _ in zip(read_frames(source), range(length), strict=False)), 1)
     before = None
-    for *frames, face in zip(read_frames(source), read_frames(dubbed), faces(scene), strict=False):
+    for *frames, face in zip(read_frames(source), read_frames(dubbed), faces(scene, form), strict=False):
         frames = [frame.astype(np.int16) for frame in frames]
         if before is not None and face is not None:
             changes = [np.abs(new - old).mean(axis=2) for new, old in zip(frames, before, strict=True)]

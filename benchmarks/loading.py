@@ -31,8 +31,10 @@ import torch
 from benchmarks.training import PORTRAIT
 from data_prep.clips import ClipData, encode_face, write_clip
 from data_prep.windows import ClipDataset
-from media.crop import STSA, crop_face, select131, to_crop
+from media.crop import STSA
 from media.face import FaceTracker
+from media.landmarks import select131
+from media.place import crop_face
 from media.video import read_frames
 
 SHORT, LONG = 75, 7500  # frames: three seconds, five minutes
@@ -46,8 +48,9 @@ def portrait() -> tuple[list[bytes], list[np.ndarray]]:
         for frame in read_frames(PORTRAIT):
             face = tracker.track(frame)
             if face is not None:
-                faces.append(encode_face(crop_face(frame, face.box, STSA)))
-                landmarks.append(to_crop(select131(face.landmarks), face.box))
+                place = STSA.place(face.landmarks)
+                faces.append(encode_face(crop_face(frame, place, STSA.shape)))
+                landmarks.append(place.to_crop(select131(face.landmarks)))
     return faces, landmarks
 
 

@@ -46,10 +46,12 @@ from tqdm import tqdm
 from benchmarks.dubbing import make_sound
 from benchmarks.flicker import faces
 from dubbing import DubOptions, dub, load_speaker
+from dubbing.paste import paste_weight
 from dubbing.people import observe
 from media.audio import SAMPLE_RATE
-from media.crop import CropForm, paste_weight, resize
+from media.crop import CropForm
 from media.pictures import to_tensor
+from media.place import Place, crop_face, resize
 from media.sound import read_audio
 from media.video import VideoWriter, read_frames
 from metrics.image import psnr, ssim
@@ -65,20 +67,20 @@ def gradient_magnitude(picture: np.ndarray) -> np.ndarray:
     return np.hypot(across, down)
 
 
-def lower_face(shape: tuple[int, int], box: np.ndarray, landmarks: np.ndarray, form: CropForm) -> np.ndarray:
+def pasted_part(shape: tuple[int, int], place: Place, landmarks: np.ndarray, form: CropForm) -> np.ndarray:
     """Mask of the pixels of a frame of `shape` (H, W) that `form` pastes at full weight, (H, W) bool."""
-    x1, y1, x2, y2 = (int(side) for side in box)
+    (left, top, right, bottom), weight = paste_weight(shape, place, landmarks, form)
     mask = np.zeros(shape, bool)
-    mask[y1:y2, x1:x2] = paste_weight(shape, (x1, y1, x2, y2), landmarks, form) > 0.99
+    mask[top:bottom, left:right] = weight > 0.99
     return mask
 
 
-def hidden_part(frame: np.ndarray, box: np.ndarray, form: CropForm) -> np.ndarray:
-    """The hidden rectangle of `form` in the `box` of a face, cut out of `frame` (H, W, 3)."""
-    x1, y1, x2, y2 = (int(side) for side in box)
+def hidden_part(frame: np.ndarray, place: Place, form: CropForm) -> np.ndarray:
+    """The hidden rectangle of `form` at `place`, cut out of `frame` (H, W, 3) at the frame's resolution."""
+    width, height = (round(side) for side in place.size)
     left, top, right, bottom = form.hidden
-    rows = slice(y1 + round(top * (y2 - y1)), y1 + round(bottom * (y2 - y1)))
-    return frame[rows, x1 + round(left * (x2 - x1)) : x1 + round(right * (x2 - x1))]
+    rows, columns = (slice(round(a * n), round(b * n)) for a, b, n in ((top, bottom, height), (left, right, width)))
+    return crop_face(frame, place, (height, width))[rows, columns]
 
 
 def sharpness(source: Path, dubbed: Path, form: CropForm) -> dict[str, float]:
@@ -89,11 +91,11 @@ def sharpness(source: Path, dubbed: Path, form: CropForm) -> dict[str, float]:
     """
     rows = []
     length = sum(1 for _ in read_frames(dubbed))
-    scene = observe(islice(read_frames(source), length), 1, form=form)
-    for true, made, face in zip(read_frames(source), read_frames(dubbed), faces(scene), strict=False):
+    scene = observe(islice(read_frames(source), length), 1)
+    for true, made, face in zip(read_frames(source), read_frames(dubbed), faces(scene, form), strict=False):
         if face is None:
             continue
-        mask = lower_face((true.shape[0], true.shape[1]), *face, form)
+        mask = pasted_part((true.shape[0], true.shape[1]), *face, form)
         parts = [hidden_part(frame, face[0], form) for frame in (made, true)]
         if not mask.any() or min(parts[0].shape[:2]) < _SMALLEST_SIDE:
             continue
@@ -126,7 +128,7 @@ def scaled_down(video: Path, output: Path, width: int, seconds: float) -> None:
         seen.append(frame)
         people = observe([frame], 1).people
         if people:
-            own = max(float(np.ptp(person.landmarks[0][:, 0])) for person in people)
+            own = max(float(np.ptp(person.points[0][:, 0])) for person in people)
             break
     if own < width:
         shown = f"a face {own:.0f} px wide" if own else "no face"

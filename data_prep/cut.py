@@ -11,8 +11,8 @@ from scipy.io import wavfile
 
 from data_prep.layout import Cut, Source
 from media.audio import SAMPLE_RATE
-from media.crop import resize
 from media.errors import InputError
+from media.place import resize
 from media.sound import read_audio, read_sound, sound_format
 from media.timeline import FPS
 from media.video import VideoWriter, read_frames

@@ -91,8 +91,9 @@ from data_prep.clips import SUFFIX, Clip, ClipData, encode_face, write_clip
 from data_prep.manifest import Manifest
 from data_prep.workers import CRASHED, spread
 from media.audio import SAMPLE_RATE, mel_spectrogram, wav2vec2_features
-from media.crop import crop_face, select131, to_crop
 from media.face import FaceTracker
+from media.landmarks import select131
+from media.place import crop_face
 from media.sound import read_audio
 from media.video import read_frames
 
@@ -110,14 +111,15 @@ def read_source(source: Source, kinds: list[str], crop: CropForm) -> ClipData:
         raise InputError(f"sound {source.sound.name} lasts under one second ({len(wav) / SAMPLE_RATE:.2f} s)")
     data = ClipData([], [], [], [], wav, {}, crop)
     number = -1
-    with FaceTracker(_FACES, crop) as tracker:
+    with FaceTracker(_FACES) as tracker:
         for number, frame in enumerate(read_frames(source.video, FPS)):
             face = tracker.track(frame)
             if face is None:
                 continue
-            data.faces.append(encode_face(crop_face(frame, face.box, crop)))
-            data.landmarks.append(to_crop(select131(face.landmarks), face.box))
-            data.boxes.append(face.box)
+            place = crop.place(face.landmarks)
+            data.faces.append(encode_face(crop_face(frame, place, crop.shape)))
+            data.landmarks.append(place.to_crop(select131(face.landmarks)))
+            data.boxes.append(np.array([place.left, place.top, place.right, place.bottom], np.int32))
             data.frames.append(number)
     length = number + 1
     if length < MINIMUM:
@@ -257,7 +259,8 @@ def main() -> int:
     if not sources:
         raise InputError(f"input {options.input} holds no video in the layout {options.dataset}; check --dataset")
     crop = CROPS[options.crop]
-    crop.check_framing()
+    if crop.framing != "landmark_box":
+        raise InputError(f"--crop {options.crop} has no clip files yet; use stsa or stsa-256")
     output = output_folder(options.output).resolve()
     if "wav2vec2" in options.audio:
         wav2vec2_features(np.zeros(SAMPLE_RATE, np.float32))  # a missing model stops the run before any work

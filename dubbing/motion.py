@@ -1,4 +1,4 @@
-"""A person's face on the output's timeline: smoothed landmarks, boxes, and runs of consecutive frames."""
+"""A person's face on the output's timeline: smoothed landmarks, places, and runs of consecutive frames."""
 
 from dataclasses import dataclass
 
@@ -8,22 +8,25 @@ from scipy.signal import savgol_filter
 from dubbing.people import Person
 from dubbing.source import source_index
 from media.crop import STSA, CropForm
+from media.landmarks import select131
+from media.place import Place
 
 _WINDOW, _ORDER = 7, 2  # smoothing filter: window in frames, degree of its polynomial
+_NEAR = 2  # frames before and after that share a scale, where the form has one for a window
 
 
 @dataclass
 class Motion:
     """Positions of a person's face in the P source frames to dub, and their use in the L output frames.
 
-    landmarks: (P, 131, 2) float32 pixels; boxes: (P, 4) int32.
-    rows: (L,) row of `landmarks` and `boxes` for each output frame; -1 where the face is not dubbed.
+    landmarks: (P, 131, 2) float32 pixels; places: P places of the crop.
+    rows: (L,) row of `landmarks` and `places` for each output frame; -1 where the face is not dubbed.
     first, last: (L,) ends of the run that contains each output frame; -1 where the face is not dubbed. A run is a
         stretch of output frames that show the face without a gap or a cut.
     """
 
     landmarks: np.ndarray
-    boxes: np.ndarray
+    places: list[Place]
     rows: np.ndarray
     first: np.ndarray
     last: np.ndarray
@@ -34,8 +37,6 @@ def motion(
     dubbed: np.ndarray,
     cuts: list[int],
     length: int,
-    width: int,
-    height: int,
     smooth: bool = True,
     form: CropForm = STSA,
 ) -> Motion:
@@ -44,14 +45,13 @@ def motion(
     Args:
         dubbed: (F,) bool, the source frames in which this person is dubbed.
         cuts: source frames at which a shot begins.
-        width, height: size of the source's frames.
         smooth: remove the tracker's jitter by fitting parabolas to 7 frames at a time. The window is symmetric in time,
             so the result does not lag.
-        form: how the boxes follow from the landmarks.
+        form: of the crop.
     """
     shown = [i for i, frame in enumerate(person.frames) if dubbed[frame]]
     frames = np.array([person.frames[i] for i in shown])
-    landmarks = np.stack([person.landmarks[i] for i in shown]).astype(np.float32)
+    points = np.stack([person.points[i] for i in shown]).astype(np.float32)
     begins = np.ones(len(frames), bool)
     begins[1:] = (np.diff(frames) > 1) | np.isin(frames[1:], cuts)
     run = np.cumsum(begins) - 1
@@ -59,14 +59,17 @@ def motion(
         for number in range(run[-1] + 1):
             rows = np.flatnonzero(run == number)
             if len(rows) >= _WINDOW:
-                landmarks[rows] = savgol_filter(landmarks[rows], _WINDOW, _ORDER, axis=0, mode="interp")
-    boxes = np.stack([form.box(points, width, height) for points in landmarks])
+                points[rows] = savgol_filter(points[rows], _WINDOW, _ORDER, axis=0, mode="interp")
+    near = [
+        np.flatnonzero(run[max(0, i - _NEAR) : i + _NEAR + 1] == run[i]) + max(0, i - _NEAR) for i in range(len(run))
+    ]
+    places = [form.place(points[i], points[rows]) for i, rows in enumerate(near)]
 
     position = np.full(len(dubbed), -1)
     position[frames] = np.arange(len(frames))
     rows = position[source_index(np.arange(length), len(dubbed))]
     first, last = _run_ends(np.where(rows >= 0, run[rows], -1))
-    return Motion(landmarks, boxes, rows, first, last)
+    return Motion(select131(points), places, rows, first, last)
 
 
 def _run_ends(run: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -3,18 +3,20 @@
 import cv2
 import numpy as np
 
-from media.crop import CropForm, paste_face
+from media.crop import CropForm
+from media.landmarks import OVAL_POINTS, select131
+from media.place import Place, resize
 
 
 def paste(
-    frame: np.ndarray, face: np.ndarray, source: np.ndarray, box: np.ndarray, landmarks: np.ndarray, form: CropForm
+    frame: np.ndarray, face: np.ndarray, source: np.ndarray, place: Place, landmarks: np.ndarray, form: CropForm
 ) -> np.ndarray:
     """Copy `frame` (H, W, 3) uint8 and paste the hidden part of `face`, a (h, w, 3) uint8 crop, into the copy.
 
-    source (h, w, 3) uint8 is the frame's own crop; box (4,) and landmarks (131, 2) are in pixels of the frame. Pixels
-    outside the face's contour, and outside `form`'s hidden rectangle, keep their values.
+    source (h, w, 3) uint8 is the frame's own crop at `place`; landmarks are (478, 2), (132, 2) or (131, 2) in pixels of
+    the frame. Pixels outside the face's contour, and outside `form`'s hidden rectangle, keep their values.
     """
-    return paste_face(frame, match_colour(face, source, form), box, landmarks, form)
+    return paste_face(frame, match_colour(face, source, form), place, landmarks, form)
 
 
 def match_colour(face: np.ndarray, source: np.ndarray, form: CropForm) -> np.ndarray:
@@ -33,3 +35,93 @@ def match_colour(face: np.ndarray, source: np.ndarray, form: CropForm) -> np.nda
     shift = np.median(difference, axis=0)[None]
     shift = cv2.blur(shift, (form.width // 4 | 1, 1), borderType=cv2.BORDER_REPLICATE)
     return np.clip(face + shift, 0, 255).round().astype(np.uint8)
+
+
+def paste_face(frame: np.ndarray, face: np.ndarray, place: Place, landmarks: np.ndarray, form: CropForm) -> np.ndarray:
+    """Paste the hidden part of `face` into `frame` at `place`, blended inside the face's contour.
+
+    The blending weight is 0 outside the convex hull of the face oval: pixels there keep their exact values. Inside, it
+    rises over a Gaussian-blurred edge. STSA's code blurs 21 px with sigma 11. Here the blur scales with the place and
+    has these values for one of 256 px.
+
+    Args:
+        frame: (H, W, 3) uint8.
+        face: (h, w, 3) uint8, of any size.
+        place: where the face belongs.
+        landmarks: (478, 2), (132, 2) or (131, 2), pixels of the frame; they give the contour.
+        form: only its `hidden` rectangle is pasted.
+
+    Returns:
+        A new (H, W, 3) uint8 frame.
+    """
+    blended = frame.copy()
+    (left, top, right, bottom), weight = paste_weight((frame.shape[0], frame.shape[1]), place, landmarks, form)
+    if not weight.any():
+        return blended
+    region = np.ascontiguousarray(frame[top:bottom, left:right])
+    if place.box(frame.shape[1], frame.shape[0]) is not None:
+        made = resize(face, right - left, bottom - top)
+    else:
+        wide, tall = (max(1, min(n, round(side))) for n, side in zip(face.shape[1::-1], place.size, strict=True))
+        if (tall, wide) != face.shape[:2]:  # so that shrinking does not alias
+            face = resize(face, wide, tall)
+        matrix = place.matrix(wide, tall)
+        matrix[:, 2] -= [left, top]
+        made = cv2.warpAffine(
+            face, matrix, (right - left, bottom - top), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
+        )
+    blended[top:bottom, left:right] = cv2.blendLinear(made, region, weight, 1 - weight)
+    return blended
+
+
+def paste_weight(
+    shape: tuple[int, int], place: Place, landmarks: np.ndarray, form: CropForm
+) -> tuple[tuple[int, int, int, int], np.ndarray]:
+    """Weight of the face pasted at `place` into a frame of `shape` (H, W).
+
+    Returns:
+        x1, y1, x2, y2 of the part of the frame that the place covers, and the weight of each of its pixels,
+        (y2 - y1, x2 - x1) float32: 0 outside the face's contour and the hidden rectangle.
+    """
+    height, width = shape
+    corners = place.corners
+    low, high = np.floor(corners.min(axis=0) + 1e-6), np.ceil(corners.max(axis=0) - 1e-6)
+    x1, y1, x2, y2 = (int(side) for side in np.clip([*low, *high], 0, [width, height, width, height]))
+    if x2 <= x1 or y2 <= y1:
+        return (x1, y1, x1, y1), np.zeros((0, 0), np.float32)
+    # The hull first shrinks by the blur's reach, so that the blurred edge ends at the hull.
+    reach = max(1, round(10 * max(place.size) / 256))
+    origin = np.array([x1 - reach, y1 - reach])
+    size = (y2 - y1 + 2 * reach, x2 - x1 + 2 * reach)
+    mask = _polygon(size, cv2.convexHull(_rounded(select131(np.asarray(landmarks))[OVAL_POINTS] - origin)))
+    # Nothing is pasted beyond the hidden rectangle, so the edge lies inside it, except along the frame's border.
+    mask &= _hidden(size, place, origin, form)
+
+    side = 2 * reach + 1
+    blurred = cv2.GaussianBlur(cv2.erode(mask, np.ones((side, side), np.uint8)), (side, side), 11 / 21 * side)
+    return (x1, y1, x2, y2), blurred[reach:-reach, reach:-reach].astype(np.float32) / 255
+
+
+def _hidden(shape: tuple[int, int], place: Place, origin: np.ndarray, form: CropForm) -> np.ndarray:
+    """Mask of the hidden rectangle in a picture of `shape` whose first pixel is the frame's at `origin`."""
+    left, top, right, bottom = form.hidden
+    if place.angle:
+        corners = place.to_frame(np.array([[left, top], [right, top], [right, bottom], [left, bottom]]))
+        return _polygon(shape, _rounded(corners - origin - 0.5))
+    mask = np.zeros(shape, np.uint8)
+    x, y = round(place.left) - int(origin[0]), round(place.top) - int(origin[1])
+    wide, tall = (round(side) for side in place.size)
+    rows = slice(max(0, y + round(top * tall)), max(0, y + tall - round((1 - bottom) * tall)))
+    columns = slice(max(0, x + round(left * wide)), max(0, x + wide - round((1 - right) * wide)))
+    mask[rows, columns] = 255
+    return mask
+
+
+def _rounded(points: np.ndarray) -> np.ndarray:
+    return np.rint(points).astype(np.int32)
+
+
+def _polygon(shape: tuple[int, int], corners: np.ndarray) -> np.ndarray:
+    mask = np.zeros(shape, np.uint8)
+    cv2.fillConvexPoly(mask, corners, (255,))
+    return mask

@@ -11,9 +11,11 @@ from queue import SimpleQueue
 import cv2
 import numpy as np
 
-from media.crop import STSA, CropForm, crop_face, overlap, select131, to_crop
+from media.crop import CropForm
 from media.errors import InputError
 from media.face import Face, FaceTracker
+from media.landmarks import select131, tracked
+from media.place import Place, crop_face, overlap
 from media.stages import Clock
 
 MOST_FACES = 4  # most faces to find in a frame
@@ -34,20 +36,21 @@ _PROFILE = 0.06  # a face is turned away if its nose tip is nearer to one side t
 class Person:
     """One person's face through a video.
 
-    frames: index of each frame that shows it, ascending; landmarks: (131, 2) pixels in each; boxes: x1 y1 x2 y2.
+    frames: index of each frame that shows it, ascending.
+    points: (132, 2) tracked points in each, in pixels; boxes: its `Face.box`, x1 y1 x2 y2.
     looks: thumbnails of different upper faces, by which the person is recognised; last_look: the latest thumbnail, set
         by the first `add`.
     """
 
     frames: list[int] = field(default_factory=list)
-    landmarks: list[np.ndarray] = field(default_factory=list)
+    points: list[np.ndarray] = field(default_factory=list)
     boxes: list[np.ndarray] = field(default_factory=list)
     looks: np.ndarray = field(default_factory=lambda: np.empty((0, *_LOOK_SHAPE), np.float32))
     last_look: np.ndarray = field(init=False, repr=False)
 
     def add(self, frame: int, face: Face, look: np.ndarray) -> None:
         self.frames.append(frame)
-        self.landmarks.append(select131(face.landmarks))
+        self.points.append(tracked(face.landmarks))
         self.boxes.append(face.box)
         if not self.frames[1:] or self.unlikeness(look) > _NEW_LOOK:
             self.looks = np.concatenate([self.looks, look[None]])[-_LOOKS:]
@@ -57,9 +60,9 @@ class Person:
         """Mean difference, in grey levels, between `look` and the most similar one remembered."""
         return float(np.abs(self.looks - look).mean(axis=(1, 2, 3)).min())
 
-    def in_crops(self) -> np.ndarray:
-        """Landmarks in each of `frames` in units of the face's box, (F, 131, 2): independent of the face's size."""
-        return np.stack([to_crop(points, box) for points, box in zip(self.landmarks, self.boxes, strict=True)])
+    def in_crops(self, form: CropForm) -> np.ndarray:
+        """Landmarks in each of `frames` in units of the crop of `form`, (F, 131, 2): independent of the face's size."""
+        return np.stack([form.place(points).to_crop(select131(points)) for points in self.points])
 
     def centre(self, position: int) -> np.ndarray:
         box = self.boxes[position]
@@ -83,14 +86,11 @@ class Scene:
     frames: int
 
 
-def observe(frames: Iterable[np.ndarray], workers: int, clock: Clock | None = None, form: CropForm = STSA) -> Scene:
-    """Find and link the faces of `frames`, (H, W, 3) uint8 RGB each, with `workers` face trackers at once.
-
-    `form` says how a face's box follows from its landmarks.
-    """
+def observe(frames: Iterable[np.ndarray], workers: int, clock: Clock | None = None) -> Scene:
+    """Find and link the faces of `frames`, (H, W, 3) uint8 RGB each, with `workers` face trackers at once."""
     people: list[Person] = []
     cuts, count, last_thumbnail = [], 0, None
-    for index, (frame, faces) in enumerate(_tracked(frames, workers, clock or Clock(), form)):
+    for index, (frame, faces) in enumerate(_tracked(frames, workers, clock or Clock())):
         thumbnail = _thumbnail(frame)
         cut = last_thumbnail is None or _difference(thumbnail, last_thumbnail) > _CUT
         if cut:
@@ -198,12 +198,10 @@ def _person_at(scene: Scene, point: tuple[int, int]) -> Person:
     return min(hits, key=lambda hit: hit[0])[1]
 
 
-def _tracked(
-    frames: Iterable[np.ndarray], workers: int, clock: Clock, form: CropForm
-) -> Iterator[tuple[np.ndarray, list[Face]]]:
+def _tracked(frames: Iterable[np.ndarray], workers: int, clock: Clock) -> Iterator[tuple[np.ndarray, list[Face]]]:
     """Yield each frame with its faces, in order; at most twice `workers` frames are processed at a time."""
     trackers: SimpleQueue = SimpleQueue()
-    opened = [FaceTracker(MOST_FACES, form) for _ in range(workers)]
+    opened = [FaceTracker(MOST_FACES) for _ in range(workers)]
     for tracker in opened:
         trackers.put(tracker)
 
@@ -262,7 +260,7 @@ def _match(person: Person, frame: int, face: Face, look: np.ndarray, cut: bool) 
 
 def _look(frame: np.ndarray, face: Face) -> np.ndarray:
     """Thumbnail of the upper part of a face, which speech hardly moves."""
-    return crop_face(frame, face.box, _LOOK)[: _LOOK_SHAPE[0]].astype(np.float32)
+    return crop_face(frame, Place(*face.box.tolist()), _LOOK.shape)[: _LOOK_SHAPE[0]].astype(np.float32)
 
 
 def _thumbnail(frame: np.ndarray) -> np.ndarray:

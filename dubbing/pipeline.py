@@ -22,9 +22,10 @@ from dubbing.pictures import grey, panel, panel_size
 from dubbing.source import Source
 from dubbing.speaker import FaceJob, Speaker
 from media.audio import SAMPLE_RATE, mel_spectrogram, wav2vec2_features
-from media.crop import CropForm, crop_face, to_crop
+from media.crop import CropForm
 from media.errors import InputError
 from media.files import check_output_folder, existing_file
+from media.place import Place, crop_face
 from media.references import choose_references, covering_references, lip_opening
 from media.sound import read_audio
 from media.stages import Clock, background
@@ -71,7 +72,7 @@ class _Face:
 
     person: int
     job: FaceJob
-    box: np.ndarray
+    place: Place
     landmarks: np.ndarray
     made: np.ndarray = field(init=False, repr=False)
     heatmap: np.ndarray = field(init=False, repr=False)
@@ -122,15 +123,15 @@ def dub(
     spoken = max(1, math.ceil(len(wav) * fps / SAMPLE_RATE))
     limit = part if options.length == "video" else min(part, max(spoken, SCANNED * math.ceil(fps)))
 
-    known = _people_of_references(options, clock, speaker.crop)
+    known = _people_of_references(options, clock)
     source = Source(video, fps, start=first)
-    scene = _observe(source, limit, info.duration - options.start, options, clock, "tracking", speaker.crop)
+    scene = _observe(source, limit, info.duration - options.start, options, clock, "tracking")
     length = {"sound": spoken, "video": scene.frames, "shorter": min(spoken, scene.frames)}[options.length]
     dubbed = _dubbed_people(scene, video, options)
     if options.missing_face == "error":
         _refuse_gaps(scene, dubbed, min(length, scene.frames), video, fps)
     people = list({id(person): person for row in dubbed for person in row}.values())
-    motions = _motions(people, dubbed, scene, length, info, options, speaker.crop)
+    motions = _motions(people, dubbed, scene, length, options, speaker.crop)
     with clock.time("references"):
         references = _references(source, people, known, speaker, options.reference_choice)
 
@@ -184,13 +185,11 @@ def _check_outputs(outputs: list[Path], inputs: list[str | os.PathLike]) -> None
         check_output_folder(path.parent)
 
 
-def _observe(
-    source: Source, limit: int, seconds: float, options: DubOptions, clock: Clock, title: str, form: CropForm
-) -> Scene:
+def _observe(source: Source, limit: int, seconds: float, options: DubOptions, clock: Clock, title: str) -> Scene:
     total = min(limit, round(seconds * source.fps)) or None
     frames = background(clock.iterate("decode, first pass", source.scan(limit)), 4)
     with contextlib.closing(frames):
-        return observe(_progress(frames, total, title, options), options.workers, clock, form)
+        return observe(_progress(frames, total, title, options), options.workers, clock)
 
 
 def _progress(frames: Iterator, total: int | None, title: str, options: DubOptions) -> Iterable:
@@ -220,24 +219,23 @@ def _motions(
     dubbed: list[list[Person]],
     scene: Scene,
     length: int,
-    info: VideoInfo,
     options: DubOptions,
     form: CropForm,
 ) -> list[Motion]:
     shown = [np.array([any(person is other for other in row) for row in dubbed]) for person in people]
     return [
-        motion(person, where, scene.cuts, length, info.width, info.height, options.smooth, form)
+        motion(person, where, scene.cuts, length, options.smooth, form)
         for person, where in zip(people, shown, strict=True)
     ]
 
 
-def _people_of_references(options: DubOptions, clock: Clock, form: CropForm) -> tuple[Source, list[Person]] | None:
+def _people_of_references(options: DubOptions, clock: Clock) -> tuple[Source, list[Person]] | None:
     """The video to take reference frames from, and the people in it; None if that is the source itself."""
     if options.references is None:
         return None
     info = probe(options.references)
     source = Source(options.references, FPS)
-    scene = _observe(source, SCANNED * FPS, info.duration, options, clock, "references", form)
+    scene = _observe(source, SCANNED * FPS, info.duration, options, clock, "references")
     if not scene.people:
         raise InputError(f"references video {options.references} shows no face; give one of the person to dub")
     return source, scene.people
@@ -265,12 +263,14 @@ def _references(
 
 
 def _encoded_references(source: Source, person: Person, speaker: Speaker, choice: str) -> Any:
-    faces = person.in_crops()
+    faces = person.in_crops(speaker.crop)
     if choice == "cover":
         chosen = covering_references(faces, speaker.references)
     else:
         chosen = choose_references(lip_opening(faces), speaker.references)
-    images = {i: crop_face(source.frame(person.frames[i]), person.boxes[i], speaker.crop) for i in set(chosen.tolist())}
+    images = {}
+    for i in set(chosen.tolist()):
+        images[i] = crop_face(source.frame(person.frames[i]), speaker.crop.place(person.points[i]), speaker.crop.shape)
     return speaker.encode(np.stack([images[i] for i in chosen]), faces[chosen])
 
 
@@ -304,9 +304,9 @@ def _face(
     if fps != FPS:
         first, centre, last = _places(np.array([m.first[k], k, m.last[k]]), fps)
         places = np.clip(centre + offsets, first, last)
-    poses = np.stack([to_crop(m.landmarks[r], m.boxes[r]) for r in m.rows[window]])
-    job = FaceJob(crop_face(picture, m.boxes[row], form), window, places, poses)
-    return _Face(number, job, m.boxes[row], m.landmarks[row])
+    poses = np.stack([m.places[r].to_crop(m.landmarks[r]) for r in m.rows[window]])
+    job = FaceJob(crop_face(picture, m.places[row], form.shape), window, places, poses)
+    return _Face(number, job, m.places[row], m.landmarks[row])
 
 
 def _places(frames: np.ndarray, fps: Fraction) -> np.ndarray:
@@ -342,7 +342,7 @@ def _pasted(frames: Generator[_Frame, None, None], form: CropForm, clock: Clock)
             with clock.time("paste"):
                 frame.result = frame.picture
                 for face in frame.faces:
-                    frame.result = paste(frame.result, face.made, face.job.crop, face.box, face.landmarks, form)
+                    frame.result = paste(frame.result, face.made, face.job.crop, face.place, face.landmarks, form)
             yield frame
 
 

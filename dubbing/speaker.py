@@ -50,7 +50,7 @@ class Speaker(ABC):
         batch_size: most faces generated at a time; None runs each batch at its own size, without graphs.
 
     Raises:
-        InputError: the device does not support the precision, or the synthesizer's crops cannot be cut yet.
+        InputError: the device does not support the precision.
     """
 
     def __init__(
@@ -73,7 +73,6 @@ class Speaker(ABC):
         self.synthesizer = accelerate_inference(synthesizer).to(device)
         self.window, self.predicts_heatmaps = window, predicts_heatmaps
         config = synthesizer.config
-        config.crop.check_framing()
         self.audio, self.references, self.crop = config.audio, config.references, config.crop
 
     @abstractmethod

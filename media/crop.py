@@ -1,4 +1,4 @@
-"""The geometry of a face crop: its form, its place in the frame, cutting it out and pasting it back."""
+"""The form of a face crop: what part of a frame it shows, its size, and its hidden part."""
 
 import dataclasses
 import math
@@ -6,16 +6,32 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import cv2
 import numpy as np
 
 from media.errors import InputError
-from media.landmarks import ORDER, OVAL_POINTS
+from media.landmarks import NOSE_BASE, TRACKED, edges_of, position_of, positions_of, select131, tracked
+from media.place import Place
 
 FRAMINGS = ("landmark_box", "dinet", "upright")
 PICTURE = ("framing", "margin", "height", "width")  # the fields on which a crop's pixels depend
 
 _RELEASED_MARGIN = 5  # px of the frame, in the released code
+
+# DINet's framing, from the points that stand for 29 (bridge of the nose), 33 (nose base), the chin, and 48 and 54
+# (corners of the mouth) of the 68 points (DINet's data processing).
+_BRIDGE, _CHIN, _MOUTH_CORNERS = position_of(195), position_of(152), [position_of(61), position_of(291)]
+_BASE = position_of(NOSE_BASE)
+_DINET_MARGIN = 0.05  # of the radius
+_DINET_HEIGHT, _DINET_ABOVE = 3.25, 1.0  # in radii: the crop's height, and its part above the bridge of the nose
+
+# The upright framing. A crop's height is some multiple of the root mean square distance of the upper face's landmarks
+# from their mean: this radius follows neither the jaw nor, by more than 2 %, a turn of the head. With these values
+# the nose's tip lies above the middle and the mouth below it, and an open mouth's chin lies within the crop.
+_UPPER_FACE = positions_of(
+    edges_of("nose", "left_eyebrow", "right_eyebrow", "left_eye", "right_eye", "face_oval_upper")
+)
+_EYES = [positions_of(edges_of(side)) for side in ("right_eye", "left_eye")]  # as the person has them
+_UPRIGHT_HEIGHT, _UPRIGHT_BELOW = 4.6, 0.85  # in radii: the crop's height, and its centre below the landmarks' mean
 _TOUCHES = 1e-6  # px; a pixel is hidden if the hidden rectangle reaches further into it
 
 
@@ -50,7 +66,9 @@ class CropForm:
     # The part of the frame. landmark_box (STSA): the box of the 131 landmarks and a margin, stretched to the crop.
     # dinet (G4G): keeps the aspect ratio. upright: rotated by the eye line and framed by the upper face.
     framing: str = "landmark_box"
-    margin: float | None = None  # added to the box on each side, share of its width or height; null: 5 px of the frame
+    # Added on each side, share of the box's width or height (landmark_box, upright) or of the radius (dinet); null is
+    # 5 px of the frame (landmark_box), 0 (upright), 0.05 (dinet).
+    margin: float | None = None
     # Left, top, right and bottom of the rectangle that is masked and generated, in units of the crop.
     hidden: tuple[float, float, float, float] = (0.0, 0.5, 1.0, 1.0)
     guidance: int = 128  # px, side of the heatmaps
@@ -105,31 +123,50 @@ class CropForm:
         mask[self.hidden_pixels] = True
         return mask
 
-    def bounds(self, landmarks: np.ndarray, width: int, height: int) -> np.ndarray:
-        """Bounds of the crop, clipped to the frame: (4,) float64 x1 y1 x2 y2.
+    def place(self, points: np.ndarray, window: np.ndarray | None = None) -> Place:
+        """The crop's place in a frame, in pixels; it may reach beyond the frame.
 
         Args:
-            landmarks: (478, 2) or (131, 2), pixels of a frame of `width` by `height`.
-
-        Raises:
-            InputError: the framing cannot be cut; see `check_framing`.
+            points: (478, 2) mesh points or (132, 2) tracked ones, in pixels of the frame. landmark_box also takes the
+                (131, 2) landmarks.
+            window: (T, 478 or 132, 2), the points of a window's frames, of which dinet takes the largest scale. None:
+                of this frame alone.
         """
-        self.check_framing()
-        points = select131(np.asarray(landmarks, np.float64))
-        low, high = points.min(axis=0), points.max(axis=0)
+        points = np.asarray(points, np.float64)
+        if self.framing == "landmark_box":
+            return self._landmark_box(select131(points))
+        points = points if len(points) == len(TRACKED) else tracked(points)
+        if self.framing == "dinet":
+            others = points[None] if window is None else np.asarray(window, np.float64)
+            return self._dinet(points, others if others.shape[1] == len(TRACKED) else tracked(others))
+        return self._upright(points)
+
+    def _landmark_box(self, landmarks: np.ndarray) -> Place:
+        low, high = landmarks.min(axis=0), landmarks.max(axis=0)
         margin = _RELEASED_MARGIN if self.margin is None else self.margin * (high - low)
-        return np.clip(np.concatenate([low - margin, high + margin]), 0, [width, height, width, height])
+        left, top, right, bottom = np.floor([*(low - margin), *(high + margin)]).tolist()  # whole pixels, as released
+        return Place(left, top, max(right, left + 1), max(bottom, top + 1))
 
-    def box(self, landmarks: np.ndarray, width: int, height: int) -> np.ndarray:
-        """`bounds` truncated to whole pixels: (4,) int32 x1 y1 x2 y2, x2 and y2 exclusive."""
-        return self.bounds(landmarks, width, height).astype(np.int32)
+    def _dinet(self, points: np.ndarray, window: np.ndarray) -> Place:
+        corners = window[:, _MOUTH_CORNERS, 0]
+        extents = np.stack([window[:, _CHIN, 1] - window[:, _BRIDGE, 1], corners[:, 1] - corners[:, 0]])
+        radius = max(float(extents.max()), 1.0) / 2 * (1 + (_DINET_MARGIN if self.margin is None else self.margin))
+        height = _DINET_HEIGHT * radius
+        across = height * self.width / self.height / 2
+        x, top = float(points[_BASE, 0]), float(points[_BRIDGE, 1]) - _DINET_ABOVE * radius
+        return Place(x - across, top, x + across, top + height)
 
-    def check_framing(self) -> None:
-        """InputError where the framing cannot be cut out of a frame yet."""
-        if self.framing != "landmark_box":
-            raise InputError(
-                f"crop.framing={self.framing} cannot be cut out of a frame yet; use landmark_box (crop=stsa, stsa-256)"
-            )
+    def _upright(self, points: np.ndarray) -> Place:
+        upper = points[_UPPER_FACE]
+        mean = upper.mean(axis=0)
+        radius = max(float(np.sqrt(((upper - mean) ** 2).sum(axis=1).mean())), 1.0)
+        right, left = (points[eye].mean(axis=0) for eye in _EYES)
+        angle = float(np.arctan2(left[1] - right[1], left[0] - right[0]))
+        down = np.array([-np.sin(angle), np.cos(angle)])
+        x, y = (mean + _UPRIGHT_BELOW * radius * down).tolist()
+        height = _UPRIGHT_HEIGHT * radius * (1 + 2 * (self.margin or 0))
+        half_width, half_height = height * self.width / self.height / 2, height / 2
+        return Place(x - half_width, y - half_height, x + half_width, y + half_height, angle)
 
     def difference(self, other: "CropForm", fields: Sequence[str] | None = None) -> str:
         """Name of the first of `fields` (None: all) in which two forms differ; empty if they agree."""
@@ -141,7 +178,7 @@ _FIELDS = tuple(field.name for field in dataclasses.fields(CropForm))
 
 STSA = CropForm()
 
-#: The named forms, for `data_prep.preprocess --crop NAME` and `crop: NAME` in a network's config.
+#: The named forms, for `crop: NAME` in a network's config.
 CROPS = {
     "stsa": STSA,
     "stsa-256": CropForm(height=256, width=256),
@@ -165,95 +202,3 @@ def check_same_crop(
     if name:
         mine, its = (_written(getattr(form, name)) for form in (ours, theirs))
         raise InputError(f"{holder} has crop.{name}={mine}, {other} has {its}; {remedy}")
-
-
-_ORDER = np.array(ORDER)
-
-
-def select131(landmarks: np.ndarray) -> np.ndarray:
-    """Select the 131 landmarks, in `ORDER`, from (..., 478, 2) mesh points; (..., 131, 2) is returned unchanged."""
-    if landmarks.shape[-2] == len(ORDER):
-        return landmarks
-    if landmarks.shape[-2] != 478:
-        raise ValueError(f"landmarks must be (..., 478, 2) or (..., {len(ORDER)}, 2), not {landmarks.shape}")
-    return landmarks[..., _ORDER, :]
-
-
-def overlap(a: np.ndarray, b: np.ndarray) -> float:
-    """Intersection over union of two boxes x1 y1 x2 y2, in [0, 1]."""
-    shared = np.prod(np.clip(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0, None), dtype=np.float64)
-    union = np.prod(a[2:] - a[:2], dtype=np.float64) + np.prod(b[2:] - b[:2], dtype=np.float64) - shared
-    return float(shared / union) if union > 0 else 0.0
-
-
-def crop_face(frame: np.ndarray, box: np.ndarray, form: CropForm) -> np.ndarray:
-    """Cut `box`, from `CropForm.box`, out of `frame` (H, W, 3) uint8: (form.height, form.width, 3)."""
-    x1, y1, x2, y2 = (int(side) for side in box)
-    return resize(frame[y1:y2, x1:x2], form.width, form.height)
-
-
-def to_crop(landmarks: np.ndarray, box: np.ndarray) -> np.ndarray:
-    """Convert landmarks (..., 2) from pixels of the frame to units of `box`, [0, 1] inside it; float32."""
-    box = np.asarray(box, np.float64)
-    return ((landmarks - box[:2]) / (box[2:] - box[:2])).astype(np.float32)
-
-
-def paste_face(
-    frame: np.ndarray, face: np.ndarray, box: np.ndarray, landmarks: np.ndarray, form: CropForm
-) -> np.ndarray:
-    """Paste the hidden part of `face` into `frame` at `box`, blended inside the face's contour.
-
-    The blending weight is 0 outside the convex hull of the face oval: pixels there keep their exact values. Inside, it
-    rises over a Gaussian-blurred edge. STSA's code blurs 21 px with sigma 11. Here the blur scales with the box and has
-    these values for a box of 256 px.
-
-    Args:
-        frame: (H, W, 3) uint8.
-        face: (h, w, 3) uint8, of any size.
-        box: (4,) x1 y1 x2 y2 in the frame.
-        landmarks: (478, 2) or (131, 2), pixels of the frame; they give the contour.
-        form: only its `hidden` rectangle is pasted.
-
-    Returns:
-        A new (H, W, 3) uint8 frame.
-    """
-    x1, y1, x2, y2 = (int(side) for side in box)
-    blended = frame.copy()
-    if x2 <= x1 or y2 <= y1:
-        return blended
-    weight = paste_weight((frame.shape[0], frame.shape[1]), (x1, y1, x2, y2), landmarks, form)
-    region = np.ascontiguousarray(frame[y1:y2, x1:x2])
-    face = resize(face, x2 - x1, y2 - y1)
-    blended[y1:y2, x1:x2] = cv2.blendLinear(face, region, weight, 1 - weight)
-    return blended
-
-
-def paste_weight(shape: tuple[int, int], box: tuple[int, ...], landmarks: np.ndarray, form: CropForm) -> np.ndarray:
-    """Weight of the pasted face over its box, (y2 - y1, x2 - x1) float32: 0 outside contour and hidden rectangle."""
-    x1, y1, x2, y2 = box
-    height, width = shape
-    # The hull first shrinks by the blur's reach, so that the blurred edge ends at the hull.
-    reach = max(1, round(10 * max(x2 - x1, y2 - y1) / 256))
-    contour = select131(np.asarray(landmarks))[OVAL_POINTS] - [x1 - reach, y1 - reach]
-    hull = cv2.convexHull(np.rint(contour).astype(np.int32))
-    mask = np.zeros((y2 - y1 + 2 * reach, x2 - x1 + 2 * reach), np.uint8)
-    cv2.fillConvexPoly(mask, hull, (255,))
-    # Nothing is pasted beyond the hidden rectangle, so the edge lies inside it, except along the frame's border.
-    tall, wide = y2 - y1, x2 - x1
-    left, top, right, bottom = form.hidden
-    above, below = round(top * tall), round((1 - bottom) * tall)
-    before, behind = round(left * wide), round((1 - right) * wide)
-    mask[: reach + above if y1 > 0 or above else 0] = 0
-    mask[mask.shape[0] - reach - below if y2 < height or below else mask.shape[0] :] = 0
-    mask[:, : reach + before if x1 > 0 or before else 0] = 0
-    mask[:, mask.shape[1] - reach - behind if x2 < width or behind else mask.shape[1] :] = 0
-
-    side = 2 * reach + 1
-    blurred = cv2.GaussianBlur(cv2.erode(mask, np.ones((side, side), np.uint8)), (side, side), 11 / 21 * side)
-    return blurred[reach:-reach, reach:-reach].astype(np.float32) / 255
-
-
-def resize(image: np.ndarray, width: int, height: int) -> np.ndarray:
-    """Resize: area averaging when shrinking, so that fine texture does not alias; cubic when enlarging."""
-    shrinks = image.shape[0] * image.shape[1] > width * height
-    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)

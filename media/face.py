@@ -9,9 +9,11 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from media.crop import STSA, CropForm, overlap
+from media.landmarks import select131
+from media.place import overlap
 
 _SMALL = 0.2  # fraction of the frame's longer side; the mesh of a narrower face is fitted twice
+_MARGIN = 5  # px of the frame, around the landmarks in a face's box
 _SMALLEST = 8  # px; a box with a shorter side is not used as a face
 
 
@@ -20,7 +22,7 @@ class Face:
     """One face of a frame.
 
     landmarks: (478, 2) float32, MediaPipe's mesh points, x and y in pixels of the frame; they may lie outside it.
-    box: (4,) int32, x1 y1 x2 y2, the `CropForm.box` of these points.
+    box: (4,) int32, x1 y1 x2 y2: the box of the 131 landmarks, 5 px wider on each side, clipped to the frame.
     """
 
     landmarks: np.ndarray
@@ -36,11 +38,9 @@ class FaceTracker:
 
     Args:
         faces: maximum number of faces to find in a frame.
-        form: how a face's `box` follows from its mesh points.
     """
 
-    def __init__(self, faces: int = 1, form: CropForm = STSA):
-        self._form = form
+    def __init__(self, faces: int = 1):
         with _silence, _one_at_a_time:
             from mediapipe.python.solutions import face_detection, face_mesh
 
@@ -90,7 +90,7 @@ class FaceTracker:
                 points = [found for window in windows for found in self._look_closely(frame, window)]
         self._warned = self._warned or bool(points)
         height, width = frame.shape[:2]
-        found = [Face(each.astype(np.float32), self._form.box(each, width, height)) for each in points]
+        found = [Face(each.astype(np.float32), _bounds(each, width, height).astype(np.int32)) for each in points]
         found = [face for face in found if (face.box[2:] - face.box[:2]).min() >= _SMALLEST]
         return sorted(found, key=lambda face: -int(np.prod(face.box[2:] - face.box[:2])))
 
@@ -142,8 +142,7 @@ class FaceTracker:
         if (window[2:] - window[:2]).min() < _SMALLEST:
             return points
         closer = self._look_closely(frame, window)
-        bounds = self._form.bounds
-        same = closer and overlap(bounds(closer[0], width, height), bounds(points, width, height)) > 0.3
+        same = closer and overlap(_bounds(closer[0], width, height), _bounds(points, width, height)) > 0.3
         return closer[0] if same else points
 
     def _look_closely(self, frame: np.ndarray, window: np.ndarray) -> list[np.ndarray]:
@@ -154,6 +153,13 @@ class FaceTracker:
             crop = cv2.resize(crop, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
         size = np.array([x2 - x1, y2 - y1]) / [crop.shape[1], crop.shape[0]]
         return [points * size + [x1, y1] for points in _mesh_points(self._close_mesh, crop)]
+
+
+def _bounds(points: np.ndarray, width: int, height: int) -> np.ndarray:
+    """`Face.box` of mesh points before truncation: (4,) float64."""
+    landmarks = select131(np.asarray(points, np.float64))
+    sides = np.concatenate([landmarks.min(axis=0) - _MARGIN, landmarks.max(axis=0) + _MARGIN])
+    return np.clip(sides, 0, [width, height, width, height])
 
 
 def _tiles(length: int, side: int) -> list[int]:

@@ -3,8 +3,8 @@
 import numpy as np
 from scipy.spatial.distance import cdist
 
-from media.crop import select131
 from media.heatmap import ORDER
+from media.landmarks import select131
 
 _UPPER_LIP, _LOWER_LIP = 0, 17  # MediaPipe ids of the outer lips' middle
 

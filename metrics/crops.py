@@ -10,9 +10,10 @@ from torch import Tensor
 
 from checkpoints import fetch
 from losses.calibration import SyncLevel
-from media.crop import CropForm, select131
+from media.crop import CropForm
 from media.face import FaceTracker
 from media.heatmap import KEYPOINTS, LIP_KEYPOINTS
+from media.landmarks import select131
 from media.pictures import to_pictures
 from metrics.fid import FeatureStatistics, fid, inception_features, load_inception
 from metrics.image import psnr, ssim

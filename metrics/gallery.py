@@ -7,10 +7,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from media.crop import CropForm, crop_face, select131, to_crop
+from media.crop import STSA
 from media.errors import InputError
 from media.face import Face
 from media.heatmap import draw_heatmap
+from media.landmarks import select131
+from media.place import crop_face
 from media.timeline import FPS
 from media.video import VideoWriter, probe
 from metrics.pairs import Batch, FramePair, Pair
@@ -101,13 +103,13 @@ class Gallery:
             assert frame is not None  # the batch compares no pair without a reference
             if region == "face":
                 assert pair.reference_face is not None  # the batch compares no pair without it
-                return _jpeg(crop_face(frame, pair.reference_face.box, CropForm(height=SIDE, width=SIDE)))
+                return _jpeg(crop_face(frame, STSA.place(pair.reference_face.landmarks), (SIDE, SIDE)))
             return _jpeg(_shrink(frame, SIDE))
 
         def heatmap(face: Face | None) -> bytes | None:
             if face is None or pair.reference_face is None:
                 return None
-            points = to_crop(select131(face.landmarks), pair.reference_face.box)
+            points = STSA.place(pair.reference_face.landmarks).to_crop(select131(face.landmarks))
             return _jpeg(np.repeat((draw_heatmap(points, size=SIDE)[..., None] * 255).astype(np.uint8), 3, axis=2))
 
         return Shot(

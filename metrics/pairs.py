@@ -14,11 +14,12 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from media.crop import CropForm, crop_face
+from media.crop import CropForm
 from media.errors import InputError
 from media.face import Face, FaceTracker
 from media.files import VIDEO_SUFFIXES, files_below
 from media.pictures import to_tensor
+from media.place import crop_face
 from media.stages import background
 from media.video import read_frames
 
@@ -78,8 +79,9 @@ class Batch:
     def _images(self, which: str) -> Tensor:
         images = [getattr(pair, which) for pair in self.compared]
         if self.region == "face":
-            boxes = [pair.reference_face.box for pair in self.compared if pair.reference_face is not None]
-            images = [crop_face(image, box, self._crop) for image, box in zip(images, boxes, strict=True)]
+            faces = [pair.reference_face for pair in self.compared if pair.reference_face is not None]
+            places = [self._crop.place(face.landmarks) for face in faces]
+            images = [crop_face(image, place, self._crop.shape) for image, place in zip(images, places, strict=True)]
         return to_tensor(np.stack(images), self._device)
 
     @cached_property

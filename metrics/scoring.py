@@ -13,9 +13,10 @@ from torch import nn
 
 from checkpoints import fetch
 from media.audio import mfcc
-from media.crop import STSA, CropForm, select131
+from media.crop import STSA, CropForm
 from media.errors import InputError
 from media.heatmap import LIP_POINTS
+from media.landmarks import select131
 from media.pictures import to_tensor
 from media.sound import read_audio
 from media.video import probe

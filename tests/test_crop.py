@@ -7,19 +7,18 @@ import cv2
 import numpy as np
 import pytest
 
-from dubbing.paste import match_colour, paste
+from dubbing.paste import match_colour, paste, paste_weight
 from media.crop import (
     CROPS,
     PICTURE,
     STSA,
     CropForm,
     check_same_crop,
-    crop_face,
     named_crop,
-    paste_weight,
 )
 from media.errors import InputError
 from media.landmarks import ORDER, OVAL_POINTS
+from media.place import Place, crop_face
 
 
 def landmarks(low=(40.0, 30.0), high=(80.0, 90.0)) -> np.ndarray:
@@ -39,20 +38,20 @@ def landmarks(low=(40.0, 30.0), high=(80.0, 90.0)) -> np.ndarray:
 )
 def test_landmark_box_is_the_landmarks_bounds_and_a_margin(margin, expected):
     form = CropForm(margin=margin)
-    np.testing.assert_array_equal(form.box(landmarks(), 200, 200), expected)
-    np.testing.assert_array_equal(form.box(landmarks(), 84, 50), np.minimum(expected, [84, 50, 84, 50]))
-    np.testing.assert_array_equal(form.bounds(landmarks() + 0.75, 200, 200), np.add(expected, 0.75))
-    np.testing.assert_array_equal(form.box(landmarks() + 0.75, 200, 200), expected)  # truncated
+    place = form.place(landmarks())
+    assert place == Place(*expected) and place.box(200, 200) == tuple(expected)
+    assert place.box(84, 50) is None  # it leaves such a frame
+    assert form.place(landmarks() + 0.75) == place  # whole pixels
     mesh = np.full((478, 2), 1e6)  # only the 131 count
     mesh[list(ORDER)] = landmarks()
-    np.testing.assert_array_equal(form.box(mesh, 200, 200), expected)
+    assert form.place(mesh) == place
 
 
 def test_crop_has_the_forms_shape():
     frame = np.random.RandomState(0).randint(0, 256, (60, 80, 3), np.uint8)
-    crop = crop_face(frame, np.array([10, 5, 40, 25]), CropForm(height=20, width=30))
+    crop = crop_face(frame, Place(10, 5, 40, 25), (20, 30))
     np.testing.assert_array_equal(crop, frame[5:25, 10:40])
-    assert crop_face(frame, np.array([10, 5, 40, 25]), CROPS["g4g"]).shape == (416, 320, 3)
+    assert crop_face(frame, Place(10, 5, 40, 25), CROPS["g4g"].shape).shape == (416, 320, 3)
 
 
 @pytest.mark.parametrize("side", [1, 2, 5, 64, 101, 128, 255])
@@ -122,12 +121,6 @@ def test_what_is_no_form_is_refused(fields, message):
         CropForm.read(fields, "here")
 
 
-@pytest.mark.parametrize("name", ["g4g", "upright"])
-def test_framings_that_cannot_be_cut_yet_say_so(name):
-    with pytest.raises(InputError, match=f"crop.framing={CROPS[name].framing} cannot be cut"):
-        CROPS[name].box(landmarks(), 200, 200)
-
-
 def test_forms_are_compared_field_by_field():
     wider = dataclasses.replace(STSA, hidden=(0, 0.4, 1, 1), width=160)
     assert STSA.difference(STSA) == ""
@@ -153,7 +146,9 @@ def contour(box: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("form", [STSA, CROPS["g4g"], CropForm(hidden=(0.25, 0.125, 0.5, 0.75))])
 def test_only_the_hidden_rectangle_is_pasted(form):
     box = np.array([20, 10, 180, 218])
-    weight = paste_weight((240, 200), tuple(box), contour(box), form)
+    place = Place(*box.tolist())
+    covered, weight = paste_weight((240, 200), place, contour(box), form)
+    assert covered == tuple(box)
     left, top, right, bottom = np.array(form.hidden) * [160, 208, 160, 208]
     inside = np.zeros((208, 160), bool)
     inside[round(top) : round(bottom), round(left) : round(right)] = True
@@ -163,7 +158,7 @@ def test_only_the_hidden_rectangle_is_pasted(form):
     frame = np.full((240, 200, 3), 90, np.uint8)
     face = np.full((*form.shape, 3), 90, np.uint8)
     face[form.hidden_mask()] = 200
-    pasted = paste(frame, face, np.full_like(face, 90), box, contour(box), form)
+    pasted = paste(frame, face, np.full_like(face, 90), place, contour(box), form)
     np.testing.assert_array_equal(pasted[10:218, 20:180][~inside], 90)
     assert (pasted[10:218, 20:180][centre] == 200).all()
 

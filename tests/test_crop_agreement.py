@@ -9,7 +9,6 @@ from omegaconf import OmegaConf
 from training_runs import STEPS, arguments, last_error, run, write_clips
 
 from data_prep.clips import Clip, ClipData, encode_face, write_clip
-from dubbing import StsaSpeaker
 from extensions.landmark_synthesizer import LandmarkSynthesizer, LandmarkSynthesizerConfig
 from media.crop import CROPS, STSA, CropForm
 from media.errors import InputError
@@ -174,10 +173,3 @@ def test_heatmaps_of_the_guidance_size_condition_a_larger_face(kind):
     assert torch.equal(network(hidden, heatmaps, references, poses, audio), faces)
     hidden[..., 0, 0] += 1
     assert not torch.equal(network(hidden, heatmaps, references, poses, audio), faces)
-
-
-def test_a_speaker_whose_crops_cannot_be_cut_says_so(tmp_path):
-    predictor = HeatmapPredictor(HeatmapPredictorConfig(width=0.03, layers=1, crop=CROPS["upright"]))
-    synthesizer = FaceSynthesizer(FaceSynthesizerConfig(width=0.03, crop=CROPS["upright"]))
-    with pytest.raises(InputError, match=r"crop\.framing=upright cannot be cut"):
-        StsaSpeaker(predictor, synthesizer, torch.device("cpu"))

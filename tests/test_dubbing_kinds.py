@@ -13,8 +13,9 @@ from media_files import write_sound, write_video
 
 from benchmarks.dubbing import SourcesOwnFaces
 from dubbing import DubOptions, dub
-from media.crop import select131, to_crop
+from media.crop import STSA
 from media.face import FaceTracker
+from media.landmarks import select131
 from media.references import choose_references, covering_references, lip_opening
 from media.sound import read_audio
 from media.video import probe, read_frames
@@ -173,7 +174,7 @@ def test_references_are_chosen_as_asked(tmp_path, choice, chooser):
     dub(video, sound, tmp_path / "out.mp4", Looking(), options)
     with FaceTracker() as tracker:
         found = [tracker.find(frame)[0] for frame in read_frames(video)]
-    faces = np.stack([to_crop(select131(face.landmarks), face.box) for face in found])
+    faces = np.stack([STSA.place(face.landmarks).to_crop(select131(face.landmarks)) for face in found])
     expected = faces[chooser(faces if choice == "cover" else lip_opening(faces))]
     np.testing.assert_allclose(seen[0], expected, atol=1e-3)
     assert (np.diff(lip_opening(seen[0])) >= 0).all()  # the order in which training gives them too

@@ -19,9 +19,10 @@ from dubbing.paste import match_colour
 from dubbing.people import Person, Scene, choose, observe, turned_away
 from dubbing.source import Source, source_index
 from media.audio import audio_windows
-from media.crop import STSA, select131
+from media.crop import STSA
 from media.errors import InputError
 from media.face import Face, FaceTracker
+from media.landmarks import select131
 from media.stages import Clock, background
 from media.video import read_frames
 
@@ -105,7 +106,7 @@ def test_people_are_told_apart_and_followed(two_faces):
 
 
 def _face(points: np.ndarray) -> Face:
-    return Face(points.astype(np.float32), STSA.box(points, 200, 200))
+    return Face(points.astype(np.float32), np.array([50, 50, 150, 150], np.int32))
 
 
 def _mesh(turn: float = 0.0) -> np.ndarray:
@@ -129,8 +130,8 @@ def test_trembling_is_taken_out_without_lag_and_cuts_are_kept():
         moved = still + np.array([path[frame], 0]) + random.normal(0, 0.5, still.shape)
         person.add(frame, _face(moved), np.zeros((10, 16, 3), np.float32))
     dubbed = np.ones(50, bool)
-    smooth = motion(person, dubbed, [0, 30], 120, 200, 200)
-    rough = motion(person, dubbed, [0, 30], 120, 200, 200, smooth=False)
+    smooth = motion(person, dubbed, [0, 30], 120)
+    rough = motion(person, dubbed, [0, 30], 120, smooth=False)
     truth = select131(still)[None] + np.stack([path, np.zeros(50)], axis=1)[:, None]
     error = np.abs(smooth.landmarks - truth).mean(axis=(1, 2))
     assert error.mean() < 0.7 * np.abs(rough.landmarks - truth).mean()
@@ -150,7 +151,7 @@ def test_frames_that_are_not_dubbed_part_the_runs():
     for frame in (0, 1, 2, 4, 5):
         person.add(frame, _face(_mesh()), np.zeros((10, 16, 3), np.float32))
     dubbed = np.array([True, True, True, False, True, False])
-    m = motion(person, dubbed, [0], 6, 200, 200)
+    m = motion(person, dubbed, [0], 6)
     assert m.rows.tolist() == [0, 1, 2, -1, 3, -1]
     assert m.first.tolist() == [0, 0, 0, -1, 4, -1] and m.last.tolist() == [2, 2, 2, -1, 4, -1]
 
@@ -225,7 +226,7 @@ def test_flicker_is_told_apart_by_where_it_is(tmp_path):
     pictures = portraits(6)
     with FaceTracker() as tracker:
         face = tracker.find(pictures[0])[0]
-    cheeks = regions((HEIGHT, WIDTH), face.box, select131(face.landmarks), STSA)["cheeks"]
+    cheeks = regions((HEIGHT, WIDTH), STSA.place(face.landmarks), select131(face.landmarks), STSA)["cheeks"]
     trembling = [picture.copy() for picture in pictures]
     for picture in trembling[::2]:
         picture[cheeks] = np.clip(picture[cheeks].astype(int) + 8, 0, 255)

@@ -19,10 +19,9 @@ import inference
 from dubbing import pipeline
 from dubbing.pairs import read_pairs
 from dubbing.people import observe
-from media.crop import select131
 from media.errors import InputError
 from media.face import FaceTracker
-from media.landmarks import OVAL_POINTS
+from media.landmarks import OVAL_POINTS, select131
 from media.video import VideoWriter, probe, read_frames
 
 

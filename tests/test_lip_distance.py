@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from media.crop import STSA, crop_face
+from media.crop import STSA
 from media.face import FaceTracker
+from media.place import crop_face
 from media.video import read_frames
 from metrics.crops import LipDistance
 
@@ -17,7 +18,7 @@ def test_lips_are_compared_where_mediapipe_finds_them(capsys):
     pytest.importorskip("mediapipe")
     with FaceTracker() as tracker:
         frame = next(iter(read_frames(ROOT / "assets/portrait.mp4")))
-        crop = crop_face(frame, tracker.find(frame)[0].box, STSA)
+        crop = crop_face(frame, STSA.place(tracker.find(frame)[0].landmarks), STSA.shape)
     true = torch.from_numpy(crop).permute(2, 0, 1)[None].float() / 255
     distance = LipDistance(true[None], STSA)
     assert distance(true) == 0

@@ -27,7 +27,9 @@ from data_prep.clips import Clip
 from data_prep.layout import Source
 from data_prep.manifest import Manifest
 from media.audio import mel_spectrogram, wav2vec2_features
-from media.crop import CROPS, STSA, select131, to_crop
+from media.crop import CROPS, STSA
+from media.landmarks import select131
+from media.place import Place
 from media.sound import read_audio
 from media.video import VideoWriter, read_frames
 
@@ -105,7 +107,7 @@ def test_a_clip_file_holds_the_source_s_faces_and_sound(tmp_path, talk, capsys):
         found = mesh.process(frames[20]).multi_face_landmarks[0].landmark
     points = select131(np.array([(point.x * 240, point.y * 224) for point in found]))
     place = list(clip.frames).index(20)
-    np.testing.assert_allclose(clip.landmarks[place], to_crop(points, clip.boxes[place]), atol=0.01)
+    np.testing.assert_allclose(clip.landmarks[place], Place(*clip.boxes[place].tolist()).to_crop(points), atol=0.01)
 
     wav = read_audio(talk)
     assert np.abs(clip.pcm / 32767 - wav).max() <= 0.51 / 32767
@@ -128,7 +130,7 @@ def test_the_crop_is_the_one_asked_for(tmp_path, talk, capsys):
     assert "done before" not in out and Clip(tmp_path / "out" / "talk.safetensors").crop == STSA
     before = contents(tmp_path / "out")
     code, _, err = run(*arguments, "--crop", "upright", capsys=capsys)
-    assert code == 2 and err.count("\n") == 1 and "crop.framing=upright cannot be cut" in err
+    assert code == 2 and err.count("\n") == 1 and "--crop upright has no clip files" in err
     assert contents(tmp_path / "out") == before
 
 

@@ -19,9 +19,10 @@ from extensions.landmark_synthesizer import LandmarkSynthesizer, LandmarkSynthes
 from extensions.lessons import ReadingTraining, learn_reading, reading_loss
 from extensions.point_reader import PointReader
 from media.audio import audio_windows
-from media.crop import STSA, CropForm, select131, to_crop
+from media.crop import STSA, CropForm
 from media.face import FaceTracker
 from media.heatmap import FULL_FACE, KEYPOINTS, POSE, draw_heatmap, draw_heatmaps
+from media.landmarks import select131
 from media.references import covering_references
 from metrics import quality
 from metrics.crops import crop_scores
@@ -33,7 +34,7 @@ def points() -> np.ndarray:
     """(2, 131, 2): a real face, and the same with its lips and jaw moved apart."""
     with FaceTracker() as tracker:
         face = tracker.find(portrait())[0]
-    closed = to_crop(select131(face.landmarks), face.box).astype(np.float32)
+    closed = STSA.place(face.landmarks).to_crop(select131(face.landmarks))
     opened = closed.copy()
     opened[KEYPOINTS, 1] += 0.3 * (closed[KEYPOINTS, 1] - closed[KEYPOINTS, 1].mean())
     return np.stack([closed, opened])

@@ -5,10 +5,12 @@ import numpy as np
 import pytest
 from faces import HEIGHT, WIDTH, empty, portraits, write_frames
 
-from benchmarks.sharpness import gradient_magnitude, hidden_part, lower_face, scaled_down, scaled_size, sharpness
-from media.crop import STSA, CropForm, select131
+from benchmarks.sharpness import gradient_magnitude, hidden_part, pasted_part, scaled_down, scaled_size, sharpness
+from media.crop import STSA, CropForm
 from media.errors import InputError
 from media.face import FaceTracker
+from media.landmarks import select131
+from media.place import Place
 from media.video import probe
 
 
@@ -18,10 +20,10 @@ def test_the_gradient_of_a_ramp_is_its_slope():
     assert gradient_magnitude(ramp)[1:-1, 1:-1] == pytest.approx(5)
 
 
-def test_the_lower_face_is_what_is_pasted():
+def test_the_pasted_part_is_what_is_pasted():
     with FaceTracker() as tracker:
         face = tracker.find(portraits(1)[0])[0]
-    mask = lower_face((HEIGHT, WIDTH), face.box, select131(face.landmarks), STSA)
+    mask = pasted_part((HEIGHT, WIDTH), STSA.place(face.landmarks), face.landmarks, STSA)
     rows, columns = np.nonzero(mask)
     x1, y1, x2, y2 = face.box
     assert (y1 + y2) // 2 <= rows.min() and rows.max() < y2 and x1 <= columns.min() and columns.max() < x2
@@ -31,7 +33,7 @@ def test_the_lower_face_is_what_is_pasted():
 def test_the_hidden_part_is_the_rectangle_of_the_form():
     frame = np.zeros((100, 80, 3), np.uint8)
     frame[45:65, 20:50] = 255
-    part = hidden_part(frame, np.array([10, 25, 60, 85]), CropForm(hidden=(0.2, 1 / 3, 0.8, 2 / 3)))
+    part = hidden_part(frame, Place(10, 25, 60, 85), CropForm(hidden=(0.2, 1 / 3, 0.8, 2 / 3)))
     assert part.shape == (20, 30, 3) and part.min() == 255
 
 

@@ -12,7 +12,7 @@ import torch
 from faces import portrait, write_frames
 
 from extensions.drawing import CurveDrawing
-from media.crop import to_crop
+from media.crop import STSA
 from media.face import FaceTracker
 from media.heatmap import CONTENT, FULL_FACE, KEYPOINTS, LIPS, ORDER, draw_heatmap
 from media.video import read_frames
@@ -80,7 +80,7 @@ def test_the_corner_is_found_in_drawings_of_real_faces(shared):
                 face = tracker.track(frame)
                 if face is None:
                     continue
-                points = to_crop(face.landmarks, face.box)
+                points = STSA.place(face.landmarks).to_crop(face.landmarks)
                 for edges, size in itertools.product((CONTENT, LIPS, FULL_FACE), (128, 256)):
                     drawn = (255 * draw_heatmap(points, edges, size)).astype(np.uint8)
                     corner = mouth_corner(np.repeat(drawn[..., None], 3, axis=2))
