@@ -63,6 +63,7 @@ from training.config import DataConfig, check_compiler
 from training.data import training_batches
 from training.learner import Adversary, Learner, compiled
 
+FRAMES = 75  # of a drawn clip
 PORTRAIT = Path(__file__).resolve().parent.parent / "assets" / "portrait.mp4"
 
 
@@ -121,20 +122,20 @@ def channels_last(synthesizer: FaceSynthesizer) -> FaceSynthesizer:
     return synthesizer.to(memory_format=torch.channels_last)
 
 
-def draw_clips(folder: Path, count: int, frames: int, kind: str) -> None:
+def draw_clips(folder: Path, count: int, kind: str) -> None:
     """Write clip files of smooth random faces."""
     random = np.random.default_rng(0)
     for number in range(count):
-        small = random.integers(0, 255, (frames, 12, 12, 3)).astype(np.uint8)
+        small = random.integers(0, 255, (FRAMES, 12, 12, 3)).astype(np.uint8)
         faces = [encode_face(cv2.resize(face, STSA.shape[::-1], interpolation=cv2.INTER_CUBIC)) for face in small]
-        landmarks = list(random.uniform(0.1, 0.9, (frames, 131, 2)).astype(np.float32))
-        boxes = [np.array([0, 0, STSA.width, STSA.height], np.int32)] * frames
-        audio = {"mel": random.uniform(-4, 4, (frames * 80 // 25 + 1, 80)).astype(np.float32)}
+        landmarks = list(random.uniform(0.1, 0.9, (FRAMES, 131, 2)).astype(np.float32))
+        boxes = [np.array([0, 0, STSA.width, STSA.height], np.int32)] * FRAMES
+        audio = {"mel": random.uniform(-4, 4, (FRAMES * 80 // 25 + 1, 80)).astype(np.float32)}
         if kind == "wav2vec2":
-            audio[kind] = random.normal(0, 1, (frames * 2, 768)).astype(np.float32)
-        wav = random.uniform(-0.1, 0.1, frames * 640).astype(np.float32)
+            audio[kind] = random.normal(0, 1, (FRAMES * 2, 768)).astype(np.float32)
+        wav = random.uniform(-0.1, 0.1, FRAMES * 640).astype(np.float32)
         write_clip(
-            folder / f"{number:05d}.safetensors", ClipData(faces, landmarks, boxes, list(range(frames)), wav, audio)
+            folder / f"{number:05d}.safetensors", ClipData(faces, landmarks, boxes, list(range(FRAMES)), wav, audio)
         )
 
 
@@ -195,30 +196,30 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize()
 
 
-def draw_portraits(folder: Path, count: int, frames: int) -> None:
+def draw_portraits(folder: Path, count: int) -> None:
     """Write clip files of the bundled portrait, whose frames compress like those of any face."""
     from media.video import read_frames  # imports PyAV, which a machine that only trains may lack
 
     source = np.stack(list(read_frames(PORTRAIT)))
     faces = [encode_face(cv2.resize(frame, STSA.shape[::-1], interpolation=cv2.INTER_AREA)) for frame in source]
-    sound = np.zeros(frames * 640, np.float32)
+    sound = np.zeros(FRAMES * 640, np.float32)
     points, box = np.full((131, 2), 0.5, np.float32), np.array([0, 0, STSA.width, STSA.height], np.int32)
     for number in range(count):
-        shown = [faces[(number + i) % len(faces)] for i in range(frames)]
-        mel = {"mel": np.zeros((frames * 80 // 25 + 1, 80), np.float32)}
-        data = ClipData(shown, [points] * frames, [box] * frames, list(range(frames)), sound, mel)
+        shown = [faces[(number + i) % len(faces)] for i in range(FRAMES)]
+        mel = {"mel": np.zeros((FRAMES * 80 // 25 + 1, 80), np.float32)}
+        data = ClipData(shown, [points] * FRAMES, [box] * FRAMES, list(range(FRAMES)), sound, mel)
         write_clip(folder / f"{number:05d}.safetensors", data)
 
 
-def reading(folder: Path, count: int, frames: int = 75) -> dict[str, float]:
+def reading(folder: Path, count: int) -> dict[str, float]:
     """Frames a second of `count` clips in random order: as PNGs, from clip files, and from their decoded copies."""
     clips, pictures, decoded = folder / "clips", folder / "png", folder / "decoded"
-    draw_portraits(clips, count, frames)
+    draw_portraits(clips, count)
     paths = sorted(clips.glob("*.safetensors"))
     for path in paths:
         target = pictures / path.stem
         target.mkdir(parents=True)
-        for i, face in enumerate(Clip(path, decoded=decoded).faces(range(frames))):
+        for i, face in enumerate(Clip(path, decoded=decoded).faces(range(FRAMES))):
             cv2.imwrite(str(target / f"{i}.png"), cv2.cvtColor(face, cv2.COLOR_RGB2BGR))
     order = np.random.default_rng(0).permutation(count)
 
@@ -226,16 +227,16 @@ def reading(folder: Path, count: int, frames: int = 75) -> dict[str, float]:
         began = time.perf_counter()
         for position in order:
             read(paths[position])
-        return count * frames / (time.perf_counter() - began)
+        return count * FRAMES / (time.perf_counter() - began)
 
     def read_pictures(path: Path) -> np.ndarray:
-        files = [pictures / path.stem / f"{i}.png" for i in range(frames)]
+        files = [pictures / path.stem / f"{i}.png" for i in range(FRAMES)]
         return np.stack([cv2.cvtColor(cv2.imread(str(file)), cv2.COLOR_BGR2RGB) for file in files])
 
     return {
         "PNG": rate(read_pictures),
-        "clip files": rate(lambda path: Clip(path).faces(range(frames))),
-        "decoded copies": rate(lambda path: Clip(path, decoded=decoded).faces(range(frames))),
+        "clip files": rate(lambda path: Clip(path).faces(range(FRAMES))),
+        "decoded copies": rate(lambda path: Clip(path, decoded=decoded).faces(range(FRAMES))),
     }
 
 
@@ -253,7 +254,7 @@ def main() -> None:
         absent.append("the sync loss")
     with tempfile.TemporaryDirectory() as folder:
         if not options.data:
-            draw_clips(Path(folder, "train"), 16, 75, options.audio)
+            draw_clips(Path(folder, "train"), 16, options.audio)
         config = FaceTraining(
             data=DataConfig(train=options.data or str(Path(folder, "train")), workers=options.workers),
             model=FaceSynthesizerConfig(audio=options.audio, width=options.width, mutual_information=True),
@@ -284,7 +285,7 @@ def main() -> None:
             print(row, flush=True)
         if options.clips > 0:
             rates = reading(Path(folder, "reading"), options.clips)
-            print(f"{options.clips} clips of 75 frames | frames/s | x PNG")
+            print(f"{options.clips} clips of {FRAMES} frames | frames/s | x PNG")
             for name, rate in rates.items():
                 print(f"{name} | {rate:.0f} | {rate / rates['PNG']:.1f}")
 

@@ -107,8 +107,8 @@ class LandmarkPredictor(WindowEncoder):
         landmarks: Tensor,
         reference_landmarks: Tensor,
         *,
-        keypoints: bool = True,
-    ) -> tuple[Tensor, Tensor]:
+        keypoints: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
         """`forward` of B windows, for the centre frames T // 2 only: the other frames are not drawn.
 
         Args:
@@ -117,15 +117,15 @@ class LandmarkPredictor(WindowEncoder):
             pose_heatmaps: (B, 1, G, G) of the centre frames.
             landmarks: (B, 131, 2) of the centre frames.
             reference_landmarks: (B or 1, N, 131, 2).
-            keypoints: as in `HeatmapPredictor.predict_centre`; has no effect, because the keypoints are always needed.
+            keypoints: whether to return the keypoints.
 
         Returns:
-            heatmaps (B, 1, G, G) in [0, 1] and keypoints (B, 57, 2).
+            heatmaps (B, 1, G, G) in [0, 1], and keypoints (B, 57, 2), or None.
         """
         references = references.expand(len(frames), -1, -1)
         centre = frames.shape[1] // 2
         moved = self._move(frames, references, landmarks[:, None], reference_landmarks, centre)[:, 0]
-        return torch.maximum(pose_heatmaps, self.drawing(moved)), moved
+        return torch.maximum(pose_heatmaps, self.drawing(moved)), moved if keypoints else None
 
     def _move(
         self,

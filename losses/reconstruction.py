@@ -7,6 +7,8 @@ from media.crop import CropForm
 from media.heatmap import LIP_KEYPOINTS
 from models.precision import full_precision
 
+MOUTH_MARGIN = 0.08  # from the lips to the box of `mouth_weight`, share of the crop's width or height
+
 
 def l1_loss(faces: Tensor, true_faces: Tensor, weight: Tensor | None = None) -> Tensor:
     """Mean absolute difference.
@@ -28,23 +30,20 @@ def hidden_weight(crop: CropForm, outside: float = 0.0, device=None) -> Tensor:
     return weight
 
 
-def mouth_weight(
-    keypoints: Tensor, crop: CropForm, inside: float, outside: float = 1.0, margin: float = 0.08
-) -> Tensor:
-    """Weights with a box around the lips.
+def mouth_weight(keypoints: Tensor, crop: CropForm, inside: float, outside: float = 1.0) -> Tensor:
+    """Weights with a box around the lips, `MOUTH_MARGIN` larger than they are on each side.
 
     Args:
         keypoints: (B, T, 57, 2), x and y in units of the face crop, jaw first.
         crop: the form of the faces.
         inside, outside: the weights inside and outside of the box.
-        margin: distance from the lips to the box on each side, as a share of the crop.
 
     Returns:
         (B, T, 1, H, W), without a gradient.
     """
     lips = full_precision(keypoints.detach())[..., LIP_KEYPOINTS, :]
-    low = lips.amin(dim=-2)[..., None, None] - margin  # (B, T, 2, 1, 1)
-    high = lips.amax(dim=-2)[..., None, None] + margin
+    low = lips.amin(dim=-2)[..., None, None] - MOUTH_MARGIN  # (B, T, 2, 1, 1)
+    high = lips.amax(dim=-2)[..., None, None] + MOUTH_MARGIN
     x, y = ((torch.arange(n, device=lips.device, dtype=lips.dtype) + 0.5) / n for n in (crop.width, crop.height))
     within_x = (x >= low[..., 0, :, :]) & (x <= high[..., 0, :, :])  # (B, T, 1, W)
     within_y = (y >= low[..., 1, :, :]) & (y <= high[..., 1, :, :])

@@ -6,6 +6,7 @@ from scipy.spatial.distance import cdist
 from media.heatmap import ORDER
 from media.landmarks import select131
 
+CANDIDATES = 600  # frames that `covering_references` considers
 _UPPER_LIP, _LOWER_LIP = 0, 17  # MediaPipe ids of the outer lips' middle
 
 
@@ -60,15 +61,15 @@ def choose_references(openings: np.ndarray, count: int = 5) -> np.ndarray:
     return ranked[np.rint(np.linspace(0, len(ranked) - 1, count)).astype(np.int64)]
 
 
-def covering_references(landmarks: np.ndarray, count: int = 5, candidates: int = 600) -> np.ndarray:
+def covering_references(landmarks: np.ndarray, count: int = 5) -> np.ndarray:
     """Choose `count` frames that minimise the frames' summed distance to the nearest of them: k-medoids of landmarks.
 
     The references then show the video's head poses with the mouth open and closed, and no frame in which tracking
-    failed. Starts from `choose_references` and exchanges one frame at a time.
+    failed. Starts from `choose_references` and exchanges one frame at a time. Considers at most `CANDIDATES` frames; of
+    a longer video, this many at equal intervals.
 
     Args:
         landmarks: (F, 131, 2) in units of the crop. Frames repeat where F < count.
-        candidates: maximum number of frames considered; of a longer video, this many at equal intervals.
 
     Returns:
         (count,) int64 indices into `landmarks`, from the most closed mouth to the most open.
@@ -76,7 +77,7 @@ def covering_references(landmarks: np.ndarray, count: int = 5, candidates: int =
     Raises:
         ValueError: there is no frame.
     """
-    looked_at = np.unique(np.rint(np.linspace(0, len(landmarks) - 1, min(len(landmarks), candidates))).astype(np.int64))
+    looked_at = np.unique(np.rint(np.linspace(0, len(landmarks) - 1, min(len(landmarks), CANDIDATES))).astype(np.int64))
     landmarks = np.asarray(landmarks)[looked_at]
     openings = lip_opening(landmarks)
     chosen = choose_references(openings, count)

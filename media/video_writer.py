@@ -61,7 +61,6 @@ class VideoWriter(contextlib.AbstractContextManager):
         metadata: Tags of the file; the default marks it as synthesized.
         colour: Colour space of the video that the frames come from (`VideoInfo.colour`), which the output keeps.
         crf: x264's constant rate factor: 0 is lossless, 18 hard to tell from the source, 51 the worst.
-        preset: x264's trade of speed for size.
 
     Raises:
         InputError: The sound cannot be read, or the file cannot be written.
@@ -79,7 +78,6 @@ class VideoWriter(contextlib.AbstractContextManager):
         metadata: Mapping[str, str] = SYNTHESIZED,
         colour: Colour | None = None,
         crf: int = 18,
-        preset: str = "veryfast",
     ):
         check_suffix(path)
         self.path = Path(path)
@@ -89,7 +87,7 @@ class VideoWriter(contextlib.AbstractContextManager):
         self.pixel_aspect = Fraction(pixel_aspect)
         self.metadata = metadata
         self.colour = colour if colour and colour.matrix in MATRICES else Colour(BT601)
-        self.options = {"crf": str(crf), "preset": preset}
+        self.options = {"crf": str(crf), "preset": "veryfast"}
         self.frames = 0
 
     def __enter__(self) -> "VideoWriter":

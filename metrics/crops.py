@@ -101,7 +101,7 @@ class PerceptualScores:
         device: where the networks compute.
     """
 
-    def __init__(self, true: Tensor, crop: CropForm, device: torch.device, say: Callable[[str], None] = print):
+    def __init__(self, true: Tensor, crop: CropForm, device: torch.device):
         self.true, self.crop, self.device = true.reshape(-1, *true.shape[-3:]), crop, device
         known = {"lpips": ("LPIPS", "lpips", load_lpips), "fid": ("FID", "pytorch_fid", load_inception)}
         self.networks, absent = {}, {}
@@ -111,7 +111,7 @@ class PerceptualScores:
             else:
                 absent[name] = label
         if absent:
-            say(
+            print(
                 f"validation is without {' and '.join(absent.values())}: weights or package are absent "
                 f"(python -m checkpoints.fetch {' '.join(absent)}; pip install -r requirements.txt)"
             )
@@ -151,19 +151,12 @@ class Validation:
     """The validation scores of a training script's generated face crops, as TensorBoard scalars.
 
     Args:
-        true, crop, device, say: as for `PerceptualScores`; `say` also prints the messages of `LipDistance`.
+        true, crop, device: as for `PerceptualScores`.
         level: the -log cos of the run's sync expert; None without an expert.
     """
 
-    def __init__(
-        self,
-        true: Tensor,
-        crop: CropForm,
-        device: torch.device,
-        say: Callable[[str], None] = print,
-        level: SyncLevel | None = None,
-    ):
-        self.distance, self.perceptual = LipDistance(true, crop, say), PerceptualScores(true, crop, device, say)
+    def __init__(self, true: Tensor, crop: CropForm, device: torch.device, level: SyncLevel | None = None):
+        self.distance, self.perceptual = LipDistance(true, crop), PerceptualScores(true, crop, device)
         self.level = level
 
     def __call__(self, faces: Tensor) -> dict[str, float]:

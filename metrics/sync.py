@@ -43,11 +43,11 @@ class SyncScore:
     confidence: float
 
 
-def sync_score(lips: np.ndarray, sound: np.ndarray, shifts: int = SHIFTS) -> SyncScore:
+def sync_score(lips: np.ndarray, sound: np.ndarray) -> SyncScore:
     """LSE-D, LSE-C and the offset from SyncNet's embeddings, one a frame.
 
-    The scores come from the curve of distances over shifts of the sound by -shifts .. shifts frames. A distance is the
-    mean over frames of the Euclidean distance of lips and sound; beyond the sound's ends its embeddings are zero.
+    The scores come from the curve of distances over shifts of the sound by -15 .. 15 frames. A distance is the mean
+    over frames of the Euclidean distance of lips and sound; beyond the sound's ends its embeddings are zero.
 
     Args:
         lips, sound: (F, D) embeddings of the same F frames.
@@ -58,15 +58,15 @@ def sync_score(lips: np.ndarray, sound: np.ndarray, shifts: int = SHIFTS) -> Syn
     if not len(lips) or len(lips) != len(sound):
         raise ValueError(f"{len(lips)} lip and {len(sound)} sound embeddings; give as many of both, one or more")
     lips = np.asarray(lips, np.float32)
-    padded = np.pad(np.asarray(sound, np.float32), ((shifts, shifts), (0, 0)))
+    padded = np.pad(np.asarray(sound, np.float32), ((SHIFTS, SHIFTS), (0, 0)))
     distances = np.array(
         [
             np.linalg.norm(lips - padded[shift : shift + len(lips)] + EPSILON, axis=1).mean(dtype=np.float64)
-            for shift in range(2 * shifts + 1)
+            for shift in range(2 * SHIFTS + 1)
         ]
     )
     best = int(distances.argmin())
-    return SyncScore(shifts - best, float(distances[best]), float(np.median(distances) - distances[best]))
+    return SyncScore(SHIFTS - best, float(distances[best]), float(np.median(distances) - distances[best]))
 
 
 def sync_crop(frame: np.ndarray, box: np.ndarray) -> np.ndarray:

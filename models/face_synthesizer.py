@@ -242,10 +242,6 @@ class MutualInformation(nn.Module):
             nn.init.normal_(layer.weight, std=0.02)
             nn.init.zeros_(layer.bias)
 
-    def forward(self, spatial: list[Tensor], temporal: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
-        """Both paths' features of M frames -> for each scale, `score` of the pairs within these frames."""
-        return [self.score(*pair) for pair in self.embeddings(spatial, temporal)]
-
     def embeddings(self, spatial: list[Tensor], temporal: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
         """Both paths' features (M, C, h, w) of M = B T frames -> for each scale, E^spa and E^tem, (M, d) each."""
         return [

@@ -228,7 +228,7 @@ def test_only_what_is_hidden_is_taken_from_the_generated_crop():
     assert torch.equal(shown[..., ~hidden], true[..., ~hidden])
 
 
-def test_lpips_and_fid_are_of_the_crops_with_the_upper_half_given(monkeypatch):
+def test_lpips_and_fid_are_of_the_crops_with_the_upper_half_given(monkeypatch, capsys):
     inception = Means()
     monkeypatch.setattr("metrics.crops.fetch.available", lambda name: True)
     monkeypatch.setattr("metrics.crops.load_lpips", lambda path: Difference())
@@ -237,9 +237,9 @@ def test_lpips_and_fid_are_of_the_crops_with_the_upper_half_given(monkeypatch):
     true = torch.rand(7, 5, 3, 32, 32)
     faces = true.clone()
     faces[..., :16, :] = 0.5
-    scores = PerceptualScores(true, FORM, torch.device("cpu"), pytest.fail)
+    scores = PerceptualScores(true, FORM, torch.device("cpu"))
     assert scores(faces) == {"LPIPS": 0.0, "FID": pytest.approx(0, abs=1e-9)}
-    assert inception.seen == 70
+    assert inception.seen == 70 and not capsys.readouterr().out
 
     faces = true + 0.2 * torch.rand(7, 5, 3, 32, 32)
     found = scores(faces)
@@ -252,18 +252,18 @@ def test_lpips_and_fid_are_of_the_crops_with_the_upper_half_given(monkeypatch):
     assert found["FID"] == pytest.approx(fid(*sets), rel=1e-4) and found["FID"] > 1e-3
 
 
-def test_absent_weights_are_said_once_and_leave_the_other_scores(monkeypatch):
+def test_absent_weights_are_said_once_and_leave_the_other_scores(monkeypatch, capsys):
     monkeypatch.setattr("metrics.crops.fetch.available", lambda name: False)
-    monkeypatch.setattr("metrics.crops.LipDistance", lambda true, crop, say: lambda faces: None)
-    said: list[str] = []
+    monkeypatch.setattr("metrics.crops.LipDistance", lambda true, crop: lambda faces: None)
     true = torch.rand(3, 2, 3, 32, 32)
-    validation = Validation(true, FORM, torch.device("cpu"), said.append)
+    validation = Validation(true, FORM, torch.device("cpu"))
     faces = true + 0.1
     values = validation(faces)
     assert validation(faces) == values
     expected = crop_scores(faces.flatten(0, 1), true.flatten(0, 1), FORM)
     assert values == {f"val/{name}": pytest.approx(float(score.mean())) for name, score in expected.items()}
-    assert len(said) == 1 and "validation is without LPIPS and FID" in said[0] and "fetch lpips fid" in said[0]
+    [said] = capsys.readouterr().out.splitlines()
+    assert "validation is without LPIPS and FID" in said and "fetch lpips fid" in said
 
 
 # --- validation in parts ---------------------------------------------------------------------------------------------

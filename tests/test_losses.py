@@ -145,13 +145,13 @@ def test_mouth_weight_covers_the_lips_alone():
     landmarks = torch.full((1, 1, 57, 2), 0.1)  # the jaw's points do not widen the box
     landmarks[..., 17:, 0] = torch.linspace(0.4, 0.6, 40)
     landmarks[..., 17:, 1] = torch.linspace(0.7, 0.8, 40)
-    weight = mouth_weight(landmarks, CropForm.square(100), inside=5.0, margin=0.1)
+    weight = mouth_weight(landmarks, CropForm.square(100), inside=5.0)
     rows, columns = (weight[0, 0, 0] == 5).nonzero(as_tuple=True)
     assert weight.shape == (1, 1, 1, 100, 100)
-    assert (rows.min(), rows.max()) == (60, 89)
-    assert (columns.min(), columns.max()) == (30, 69)
+    assert (rows.min(), rows.max()) == (62, 87)
+    assert (columns.min(), columns.max()) == (32, 67)
     assert weight.min() == 1
-    narrow = mouth_weight(landmarks, CropForm(height=100, width=50), inside=5.0, margin=0.1)
+    narrow = mouth_weight(landmarks, CropForm(height=100, width=50), inside=5.0)
     assert torch.equal(narrow, weight[..., ::2])  # 100 columns in 50
 
 

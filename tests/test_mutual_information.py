@@ -27,7 +27,8 @@ def test_separable_features_take_the_estimate_to_its_bound_and_not_beyond(rate, 
     losses = []
     with threads_of_libraries(1):  # of such small sums, several threads are slower, and ten times so on a busy machine
         for x in torch.randn(steps, frames, channels, 1, 1):
-            loss = mutual_information_loss(*network([x], [x]))
+            [embeddings] = network.embeddings([x], [x])
+            loss = mutual_information_loss(network.score(*embeddings))
             adam.zero_grad()
             loss.backward()
             adam.step()

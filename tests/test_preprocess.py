@@ -37,7 +37,7 @@ from media.video import VideoWriter, read_frames
 def write_clip_video(path: Path, pictures: list[np.ndarray], sound: Path | None, fps: int = 25) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     height, width = pictures[0].shape[:2]
-    with VideoWriter(path, width, height, fps, sound=sound, crf=10, preset="ultrafast") as video:
+    with VideoWriter(path, width, height, fps, sound=sound, crf=10) as video:
         for picture in pictures:
             video.write(picture)
     return path

@@ -74,7 +74,7 @@ def test_a_drawn_predictor_is_the_same_one_frame_at_a_time():
         heatmaps, landmarks = predictor(audio, pose, references, points, reference_points)
         frames = predictor.encode_frames(audio.flatten(0, 1), pose.flatten(0, 1)).unflatten(0, (2, 5))
         encoded = frames, predictor.encode_references(references)
-        centre, moved = predictor.predict_centre(*encoded, pose[:, 2], points[:, 2], reference_points)
+        centre, moved = predictor.predict_centre(*encoded, pose[:, 2], points[:, 2], reference_points, keypoints=True)
         predictor.draws_in_training, predictor.training = False, True  # its parts stay in eval mode
         nothing, same = predictor(audio, pose, references, points, reference_points)
     assert nothing is None and torch.equal(landmarks, same)

@@ -256,7 +256,7 @@ def test_sound_and_picture_are_in_step_at_the_end_of_ten_minutes(tmp_path):
     sound = write_sound(tmp_path / "a.flac", "flac", 11025, seconds=600)
     dark, light = np.full((32, 32, 3), 40, np.uint8), np.full((32, 32, 3), 200, np.uint8)
     fps, frames = Fraction(30000, 1001), 17982  # 600.0 s
-    with VideoWriter(tmp_path / "a.mp4", 32, 32, fps, sound=sound, preset="ultrafast") as writer:
+    with VideoWriter(tmp_path / "a.mp4", 32, 32, fps, sound=sound) as writer:
         for k in range(frames):
             writer.write(light if k / fps % Fraction(1, 2) < Fraction(1, 20) else dark)
     flashes = np.array([k for k, f in enumerate(read_frames(tmp_path / "a.mp4", fps=None)) if f.mean() > 120]) / fps
