@@ -244,7 +244,8 @@ def main() -> None:
     if accelerator.is_main_process:
         true, level, supervised = windows["frames"][:, bare.synthesized], None, objective.expert is not None
         if supervised or measure.name == "sync":
-            expert = objective.expert or frozen_expert(config.sync_expert, config.frames).to(accelerator.device)
+            crop = synthesizer.config.crop
+            expert = objective.expert or frozen_expert(config.sync_expert, config.frames, crop).to(accelerator.device)
             level = SyncLevel(expert, true, windows["mel"], accelerator.print if supervised else None)
         validation = Validation(true, synthesizer.config.crop, accelerator.device, level=level)
     first = run.resume()

@@ -281,7 +281,9 @@ def main() -> None:
         windows = validation_batch(others, config.train.validation_windows)
         level, supervised = None, isinstance(objective, FaceObjective) and objective.expert is not None
         if supervised or measure.name == "sync":  # G4G's contrastive loss only compares cosines
-            expert = objective.expert or frozen_expert(config.sync_expert, config.frames).to(accelerator.device)
+            expert = objective.expert or frozen_expert(config.sync_expert, config.frames, config.model.crop).to(
+                accelerator.device
+            )
             level = SyncLevel(expert, windows["frames"], windows["mel"], accelerator.print if supervised else None)
         validation = Validation(windows["frames"], config.model.crop, accelerator.device, level=level)
 

@@ -33,10 +33,11 @@ from data_prep.sync import SyncDataset
 from data_prep.windows import window_starts
 from losses.calibration import calibrated
 from losses.sync import contrastive_loss, negative_log, shifted_loss, sync_classification_loss, sync_loss
+from media.crop import check_same_crop
 from media.errors import InputError, command
 from models.checkpoint import build_network
 from models.chung_syncnet import SHIFTS
-from models.sync_expert import FRAMES, SyncExpert, SyncExpertConfig, lower_faces
+from models.sync_expert import FRAMED, FRAMES, SyncExpert, SyncExpertConfig, lower_faces
 from training.best import best_score
 from training.config import DataConfig, TrainConfig, check_batch, extension, parse_config, start
 from training.data import training_batches
@@ -133,6 +134,9 @@ def main() -> None:
     clips = [Clip(path) for path in clip_paths(data.val)]
     if not any(len(window_starts(clip, FRAMES)) for clip in clips):
         raise InputError(f"data folder {data.val}: no clip has five frames in a row; add longer clips")
+    remedy = "set model.crop.framing and model.crop.margin to those of the clips"
+    for clip in (*dataset.clips, *clips):
+        check_same_crop(clip.crop, f"clip file {clip.path}", config.model.crop, "the expert", remedy, FRAMED)
 
     expert = build_network("sync_expert", config.model)
     frozen = nn.Sequential()

@@ -83,7 +83,7 @@ class FaceObjective(nn.Module):
         self.information = StepInformation(cil) if cil is not None and weights.mutual_information > 0 else None
         self.adversarial = weights.gan > 0 or weights.feature > 0  # whether it needs a discriminator
         if weights.sync > 0:
-            self.expert = frozen_expert(sync_expert, frames)
+            self.expert = frozen_expert(sync_expert, frames, network.crop)
         self.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> "FaceObjective":

@@ -113,7 +113,7 @@ class G4GObjective(nn.Module):
         if weights.perceptual > 0:
             self.perceptual = perceptual_loss(weights.without_vgg, say, gram_weight=0.0)
         if weights.contrastive > 0 and sync_expert:
-            self.expert = frozen_expert(sync_expert, frames)
+            self.expert = frozen_expert(sync_expert, frames, network.crop)
         self.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> "G4GObjective":

@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from media.crop import CropForm, check_same_crop
 from media.errors import InputError
 from models.checkpoint import load_sync_expert
 from models.precision import full_precision, without_autocast
-from models.sync_expert import SyncExpert
+from models.sync_expert import FRAMED, SyncExpert
 
 FLOOR = 0.01
 
@@ -101,11 +102,12 @@ def own_sound_nearest(sound: Tensor, faces: Tensor, negatives: Tensor) -> Tensor
     return (own[:, None] > others).all(dim=1)
 
 
-def frozen_expert(path: str | os.PathLike, frames: int) -> SyncExpert:
-    """Load the frozen expert that scores generated windows of `frames` frames.
+def frozen_expert(path: str | os.PathLike, frames: int, crop: CropForm) -> SyncExpert:
+    """Load the frozen expert that scores generated windows of `frames` frames of the form `crop`.
 
     Raises:
-        InputError: no path is given, it holds no expert (`load_sync_expert`), or `frames` is not 5.
+        InputError: no path is given, it holds no expert (`load_sync_expert`), it was trained on another framing than
+            that of `crop`, or `frames` is not 5.
     """
     if frames != 5:
         raise InputError(f"a sync expert judges windows of five frames; set frames=5, not {frames}, or take it out")
@@ -114,7 +116,10 @@ def frozen_expert(path: str | os.PathLike, frames: int) -> SyncExpert:
             "the sync loss needs an expert; give sync_expert=FOLDER (train_sync.py) or =lipsync_expert.pth "
             "(python -m checkpoints.fetch sync_expert), or set its weight to 0"
         )
-    return load_sync_expert(path).requires_grad_(False)
+    expert = load_sync_expert(path).requires_grad_(False)
+    remedy = "give an expert that was trained on the same framing (train_sync.py), or set its weight to 0"
+    check_same_crop(expert.config.crop, f"the sync expert {path}", crop, "the synthesizer", remedy, FRAMED)
+    return expert
 
 
 def negative_log(p: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """The lip-sync expert of L_sync: Wav2Lip's SyncNet (Prajwal et al., 2020), which can load its `lipsync_expert.pth`."""
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from media.crop import CropForm
 from models.layers import ConvBlock, check_positive, renamed, scaled
 
 FRAMES = 5  # of a window
-CROP = CropForm(height=96, width=96)  # of the faces; the expert sees what this hides
+FRAMED = ("framing", "margin")  # the fields of a crop that an expert and a synthesizer have in common
 
 # Encoders as rows of (channels, kernel, stride, padding, residual blocks that follow).
 _FACE_LAYERS = (
@@ -39,15 +39,24 @@ class SyncExpertConfig:
     """The architecture of a `SyncExpert`."""
 
     width: float = 1.0  # factor of every layer's channels, the embeddings' 512 included
+    # Faces of the same framing and margin are scaled to this crop, whose hidden part is the expert's input.
+    crop: CropForm = field(default_factory=lambda: CropForm(height=96, width=96))
 
     @classmethod
     def released(cls) -> "SyncExpertConfig":
-        """The form of `lipsync_expert.pth`."""
+        """The form of `lipsync_expert.pth`, which is used on faces of STSA's framing."""
         return cls()
 
 
+CROP = SyncExpertConfig().crop
+
+
 class SyncExpert(nn.Module):
-    """Embeds 0.2 s of speech and five frames of a lower face, close to each other if the two are in sync."""
+    """Embeds 0.2 s of speech and five frames of a lower face, close to each other if the two are in sync.
+
+    Raises:
+        ValueError: an option of the config has no such value.
+    """
 
     Config = SyncExpertConfig
 
@@ -55,6 +64,11 @@ class SyncExpert(nn.Module):
         super().__init__()
         self.config = config = dataclasses.replace(config) if config else SyncExpertConfig()
         check_positive(config, "width")
+        if config.crop.difference(CROP, ("height", "width", "hidden")):
+            raise ValueError(
+                f"crop.height, crop.width and crop.hidden can only be {CROP.height}, {CROP.width} and "
+                f"{list(CROP.hidden)}, as Wav2Lip's"
+            )
         self.audio_encoder = _encoder(1, _AUDIO_LAYERS, config.width)
         self.face_encoder = _encoder(3 * FRAMES, _FACE_LAYERS, config.width)
 

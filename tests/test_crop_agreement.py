@@ -10,10 +10,13 @@ from training_runs import STEPS, arguments, last_error, run, write_clips
 
 from data_prep.clips import Clip, ClipData, encode_face, write_clip
 from extensions.landmark_synthesizer import LandmarkSynthesizer, LandmarkSynthesizerConfig
+from losses.face import FaceLosses, FaceObjective
+from losses.g4g import G4GLosses, G4GObjective
 from media.crop import CROPS, STSA, CropForm
 from media.errors import InputError
 from models import FaceSynthesizer, FaceSynthesizerConfig, G4GConfig, HeatmapPredictor, HeatmapPredictorConfig
-from models.checkpoint import check_form, load_checkpoint, load_network, network_config, save_checkpoint
+from models.checkpoint import build_network, check_form, load_checkpoint, load_network, network_config, save_checkpoint
+from models.sync_expert import SyncExpert, SyncExpertConfig
 from train_face import SCHEMAS
 from train_heatmap import HeatmapTraining
 from training.config import read_config
@@ -173,3 +176,44 @@ def test_heatmaps_of_the_guidance_size_condition_a_larger_face(kind):
     assert torch.equal(network(hidden, heatmaps, references, poses, audio), faces)
     hidden[..., 0, 0] += 1
     assert not torch.equal(network(hidden, heatmaps, references, poses, audio), faces)
+
+
+def test_an_expert_from_before_has_wav2lips_crop(tmp_path):
+    save_checkpoint(
+        tmp_path, {"sync_expert": SyncExpert(SyncExpertConfig(width=0.03))}, {"sync_expert": {"width": 0.03}}
+    )
+    expert = load_network(tmp_path, "sync_expert")
+    assert expert.config.crop == CropForm(height=96, width=96)
+    check_form(tmp_path, {"sync_expert": expert})
+
+
+def test_an_expert_of_another_framing_scores_no_synthesizer(tmp_path):
+    config = SyncExpertConfig(width=0.03, crop=CropForm(height=96, width=96, framing="upright"))
+    save_checkpoint(tmp_path, {"sync_expert": SyncExpert(config)}, {"sync_expert": config})
+    face = FaceLosses(perceptual=0, mutual_information=0)
+    for build in (
+        lambda crop: FaceObjective(face, FaceSynthesizerConfig(crop=crop), 5, str(tmp_path)),
+        lambda crop: G4GObjective(G4GLosses(perceptual=0), G4GConfig(crop=crop), 5, str(tmp_path)),
+    ):
+        assert build(CROPS["upright"]).expert is not None
+        with pytest.raises(InputError) as error:
+            build(STSA)
+        assert str(error.value) == (
+            f"the sync expert {tmp_path} has crop.framing=upright, the synthesizer has landmark_box; give an expert "
+            f"that was trained on the same framing (train_sync.py), or set its weight to 0"
+        )
+
+
+def test_an_expert_has_one_input_size():
+    with pytest.raises(InputError, match=r"crop\.height, crop\.width and crop\.hidden can only be 96, 96 and"):
+        build_network("sync_expert", SyncExpertConfig(crop=STSA))
+
+
+@pytest.mark.slow
+def test_an_expert_is_trained_on_clips_of_its_framing(tmp_path):
+    log = tmp_path / "log"
+    clips = write_clips(tmp_path / "clips")
+    command = arguments("train_sync", clips, tmp_path / "run", "train.steps=1", "model.crop.margin=0.1")
+    assert run("train_sync", command, RUN_LOG=str(log)) == 2
+    assert "has crop.margin=null, the expert has 0.1; set model.crop.framing and model.crop.margin" in last_error(log)
+    assert not (tmp_path / "run").exists()
