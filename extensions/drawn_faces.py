@@ -22,11 +22,12 @@ class DrawnFaces:
         points: landmarks of the set, (F, 131, 2) in units of the crop.
         warp: largest rotation, stretch and shift, as a share of the crop.
         bend: size of local displacements, as a share of the crop, which vary the few people of the set.
+        guidance: G, side of the heatmaps in pixels.
     """
 
-    def __init__(self, points: np.ndarray, warp: float, bend: float, seed: int = 0):
+    def __init__(self, points: np.ndarray, warp: float, bend: float, guidance: int, seed: int):
         self._points, self._warp, self._bend = np.asarray(points, np.float32), warp, bend
-        self._seed, self._drawing = seed, CurveDrawing()
+        self._guidance, self._seed, self._drawing = guidance, seed, CurveDrawing(guidance)
 
     def batch(self, size: int, step: int) -> tuple[Tensor, Tensor, Tensor]:
         """Landmarks (size, 131, 2), and the heatmaps of whole and of upper faces drawn from them, (size, 1, G, G).
@@ -41,10 +42,10 @@ class DrawnFaces:
         faces = one + share * (other - one)
         faces = np.where(random.random((size, 1, 1)) < 0.5, mirrored_landmarks(faces), faces)
         faces = warped(faces + self._bumps(faces, random), 1, self._warp, random)
-        upper = torch.from_numpy(draw_heatmaps(faces, POSE))
+        upper = torch.from_numpy(draw_heatmaps(faces, POSE, self._guidance))
         half, points = size // 2, torch.from_numpy(faces)
         predicted = torch.maximum(upper[:half], self._drawing(points[:half, KEYPOINTS]))
-        true = torch.from_numpy(draw_heatmaps(faces[half:], FULL_FACE))
+        true = torch.from_numpy(draw_heatmaps(faces[half:], FULL_FACE, self._guidance))
         return points, torch.cat([predicted, true]), upper
 
     def _bumps(self, faces: np.ndarray, random: np.random.Generator) -> np.ndarray:

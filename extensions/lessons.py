@@ -122,7 +122,8 @@ def learn_reading(
     Raises:
         InputError: a setting is out of range, or the state of a killed lesson cannot be used.
     """
-    faces = DrawnFaces(np.concatenate(list(dataset.landmarks())), config.warp, config.bend, seed)
+    points = np.concatenate(list(dataset.landmarks()))
+    faces = DrawnFaces(points, config.warp, config.bend, dataset.crop.guidance, seed)
     device = next(reader.parameters()).device
     lessons = (
         ("reading", reader.first, lambda heatmaps: [reader.first(heatmaps)]),

@@ -14,7 +14,7 @@ from media.crop import CropForm
 from models import released_face
 from models.inpainting import InpaintingGenerator
 from models.layers import AUDIO_CHANNELS, AudioEncoder, ConvBlock, check_positive, check_references, repeated, scaled
-from models.spatial import AdaAT, AlignmentEncoder, HeatmapEncoder, ReferenceEncoder, residual_pair
+from models.spatial import SMALLEST_ALIGNED, AdaAT, AlignmentEncoder, HeatmapEncoder, ReferenceEncoder, residual_pair
 from models.temporal import FlowPredictor, TemporalEncoder, deformation, warp_and_sum
 
 
@@ -476,7 +476,8 @@ def _check(config: FaceSynthesizerConfig) -> None:
         raise ValueError("the synthesizer needs its spatial or its temporal path; switch one on")
     if config.mutual_information and not (config.spatial and config.temporal):
         raise ValueError("mutual information compares the spatial and the temporal path; it needs both")
+    smallest = 4 * SMALLEST_ALIGNED  # the alignment CNN's input has a quarter of the crop's size
     for name in ("height", "width"):
         side = getattr(config.crop, name)
-        if side % 4 or side < 100:
-            raise ValueError(f"crop.{name} is {side}; the network's strides need a multiple of 4, at least 100")
+        if side % 4 or side < smallest:
+            raise ValueError(f"crop.{name} is {side}; the network's strides need a multiple of 4, at least {smallest}")

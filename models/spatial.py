@@ -7,6 +7,8 @@ from torch import Tensor, nn
 from models.layers import ConvBlock
 from models.precision import without_autocast
 
+# px, the smallest side of `AlignmentEncoder`'s input: ceil(ceil(ceil(25 / 3) / 2) / 2) = 3, its last kernel.
+SMALLEST_ALIGNED = 25
 _MOST_SAMPLED = 32768  # images in one call of grid_sample; cuDNN refuses 65536
 
 
@@ -82,7 +84,7 @@ class AlignmentEncoder(nn.Module):
             ConvBlock(2, code, code),
             ConvBlock(2, code, code, stride=2),
             ConvBlock(2, code, code),
-            ConvBlock(2, code, code, stride=2, padding=0),
+            ConvBlock(2, code, code, stride=2, padding=0),  # of 3 px or more: see SMALLEST_ALIGNED
         )
 
     def forward(self, features: Tensor) -> Tensor:

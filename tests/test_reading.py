@@ -28,6 +28,8 @@ from metrics import quality
 from metrics.crops import crop_scores
 from models.fast import accelerate_inference
 
+SIDE = 120  # of the heatmaps, not STSA's
+
 
 @pytest.fixture(scope="module")
 def points() -> np.ndarray:
@@ -42,13 +44,13 @@ def points() -> np.ndarray:
 
 @pytest.mark.slow
 def test_drawn_faces_are_warped_faces_of_the_set_and_blends_of_them(points):
-    faces, whole, upper = DrawnFaces(points, warp=0.1, bend=0, seed=1).batch(400, 0)
-    assert faces.shape == (400, 131, 2) and whole.shape == upper.shape == (400, 1, 128, 128)
-    np.testing.assert_array_equal(whole[399, 0], draw_heatmap(faces[399].numpy(), FULL_FACE))
-    as_predicted = torch.maximum(upper[0], CurveDrawing()(faces[:1, KEYPOINTS])[0])
+    faces, whole, upper = DrawnFaces(points, warp=0.1, bend=0, guidance=SIDE, seed=1).batch(400, 0)
+    assert faces.shape == (400, 131, 2) and whole.shape == upper.shape == (400, 1, SIDE, SIDE)
+    np.testing.assert_array_equal(whole[399, 0], draw_heatmap(faces[399].numpy(), FULL_FACE, SIDE))
+    as_predicted = torch.maximum(upper[0], CurveDrawing(SIDE)(faces[:1, KEYPOINTS])[0])
     torch.testing.assert_close(whole[0], as_predicted)
     for i in (0, 399):
-        np.testing.assert_array_equal(upper[i, 0], draw_heatmap(faces[i].numpy(), POSE))
+        np.testing.assert_array_equal(upper[i, 0], draw_heatmap(faces[i].numpy(), POSE, SIDE))
     known = torch.from_numpy(np.concatenate([points, mirrored_landmarks(points)]))[:, None]
     left = (apply_affine(known, fit_affine(known, faces[None])) - faces).norm(dim=-1).mean(dim=-1)  # (4, 400)
     nearest = left.argmin(dim=0)
@@ -58,14 +60,14 @@ def test_drawn_faces_are_warped_faces_of_the_set_and_blends_of_them(points):
     centres = faces[of_the_set].mean(dim=1) - known[nearest[of_the_set], 0].mean(dim=1)
     assert 0.04 < centres.abs().max() < 0.07  # shifted by up to half of the warp; turning about 0.5 adds a little
 
-    again = DrawnFaces(points, warp=0.1, bend=0, seed=1)
+    again = DrawnFaces(points, warp=0.1, bend=0, guidance=SIDE, seed=1)
     torch.testing.assert_close(again.batch(400, 0)[0], faces)
     assert not torch.equal(again.batch(400, 1)[0], faces)
 
 
 def test_bent_faces_are_no_affine_maps_of_the_set_and_their_neighbours_go_along(points):
     one = points[:1]
-    bent = DrawnFaces(one, warp=0, bend=0.02, seed=2).batch(200, 0)[0]
+    bent = DrawnFaces(one, warp=0, bend=0.02, guidance=SIDE, seed=2).batch(200, 0)[0]
     known = torch.from_numpy(np.concatenate([one, mirrored_landmarks(one)]))[:, None]
     moved = bent - known  # (2, 200, 131, 2); of the two, the one that is not mirrored
     moved = moved[moved.norm(dim=-1).mean(dim=-1).argmin(dim=0), torch.arange(200)]
@@ -91,7 +93,7 @@ def one_thread():
 def test_a_reader_learns_to_read_what_is_drawn(points, one_thread, tmp_path):
     torch.manual_seed(0)
     reader = PointReader()
-    drawn = DrawnFaces(points, warp=0.1, bend=0.01, seed=5).batch(40, 0)
+    drawn = DrawnFaces(points, warp=0.1, bend=0.01, guidance=STSA.guidance, seed=5).batch(40, 0)
 
     def errors() -> list[float]:
         with torch.no_grad():
