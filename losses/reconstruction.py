@@ -1,4 +1,4 @@
-"""The pixel loss of G4G's eq. 15, and its larger weights for the mouth and the hidden half (losses/g4g.py)."""
+"""The pixel loss of G4G's eq. 15, and its larger weights for the mouth and the hidden part (losses/g4g.py)."""
 
 import torch
 from torch import Tensor

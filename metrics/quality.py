@@ -3,13 +3,13 @@
     python -m metrics.quality --checkpoint checkpoints/demo --clips CLIPS --json scores.json
     python -m metrics.quality --compare runs/*/scores.json
 
-Each face except the references gets a generated lower half and keeps its upper half. Five references are chosen from
-the clip as in dubbing. Printed for each clip, and as the mean over clips:
+In each face except the references, the crop's hidden part is generated; the rest is the true face's. Five references
+are chosen from the clip as in dubbing. Printed for each clip, and as the mean over clips:
 
 - PSNR and SSIM of the crops. LipLMD, in units of the face box, of the lips that MediaPipe finds in the faces
   and of the predicted keypoints. STSA's networks are scored with the true heatmaps and with heatmaps predicted from the
-  clip's sound; G4G's with that sound and with the sound played backward. Two baselines: the lower half of the reference
-  of median lip opening copied into each frame, and a mouth that keeps that reference's lips.
+  clip's sound; G4G's with that sound and with the sound played backward. Two baselines take the reference of median lip
+  opening: its hidden part is copied into each frame, and its lips are kept in each frame's pose.
 - The correlation of the mouth's opening with the true one, for the clip's sound and for the sound played backward.
   Changes slower than a second are removed. The correlation that is left with the backward sound comes from the pose.
 - With --expert, how much more similar faces are to a sound than to the same sound shifted by up to 15 frames. The true
@@ -75,10 +75,10 @@ from models.chung_syncnet import SHIFTS, ChungSyncNet
 from models.fast import accelerate_inference
 from models.guidance import guidance, inputs_of
 from models.heatmap_predictor import WindowEncoder
-from models.sync_expert import SyncExpert
+from models.sync_expert import FRAMED, SyncExpert
 
 BATCH = 16
-TRUE, PREDICTED, COPIED = "true heatmaps", "predicted heatmaps", "copied lower half"  # rows
+TRUE, PREDICTED, COPIED = "true heatmaps", "predicted heatmaps", "copied hidden part"  # rows
 OWN_SOUND, BACKWARD_SOUND = "from the sound", "from the sound backward"  # rows of G4G
 FOLLOWS, JUDGED = "mouth opening", "in sync"
 
@@ -330,7 +330,7 @@ def write_json(path: Path, checkpoint: Path, scores: dict, means: dict) -> None:
 
 def compare(paths: list[Path]) -> None:
     """Print the means of several files of --json, a row a file."""
-    print("| scores | lower half | PSNR (dB) | SSIM | LipLMD | LipLMD of the keypoints |")
+    print("| scores | hidden part | PSNR (dB) | SSIM | LipLMD | LipLMD of the keypoints |")
     print("| --- | --- | --- | --- | --- | --- |")
     for path in paths:
         try:
@@ -351,7 +351,7 @@ def picture_line(clip: str, row: str, values: Mapping[str, float | None]) -> str
 
 def print_tables(scores: dict[str, dict[str, dict[str, float]]]) -> None:
     """Print the tables of image scores, mouth openings and the expert's scores, as far as they were computed."""
-    print("| clip | lower half | PSNR (dB) | SSIM | LipLMD | LipLMD of the keypoints |")
+    print("| clip | hidden part | PSNR (dB) | SSIM | LipLMD | LipLMD of the keypoints |")
     print("| --- | --- | --- | --- | --- | --- |")
     for clip, rows in scores.items():
         for row, values in rows.items():
@@ -397,11 +397,13 @@ def main() -> None:
             expert=expert,
             heatmaps_alone=arguments.heatmaps_alone,
         )
+    holder = f"checkpoint {arguments.checkpoint}"
+    if isinstance(expert, SyncExpert):
+        remedy = "give an expert that was trained on the same framing"
+        check_same_crop(expert.config.crop, f"the expert {arguments.expert}", crop, holder, remedy, FRAMED)
     clips = [Clip(path, clip_id(path, arguments.clips)) for path in clip_paths(arguments.clips)]
     for clip in clips:
-        check_same_crop(
-            clip.crop, f"clip file {clip.path}", crop, f"checkpoint {arguments.checkpoint}", _OTHER_CROP, PICTURE
-        )
+        check_same_crop(clip.crop, f"clip file {clip.path}", crop, holder, _OTHER_CROP, PICTURE)
     scores = {}
     for clip, voice in tqdm(list(zip(clips, clips[1:] + clips[:1], strict=True)), unit="clip"):
         scores[clip.id] = score(clip, voice)

@@ -28,6 +28,10 @@ CORNERS = {"right": 61, "left": 291}  # MediaPipe mesh points; the person's righ
 _WINDOW = (21, 21)  # px, Lucas and Kanade's neighbourhood
 _LEVELS = 3
 _RETURN = 0.05  # of the longer side: largest error of a point tracked back to its origin
+# Lips in a drawing of a face, in units of the picture. The line's centre lies in this rectangle (left, top, right,
+# bottom), whatever the crop hides. It is wider than a nostril and less high than the jaw.
+_LIPS = (0.25, 0.5, 0.75, 0.95)
+_NARROWEST, _HIGHEST = 0.1, 0.5
 
 
 @dataclass(frozen=True)
@@ -134,7 +138,8 @@ def _drawn_corner(frame: np.ndarray, corner: str) -> np.ndarray | None:
     found = {}
     for label, (left, top, wide, high, _) in enumerate(stats[1:], 1):  # 0 is the background
         x, y = centres[label] / (width, height)
-        if 0.25 < x < 0.75 and 0.5 < y < 0.95 and high < 0.5 * height and 0.1 * width < wide:
+        placed = _LIPS[0] < x < _LIPS[2] and _LIPS[1] < y < _LIPS[3]
+        if placed and high < _HIGHEST * height and wide > _NARROWEST * width:
             found[label] = (left, top, left + wide, top + high)
     lines = {
         label: box

@@ -357,7 +357,7 @@ def test_from_clips_to_a_dubbed_video(tmp_path):
     with torch.inference_mode():
         clip, voice = map(Clip, sorted(clips.glob("*.safetensors"))[:2])
         scores = score_g4g_clip(clip, voice, network, every=6)
-    assert scores.keys() == {"from the sound", "from the sound backward", "copied lower half"}
+    assert scores.keys() == {"from the sound", "from the sound backward", "copied hidden part"}
     assert all(np.isfinite(row["PSNR"]) for row in scores.values())
 
     output, crops = tmp_path / "dubbed.mp4", tmp_path / "crops.mp4"
