@@ -26,14 +26,14 @@ answer_help(__name__, __file__)
 
 import torch
 import torch.nn.functional as F
+from accelerate import Accelerator
 from omegaconf import MISSING
 from torch import Tensor, nn
 from torchvision.utils import make_grid
 
-from losses.calibration import SyncLevel
+from data_prep.windows import ClipDataset
 from losses.face import FaceLosses, FaceObjective
 from losses.heatmap import HeatmapLosses, freeze_unread, heatmap_scores, heatmap_terms
-from losses.sync import frozen_expert
 from media.errors import InputError, command
 from metrics.crops import Validation
 from models.checkpoint import build_network, check_crops, load_network
@@ -55,6 +55,7 @@ from training.config import (
 from training.data import mean_of_parts, move, parts, training_batches, training_windows, validation_batch
 from training.learner import Adversary, Learner, compiled, synchronised, train_mode
 from training.run import Run
+from training.validation import face_validation
 
 SCORES = ("psnr", "lpips", "fid", "sync", "heatmap", "liplmd")  # of train.best_by
 
@@ -176,6 +177,15 @@ def check(config: Finetuning, predictor: WindowEncoder, synthesizer: FaceSynthes
         raise InputError(f"frames={config.frames} must be between 1 and the predictor's window, {ours.frames}")
 
 
+def starting_point(config: Finetuning) -> tuple[WindowEncoder, FaceSynthesizer]:
+    """Both networks of the checkpoints that a run starts from; InputError where they do not go together."""
+    predictor = load_network(config.heatmap_predictor, "heatmap_predictor")
+    synthesizer = load_network(config.face_synthesizer, "face_synthesizer")
+    check(config, predictor, synthesizer)
+    share_reader(predictor, synthesizer)
+    return predictor, synthesizer
+
+
 def discriminator(config: Finetuning) -> PatchDiscriminator:
     """The discriminator of the synthesizer's checkpoint, or a fresh one if the checkpoint has none."""
     if (Path(config.face_synthesizer) / "discriminator.safetensors").is_file():
@@ -183,53 +193,66 @@ def discriminator(config: Finetuning) -> PatchDiscriminator:
     return build_network("discriminator", config.discriminator)
 
 
+def build_objective(config: Finetuning, synthesizer: FaceSynthesizer, accelerator: Accelerator) -> FaceObjective:
+    """The loss terms of eq. 10, on the accelerator's device; InputError where one lacks what it needs."""
+    check_pairs(config.losses.mutual_information, config.train, accelerator)
+    options = config.frames, config.sync_expert, accelerator.print, synthesizer.mutual_information
+    return FaceObjective(config.losses, synthesizer.config, *options).to(accelerator.device)
+
+
+def extra_terms(config: Finetuning, synthesizer: FaceSynthesizer) -> tuple[Callable | None, Callable | None, list[str]]:
+    """The loss terms, validation scores and names of terms of extensions/losses.py, where the config has them."""
+    settings = extension(config)
+    if settings is None:
+        return None, None, []
+    from extensions.losses import ExtraLosses, ExtraObjective, flow_score  # here, so that eq. 10 needs no extensions/
+
+    return ExtraObjective(settings.extra_losses, synthesizer.config), flow_score, field_names(ExtraLosses)
+
+
+def field_names(kind: type) -> list[str]:
+    """The names of a dataclass's fields."""
+    return [each.name for each in dataclasses.fields(kind)]
+
+
+def windows_of(config: Finetuning, predictor: WindowEncoder) -> tuple[ClipDataset, ClipDataset]:
+    """The training and the validation dataset, of the predictor's windows."""
+    model = predictor.config
+    shape = {"audio": model.audio, "window": model.frames, "references": model.references, "crop": model.crop}
+    return training_windows(config.data, shape | {"mel_from": first_synthesized(predictor, config.frames)})
+
+
+def freeze_untrained(
+    config: Finetuning, predictor: WindowEncoder, synthesizer: FaceSynthesizer, objective: FaceObjective
+) -> None:
+    """Freeze the parts of both networks that this run does not train."""
+    freeze_unread(predictor, config.heatmap_losses)
+    if not config.train_predictor:
+        predictor.requires_grad_(False)
+    if synthesizer.mutual_information is not None and objective.information is None:
+        synthesizer.mutual_information.requires_grad_(False)
+
+
 @command
 def main() -> None:
     config = parse_config(Finetuning, __doc__)
     measure = best_score(config.train.best_by, SCORES, config.sync_expert)
-    predictor = load_network(config.heatmap_predictor, "heatmap_predictor")
-    synthesizer = load_network(config.face_synthesizer, "face_synthesizer")
-    check(config, predictor, synthesizer)
-    share_reader(predictor, synthesizer)
+    predictor, synthesizer = starting_point(config)
     accelerator = start(config)
-    check_batch(config.frames, config.train, accelerator)
-    if config.train_predictor:
-        check_batch(predictor.config.references, config.train, accelerator)
-    weights = config.losses
-    check_pairs(weights.mutual_information, config.train, accelerator)
-
-    cil, options = synthesizer.mutual_information, (config.frames, config.sync_expert, accelerator.print)
-    objective = FaceObjective(weights, synthesizer.config, *options, cil)
-    objective = objective.to(accelerator.device)
-    information = objective.information
-    names = [[field.name for field in dataclasses.fields(kind)] for kind in (FaceLosses, HeatmapLosses)]
-    extra, extra_scores = None, None
-    if (settings := extension(config)) is not None:
-        from extensions.losses import (  # here, so that eq. 10 needs no extensions/
-            ExtraLosses,
-            ExtraObjective,
-            flow_score,
-        )
-
-        extra, extra_scores = ExtraObjective(settings.extra_losses, synthesizer.config), flow_score
-        names[0] += [field.name for field in dataclasses.fields(ExtraLosses)]
-    shape = {"audio": predictor.config.audio, "window": predictor.config.frames}
-    shape |= {"references": predictor.config.references, "crop": predictor.config.crop}
-    shape |= {"mel_from": first_synthesized(predictor, config.frames)}
-    dataset, others = training_windows(config.data, shape)
+    references = predictor.config.references
+    check_batch(min(config.frames, references) if config.train_predictor else config.frames, config.train, accelerator)
+    objective = build_objective(config, synthesizer, accelerator)
+    extra, extra_scores, extra_names = extra_terms(config, synthesizer)
+    dataset, others = windows_of(config, predictor)
     if accelerator.is_main_process:
         windows = validation_batch(others, config.train.validation_windows)
 
-    freeze_unread(predictor, config.heatmap_losses)
-    if not config.train_predictor:
-        predictor.requires_grad_(False)
-    if cil is not None and information is None:
-        cil.requires_grad_(False)
+    freeze_untrained(config, predictor, synthesizer, objective)
     sections = {"heatmap_predictor": predictor.config, "face_synthesizer": synthesizer.config, "training": config}
     dubbing = Dubbing(predictor, synthesizer, config.frames, config.true_heatmaps)
     dubbing = synchronised(dubbing, accelerator, config.train).to(memory_format=torch.channels_last)
     shared = {"predictor": predictor.shared_parameters(), "synthesizer": synthesizer.shared_parameters()}
-    sums = dict(zip(("L_face", "L_heatmap"), names, strict=True))
+    sums = {"L_face": field_names(FaceLosses) + extra_names, "L_heatmap": field_names(HeatmapLosses)}
     learner = Learner(dubbing, config.train, accelerator, shared=shared, sums=sums)
     bare = accelerator.unwrap_model(learner.network)
     networks = {"heatmap_predictor": bare.predictor, "face_synthesizer": bare.synthesizer}
@@ -239,22 +262,16 @@ def main() -> None:
         check_judged(judge.config, config.frames)
         adversary = Adversary(judge, config.train, accelerator)
         networks["discriminator"], sections["discriminator"] = adversary.network, judge.config
-    averaged = ["heatmap_predictor", "face_synthesizer"]
-    run = Run(config, accelerator, networks, sections, averaged, measure)
+    run = Run(config, accelerator, networks, sections, ["heatmap_predictor", "face_synthesizer"], measure)
     if accelerator.is_main_process:
-        true, level, supervised = windows["frames"][:, bare.synthesized], None, objective.expert is not None
-        if supervised or measure.name == "sync":
-            crop = synthesizer.config.crop
-            expert = objective.expert or frozen_expert(config.sync_expert, config.frames, crop).to(accelerator.device)
-            level = SyncLevel(expert, true, windows["mel"], accelerator.print if supervised else None)
-        validation = Validation(true, synthesizer.config.crop, accelerator.device, level=level)
+        true, crop = windows["frames"][:, bare.synthesized], synthesizer.config.crop
+        validation = face_validation(config, objective, true, windows["mel"], crop, measure, accelerator)
     first = run.resume()
 
     def score(step: int) -> dict:
         evaluated = run.evaluated("heatmap_predictor"), run.evaluated("face_synthesizer")
-        dubbing = Dubbing(*evaluated, config.frames)
-        options = config.heatmap_losses, validation, accelerator.device, extra_scores
-        scores, pictures = validate(dubbing, windows, *options)
+        options = windows, config.heatmap_losses, validation, accelerator.device, extra_scores
+        scores, pictures = validate(Dubbing(*evaluated, config.frames), *options)
         run.validated(step, scores, pictures)
         return scores
 
@@ -278,11 +295,11 @@ def main() -> None:
         train_mode(learner.network, config.train)
         if not config.train_predictor:
             bare.predictor.eval()
-        if information is not None:
-            information.begin()
+        if objective.information is not None:
+            objective.information.begin()
         values, pictures = learner.step(batch, step, compute)
-        if information is not None:
-            values |= information.values()
+        if objective.information is not None:
+            values |= objective.information.values()
         run.average()
         if adversary is not None:
             true_frames, generated = (torch.cat(part) for part in zip(*pictures, strict=True))

@@ -20,7 +20,7 @@ import dataclasses
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from training.settings import answer_help
 
@@ -33,10 +33,10 @@ from omegaconf import MISSING
 from torch import Tensor, nn
 from torchvision.utils import make_grid
 
-from losses.calibration import SyncLevel
+from data_prep.windows import ClipDataset
 from losses.face import FaceLosses, FaceObjective
 from losses.g4g import G4GLosses, G4GObjective, freeze_unread
-from losses.sync import frozen_expert, own_sound_nearest
+from losses.sync import own_sound_nearest
 from losses.warp import warp_score
 from media.errors import InputError, command
 from metrics.crops import Validation
@@ -60,6 +60,7 @@ from training.config import (
 from training.data import mean_of_parts, move, parts, training_batches, training_windows, validation_batch
 from training.learner import Adversary, Learner, compiled, synchronised, train_mode
 from training.run import Run, holds_a_run
+from training.validation import face_validation
 
 SCORES = ("psnr", "lpips", "fid", "sync")  # of train.best_by
 
@@ -230,6 +231,67 @@ def validate(
     return values, {"val/reference, heatmap, masked, generated, true": grid}
 
 
+def build_objective(
+    config: FaceTraining | G4GTraining, synthesizer: FaceSynthesizer | G4GSynthesizer, accelerator: Accelerator
+) -> FaceObjective | G4GObjective:
+    """The loss terms of eq. 10 or of G4G's eq. 17, on the accelerator's device.
+
+    Raises:
+        InputError: a loss lacks its weights or a part of the network, or the batch is too small for it.
+    """
+    objective: FaceObjective | G4GObjective
+    shared = config.frames, config.sync_expert, accelerator.print
+    if isinstance(config, FaceTraining):
+        assert isinstance(synthesizer, FaceSynthesizer)
+        check_pairs(config.losses.mutual_information, config.train, accelerator)
+        objective = FaceObjective(config.losses, config.model, *shared, synthesizer.mutual_information)
+        check_warp(config)
+    else:
+        objective = G4GObjective(config.losses, config.model, *shared)
+    if objective.adversarial:
+        check_judged(config.discriminator, config.frames)
+    return objective.to(accelerator.device)
+
+
+def extra_terms(config: FaceTraining | G4GTraining) -> tuple[Callable | None, Callable | None]:
+    """The loss terms and the validation scores of extensions/losses.py; None each where the config has none of them."""
+    further = extension(config)
+    if further is None:
+        return None, None
+    from extensions.losses import ExtraObjective, flow_score  # here, so that eq. 10 needs no extensions/
+
+    assert isinstance(config, FaceTraining)  # G4GTraining has no extension
+    return ExtraObjective(further.extra_losses, config.model), flow_score
+
+
+def windows_of(config: FaceTraining | G4GTraining) -> tuple[ClipDataset, ClipDataset]:
+    """The training and the validation dataset."""
+    shape: dict[str, Any] = {"audio": config.model.audio, "window": config.frames}
+    shape |= {"references": config.model.references, "crop": config.model.crop}
+    if isinstance(config, G4GTraining) and config.losses.contrastive > 0:
+        shape |= {"negatives": config.negatives, "furthest": config.furthest}
+    return training_windows(config.data, shape)
+
+
+def check_reading(config: FaceTraining | G4GTraining, synthesizer: nn.Module) -> None:
+    """InputError where `reading.steps` would train a reader that the network does not have."""
+    reading = getattr(extension(config), "reading", None)  # of the form landmarks
+    if reading is not None and reading.steps > 0 and getattr(synthesizer, "reader", None) is None:
+        raise InputError(
+            "reading.steps is for a network that reads landmarks; set model.landmark_flow=true, or leave it 0"
+        )
+
+
+def learn_to_read(config: FaceTraining | G4GTraining, synthesizer: nn.Module, dataset: ClipDataset) -> None:
+    """Before a run from fresh weights in the form landmarks, train the network's reader for `reading.steps` steps."""
+    reading = getattr(extension(config), "reading", None)
+    if reading is None or reading.steps == 0 or config.start_from or holds_a_run(config.output):
+        return
+    from extensions.lessons import learn_reading  # here, since the papers' networks train without extensions/
+
+    learn_reading(cast(Any, synthesizer).reader, dataset, reading, config.train.seed, config.output)
+
+
 @command
 def main() -> None:
     config = parse_config(SCHEMAS, __doc__)
@@ -241,58 +303,19 @@ def main() -> None:
         assert isinstance(synthesizer, G4GSynthesizer)
         check_contrast(config, accelerator)
         freeze_unread(synthesizer, config.losses)
-    further = extension(config)
-    reading = getattr(further, "reading", None)  # of the form landmarks
-    reader = getattr(synthesizer, "reader", None)
-    if reading is not None and reading.steps > 0 and reader is None:
-        raise InputError(
-            "reading.steps is for a network that reads landmarks; set model.landmark_flow=true, or leave it 0"
-        )
+    check_reading(config, synthesizer)
+    objective = build_objective(config, synthesizer, accelerator)
+    information = objective.information if isinstance(objective, FaceObjective) else None
+    extra, extra_scores = extra_terms(config)
+    warp_steps = config.train.warp_steps if isinstance(config, FaceTraining) else 0
 
-    objective: FaceObjective | G4GObjective
-    information = None
-    if isinstance(config, FaceTraining):
-        assert isinstance(synthesizer, FaceSynthesizer)
-        check_pairs(config.losses.mutual_information, config.train, accelerator)
-        options = config.frames, config.sync_expert, accelerator.print, synthesizer.mutual_information
-        objective = FaceObjective(config.losses, config.model, *options)
-        information = objective.information
-    else:
-        objective = G4GObjective(config.losses, config.model, config.frames, config.sync_expert, accelerator.print)
-    objective = objective.to(accelerator.device)
-    extra, extra_scores = None, None
-    if further is not None:
-        from extensions.losses import ExtraObjective, flow_score  # here, so that eq. 10 needs no extensions/
-
-        assert isinstance(config, FaceTraining)  # G4GTraining has no extension
-        extra, extra_scores = ExtraObjective(further.extra_losses, config.model), flow_score
-    warp_steps = 0
-    if isinstance(config, FaceTraining):
-        check_warp(config)
-        warp_steps = config.train.warp_steps
-    if objective.adversarial:
-        check_judged(config.discriminator, config.frames)
-    shape: dict[str, Any] = {"audio": config.model.audio, "window": config.frames}
-    shape |= {"references": config.model.references, "crop": config.model.crop}
-    if isinstance(config, G4GTraining) and config.losses.contrastive > 0:
-        shape |= {"negatives": config.negatives, "furthest": config.furthest}
-    dataset, others = training_windows(config.data, shape)
+    dataset, others = windows_of(config)
     if accelerator.is_main_process:
         windows = validation_batch(others, config.train.validation_windows)
-        level, supervised = None, isinstance(objective, FaceObjective) and objective.expert is not None
-        if supervised or measure.name == "sync":  # G4G's contrastive loss only compares cosines
-            expert = objective.expert or frozen_expert(config.sync_expert, config.frames, config.model.crop).to(
-                accelerator.device
-            )
-            level = SyncLevel(expert, windows["frames"], windows["mel"], accelerator.print if supervised else None)
-        validation = Validation(windows["frames"], config.model.crop, accelerator.device, level=level)
+        true, crop = windows["frames"], config.model.crop
+        validation = face_validation(config, objective, true, windows["mel"], crop, measure, accelerator)
+    learn_to_read(config, synthesizer.to(accelerator.device), dataset)
 
-    fresh = not config.start_from and not holds_a_run(config.output)
-    if reading is not None and reading.steps > 0 and fresh:
-        from extensions.lessons import learn_reading  # here, since the papers' networks train without extensions/
-
-        assert reader is not None
-        learn_reading(reader.to(accelerator.device), dataset, reading, config.train.seed, config.output)
     synthesizer = synchronised(synthesizer, accelerator, config.train).to(memory_format=torch.channels_last)
     shared = {"": synthesizer.shared_parameters()} if isinstance(synthesizer, FaceSynthesizer) else None
     learner = Learner(synthesizer, config.train, accelerator, shared=shared)

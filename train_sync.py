@@ -104,24 +104,24 @@ def sync_terms(sounds: Tensor, face: Tensor, config: SyncTraining) -> dict[str, 
     return {"contrastive": contrastive_loss(own, face, config.temperature, others)}
 
 
-@command
-def main() -> None:
-    config = parse_config(SyncTraining, __doc__)
-    measure = best_score(config.train.best_by, ["accuracy"])
+def check(config: SyncTraining) -> None:
+    """InputError where a setting of this script is out of range."""
     if config.loss not in ("contrastive", "shifted", "bce"):
         raise InputError(f"loss={config.loss} is unknown; use contrastive, shifted or bce")
     if config.temperature <= 0:
         raise InputError(f"temperature={config.temperature} must be positive")
     if config.data.holdout:
         raise InputError(f"data.holdout={config.data.holdout}: the expert is validated on whole clips; set it to 0")
-    accelerator = start(config)
-    check_batch(1, config.train, accelerator)
 
-    further = extension(config)
-    if further is not None:
-        from extensions import sync_motion  # here, so that the papers' expert trains without extensions/
-    data, moving = config.data, further is not None and further.motion > 0
-    dataset = (sync_motion.MotionDataset if moving else SyncDataset)(
+
+def clips_of(config: SyncTraining, kind: type[SyncDataset]) -> tuple[SyncDataset, list[Clip]]:
+    """The training dataset, of the class `kind`, and the clips for validation.
+
+    Raises:
+        InputError: clips cannot be used, are too short, or have another framing than `config.model.crop`.
+    """
+    data = config.data
+    dataset = kind(
         data.train,
         config.negatives,
         config.furthest,
@@ -137,6 +137,34 @@ def main() -> None:
     remedy = "set model.crop.framing and model.crop.margin to those of the clips"
     for clip in (*dataset.clips, *clips):
         check_same_crop(clip.crop, f"clip file {clip.path}", config.model.crop, "the expert", remedy, FRAMED)
+    return dataset, clips
+
+
+def verdict(scores: dict[str, float], loss: str) -> str:
+    """A line on whether the expert of these validation scores is calibrated for L_sync."""
+    true, shifted = scores["val/sync_true"], scores["val/sync_shifted"]
+    if calibrated(true, shifted):
+        found = "calibrated for L_sync"
+    elif loss == "bce":
+        found = "not yet calibrated for L_sync; train longer or on more people"
+    else:
+        found = "not calibrated for L_sync (loss=bce is for it); offsets and G4G's eq. 16 need no level"
+    return f"-log cos of true windows {true:.2f}, of shifted ones {shifted:.2f}: {found}"
+
+
+@command
+def main() -> None:
+    config = parse_config(SyncTraining, __doc__)
+    measure = best_score(config.train.best_by, ["accuracy"])
+    check(config)
+    accelerator = start(config)
+    check_batch(1, config.train, accelerator)
+
+    further = extension(config)
+    if further is not None:
+        from extensions import sync_motion  # here, so that the papers' expert trains without extensions/
+    moving = further is not None and further.motion > 0
+    dataset, clips = clips_of(config, sync_motion.MotionDataset if moving else SyncDataset)
 
     expert = build_network("sync_expert", config.model)
     frozen = nn.Sequential()
@@ -177,14 +205,7 @@ def main() -> None:
             run.validated(step, scores, {})
 
     if scores:
-        true, shifted = scores["val/sync_true"], scores["val/sync_shifted"]
-        if calibrated(true, shifted):
-            verdict = "calibrated for L_sync"
-        elif config.loss == "bce":
-            verdict = "not yet calibrated for L_sync; train longer or on more people"
-        else:
-            verdict = "not calibrated for L_sync (loss=bce is for it); offsets and G4G's eq. 16 need no level"
-        accelerator.print(f"-log cos of true windows {true:.2f}, of shifted ones {shifted:.2f}: {verdict}")
+        accelerator.print(verdict(scores, config.loss))
     run.finish(f"trained the sync expert for {run.step} steps")
 
 

@@ -102,7 +102,7 @@ def test_a_reader_learns_to_read_what_is_drawn(points, one_thread, tmp_path):
 
     before, uncorrected = errors()
     assert uncorrected == pytest.approx(before)  # corrections begin with none
-    dataset = cast(ClipDataset, SimpleNamespace(landmarks=lambda: [points]))
+    dataset = cast(ClipDataset, SimpleNamespace(landmarks=lambda: [points], crop=STSA))
     learn_reading(reader, dataset, ReadingTraining(steps=60, batch_size=8), 0, tmp_path)
     read, corrected = errors()
     assert read < 0.25 * before and corrected < 0.9 * read
