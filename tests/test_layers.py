@@ -58,6 +58,20 @@ def test_only_extensions_and_scripts_import_extensions():
     assert users == set()
 
 
+LONGEST = 77  # lines of a function, with its docstring
+
+
+def test_no_function_is_too_long_to_read_at_once():
+    found = [
+        (path.relative_to(ROOT).as_posix(), node.name, (node.end_lineno or node.lineno) - node.lineno + 1)
+        for path in [*ROOT.glob("*.py"), *ROOT.glob("[a-z]*/**/*.py")]
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+    assert len(found) > 1000
+    assert [(path, name, lines) for path, name, lines in found if lines > LONGEST] == []
+
+
 # The tiny runs of every script, in a copy without extensions/, one after the other: (script, config, settings).
 STEPS = [
     "train.steps=1",
