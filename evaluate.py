@@ -53,6 +53,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         default=STSA.height,
         help=f"side of the face crop in pixels (default {STSA.height})",
     )
+    parser.add_argument("--expert", metavar="CHECKPOINT", help="also the score Sync of this sync expert of the project")
+    parser.add_argument(
+        "--cache", type=Path, metavar="DIR", help="keep what depends on the true videos alone, for other methods' rows"
+    )
     parser.add_argument(
         "--clips", type=Path, metavar="FILE", help="score only these: a name a line, what follows it ignored"
     )
@@ -65,11 +69,13 @@ from tqdm import tqdm
 
 from metrics.evaluation import Evaluation
 from metrics.gallery import Gallery
+from metrics.networks import load_networks
 from metrics.pairs import SUFFIXES
 from metrics.render import markdown, to_csv, to_latex, to_markdown, to_text
 from metrics.report import write_report
 from metrics.results import Results, published_grid
-from metrics.scoring import Options, count_frames, load_networks
+from metrics.scoring import Options, count_frames
+from models.checkpoint import load_sync_expert
 from models.fast import forbid_tf32
 
 
@@ -81,15 +87,18 @@ def chosen_table(name: str | None) -> PublishedTable | None:
     return TABLES[name]
 
 
-def chosen_metrics(names: list[str] | None, table: PublishedTable | None) -> tuple[str, ...]:
-    """The given metrics, else the table's, else all; "LSE-D" and "lse_d" are the same."""
+def chosen_metrics(names: list[str] | None, table: PublishedTable | None, expert: bool) -> tuple[str, ...]:
+    """The given metrics, else the table's, else all; "LSE-D" and "lse_d" are the same. Sync, if there is an expert."""
     if names is None:
-        return tuple(metric for metric in (table.metrics if table else METRICS) if metric in METRICS)
+        wanted = [metric for metric in (table.metrics if table else METRICS) if metric in METRICS and metric != "sync"]
+        return (*wanted, *(["sync"] if expert else []))
     metrics = [name.lower().replace("-", "_") for name in names]
     for given, metric in zip(names, metrics, strict=True):
         if metric not in METRICS:
             raise InputError(f"--metrics {given} does not exist; choose from {', '.join(METRICS)}")
-    return tuple(dict.fromkeys(metrics))
+    if "sync" in metrics and not expert:
+        raise InputError("--metrics sync needs --expert, a checkpoint with a sync expert; add it or leave sync out")
+    return tuple(dict.fromkeys([*metrics, *(["sync"] if expert else [])]))
 
 
 def unpaired_metrics(metrics: tuple[str, ...], asked: bool, source: Path | None) -> tuple[str, ...]:
@@ -158,7 +167,7 @@ def write_texts(folder: Path, files: dict[str, str]) -> None:
 def main(arguments: list[str] | None = None) -> None:
     args = parse(arguments)
     table = chosen_table(args.table)
-    metrics = chosen_metrics(args.metrics, table)
+    metrics = chosen_metrics(args.metrics, table, args.expert is not None)
     if not args.generated and args.reference is None and table is not None:
         print(to_text(published_grid(table)))
         if args.output:
@@ -188,8 +197,10 @@ def main(arguments: list[str] | None = None) -> None:
 
     forbid_tf32()  # scores are compared digit by digit
     networks, footnotes = load_networks(metrics, options.device)
+    if args.expert is not None:
+        networks["expert"] = load_sync_expert(args.expert).to(options.device)
     gallery = Gallery() if output else None
-    evaluation = Evaluation(folders, args.reference or args.source, options, networks, only, gallery)
+    evaluation = Evaluation(folders, args.reference or args.source, options, networks, only, gallery, args.cache)
     with tqdm(unit="frame", desc=f"{len(evaluation.clips)} clips") as bar:
 
         def progress(clip: str, frames: int) -> None:

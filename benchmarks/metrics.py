@@ -44,8 +44,9 @@ from torch import nn
 from benchmarks.memory import peak_memory
 from media.video import VideoWriter, read_frames
 from metrics.evaluation import Evaluation
+from metrics.networks import load_networks
 from metrics.render import Cell, Grid, to_text
-from metrics.scoring import Options, load_networks
+from metrics.scoring import Options
 
 
 def make_videos(source: Path, folder: Path, size: int, frames: int) -> None:

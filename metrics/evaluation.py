@@ -1,5 +1,6 @@
 """Score folders of generated videos against the true ones, clip by clip."""
 
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,11 +10,15 @@ import numpy as np
 import torch
 from torch import nn
 
+from media import crop, face, place
 from media.errors import InputError
-from media.face import Face
+from metrics import fid as fid_module
+from metrics import fvd, identity, motion
 from metrics.fid import fid
 from metrics.pairs import Batch, FrameCount, FramePair, Pair, pair_videos, read_pairs
-from metrics.scoring import ClipResult, ClipScorer, FrechetSets, Options
+from metrics.scoring import ClipResult, ClipScorer, Options
+from metrics.sets import FrechetSets
+from metrics.truth import Truth, fingerprint
 
 _LARGEST_BATCH = 16
 _BATCH_PIXELS = 2**20  # of a batch of whole frames
@@ -28,7 +33,7 @@ class MethodResult:
         clips: one result a compared pair.
         left_out: name of a pair -> why it was not compared.
         only_generated, only_reference: videos without a partner.
-        fid: over all compared frames together; None if not computed.
+        sets: "fid" and "fvd", over all compared frames together; None if one cannot be computed.
         pairs: name -> the two files of every pair, compared or left out.
         in_neither: listed clips that neither folder holds.
     """
@@ -38,7 +43,7 @@ class MethodResult:
     left_out: dict[str, str] = field(default_factory=dict)
     only_generated: list[str] = field(default_factory=list)
     only_reference: list[str] = field(default_factory=list)
-    fid: float | None = None
+    sets: dict[str, float | None] = field(default_factory=dict)
     pairs: dict[str, Pair] = field(default_factory=dict)
     in_neither: list[str] = field(default_factory=list)
 
@@ -63,6 +68,7 @@ class Evaluation:
         networks: from `scoring.load_networks`.
         only: clips to score: listed name -> names that the clip's videos may have; None scores all.
         observer: receives every scored frame.
+        cache: folder that keeps what depends on the true videos alone for later evaluations.
 
     Raises:
         InputError: a folder has no video, or no video with a partner.
@@ -76,12 +82,15 @@ class Evaluation:
         networks: dict[str, nn.Module],
         only: Mapping[str, Collection[str]] | None = None,
         observer: Observer | None = None,
+        cache: Path | None = None,
     ):
         self._options = options
         self._networks = networks
         self._observer = observer
         self.methods: list[MethodResult] = []
-        self._sets = {name: FrechetSets() for name in folders} if "fid" in networks else {}
+        self._sets: dict[str, dict[str, FrechetSets]] = {name: defaultdict(FrechetSets) for name in folders}
+        self._cache = cache
+        self._kinds = _kinds(options, networks) if cache is not None else {}
         for name, folder in folders.items():
             pairs, only_generated, only_reference = pair_videos(
                 folder, reference, "--source" if options.unpaired else "--reference"
@@ -112,31 +121,30 @@ class Evaluation:
         """
         with torch.inference_mode():
             for clip in self.clips:
-                faces: list[Face | None] = []
-                features: dict[int, np.ndarray] | None = {} if len(self.methods) > 1 else None
-                for method in self.methods:
-                    if clip in method.pairs:
-                        self._score(method, method.pairs[clip], faces, features, progress)
+                methods = [method for method in self.methods if clip in method.pairs]
+                video = methods[0].pairs[clip].reference
+                truth = Truth(video, self._kinds, len(methods) > 1, self._cache)
+                for method in methods:
+                    self._score(method, method.pairs[clip], truth, progress)
+                truth.save()
         for method in self.methods:
-            if method.name in self._sets:
-                method.fid = fid(self._sets[method.name].generated, self._sets[method.name].reference)
+            sets = self._sets[method.name]
+            method.sets = {metric: fid(each.generated, each.reference) for metric, each in sets.items()}
         if not any(method.clips for method in self.methods):
             method = self.methods[0]
             clip, reason = next(iter(method.left_out.items()))
             raise InputError(f"no pair of videos could be compared; {clip} of {method.name}: {reason}")
         return self.methods
 
-    def _score(
-        self, method: MethodResult, pair: Pair, faces: list[Face | None], features: dict | None, progress: Callable
-    ) -> None:
+    def _score(self, method: MethodResult, pair: Pair, truth: Truth, progress: Callable) -> None:
         if self._observer:
             self._observer.start(method.name, pair)
         result = None
         try:
-            scorer = ClipScorer(self._options, self._networks, features)
+            scorer = ClipScorer(self._options, self._networks, truth)
             count = FrameCount()
             track = self._options.needs_faces
-            frames = read_pairs(pair, count, track, track, faces, self._options.unpaired)
+            frames = read_pairs(pair, count, track, track, truth.faces, self._options.unpaired)
             for pairs in _batches(frames, self._options.region):
                 batch = Batch(pairs, self._options.region, self._options.crop, self._options.device)
                 values = scorer.update(batch)
@@ -148,11 +156,22 @@ class Evaluation:
             method.left_out[pair.name] = str(reason)
         else:
             method.clips.append(result)
-            if scorer.sets is not None:
-                self._sets[method.name].merge(scorer.sets)
+            for metric, sets in scorer.sets.items():
+                self._sets[method.name][metric].merge(sets)
         finally:
             if self._observer:
                 self._observer.finish(result)
+
+
+def _kinds(options: Options, networks: dict[str, nn.Module]) -> dict[str, str]:
+    """What the true videos' values depend on apart from the videos: kind -> fingerprint (see `Truth`)."""
+    of = {"fid": ("fid", fid_module), "fvd": ("i3d", fvd), "csim": ("arcface", identity), "dme": ("raft", motion)}
+    shared = (options.region, options.crop, face, crop, place)
+    return {
+        kind: fingerprint(kind, networks[name], module, *shared)
+        for kind, (name, module) in of.items()
+        if name in networks
+    }
 
 
 def _batches(frames: Iterator[FramePair], region: str) -> Iterator[list[FramePair]]:

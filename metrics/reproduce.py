@@ -62,6 +62,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--name", default="Reproduction", help="the row's name in the table")
     parser.add_argument("--metrics", nargs="+", default=[], help="default: the table's")
+    parser.add_argument(
+        "--cache",
+        type=Path,
+        metavar="DIR",
+        help="keeps what depends on the true videos alone, for other rows (default: evaluation_cache next to OUTPUT)",
+    )
     return parser.parse_args(arguments)
 
 
@@ -211,6 +217,7 @@ def main(arguments: list[str] | None = None) -> int:
         *("--generated", f"{args.name}={output / 'dubbed'}", "--reference", output / "truth"),
         *("--clips", output / "clips.txt", "--table", args.table, "--output", output / "results"),
         *(word for line in checks for word in ("--note", line)),
+        *("--cache", args.cache or output.resolve().parent / "evaluation_cache"),
         *metrics,
     )
 

@@ -9,7 +9,7 @@ import numpy as np
 from metrics.evaluation import MethodResult
 from metrics.render import Cell, Grid
 from metrics.scoring import ClipResult, FrameRanges, Options, clip_mean, count_frames
-from metrics.tables import COLUMNS, GROUND_TRUTH, PublishedTable, best_and_second
+from metrics.tables import COLUMNS, GROUND_TRUTH, SETS, PublishedTable, best_and_second
 
 RESAMPLES = 10_000
 ABSENT = "-"
@@ -21,8 +21,8 @@ class Summary:
     """A metric over a method's clips.
 
     Attributes:
-        mean: mean of the clips' values with equal weights; for FID the value over all frames; None if there is none.
-        low, high: 95 % bootstrap interval of the mean over clips; None for FID and for fewer than two clips.
+        mean: mean of the clips' values with equal weights; for FID and FVD the value of all; None if there is none.
+        low, high: 95 % bootstrap interval of the mean over clips; None for FID, FVD and for fewer than two clips.
         clips: how many clips have a finite value.
     """
 
@@ -44,8 +44,9 @@ def bootstrap_interval(values: np.ndarray) -> tuple[float, float]:
 
 def summarise(method: MethodResult, metric: str) -> Summary:
     """The metric's mean over the method's clips, with its interval."""
-    if metric == "fid":
-        return Summary(method.fid, clips=len(method.clips) if method.fid is not None else 0)
+    if metric in SETS:
+        value = method.sets.get(metric)
+        return Summary(value, clips=len(method.clips) if value is not None else 0)
     known = [clip.values.get(metric) for clip in method.clips]
     values = np.array([value for value in known if value is not None])
     finite = values[np.isfinite(values)]
@@ -143,12 +144,14 @@ class Results:
                 summary = summarise(method, metric)
                 numbers = (number(each, self.decimals(metric)) for each in (summary.mean, summary.low, summary.high))
                 rows.append([Cell(text) for text in (name, COLUMNS[metric].heading, *numbers, str(summary.clips))])
-        note = "95 % percentile bootstrap of the mean over clips. FID is one value of all frames and has no interval."
+        note = (
+            "95 % percentile bootstrap of the mean over clips. FID and FVD are one value of all frames and have none."
+        )
         return Grid("Means and intervals", ["Method", "Metric", "Mean", "2.5 %", "97.5 %", "Clips"], rows, notes=[note])
 
     def per_clip(self) -> Grid:
         """Every clip's values, and how many of its frames were compared and left out."""
-        metrics = [metric for metric in self.options.metrics if metric != "fid"]
+        metrics = [metric for metric in self.options.metrics if metric not in SETS]
         rows = []
         for name, method in zip(self.names(), self.methods, strict=True):
             for clip in method.clips:

@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import cast
@@ -11,28 +11,34 @@ import numpy as np
 import torch
 from torch import nn
 
-from checkpoints import fetch
 from media.audio import mfcc
 from media.crop import STSA, CropForm
 from media.errors import InputError
+from media.face import Face
 from media.heatmap import LIP_POINTS
 from media.landmarks import select131
 from media.pictures import to_tensor
+from media.place import Place, crop_face
 from media.sound import read_audio
 from media.video import probe
-from metrics.fid import FeatureStatistics, inception_features, load_inception
+from metrics.flicker import flicker
+from metrics.identity import aligned, cosine_similarity
 from metrics.image import mse, psnr, ssim
 from metrics.landmarks import lip_landmark_distance
-from metrics.motion import dynamic_motion_error, load_raft, optical_flow
+from metrics.lips import closures, lip_gap, lip_leak, silent_frames
+from metrics.motion import dynamic_motion_error, optical_flow
 from metrics.pairs import Batch, FrameCount, FramePair, Pair
-from metrics.perceptual import load_lpips, lpips
-from metrics.sync import SyncEmbeddings
-from metrics.tables import METRICS
-from models.checkpoint import load_syncnet
+from metrics.perceptual import lpips
+from metrics.sets import ImageSets, VideoSets
+from metrics.sync import ExpertEmbeddings, SyncEmbeddings
+from metrics.tables import METRICS, SETS
+from metrics.truth import Truth
+from models.arcface import ArcFace, embed
 from models.chung_syncnet import ChungSyncNet
+from models.i3d import I3D
+from models.sync_expert import SyncExpert
 
-WEIGHTS = {"lpips": "lpips", "fid": "fid", "lse_d": "syncnet", "lse_c": "syncnet", "dme": "raft"}
-_LOAD = {"lpips": load_lpips, "fid": load_inception, "syncnet": load_syncnet, "raft": load_raft}
+_OF_FACES = {"liplmd", "lse_d", "lse_c", "csim", "lipleak", "closures", "sync"}
 
 SMALLEST = {"ssim": 11, "lpips": 31}  # px a side, of the images compared
 
@@ -62,7 +68,7 @@ class Options:
 
     @property
     def needs_faces(self) -> bool:
-        return self.region == "face" or bool({"liplmd", "lse_d", "lse_c"} & set(self.metrics))
+        return self.region == "face" or bool(_OF_FACES & set(self.metrics))
 
 
 FrameRanges = list[list[int]]  # first and last index of runs of frames on the 25 fps timeline
@@ -87,7 +93,7 @@ class ClipResult:
 
     Attributes:
         name: the videos' common name.
-        values: metric -> value; None if it could not be computed. FID is absent, as it belongs to the whole set.
+        values: metric -> value; None if it could not be computed. FID and FVD are absent: they belong to the whole set.
         frames: frames compared.
         left_out: reason -> frames that no metric compared.
         notes: further remarks on the numbers.
@@ -102,32 +108,6 @@ class ClipResult:
     notes: list[str] = field(default_factory=list)
     sync_offset: int | None = None
     without_lips: dict[str, FrameRanges] = field(default_factory=dict)
-
-
-def load_networks(metrics: Sequence[str], device: str = "cpu") -> tuple[dict[str, nn.Module], dict[str, str]]:
-    """Load the pretrained networks that `metrics` need.
-
-    Returns:
-        Networks by their name in the weights' manifest, and metric -> footnote for metrics that cannot be computed. The
-        footnote names the missing file, its URL and the command that fetches it, or the missing package.
-
-    Raises:
-        InputError: a file does not hold the network that it should.
-    """
-    networks: dict[str, nn.Module] = {}
-    absent: dict[str, str] = {}
-    for name in dict.fromkeys(WEIGHTS[metric] for metric in metrics if metric in WEIGHTS):
-        users = [metric for metric in metrics if WEIGHTS.get(metric) == name]
-        try:
-            path = fetch.require(name, ", ".join(METRICS[metric].label for metric in users))
-        except InputError as missing:
-            absent |= dict.fromkeys(users, str(missing))
-            continue
-        try:
-            networks[name] = _LOAD[name](path).to(device)
-        except ImportError as missing:
-            absent |= dict.fromkeys(users, f"{missing}; run `pip install -r requirements.txt`")
-    return networks, absent
 
 
 def clip_mean(values: np.ndarray) -> float | None:
@@ -149,16 +129,15 @@ class ClipScorer:
 
     Args:
         options: what to compute.
-        networks: from `load_networks`.
-        known_features: a cache of FID's features of the true frames, by frame index, shared by the scorers of all
-            methods; None if there is only one method.
+        networks: from `load_networks`, and "expert", a sync expert of this project.
+        truth: what is known of the true video, shared by the scorers of all methods.
     """
 
     def __init__(
         self,
         options: Options,
         networks: dict[str, nn.Module],
-        known_features: dict[int, np.ndarray] | None = None,
+        truth: Truth | None = None,
     ):
         self._options = options
         self._networks = networks
@@ -168,11 +147,21 @@ class ClipScorer:
         self._sync: SyncEmbeddings | None = None
         if "syncnet" in networks:
             self._sync = SyncEmbeddings(cast(ChungSyncNet, networks["syncnet"]), options.device)
-        self._sync_box: np.ndarray | None = None
+        self._expert: ExpertEmbeddings | None = None
+        if "expert" in networks:
+            self._expert = ExpertEmbeddings(cast(SyncExpert, networks["expert"]), options.device)
+        self._last_face: Face | None = None
         self._frames = self._faces = 0  # frames compared, and frames with a generated face
         self._faceless: dict[str, FrameRanges] = defaultdict(list)
-        self._known_features = known_features
-        self.sets = FrechetSets() if "fid" in networks else None
+        self._truth = truth or Truth(None)
+        self._gaps: dict[int, tuple[float, float]] = {}  # frame -> lip gap, generated and true
+        self._recent: list[FramePair] = []  # the last two frames, for flicker
+        self._flicker: list[np.ndarray] = []
+        self.sets: dict[str, ImageSets | VideoSets] = {}
+        if "fid" in networks:
+            self.sets["fid"] = ImageSets(networks["fid"], self._truth)
+        if "i3d" in networks:
+            self.sets["fvd"] = VideoSets(cast(I3D, networks["i3d"]), self._truth)
 
     def _frame_metrics(self) -> dict[str, Callable[[Batch], np.ndarray]]:
         functions: dict[str, Callable[[Batch], torch.Tensor]] = {
@@ -187,6 +176,8 @@ class ClipScorer:
         }
         if "liplmd" in self._options.metrics:
             wanted["liplmd"] = _lip_distances
+        if "arcface" in self._networks:
+            wanted["csim"] = self._similarities
         return wanted
 
     def update(self, batch: Batch) -> dict[str, np.ndarray]:
@@ -204,12 +195,13 @@ class ClipScorer:
             values = {name: function(batch) for name, function in self._frame_metrics().items()}
             for name, each in values.items():
                 self._per_frame[name].append(each)
-        if batch.compared and self.sets is not None:
-            self.sets.update(self._networks["fid"], batch, self._known_features)
-        if self._sync is not None:
-            self._follow_lips(self._sync, batch)
+            for sets in self.sets.values():
+                sets.update(batch)
+        self._follow_lips(batch)
         if "raft" in self._networks:
             self._follow_motion(batch)
+        if "flicker" in self._options.metrics:
+            self._follow_flicker(batch)
         return values
 
     def _check_size(self, batch: Batch) -> None:
@@ -230,13 +222,55 @@ class ClipScorer:
             elif pair.generated_face is None:
                 add_frame(self._faceless[NO_GENERATED_FACE], pair.index)
 
-    def _follow_lips(self, sync: SyncEmbeddings, batch: Batch) -> None:
+    def _follow_lips(self, batch: Batch) -> None:
         for pair in batch.pairs:
-            # SyncNet needs every frame: a hidden face keeps its last box.
+            both = (pair.generated_face, pair.reference_face)
+            made, true = (float("nan") if face is None else float(lip_gap(face.landmarks)) for face in both)
+            self._gaps[pair.index] = made, true
+            # SyncNet and the expert need every frame: a hidden face keeps its last box.
             face = pair.generated_face or pair.reference_face
-            self._sync_box = self._sync_box if face is None else face.box
-            if self._sync_box is not None:
-                sync.add(pair.index, pair.generated, self._sync_box)
+            self._last_face = face or self._last_face
+            if self._sync is not None and self._last_face is not None:
+                self._sync.add(pair.index, pair.generated, self._last_face.box)
+            if self._expert is not None and self._last_face is not None:
+                self._expert.add(pair.index, pair.generated, self._last_face.landmarks)
+
+    def _similarities(self, batch: Batch) -> np.ndarray:
+        """CSIM of each compared pair; NaN if a face is missing, as it may be in a whole frame."""
+        values = np.full(len(batch.compared), np.nan)
+        places, made, true = [], [], []
+        for place, pair in enumerate(batch.compared):
+            if pair.generated_face is not None and pair.reference_face is not None and pair.reference is not None:
+                places.append(place)
+                made.append(aligned(pair.generated, pair.generated_face.landmarks))
+                true.append(aligned(pair.reference, pair.reference_face.landmarks))
+        if places:
+            network, device = cast(ArcFace, self._networks["arcface"]), self._options.device
+            indices = [batch.compared[place].index for place in places]
+            known = self._truth.rows(
+                "csim", indices, lambda missing: embed(network, np.stack([true[i] for i in missing]), device)
+            )
+            values[places] = cosine_similarity(embed(network, np.stack(made), device), known)
+        return values
+
+    def _follow_flicker(self, batch: Batch) -> None:
+        values = []
+        for pair in batch.pairs:
+            recent = [*self._recent, pair]
+            if len(recent) == 3 and recent[0].index + 2 == pair.index:
+                face = recent[1].reference_face or recent[1].generated_face
+                if self._options.region == "frame" or face is not None:
+                    place = None
+                    if self._options.region == "face" and face is not None:  # one place for all: it must not move
+                        place = self._options.crop.place(face.landmarks)
+                    values.append(self._unsteadiness([each.generated for each in recent], place))
+            self._recent = recent[-2:]
+        self._flicker.append(np.array(values))
+
+    def _unsteadiness(self, frames: list[np.ndarray], place: Place | None) -> float:
+        if place is not None:
+            frames = [crop_face(frame, place, self._options.crop.shape) for frame in frames]
+        return float(flicker(*to_tensor(np.stack(frames), self._options.device)[:, None]))
 
     def _follow_motion(self, batch: Batch) -> None:
         for pair in batch.compared:
@@ -246,14 +280,18 @@ class ClipScorer:
 
     def _motion_error(self, first: FramePair, second: FramePair) -> np.ndarray:
         assert first.reference is not None and second.reference is not None  # the batch compares no pair without it
-        frames = [first.generated, first.reference, second.generated, second.reference]
+        made, true = [first.generated, second.generated], [first.reference, second.reference]
         if self._options.region == "face":  # one box for all: the crop must not move
             assert first.reference_face is not None
             x1, y1, x2, y2 = first.reference_face.box
-            frames = [frame[y1:y2, x1:x2] for frame in frames]
+            made, true = ([frame[y1:y2, x1:x2] for frame in frames] for frames in (made, true))
+        # The two flows are computed apart, so that a second method finds the same true one.
+        reference = self._truth.rows("dme", [first.index], lambda missing: self._flow(true).cpu().numpy())
+        return dynamic_motion_error(self._flow(made), torch.from_numpy(reference).to(self._options.device))
+
+    def _flow(self, frames: list[np.ndarray]) -> torch.Tensor:
         images = to_tensor(np.stack(frames), self._options.device)
-        generated, reference = optical_flow(self._networks["raft"], images[:2], images[2:]).split(1)
-        return dynamic_motion_error(generated, reference)
+        return optical_flow(self._networks["raft"], images[:1], images[1:])
 
     def finish(self, pair: Pair, count: FrameCount) -> ClipResult:
         """The clip's scores, after its last batch.
@@ -265,7 +303,9 @@ class ClipScorer:
         if not scored:
             which = "reference" if self._faceless[NO_REFERENCE_FACE] else "generated"
             raise InputError(f"no face was found in the {which} video in any frame")
-        values: dict[str, float | None] = {metric: None for metric in self._options.metrics if metric != "fid"}
+        values: dict[str, float | None] = dict.fromkeys(
+            metric for metric in self._options.metrics if metric not in SETS
+        )
         result = ClipResult(pair.name, values, scored, {})
         if self._options.region == "face":
             result.left_out |= self._faceless
@@ -282,9 +322,22 @@ class ClipScorer:
                 result.notes.append(f"{identical} frames are identical; PSNR is the mean over the others")
         if "raft" in self._networks:
             self._finish_motion(count.shared - 1, result)
-        if self._sync is not None:
-            self._finish_sync(self._sync, pair, result)
+        if "flicker" in values and self._flicker:
+            values["flicker"] = clip_mean(np.concatenate(self._flicker))
+        if "closures" in values:
+            self._finish_closures(result)
+        if self._sync is not None or self._expert is not None or "lipleak" in values:
+            self._finish_sound(pair, count.shared, result)
         return result
+
+    def _finish_closures(self, result: ClipResult) -> None:
+        made, true = np.array(list(self._gaps.values())).reshape(-1, 2).T
+        met, total = closures(made, true)
+        if total:
+            result.values["closures"] = met / total
+            result.notes.append(f"{met} of {total} lip closures met")
+        else:
+            result.notes.append("the reference closes its lips in no frame: no closures")
 
     def _finish_motion(self, pairs: int, result: ClipResult) -> None:
         errors = np.concatenate(self._motion) if self._motion else np.zeros(0)
@@ -298,25 +351,40 @@ class ClipScorer:
         elif not pairs:
             result.notes.append("one frame alone: no DME")
 
-    def _finish_sync(self, sync: SyncEmbeddings, pair: Pair, result: ClipResult) -> None:
-        if self._sync_box is None:
-            result.notes.append("no face in either video: no LSE")
+    def _finish_sound(self, pair: Pair, frames: int, result: ClipResult) -> None:
+        """The metrics that need the sound: LSE, the expert's score and LipLeak."""
+        wanted = [name for name, part in (("LSE", self._sync), ("Sync", self._expert)) if part is not None]
+        wanted += ["LipLeak"] if "lipleak" in result.values else []
+        names = " and ".join(wanted)
+        if self._last_face is None:
+            result.notes.append(f"no face in either video: no {names}")
             return
-        paths = (
-            [pair.generated] if pair.reference is None or self._options.unpaired else [pair.generated, pair.reference]
-        )
+        others = [] if pair.reference is None or self._options.unpaired else [pair.reference]
+        paths = [pair.generated, *others]
         source = next((path for path in paths if probe(path).has_sound), None)
         if source is None:
-            which = "neither video has" if len(paths) > 1 else "the generated video has no"
-            result.notes.append(f"{which} sound: no LSE")
+            which = "neither video has" if others else "the generated video has no"
+            result.notes.append(f"{which} sound: no {names}")
             return
         try:
             sound = read_audio(source)
         except InputError as error:  # the other metrics need no sound
-            result.notes.append(f"no LSE: {error}")
+            result.notes.append(f"no {names}: {error}")
             return
         if source == pair.reference:
-            result.notes.append("the generated video has no sound: LSE with the reference's")
+            result.notes.append(f"the generated video has no sound: {names} with the reference's")
+        if self._sync is not None:
+            self._finish_lse(self._sync, sound, result)
+        if self._expert is not None:
+            result.values["sync"] = self._expert.score(sound)
+        if "lipleak" in result.values:
+            gaps = np.full(frames, np.nan)
+            gaps[list(self._gaps)] = [made for made, _ in self._gaps.values()]
+            silent = silent_frames(sound, frames)
+            result.values["lipleak"] = lip_leak(gaps, silent)
+            result.notes.append(f"{int(silent.sum())} silent frames")
+
+    def _finish_lse(self, sync: SyncEmbeddings, sound: np.ndarray, result: ClipResult) -> None:
         score = sync.score(mfcc(sound))
         if score is None:
             result.notes.append("less than 0.2 s of picture and sound: no LSE")
@@ -339,28 +407,3 @@ def _lip_distances(batch: Batch) -> np.ndarray:
             made, true = (select131(face.landmarks)[LIP_POINTS] for face in (pair.generated_face, pair.reference_face))
             values[place] = lip_landmark_distance(made, true, pair.reference_face.box)
     return values
-
-
-class FrechetSets:
-    """FID's statistics of generated frames and of the true frames compared with them."""
-
-    def __init__(self):
-        self.generated = FeatureStatistics()
-        self.reference = FeatureStatistics()
-
-    def update(self, network: nn.Module, batch: Batch, known: dict[int, np.ndarray] | None = None) -> None:
-        """Add the compared frames of `batch`; `known` caches the features of true frames by index."""
-        self.generated.update(inception_features(network, batch.generated).cpu().numpy())
-        indices = [pair.index for pair in batch.compared]
-        if known is not None and all(index in known for index in indices):
-            features = np.stack([known[index] for index in indices])
-        else:
-            features = inception_features(network, batch.reference).cpu().numpy()
-            if known is not None:
-                known.update(zip(indices, features, strict=True))
-        self.reference.update(features)
-
-    def merge(self, other: "FrechetSets") -> None:
-        """Add all frames of `other`."""
-        self.generated.merge(other.generated)
-        self.reference.merge(other.reference)

@@ -11,6 +11,11 @@ import cv2
 import numpy as np
 import torch
 
+from data_prep.unsynced import sync_mel
+from media.audio import SAMPLE_RATE, mel_spectrogram
+from media.pictures import to_tensor
+from media.place import crop_face
+from media.timeline import FPS
 from models.chung_syncnet import (
     GREY,
     MARGIN,
@@ -21,7 +26,7 @@ from models.chung_syncnet import (
     ChungSyncNet,
     mfcc_windows,
 )
-from models.sync_expert import FRAMES
+from models.sync_expert import FRAMES, SyncExpert, lower_faces
 
 EPSILON = 1e-6  # torch's pairwise distance, which the published scores use, adds it to each difference
 BATCH = 8  # windows embedded at once
@@ -90,6 +95,74 @@ def sync_crop(frame: np.ndarray, box: np.ndarray) -> np.ndarray:
     return cv2.warpAffine(
         frame, matrix, (SIZE, SIZE), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=(GREY,) * 3
     )
+
+
+class ExpertEmbeddings:
+    """Embeds a video's lips with a sync expert of this project, and scores them with the video's sound.
+
+    Args:
+        network: in eval mode, on `device`.
+    """
+
+    def __init__(self, network: SyncExpert, device: str = "cpu"):
+        self._network = network
+        self._device = device
+        self._crop = network.config.crop
+        self._crops: list[np.ndarray] = []
+        self._lips: list[torch.Tensor] = []
+        self._first: int | None = None
+
+    def add(self, index: int, frame: np.ndarray, landmarks: np.ndarray) -> None:
+        """Add frame `index`, (H, W, 3) uint8 RGB with a face of `landmarks` (478, 2); indices run without a gap."""
+        if self._first is None:
+            self._first = index
+        self._crops.append(crop_face(frame, self._crop.place(landmarks), self._crop.shape))
+        if len(self._crops) == FRAMES + BATCH - 1:
+            self._embed()
+
+    @torch.no_grad()
+    def _embed(self) -> None:
+        count = len(self._crops) - FRAMES + 1
+        if count < 1:
+            return
+        frames = to_tensor(np.stack(self._crops), self._device)
+        windows = torch.stack([frames[first : first + FRAMES] for first in range(count)])
+        self._lips.append(self._network.embed_faces(lower_faces(windows)))
+        del self._crops[:count]
+
+    @torch.no_grad()
+    def score(self, wav: np.ndarray) -> float | None:
+        """Similarity of lips and sound minus its median over shifts of the sound by up to 15 frames; higher is better.
+
+        As in `metrics.quality` with --expert: a mean of cosines over windows of five frames. Windows whose shifted
+        sounds reach beyond the recording are left out, unless none would remain.
+
+        Args:
+            wav: (samples,) at 16 kHz.
+
+        Returns:
+            None without five consecutive frames that have sound.
+        """
+        self._embed()
+        if self._first is None or not self._lips:
+            return None
+        lips = torch.cat(self._lips)
+        numbers = self._first + np.arange(len(lips))
+        last = int(len(wav) / SAMPLE_RATE * FPS) - FRAMES
+        numbers = numbers[numbers <= last]
+        if not len(numbers):
+            return None
+        whole = numbers[(numbers >= SHIFTS) & (numbers + SHIFTS <= last)]
+        numbers = whole if len(whole) else numbers
+        spread = np.arange(numbers[0] - SHIFTS, numbers[-1] + SHIFTS + 1)
+        mel = sync_mel(mel_spectrogram(wav), spread)
+        sound = torch.cat(
+            [self._network.embed_audio(part.to(self._device)) for part in torch.from_numpy(mel).split(64)]
+        )
+        places = torch.from_numpy(numbers - numbers[0])[:, None] + torch.arange(2 * SHIFTS + 1)
+        near = (sound[places.to(self._device)] @ lips[numbers - self._first][..., None])[..., 0]
+        curve = near.double().mean(dim=0).cpu().numpy()
+        return float(curve[SHIFTS] - np.median(curve))
 
 
 class SyncEmbeddings:

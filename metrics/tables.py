@@ -35,10 +35,17 @@ METRICS = {
     "lse_d": Column("LSE-D", False, 4),
     "lse_c": Column("LSE-C", True, 4),
     "dme": Column("DME", False, 4),
+    "csim": Column("CSIM", True, 4),
+    "fvd": Column("FVD", False, 2),
+    "closures": Column("Closures", True, 4),
+    "lipleak": Column("LipLeak", False, 4),
+    "flicker": Column("Flicker", False, 3),
+    "sync": Column("Sync", True, 4),
 }
+SETS = ("fid", "fvd")  # one value of all clips together
 # Metrics that need no true video of the same words, and those of them that need the dubbed video.
-UNPAIRED = ("fid", "lse_d", "lse_c")
-NEED_SOURCE = ("fid",)
+UNPAIRED = ("fid", "fvd", "csim", "lse_d", "lse_c", "lipleak", "flicker", "sync")
+NEED_SOURCE = ("fid", "fvd", "csim")
 OPINIONS = {
     "visual_quality": Column("Visual Quality", True, 2),
     "lip_synchronization": Column("Lip Synchronization", True, 2),

@@ -265,6 +265,12 @@ def load_state(network: nn.Module, state: dict[str, Tensor], source: str) -> Non
     network.load_state_dict({name: value.to(own[name].dtype) for name, value in state.items()})
 
 
+def with_batch_counts(network: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """`state` with the batch norms' counters, which files of older PyTorch versions lack; eval mode needs none."""
+    counters = {name: each for name, each in network.state_dict().items() if name.endswith("num_batches_tracked")}
+    return counters | state
+
+
 def read_foreign(path: str | os.PathLike) -> dict[str, Tensor]:
     """Read the tensors of a foreign `.pth` file, without executing code that its pickle may contain.
 

@@ -20,9 +20,11 @@ from checkpoints import fetch
 from media.errors import InputError
 from media.face import Face, FaceTracker
 from media.video import VideoWriter, read_frames
-from metrics import motion, scoring
+from metrics import motion, scoring, sets
 from metrics.pairs import FrameCount, Pair, read_pairs
+from models.arcface import ArcFace
 from models.chung_syncnet import ChungSyncNet
+from models.i3d import I3D
 
 
 @pytest.fixture(scope="module")
@@ -105,17 +107,19 @@ def made_weights(tmp_path, monkeypatch):
         "fid": inception,
         "syncnet": ChungSyncNet(),
         "raft": torchvision.models.optical_flow.raft_large(weights=None),
+        "arcface": ArcFace((1, 1, 1, 1)),
+        "i3d": I3D(),
     }
     for name, network in networks.items():
         torch.save(network.state_dict(), tmp_path / f"{name}.pth")
     monkeypatch.setattr(fetch, "require", lambda name, purpose: tmp_path / f"{name}.pth")
     monkeypatch.setattr(motion, "ITERATIONS", 1)
-    features = scoring.inception_features  # all 2048 of them take long to compare
-    monkeypatch.setattr(scoring, "inception_features", lambda network, images: features(network, images)[:, :64])
+    features = sets.inception_features  # all 2048 of them take long to compare
+    monkeypatch.setattr(sets, "inception_features", lambda network, images: features(network, images)[:, :64])
 
 
 @pytest.mark.slow
-def test_all_nine_metrics_for_two_methods(truth, tmp_path, capsys, made_weights):
+def test_all_metrics_for_two_methods(truth, tmp_path, capsys, made_weights):
     one = tmp_path / "truth"
     one.mkdir()
     sound = write_video(tmp_path / "sound.mp4", beats=(0, 1))
@@ -139,9 +143,13 @@ def test_all_nine_metrics_for_two_methods(truth, tmp_path, capsys, made_weights)
         assert blur[metric] > 0, metric
     assert copy["fid"] == pytest.approx(0, abs=1e-4)
     assert blur["fid"] > 1e-3
-    for metric in ("lse_d", "lse_c"):
+    for metric in ("lse_d", "lse_c", "flicker"):
         assert np.isfinite([copy[metric], blur[metric]]).all()
-    assert "Blurred, one: 5 frames compared; the generated video has no sound: LSE with the reference's" in out
+    assert copy["csim"] == pytest.approx(1) and blur["csim"] < 0.999
+    assert blur["flicker"] < copy["flicker"]
+    assert copy["fvd"] is None  # of fewer frames than a segment
+    (remark,) = [line for line in out.splitlines() if line.startswith("Blurred, one: 5 frames compared; ")]
+    assert "the generated video has no sound: LSE and LipLeak with the reference's" in remark
 
 
 def test_sound_that_cannot_be_read_costs_the_scores_of_lip_sync_alone(tmp_path, capsys, made_weights, monkeypatch):

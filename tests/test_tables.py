@@ -91,7 +91,7 @@ def test_a_metric_beyond_the_papers_columns_gets_its_own():
 def test_identical_videos_give_the_ground_truth_row():
     exact = dict(psnr=[np.inf] * 2, ssim=[1.0] * 2, lpips=[0.0] * 2, liplmd=[0.0] * 2, dme=[0.0] * 2)
     same = method("same", **exact)
-    same.fid = 0.0
+    same.sets["fid"] = 0.0
     table = TABLES["stsa-cmlr"]
     results = Results([same], Options(tuple(table.metrics)), {}, table)
     assert tuple(cell.text for cell in results.main().rows[-1][1:]) == table.rows["GT"]
