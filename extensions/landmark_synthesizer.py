@@ -20,9 +20,9 @@ from models.face_synthesizer import (
     Alignment,
     FaceSynthesizer,
     FaceSynthesizerConfig,
-    Form,
     Gathered,
     References,
+    SynthesizerForm,
     TemporalPath,
 )
 from models.inpainting import InpaintingGenerator
@@ -54,7 +54,7 @@ class LandmarkSynthesizerConfig(FaceSynthesizerConfig):
         """See `FaceSynthesizerConfig`."""
         return replace(super().resolved(), colour_major=self.layers().colour_major)
 
-    def layers(self) -> Form:
+    def layers(self) -> SynthesizerForm:
         """See `FaceSynthesizerConfig`; without a setting, SPADE has no ReLU."""
         if self.form != "landmarks":
             raise ValueError(f"form is {self.form!r}; it is 'landmarks' here")

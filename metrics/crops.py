@@ -69,8 +69,8 @@ class LipDistance:
                     self.lips = [_lips(tracker, face) for face in self.true]
                     if not any(lips is not None for lips in self.lips):
                         self.say("LipLMD is left out: MediaPipe finds no face in the true crops")
-                known = [(face, lips) for face, lips in zip(faces, self.lips, strict=True) if lips is not None]
-                pairs = [(_lips(tracker, face), lips) for face, lips in known]
+                usable = [(face, lips) for face, lips in zip(faces, self.lips, strict=True) if lips is not None]
+                pairs = [(_lips(tracker, face), lips) for face, lips in usable]
         except ImportError:
             if self.lips is None:
                 self.say("LipLMD is left out: MediaPipe is not installed (pip install mediapipe==0.10.21)")
@@ -103,9 +103,9 @@ class PerceptualScores:
 
     def __init__(self, true: Tensor, crop: CropForm, device: torch.device):
         self.true, self.crop, self.device = true.reshape(-1, *true.shape[-3:]), crop, device
-        known = {"lpips": ("LPIPS", "lpips", load_lpips), "fid": ("FID", "pytorch_fid", load_inception)}
+        computed = {"lpips": ("LPIPS", "lpips", load_lpips), "fid": ("FID", "pytorch_fid", load_inception)}
         self.networks, absent = {}, {}
-        for name, (label, package, load) in known.items():
+        for name, (label, package, load) in computed.items():
             if fetch.available(name) and find_spec(package) is not None:
                 self.networks[name] = load(fetch.path(name)).to(device)
             else:

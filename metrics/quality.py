@@ -84,8 +84,8 @@ FOLLOWS, JUDGED = "mouth opening", "in sync"
 
 _OTHER_CROP = "preprocess with the checkpoint's --crop, or give another checkpoint"
 
-# Maps positions (M,) in a clip and the true faces there (M, 3, H, W) to generated faces.
-Form = Callable[[Tensor, Tensor], Tensor]
+# Takes positions (M,) in a clip and the true faces there (M, 3, H, W), and returns generated faces.
+Renderer = Callable[[Tensor, Tensor], Tensor]
 
 
 def pictures(clip: Clip, positions: np.ndarray) -> Tensor:
@@ -151,7 +151,7 @@ def in_sync(
 
 
 def picture_scores(
-    clip: Clip, chosen: np.ndarray, forms: dict[str, Form], every: int, crop: CropForm
+    clip: Clip, chosen: np.ndarray, forms: dict[str, Renderer], every: int, crop: CropForm
 ) -> dict[str, dict[str, float]]:
     """Mean PSNR, SSIM and LipLMD of each of `forms` over every `every`-th face of the clip that is not `chosen`."""
     positions = torch.from_numpy(np.setdiff1d(np.arange(len(clip)), chosen)[::every])
@@ -165,7 +165,7 @@ def picture_scores(
     return scores
 
 
-def remembering(draw: Form) -> Form:
+def remembering(draw: Renderer) -> Renderer:
     """`draw` with a cache: each position is drawn once, for the scores and for the expert."""
     drawn: dict[int, Tensor] = {}
 
@@ -179,7 +179,7 @@ def remembering(draw: Form) -> Form:
 
 
 def judgement(
-    expert: SyncExpert | ChungSyncNet, clip: Clip, voice: Clip, own: Form, backward: Form, foreign: Form
+    expert: SyncExpert | ChungSyncNet, clip: Clip, voice: Clip, own: Renderer, backward: Renderer, foreign: Renderer
 ) -> dict[str, float]:
     """`in_sync` of the true faces, and of all faces dubbed with three sounds.
 
@@ -203,7 +203,7 @@ def sounds(clip: Clip, voice: Clip, kind: str) -> tuple[Tensor, Tensor, Tensor]:
     return own, backward, foreign
 
 
-def copying(clip: Clip, chosen: np.ndarray) -> Form:
+def copying(clip: Clip, chosen: np.ndarray) -> Renderer:
     """The baseline: the reference of median lip opening in place of every face."""
     copied = pictures(clip, chosen[len(chosen) // 2 : len(chosen) // 2 + 1])
     return lambda positions, true: copied.expand_as(true)
@@ -238,14 +238,14 @@ def score_clip(
     further = inputs_of(synthesizer, {"reference_landmarks": whole[chosen][None]})
     references = synthesizer.encode_references(pictures(clip, chosen)[None], reference_inputs[0], *further)
 
-    def drawing(heatmaps: Tensor, sound: Tensor, *further: Tensor) -> Form:
+    def drawing(heatmaps: Tensor, sound: Tensor, *further: Tensor) -> Renderer:
         def draw(positions: Tensor, frames: Tensor) -> Tensor:
             drawn, windows, *placed = (x[positions][None] for x in (heatmaps, sound, *further))
             return synthesizer.render(frames[None], drawn, references, windows, *placed)[0]
 
         return draw
 
-    def guided(heatmaps: Tensor, keypoints: Tensor, sound: Tensor) -> Form:
+    def guided(heatmaps: Tensor, keypoints: Tensor, sound: Tensor) -> Renderer:
         heatmaps, further = guidance(synthesizer, heatmaps, keypoints, upper)
         if heatmaps_alone:
             further = [read_points(synthesizer, heatmaps, placed) for placed in further]
@@ -294,7 +294,7 @@ def score_g4g_clip(
     shown = pictures(clip, chosen), torch.from_numpy(draw_heatmaps(clip.landmarks[chosen], FULL_FACE, crop.guidance))
     references = synthesizer.encode_references(*(x[None] for x in shown))
 
-    def drawing(sound: Tensor) -> Form:
+    def drawing(sound: Tensor) -> Renderer:
         return lambda positions, frames: synthesizer.render(frames[None], references, sound[positions][None])[0]
 
     own, backward, foreign = map(drawing, sounds(clip, voice, synthesizer.config.audio))

@@ -186,17 +186,17 @@ def check_form(folder: str | os.PathLike, networks: Mapping[str, nn.Module]) -> 
         ours: Any = getattr(network, "config", None)
         if name not in FIRST_KEYS and not hasattr(ours, "crop"):
             continue
-        known = network_config(path, name)
+        saved = network_config(path, name)
         if hasattr(ours, "crop"):
             remedy = "set it to that to go on, or choose another output"
-            check_same_crop(ours.crop, f"this config's {name}", known.crop, f"the one in {folder}", remedy)
+            check_same_crop(ours.crop, f"this config's {name}", saved.crop, f"the one in {folder}", remedy)
         if name not in FIRST_KEYS:
             continue
-        known = known.resolved()
+        saved = saved.resolved()
         for option in dataclasses.fields(ours):
             if option.name not in ("form", "base") and option.default is not None:
                 continue
-            old, new = getattr(known, option.name, None), getattr(ours, option.name)
+            old, new = getattr(saved, option.name, None), getattr(ours, option.name)
             if old != new:
                 raise InputError(
                     f"{folder} holds a {name} trained with model.{option.name}={str(old).lower()}, this config says "

@@ -18,7 +18,7 @@ from models.spatial import SMALLEST_ALIGNED, AdaAT, AlignmentEncoder, HeatmapEnc
 from models.temporal import FlowPredictor, TemporalEncoder, deformation, warp_and_sum
 
 
-class Form(NamedTuple):
+class SynthesizerForm(NamedTuple):
     """Where the paper's network and the released one differ.
 
     colour_major: the spatial path stacks all N red planes, then all green, then all blue; else image after image.
@@ -42,7 +42,7 @@ class Form(NamedTuple):
 
 
 FORMS = {
-    "paper": Form(
+    "paper": SynthesizerForm(
         colour_major=False,
         grid="centres",
         sampler="plain",
@@ -52,7 +52,7 @@ FORMS = {
         heatmap_channels=1,
         spade_relu=True,
     ),
-    "released": Form(
+    "released": SynthesizerForm(
         colour_major=True,
         grid="corners",
         sampler="channel_blending",
@@ -92,7 +92,7 @@ class FaceSynthesizerConfig:
             self, spade_relu=self.layers().spade_relu, mutual_information=bool(self.mutual_information)
         )
 
-    def layers(self) -> Form:
+    def layers(self) -> SynthesizerForm:
         """The layers of this config's form, with the config's `spade_relu`; ValueError where `form` is unknown."""
         if self.form not in FORMS:
             raise ValueError(f"form is {self.form!r}; it can be {' or '.join(map(repr, FORMS))}")

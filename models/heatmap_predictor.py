@@ -17,7 +17,7 @@ from models.layers import AUDIO_CHANNELS, ConvBlock, check_positive, in_full_pre
 _LONGEST_WINDOW = 512
 
 
-class Form(NamedTuple):
+class PredictorForm(NamedTuple):
     """The differences between the paper's network and the released one.
 
     shared_message: the lip-to-jaw message-passing layer serves both directions.
@@ -32,8 +32,8 @@ class Form(NamedTuple):
 
 
 FORMS = {
-    "paper": Form(shared_message=False, add_pose=True, keypoint_shortcut=False, pose_messages=False),
-    "released": Form(shared_message=True, add_pose=False, keypoint_shortcut=True, pose_messages=True),
+    "paper": PredictorForm(shared_message=False, add_pose=True, keypoint_shortcut=False, pose_messages=False),
+    "released": PredictorForm(shared_message=True, add_pose=False, keypoint_shortcut=True, pose_messages=True),
 }
 
 

@@ -49,7 +49,7 @@ class Setting:
     meaning: str
 
 
-class _Source:
+class _Module:
     """A module's classes, imports and lines."""
 
     def __init__(self, path: Path):
@@ -155,7 +155,7 @@ def _fields(path: Path, schema: str) -> dict[str, tuple[Path, ast.AnnAssign]]:
     return fields
 
 
-def _section(value: ast.expr | None, source: _Source, path: Path) -> tuple[Path, str, dict[str, str]] | None:
+def _section(value: ast.expr | None, source: _Module, path: Path) -> tuple[Path, str, dict[str, str]] | None:
     """The file, the class and the replaced defaults of a field that is a section; None for a plain field."""
     factory = _factory(value)
     if isinstance(factory, ast.Lambda):
@@ -204,12 +204,12 @@ def _file(module: str) -> Path:
     return ROOT / f"{module.replace('.', '/')}.py"
 
 
-_read: dict[Path, _Source] = {}
+_read: dict[Path, _Module] = {}
 
 
-def _source(path: Path) -> _Source:
+def _source(path: Path) -> _Module:
     if path not in _read:
-        _read[path] = _Source(path)
+        _read[path] = _Module(path)
     return _read[path]
 
 
