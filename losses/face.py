@@ -27,8 +27,10 @@ from models.sync_expert import SyncExpert, lower_faces
 class FaceLosses:
     """Weights of eq. 10's terms, the paper's by default."""
 
-    perceptual: float = 4.0  # weight of L_perc, tuned with perceptual_input: released, as in configs/stsa_face.yaml
-    perceptual_input: str = "imagenet"  # normalisation of VGG-19's input: "imagenet", or "released", the authors'
+    perceptual: float = 4.0  # weight of L_perc; the authors tuned it with perceptual_input: released
+    # Normalisation of VGG-19's input: "imagenet", or "released", the authors', for which the paper's weight 4 is right
+    # (configs/stsa_face.yaml).
+    perceptual_input: str = "imagenet"
     gram: float = 250.0  # weight of eq. 9's Gram term within L_perc; IP-LAP's, because the paper gives none
     perceptual_scales: int = 2  # image sizes at which L_perc compares features, each half the one before; IP-LAP's
     gan: float = 0.25  # weight of L_gan
@@ -40,7 +42,9 @@ class FaceLosses:
 
 
 class FaceObjective(nn.Module):
-    """Eq. 10: the terms of non-zero weight and the frozen networks that they need; and L_warp (losses/warp.py).
+    """The terms of eq. 10, each with its weight, and the frozen networks that they need; and L_warp (losses/warp.py).
+
+    `training.learner.Learner` adds up the terms and takes the gradient of their sum, L_face.
 
     Args:
         weights, frames, sync_expert: of the run's config.

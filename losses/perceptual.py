@@ -52,7 +52,8 @@ class PerceptualLoss(nn.Module):
     def __init__(
         self,
         weights: str | os.PathLike | None = None,
-        gram_weight: float = 250.0,
+        *,
+        gram_weight: float,
         inputs: str = "imagenet",
         scales: int = 2,
     ):

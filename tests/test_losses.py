@@ -331,7 +331,7 @@ def vgg_file(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def perceptual(vgg_file):
-    return PerceptualLoss(vgg_file)
+    return PerceptualLoss(vgg_file, gram_weight=250.0)
 
 
 def reference_features(state, images):
@@ -369,7 +369,7 @@ def test_perceptual_loss_against_torchvision(vgg_file, perceptual, generator):
 @pytest.fixture(scope="module")
 def exact(vgg_file):
     """`PerceptualLoss` in float64 with other options, on one set of weights."""
-    loss = PerceptualLoss(vgg_file).double()
+    loss = PerceptualLoss(vgg_file, gram_weight=250.0).double()
 
     def compute(faces, true, gram_weight=0.0, inputs="imagenet", scales=2):
         loss.gram_weight, loss.inputs, loss.scales = gram_weight, inputs, scales
@@ -476,18 +476,18 @@ def test_perceptual_loss_trains_the_faces_and_never_vgg(perceptual):
 def test_loading_vgg_leaves_the_random_state_alone(vgg_file):
     torch.manual_seed(1)
     state = torch.get_rng_state()
-    PerceptualLoss(vgg_file)
+    PerceptualLoss(vgg_file, gram_weight=250.0)
     assert torch.equal(state, torch.get_rng_state())
 
 
 def test_vgg_is_never_replaced_by_random_features(tmp_path, monkeypatch):
     monkeypatch.setattr("checkpoints.fetch.DOWNLOADS", tmp_path)
     with pytest.raises(InputError, match=r"vgg19-dcbb9e9d\.pth.*python -m checkpoints\.fetch vgg19"):
-        PerceptualLoss()
+        PerceptualLoss(gram_weight=250.0)
     other = tmp_path / "other.pth"
     torch.save({"features.0.weight": torch.zeros(64, 3, 3, 3)}, other)
     with pytest.raises(InputError, match=r"other\.pth.*features\.0\.bias"):
-        PerceptualLoss(other)
+        PerceptualLoss(other, gram_weight=250.0)
 
 
 def test_gram_matrices_keep_float32_under_autocast(generator):
