@@ -4,14 +4,14 @@
 
 The loss is L_face + L_heatmap (eq. 10 and 4). L_face supervises both networks, L_heatmap the predictor.
 
-Validation scores face crops of other people, generated from heatmaps that are predicted from their sound.
+Validation scores face crops of people outside the training set. Their heatmaps are predicted from the sound.
 
 - PSNR and SSIM; LPIPS and FID, if their weights are present.
 - With L_sync, -log cos of the generated and of the true windows (losses/calibration.py).
 - The distance of the predicted heatmaps from the true ones (the first term of eq. 3).
 - LipLMD of the predicted keypoints.
 
-The weights with the best score are kept in `best`; `train.best_by` chooses the score, empty: PSNR.
+`best` keeps the weights with the best PSNR, or with the best score that `train.best_by` names.
 """
 
 import dataclasses
@@ -88,7 +88,7 @@ class Dubbing(nn.Module):
 
     Args:
         frames: number of a window's frames that are synthesized, around its centre.
-        true_heatmaps: in training, the share of the windows whose faces are generated from the true heatmaps.
+        true_heatmaps: share of the training windows whose faces are generated from the true heatmaps.
     """
 
     def __init__(self, predictor: WindowEncoder, synthesizer: FaceSynthesizer, frames: int, true_heatmaps: float = 0.0):
@@ -139,8 +139,7 @@ def validate(
 ) -> tuple[dict[str, float], dict[str, Tensor]]:
     """Scalars on the fixed validation windows, and a picture grid of the windows' first synthesized frames.
 
-    `batch` is on the CPU; four windows at a time are moved to `device`. `further` computes further scores of the
-    synthesis.
+    `batch` is on the CPU; four windows at a time are moved to `device`. `further` computes more scores.
     """
     made, shown, scores = [], [], []
     for part in parts(batch, 4):

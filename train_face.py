@@ -6,14 +6,15 @@
 A config's `network` selects the synthesizer: STSA's (paper III-B; the loss is eq. 10, losses/face.py), or G4G's, which
 takes no heatmaps of the target (eq. 17, losses/g4g.py). An adversarial loss term adds a patch discriminator.
 
-Validation scores face crops of other people. Their hidden part is generated, the rest is the true one.
+Validation scores face crops of people outside the training set. The hidden part is generated, the rest of the crop is
+the true one.
 
 - PSNR and SSIM.
 - LipLMD of the lips that MediaPipe finds, if it is installed.
 - LPIPS and FID, if their weights are present.
 - With L_sync, -log cos of the generated and of the true windows (losses/calibration.py).
 
-The weights with the best score are kept in `best`; `train.best_by` chooses the score, empty: PSNR.
+`best` keeps the weights with the best PSNR, or with the best score that `train.best_by` names.
 """
 
 import dataclasses
@@ -206,8 +207,8 @@ def validate(
 ) -> tuple[dict[str, float], dict[str, Tensor]]:
     """Scores on the fixed validation windows, and a picture grid of the windows' first frames.
 
-    `batch` is on the CPU; four windows at a time are moved to `device`. `further` computes further scores of STSA's
-    network.
+    `batch` is on the CPU; four windows at a time are moved to `device`. `further` computes more scores, for STSA's
+    network only.
     """
     stsa, made, scores = isinstance(synthesizer, FaceSynthesizer), [], []
     crop = synthesizer.config.crop
@@ -283,7 +284,7 @@ def check_reading(config: FaceTraining | G4GTraining, synthesizer: nn.Module) ->
 
 
 def learn_to_read(config: FaceTraining | G4GTraining, synthesizer: nn.Module, dataset: ClipDataset) -> None:
-    """Before a run from fresh weights in the form landmarks, train the network's reader for `reading.steps` steps."""
+    """Train the network's reader for `reading.steps` steps, before a run from fresh weights in the form landmarks."""
     reading = getattr(extension(config), "reading", None)
     if reading is None or reading.steps == 0 or config.start_from or holds_a_run(config.output):
         return

@@ -4,11 +4,11 @@
 
 The loss is L_semantic + L_temporal (eq. 3, 4).
 
-Validation on other people: the loss; the distance of the heatmaps (the first term of eq. 3); and LipLMD, the mean
-distance of the 40 predicted lip keypoints in units of the face box.
+Validation on people outside the training set: the loss; the distance of the heatmaps (the first term of eq. 3); and
+LipLMD, the mean distance of the 40 predicted lip keypoints from the true ones, in units of the crop.
 
-The weights with the best score are kept in `best`; `train.best_by` chooses the score, empty: LipLMD. LipLMD does not
-measure decoded heatmaps: choose `heatmap` for a network of the form paper or released.
+`best` keeps the weights with the best LipLMD, or with the best score that `train.best_by` names. LipLMD scores the
+keypoint head, not the decoded heatmaps: with `model.form` paper or released, use `train.best_by=heatmap`.
 """
 
 import sys

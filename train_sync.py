@@ -4,15 +4,15 @@
 
 - `loss: contrastive` is G4G's eq. 6-10 and 16 on the similarity matrix of a process's batch. Sounds of the same clip,
   shifted by a few frames, are further negatives.
-- `loss: shifted` has only these further negatives.
-- `loss: bce` is Wav2Lip's binary cross-entropy of true pairs and of pairs shifted within the clip. L_sync, -log cos,
-  needs it: the other two losses do not determine the level of the cosines.
+- `loss: shifted` has only these shifted sounds as negatives.
+- `loss: bce` is Wav2Lip's binary cross-entropy on true pairs and on pairs shifted within the clip. L_sync, which is
+  -log cos, needs an expert of this loss: the other two losses do not determine the level of the cosines.
 
 On few people, the expert needs `shifted` and the settings `speech` and `motion` (extensions/README.md).
 
-Validation on clips of other people: identification of the true offset among -15 .. 15 frames, for windows of five
-frames and for whole clips; mean -log cos of true and of shifted windows (losses/calibration.py). The weights with the
-highest accuracy of windows, within one frame, are kept in `best`.
+Validation on clips of people outside the training set: accuracy of the offset, found among -15 .. 15 frames, for
+windows of five frames and for whole clips; mean -log cos of true and of shifted windows (losses/calibration.py). `best`
+keeps the weights with the highest accuracy of windows within one frame.
 """
 
 import sys
@@ -61,7 +61,7 @@ class SyncTraining:
 
 @torch.no_grad()
 def validate(expert: SyncExpert, clips: list[Clip]) -> dict[str, float]:
-    """Shares of windows and of clips whose offset is found exactly and within one frame; chance is 1/31 and 3/31.
+    """Shares of windows and of clips whose offset is found exactly, and within one frame: by chance, 1/31 and 3/31.
 
     Also the mean -log cos of windows with their own sound, and with that sound shifted by 2 to 15 frames.
     """

@@ -73,11 +73,16 @@ def freeze_unread(synthesizer: G4GSynthesizer, weights: G4GLosses) -> None:
 class G4GObjective(nn.Module):
     """Eq. 17: every term of non-zero weight, with the frozen networks that it needs.
 
-    L_con is half the sum of two forms: on the aligned features of the windows' middle frames (eq. 10), if the network
-    aligns, and on a sync expert's embeddings of the generated windows (eq. 16), if one is given. The negatives of both
-    are a process's other windows and, for the faces, the batch's unsynced sounds of the same clip ("unsynced
-    audio-image pairs", 3.3). The other windows are mostly of other speakers, whom face and voice distinguish without
-    any lip-sync.
+    `training.learner.Learner` adds up the terms.
+
+    L_con is half the sum of two contrastive losses:
+
+    - eq. 10, on the aligned features of the windows' middle frames, if the network has the alignment;
+    - eq. 16, on a sync expert's embeddings of the generated windows, if an expert is given.
+
+    The negatives of both are the process's other windows. These are mostly of other speakers, whom face and voice
+    distinguish without any lip-sync. Further negatives of a face are the batch's unsynced sounds of the same clip
+    ("unsynced audio-image pairs", 3.3).
 
     Args:
         weights, frames, sync_expert: of the run's config; `sync_expert` may be empty.

@@ -22,7 +22,7 @@ class HeatmapLosses:
 def freeze_unread(predictor: nn.Module, weights: HeatmapLosses) -> None:
     """Freeze the heads that no loss term reads: several processes would wait for their gradients.
 
-    These are a `HeatmapPredictor`'s keypoint heads without a keypoint term: its heatmaps do not depend on them.
+    Without a keypoint term, these are a `HeatmapPredictor`'s keypoint heads: its heatmaps do not depend on them.
     """
     if isinstance(predictor, HeatmapPredictor) and not (weights.keypoints > 0 or weights.temporal > 0):
         predictor.lip_keypoints.requires_grad_(False)
@@ -49,7 +49,7 @@ def heatmap_scores(heatmaps: Tensor, keypoints: Tensor, batch: dict, weights: He
     """Validation scalars of predictions (B,T,1,H,W) and (B,T,57,2): the weighted loss terms and two scores.
 
     `val/heatmap_distance` is eq. 3's first term without its weight. `val/keypoint_LipLMD` is the mean distance of the
-    40 lip points of the keypoint head, in units of the face box; it does not measure decoded heatmaps.
+    keypoint head's 40 lip points from the true ones, in units of the crop; it does not score the decoded heatmaps.
     """
     values = {f"val/{name}": float(value) for name, value in heatmap_terms(heatmaps, keypoints, batch, weights).items()}
     values["val/heatmap_distance"] = float(frame_distance(heatmaps, batch["heatmaps"]))

@@ -3,10 +3,11 @@
 L_mi = -(E_J[T(E^spa, E^tem)] - log E_M[exp T(E^spa, E^tem)])
 
 J pairs the embeddings of the same frame (the joint distribution), M those of any two frames (the product of the
-marginals). T and the embedding networks belong to the CIL module and are trained jointly with the other networks.
+marginals). The network T and the embedding networks belong to the CIL module and are trained jointly with the others.
 
-With N frames in the marginal pairs, the estimate is at most ln N for every network T. If the frames of a window of T
-frames look the same, it stays near ln(N/T). `StepInformation` takes the pairs from all windows of a training step.
+With N frames in the marginal pairs, the estimate is at most ln N, whatever T computes. If the frames of a window look
+the same, it stays near ln W, with W the number of windows. `StepInformation` takes the pairs from all windows of a
+training step.
 """
 
 import math
@@ -75,7 +76,7 @@ class StepInformation:
         return loss
 
     def values(self) -> dict[str, Tensor | float]:
-        """The step's values for the log, means over its parts, in nats: the estimate -L_mi, ln N and ln(N/T)."""
+        """The step's values for the log, means over its parts, in nats: the estimate -L_mi, ln N and ln W."""
         if not self._losses:
             return {}
         bounds, windows = (sum(part) / len(part) for part in zip(*self._bounds, strict=True))

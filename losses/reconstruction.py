@@ -1,4 +1,4 @@
-"""The pixel loss of G4G's eq. 15, and its larger weights for the mouth and the hidden part (losses/g4g.py)."""
+"""The L1 loss of G4G's eq. 15, and the weights of the hidden part's and of the mouth's pixels (losses/g4g.py)."""
 
 import torch
 from torch import Tensor
@@ -31,12 +31,11 @@ def hidden_weight(crop: CropForm, outside: float = 0.0, device=None) -> Tensor:
 
 
 def mouth_weight(keypoints: Tensor, crop: CropForm, inside: float, outside: float = 1.0) -> Tensor:
-    """Weights with a box around the lips, `MOUTH_MARGIN` larger than they are on each side.
+    """Weights of the pixels: `inside` in a box around the lips with a margin of `MOUTH_MARGIN`, else `outside`.
 
     Args:
         keypoints: (B, T, 57, 2), x and y in units of the face crop, jaw first.
         crop: the form of the faces.
-        inside, outside: the weights inside and outside of the box.
 
     Returns:
         (B, T, 1, H, W), without a gradient.

@@ -78,8 +78,8 @@ def contrastive_loss(
 def shifted_loss(sound: Tensor, faces: Tensor, negatives: Tensor, temperature: float | Tensor = 0.07) -> Tensor:
     """Find each window's sound among sounds of its own clip by its faces: eq. 8's softmax without other clips.
 
-    Voice and face distinguish other clips. On few speakers, a network trained with them learns speaker identity instead
-    of speech: its training loss falls, but it finds no offset for held-out speakers. Arguments as in
+    Other clips differ in voice and face too. Trained with them on few speakers, a network learns speaker identity
+    instead of speech: its training loss falls, but it finds no offset for held-out speakers. Arguments as in
     `contrastive_loss`.
 
     Returns:

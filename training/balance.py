@@ -1,7 +1,8 @@
-"""The effect of each loss term on the layers that the terms share, measured by the norm of its gradient there.
+"""The norm of each loss term's gradient on the layers that the terms share.
 
-A term's value does not show its effect. At 128x128, one term of STSA's eq. 3 is a distance over 16384 pixels, the other
-one over 114 coordinates between 0 and 1: if lips and jaw move by one pixel, the first costs 14.5 and the second 0.059.
+It shows how strongly a term trains these layers; the term's value does not. Example: eq. 3 on heatmaps of 128x128, with
+lips and jaw displaced by one pixel. The heatmap term, over 16384 pixels, is 14.5. The keypoint term, over 114
+coordinates in [0, 1], is 0.059.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,10 +14,10 @@ from torch import Tensor, nn
 def gradient_norms(
     terms: Mapping[str, Tensor], layers: Mapping[str, Sequence[nn.Parameter]], scale: float = 1.0
 ) -> dict[str, Tensor]:
-    """Euclidean norm of the gradient of each term alone, over the parameters of each group together.
+    """The Euclidean norm of each term's gradient on each group of parameters.
 
-    The step's own result does not change: this function keeps the graph for the step's backward pass, writes no
-    `.grad`, runs no hook that exchanges gradients between processes, and draws no random numbers.
+    Has no effect on the training step: keeps the graph for the step's backward pass, writes no `.grad`, runs no hook
+    that exchanges gradients between processes, and draws no random numbers.
 
     Args:
         terms: scalars with their weights, in the same order in every process.

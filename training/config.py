@@ -92,7 +92,7 @@ class Extension:
 
 
 def extension(config: Any) -> Any:
-    """`config` if it has settings of extensions/, else None: the papers' training, which needs no extensions/."""
+    """`config` if it has settings of extensions/; None for the papers' training, which needs no extensions/."""
     return config if isinstance(config, Extension) else None
 
 

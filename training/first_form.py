@@ -14,10 +14,10 @@ _MOVED = ("l1", "gradient", "ssim", "mouth", "upper", "flow")  # from `losses` t
 
 
 def losses_of_first_form(layers: list[Any]) -> Any:
-    """Merge the settings of a config for STSA's synthesizer, with `losses` in today's keys; it trains as before.
+    """Merge the layers of a config for STSA's synthesizer, with `losses` in today's keys. The run computes the same.
 
-    `losses.without_vgg: l1` put an L1 loss of weight `losses.l1_without_vgg` in the place of the perceptual loss if
-    VGG-19's weights were absent.
+    In earlier configs, `losses.without_vgg: l1` replaced the perceptual loss by an L1 loss of weight
+    `losses.l1_without_vgg` if VGG-19's weights were absent.
 
     Args:
         layers: OmegaConf configs, of any version; a later one overrides an earlier one.
@@ -35,7 +35,7 @@ def losses_of_first_form(layers: list[Any]) -> Any:
 
 
 def with_keypoints(layer: Any) -> Any:
-    """`layer`, a config, with the weight `landmarks` of eq. 3's keypoint term under its name of today, `keypoints`."""
+    """The config `layer`, in which the weight of eq. 3's keypoint term is named `keypoints`, formerly `landmarks`."""
     for section in ("losses", "heatmap_losses"):
         losses = layer.get(section)
         if OmegaConf.is_dict(losses) and "landmarks" in losses:
@@ -45,7 +45,7 @@ def with_keypoints(layer: Any) -> Any:
 
 
 def drop_unused_lessons(settings: Any) -> None:
-    """Remove `reading` and `speech` from a config without landmark network if they train nothing."""
+    """Remove `reading` and `speech` from a config if they train nothing; for networks without landmarks."""
     for section, needed in (("reading", "steps"), ("speech", "data")):
         lesson = settings.get(section)
         if OmegaConf.is_dict(lesson) and not lesson.get(needed):
@@ -53,7 +53,7 @@ def drop_unused_lessons(settings: Any) -> None:
 
 
 def _with_moved(layer: Any) -> Any:
-    """`layer` with the weights of `_MOVED` in `extra_losses`; what stands there already stays."""
+    """The config `layer` with the weights of `_MOVED` in `extra_losses`, where a weight that is already there stays."""
     losses = layer.get("losses")
     if not OmegaConf.is_dict(losses):
         return layer

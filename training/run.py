@@ -37,7 +37,7 @@ from training.best import Score
 
 Tensors = tuple[Tensor, ...] | list[Tensor]
 
-# RuntimeErrors that neither a file nor a config causes.
+# RuntimeErrors that are caused by the device, not by a file or a config.
 _DEVICE_ERRORS = (torch.OutOfMemoryError, torch.AcceleratorError, torch.distributed.DistBackendError)
 # Errors from reading a state's files if one is truncated, damaged or of other networks.
 DAMAGED = (
@@ -112,7 +112,7 @@ class Run:
             check_form(self.output, self.networks)
             self.step, folder = states[-1]
             try:
-                # Without it, several GPUs would hold Adam's step counts, and every step would wait to read them.
+                # Without map_location, Adam's step counts would be on a GPU, and every step would wait to read them.
                 self.accelerator.load_state(str(folder), map_location="cpu")
                 if self.ema is not None:
                     self.ema.load_state_dict(load_file(folder / "ema.safetensors"))
