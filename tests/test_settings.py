@@ -55,6 +55,16 @@ def test_every_setting_says_what_it_means(script, schema):
     assert [each.name for each in settings(script, schema) if not each.meaning] == []
 
 
+def test_help_lists_every_setting_and_the_shared_ones_once():
+    shown = subprocess.run([sys.executable, "train_face.py", "--help"], cwd=ROOT, capture_output=True, text=True).stdout
+    lines = [line for line in shown.splitlines() if line.startswith("  ") and " = " in line]
+    loop = [line for line in lines if line.startswith(("  data.", "  train."))]  # the same for both networks
+    assert len(loop) == len(set(loop)) > 30
+    for schema in SCHEMAS["train_face.py"]:
+        for each in settings(ROOT / "train_face.py", schema):
+            assert f"  {each.name}: {each.kind} = {each.default}" in lines
+
+
 def test_docs_settings_is_the_page_that_the_dataclasses_give():
     assert (ROOT / "docs/settings.md").read_text() == document()
 

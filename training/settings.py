@@ -101,7 +101,7 @@ def answer_help(name: str, script: str) -> None:
     print(f"usage: {path.name} --config FILE [key=value ...]\n\n{source.docstring}\n")
     print("  --config FILE  YAML file with the run's settings; it may name another one under `base`")
     print("  key=value      settings that replace the file's, as in train.steps=20")
-    for title, found in _tables(path):
+    for title, found in _without_repeats(path):
         print(f"\nSettings of {title} (key: type = default):\n")
         for setting in found:
             print(f"  {setting.name}: {setting.kind} = {setting.default}")
@@ -124,6 +124,16 @@ def _tables(script: Path) -> Iterator[tuple[str, list[Setting]]]:
             added = [each for each in settings(further, kind) if each not in found]
             found = [*found, *added]
             yield f"{schema}, {f'model.form={form}' if form else 'extensions'}", added
+
+
+def _without_repeats(script: Path) -> Iterator[tuple[str, list[Setting]]]:
+    """`_tables`; the settings that all schemas of `script` share come first, in a table of their own."""
+    papers = [settings(script, schema) for schema in SCHEMAS[script.name]]
+    common = [each for each in papers[0] if all(each in found for found in papers)] if len(papers) > 1 else []
+    if common:
+        yield " and ".join(SCHEMAS[script.name]), common
+    for title, found in _tables(script):
+        yield title, [each for each in found if each not in common]
 
 
 def _settings(path: Path, schema: str, given: dict[str, str], prefix: str) -> Iterator[Setting]:
