@@ -22,13 +22,13 @@ def _option(value: Any, help: str, group: str, *flags: str, **argparse_options: 
     return field(default=value, metadata={"help": help, "group": group, "flags": flags, **argparse_options})
 
 
-def _face(text: str) -> str:
+def parse_face(text: str) -> str:
     if text not in ("largest", "left", "right", "all") and not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text} is none of largest, left, right, all or a number from 0 on")
     return text
 
 
-def _point(text: str) -> tuple[int, int]:
+def parse_point(text: str) -> tuple[int, int]:
     parts = [part.strip() for part in text.split(",")]
     if len(parts) != 2 or not all(part.isdecimal() for part in parts):
         raise argparse.ArgumentTypeError(f"{text} is not X,Y in pixels; give for example 320,180")
@@ -83,14 +83,14 @@ class DubOptions:
         "--face",
         "--faces",
         metavar="largest|left|right|INDEX|all",
-        type=_face,
+        type=parse_face,
     )
     face_at: tuple[int, int] | None = _option(
         None,
         "dub the person whose face is at this pixel when first seen there; overrides --face",
         "faces",
         metavar="X,Y",
-        type=_point,
+        type=parse_point,
     )
     missing_face: str = _option(
         "pass", "frames without a face: leave them (default), or refuse the video", "faces", choices=("pass", "error")

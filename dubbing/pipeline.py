@@ -19,7 +19,7 @@ from dubbing.options import DubOptions
 from dubbing.paste import paste
 from dubbing.people import Person, Scene, choose, observe, recognise
 from dubbing.pictures import grey, panel, panel_size
-from dubbing.source import Source
+from dubbing.source import Source, check_start
 from dubbing.speaker import FaceJob, Speaker
 from media.audio import SAMPLE_RATE, mel_spectrogram, wav2vec2_features
 from media.crop import CropForm
@@ -161,10 +161,7 @@ def _sound_features(wav: np.ndarray, speaker: Speaker) -> np.ndarray:
 
 def _part(info: VideoInfo, fps: Fraction, options: DubOptions) -> tuple[int, int]:
     """The part of the video between `start` and `end`: its first frame, and the most frames that it can have."""
-    if options.start >= info.duration:
-        raise InputError(
-            f"--start {options.start:g}: video {info.path} ends at {info.duration:.2f} s; give an earlier time"
-        )
+    check_start(info, options.start)
     if options.end is not None and options.end <= options.start:
         raise InputError(f"--end {options.end:g} is not after --start {options.start:g}; give more")
     first = round(options.start * fps)

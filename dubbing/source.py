@@ -11,9 +11,15 @@ import numpy as np
 
 from media.container import REMEDY
 from media.errors import InputError
-from media.video import read_frames
+from media.video import VideoInfo, read_frames
 
 MEMORY = 256 * 2**20  # most bytes of decoded frames to hold
+
+
+def check_start(info: VideoInfo, start: float) -> None:
+    """InputError if the video ends before `start` seconds."""
+    if start >= info.duration:
+        raise InputError(f"--start {start:g}: video {info.path} is {info.duration:.2f} s long; give less")
 
 
 @overload

@@ -50,6 +50,22 @@ def positive(text: str) -> int:
     return number
 
 
+def explanation(error: Exception) -> str | None:
+    """The one line that a command says of `error`; None if it is a defect of the program."""
+    if isinstance(error, InputError | OmegaConfBaseException):
+        return "; ".join(line.strip() for line in str(error).splitlines() if line.strip())
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}; check the path and its permissions"
+    if isinstance(error, ModuleNotFoundError):
+        return f"{error}; install what is missing (pip install -r requirements.txt)"
+    if type(error).__name__ == "OutOfMemoryError":  # by name: not every command imports PyTorch
+        return (
+            "the GPU's memory is full; set a lower train.micro_batch or train.batch_size of a training, "
+            "--batch-size of a dub, --size of a comparison"
+        )
+    return None
+
+
 def command(main: Callable[..., int | None]) -> Callable[..., int]:
     """Decorator that turns an `InputError` or a config error in `main` into one line on stderr and exit code 2.
 
@@ -64,29 +80,14 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
             code = main(*args, **kwargs) or 0
             sys.stdout.flush()  # here, where a reader that has left is no traceback
             return code
-        except (InputError, OmegaConfBaseException) as error:
-            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-            print(f"error: {'; '.join(lines)}", file=sys.stderr)
-            return 2
         except BrokenPipeError:  # the reader of the output has left, as `head` does
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 141  # what a shell reports of a program that SIGPIPE ended
-        except OSError as error:
-            if error.filename is None:
+        except Exception as error:
+            line = explanation(error)
+            if line is None:
                 raise
-            print(f"error: {error.filename}: {error.strerror}; check the path and its permissions", file=sys.stderr)
-            return 2
-        except ModuleNotFoundError as error:
-            print(f"error: {error}; install what is missing (pip install -r requirements.txt)", file=sys.stderr)
-            return 2
-        except RuntimeError as error:
-            if type(error).__name__ != "OutOfMemoryError":  # by name: not every command imports PyTorch
-                raise
-            print(
-                "error: the GPU's memory is full; set a lower train.micro_batch or train.batch_size of a training, "
-                "--batch-size of a dub, --size of a comparison",
-                file=sys.stderr,
-            )
+            print(f"error: {line}", file=sys.stderr)
             return 2
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)

@@ -27,7 +27,7 @@ def test_every_folder_and_script_with_code_is_installed():
     assert folders <= set(known)
 
 
-@pytest.mark.parametrize("extra", ["", "train", "dub", "metrics", "dev"])
+@pytest.mark.parametrize("extra", ["", "train", "dub", "metrics", "web", "dev"])
 def test_every_library_is_pinned_in_requirements(extra):
     project = PROJECT["project"]
     wanted = project["optional-dependencies"][extra] if extra else project["dependencies"]
