@@ -87,7 +87,8 @@ def test_the_readmes_table_commands_run(tmp_path, monkeypatch, capsys):
         "metrics.reproduce": reproduce.main,
         "metrics.trajectories": trajectories.main,
     }
-    tested_apart = ("train_face.py", "checkpoints.combine", "checkpoints.fetch", "inference.py", "metrics.unpaired")
+    tested_apart = ["train_face.py", "checkpoints.combine", "checkpoints.fetch", "inference.py", "metrics.unpaired"]
+    tested_apart += ["metrics.comparison", "metrics.study", "metrics.opinions"]
     mains |= dict.fromkeys(tested_apart, lambda arguments: 0)
     commands = table_commands()
     assert len(commands) >= 9
