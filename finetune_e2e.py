@@ -19,6 +19,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 from training.settings import answer_help
 
@@ -64,6 +65,7 @@ SCORES = ("psnr", "lpips", "fid", "sync", "heatmap", "liplmd")  # of train.best_
 class Finetuning:
     """The settings of this script."""
 
+    extensions: ClassVar[dict[str, str]] = {"": "FaceExtension"}
     heatmap_predictor: str = MISSING  # checkpoint folder to start from
     face_synthesizer: str = MISSING  # checkpoint folder to start from
     data: DataConfig = field(default_factory=DataConfig)

@@ -21,7 +21,7 @@ import dataclasses
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from training.settings import answer_help
 
@@ -92,6 +92,8 @@ class FaceTrainConfig(TrainConfig):
 class FaceTraining(SynthesizerTraining):
     """The settings for STSA's network."""
 
+    trained: ClassVar[str] = "face_synthesizer"  # the network of `model`, by its name in checkpoints
+    extensions: ClassVar[dict[str, str]] = {"": "FaceExtension", "landmarks": "LandmarkSynthesizerExtension"}
     train: FaceTrainConfig = field(default_factory=FaceTrainConfig)
     model: FaceSynthesizerConfig = field(default_factory=lambda: FaceSynthesizerConfig(mutual_information=None))
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)

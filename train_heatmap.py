@@ -13,7 +13,7 @@ keypoint head, not the decoded heatmaps: with `model.form` paper or released, us
 
 import sys
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from training.settings import answer_help
 
@@ -42,6 +42,8 @@ SCORES = ("liplmd", "heatmap")  # of train.best_by
 class HeatmapTraining:
     """The settings of this script."""
 
+    trained: ClassVar[str] = "heatmap_predictor"  # the network of `model`, by its name in checkpoints
+    extensions: ClassVar[dict[str, str]] = {"landmarks": "LandmarkPredictorExtension"}
     data: DataConfig = field(default_factory=DataConfig)
     model: HeatmapPredictorConfig = field(default_factory=HeatmapPredictorConfig)
     losses: HeatmapLosses = field(default_factory=HeatmapLosses)

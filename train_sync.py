@@ -17,6 +17,7 @@ keeps the weights with the highest accuracy of windows within one frame.
 
 import sys
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from training.settings import answer_help
 
@@ -49,6 +50,7 @@ from training.run import Run, holds_a_run
 class SyncTraining:
     """The settings of this script."""
 
+    extensions: ClassVar[dict[str, str]] = {"": "SyncExtension"}
     data: DataConfig = field(default_factory=DataConfig)
     model: SyncExpertConfig = field(default_factory=SyncExpertConfig)
     train: TrainConfig = field(default_factory=TrainConfig)

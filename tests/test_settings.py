@@ -12,13 +12,13 @@ import finetune_e2e
 import train_face
 import train_heatmap
 import train_sync
-from extensions import settings as extensions
-from training.settings import EXTENSIONS, REQUIRED, SCHEMAS, document, settings
+from extensions import settings as further
+from training.settings import REQUIRED, SCHEMAS, document, extensions, settings
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = {f"{module.__name__}.py": module for module in (finetune_e2e, train_face, train_heatmap, train_sync)}
 CASES = [(ROOT / script, schema) for script, schemas in SCHEMAS.items() for schema in schemas]
-CASES += [(ROOT / "extensions/settings.py", kind) for kinds in EXTENSIONS.values() for kind in kinds.values()]
+CASES += [(ROOT / "extensions/settings.py", kind) for case in CASES for kind in extensions(*case).values()]
 HEAVY = ("torch", "mediapipe", "librosa", "torchvision", "transformers")
 
 
@@ -38,7 +38,7 @@ def flat(config: DictConfig, prefix: str = "") -> dict[str, object]:
 
 @pytest.mark.parametrize(("script", "schema"), CASES)
 def test_the_settings_are_those_of_the_dataclasses_with_their_defaults(script, schema):
-    config = flat(OmegaConf.structured(getattr(SCRIPTS.get(script.name, extensions), schema)))
+    config = flat(OmegaConf.structured(getattr(SCRIPTS.get(script.name, further), schema)))
     read = {each.name: each for each in settings(script, schema)}
     assert read.keys() == config.keys()
     for name, each in read.items():

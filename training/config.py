@@ -26,13 +26,10 @@ from models.discriminator import DiscriminatorConfig
 from models.first_form import from_first_form, is_earlier, with_crop
 from training.first_form import drop_unused_lessons, losses_of_first_form, with_keypoints
 from training.run import holds_a_run
-from training.settings import EXTENSIONS
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-# The network that a schema's section `model` configures, where the network has several forms.
-NETWORKS_OF = {"HeatmapTraining": "heatmap_predictor", "FaceTraining": "face_synthesizer"}
 WAIT = timedelta(hours=2)  # longest wait between processes: the others wait while the main process validates
 
 
@@ -147,7 +144,7 @@ def read_config(
 
 def _in_todays_keys(schema: type, layers: list[Any], path: str | Path) -> Any:
     """Merge `layers`, with names of crops replaced by their fields and the keys of earlier versions by today's."""
-    network = NETWORKS_OF.get(schema.__name__, "")
+    network = getattr(schema, "trained", "")
     for layer in layers:  # before they are merged: a single field overrides that of a crop that a base names
         if "model" in layer:
             layer.model = with_crop(network, layer.model, f"config {path}: model")
@@ -163,9 +160,13 @@ def _in_todays_keys(schema: type, layers: list[Any], path: str | Path) -> Any:
 
 
 def _extended(schema: type[Config], settings: Any, path: str | Path) -> type[Config]:
-    """`schema`, or if `settings` need it, a dataclass that inherits from it and from its class of `EXTENSIONS`."""
-    classes, name = EXTENSIONS.get(schema.__name__, {}), schema.__name__
-    form = _form(settings, NETWORKS_OF[name]) if name in NETWORKS_OF else "paper"
+    """`schema`, or if `settings` need it, a dataclass that inherits from it and from a class of extensions/settings.py.
+
+    The schema says in `extensions` which class: by the form of its network `trained`, or "" for any form.
+    """
+    classes: dict[str, str] = getattr(schema, "extensions", {})
+    network = getattr(schema, "trained", "")
+    form = _form(settings, network) if network else "paper"
     unknown = settings.keys() - {field.name for field in fields(schema)}
     further = classes.get(form) if form else None
     further = further or (classes.get("") if unknown else None)
@@ -182,7 +183,7 @@ def _extended(schema: type[Config], settings: Any, path: str | Path) -> type[Con
                 f"form: paper"
             ) from error
         return schema  # whose error will name the unknown key
-    return make_dataclass(name, [], bases=(getattr(module, further), schema))
+    return make_dataclass(schema.__name__, [], bases=(getattr(module, further), schema))
 
 
 def _form(settings: Any, network: str) -> str:

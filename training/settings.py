@@ -23,13 +23,6 @@ SCHEMAS = {
     "train_face.py": ["FaceTraining", "G4GTraining"],
     "finetune_e2e.py": ["Finetuning"],
 }
-# The class in extensions/settings.py that adds settings to a schema: by the network's form, or "" for any form.
-EXTENSIONS = {
-    "SyncTraining": {"": "SyncExtension"},
-    "HeatmapTraining": {"landmarks": "LandmarkPredictorExtension"},
-    "FaceTraining": {"": "FaceExtension", "landmarks": "LandmarkSynthesizerExtension"},
-    "Finetuning": {"": "FaceExtension"},
-}
 REQUIRED = "required"
 
 
@@ -114,13 +107,21 @@ def settings(script: Path, schema: str) -> list[Setting]:
     return list(_settings(script, schema, {}, ""))
 
 
+def extensions(script: Path, schema: str) -> dict[str, str]:
+    """The class in extensions/settings.py that adds settings to a schema: by its network's form, or "" for any form."""
+    for item in _source(script).classes[schema].body:
+        if isinstance(item, ast.AnnAssign) and ast.unparse(item.target) == "extensions" and item.value is not None:
+            return ast.literal_eval(item.value)
+    return {}
+
+
 def _tables(script: Path) -> Iterator[tuple[str, list[Setting]]]:
     """The settings of each schema of `script`, each followed by those that extensions/ adds, where it is there."""
     further = ROOT / "extensions" / "settings.py"
     for schema in SCHEMAS[script.name]:
         found = settings(script, schema)
         yield schema, found
-        for form, kind in EXTENSIONS.get(schema, {}).items() if further.is_file() else ():
+        for form, kind in extensions(script, schema).items() if further.is_file() else ():
             added = [each for each in settings(further, kind) if each not in found]
             found = [*found, *added]
             yield f"{schema}, {f'model.form={form}' if form else 'extensions'}", added
@@ -160,7 +161,9 @@ def _fields(path: Path, schema: str) -> dict[str, tuple[Path, ast.AnnAssign]]:
         if isinstance(base, ast.Name):
             fields |= _fields(path, base.id)
     for item in node.body:
-        if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name):
+        if not isinstance(item, ast.AnnAssign) or ast.unparse(item.annotation).startswith("ClassVar"):
+            continue
+        if isinstance(item.target, ast.Name):
             fields[item.target.id] = path, item
     return fields
 
