@@ -288,7 +288,7 @@ def check_reading(config: FaceTraining | G4GTraining, synthesizer: nn.Module) ->
 def learn_to_read(config: FaceTraining | G4GTraining, synthesizer: nn.Module, dataset: ClipDataset) -> None:
     """Train the network's reader for `reading.steps` steps, before a run from fresh weights in the form landmarks."""
     reading = getattr(extension(config), "reading", None)
-    if reading is None or reading.steps == 0 or config.start_from or holds_a_run(config.output):
+    if reading is None or reading.steps < 1 or config.start_from or holds_a_run(config.output):
         return
     from extensions.lessons import learn_reading  # here, since the papers' networks train without extensions/
 

@@ -225,10 +225,11 @@ class G4GSynthesizer(nn.Module):
         super().__init__()
         if config.audio not in AUDIO_CHANNELS:
             raise ValueError(f"audio is {config.audio!r}; it can be {' or '.join(map(repr, AUDIO_CHANNELS))}")
+        smallest = 8 * _COARSEST  # the embeddings have an eighth of the crop's size at stride 2
         for name in ("height", "width"):
             side = getattr(config.crop, name)
-            if side % 32 or side < 64:
-                raise ValueError(f"crop.{name} is {side}; it must be a multiple of 32, at least 64")
+            if side % 32 or side < smallest:
+                raise ValueError(f"crop.{name} is {side}; it must be a multiple of 32, at least {smallest}")
         if config.stride not in (2, 4):
             raise ValueError(f"stride is {config.stride}; it can be 2 or 4")
         check_positive(config, "width", "references", "alignment_blocks")
