@@ -60,6 +60,17 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--clips", type=Path, metavar="FILE", help="score only these: a name a line, what follows it ignored"
     )
+    parser.add_argument(
+        "--crops",
+        action="append",
+        default=[],
+        metavar="NAME=DIR",
+        help="a method's bare crops, DIR/generated and DIR/true (metrics.reproduce), which PSNR, SSIM, MSE, LPIPS, FID "
+        "and FVD then compare",
+    )
+    parser.add_argument(
+        "--protocol", choices=("authors", "best"), default="", help="how the videos were made, for the table's notes"
+    )
     parser.add_argument("--note", action="append", default=[], metavar="TEXT", help="a line to print below the table")
     add_device(parser)
     return parser.parse_args(arguments)
@@ -110,6 +121,15 @@ def unpaired_metrics(metrics: tuple[str, ...], asked: bool, source: Path | None)
                 needs = "--source" if metric in UNPAIRED else "--reference, the true videos of the same words"
                 raise InputError(f"--metrics {metric} needs {needs}; add it or leave the metric out")
     return tuple(metric for metric in metrics if metric in possible)
+
+
+def check_crops(crops: dict[str, Path], folders: dict[str, Path], options: Options) -> None:
+    """InputError where --crops names no method, leaves one out, or does not go with the other options."""
+    if crops and (options.unpaired or options.region == "frame"):
+        raise InputError("--crops needs --reference and the region face; leave --crops out")
+    odd = next((name for name in [*crops, *folders] if crops and (name in crops) != (name in folders)), None)
+    if odd is not None:
+        raise InputError(f"--crops and --generated must name the same methods; {odd} is in one of them only")
 
 
 def listed_clips(path: Path | None) -> dict[str, set[str]] | None:
@@ -190,8 +210,10 @@ def main(arguments: list[str] | None = None) -> None:
     if args.size < 32:
         raise InputError(f"--size {args.size} is too small for the metrics; give 32 or more")
     crop = CropForm(height=args.size, width=args.size)
-    options = Options(metrics, args.region, crop, str(args.device), unpaired)
+    crops = named_paths("--crops", args.crops)
+    options = Options(metrics, args.region, crop, str(args.device), unpaired, args.protocol, bool(crops))
     folders = named_paths("--generated", args.generated)
+    check_crops(crops, folders, options)
     only = listed_clips(args.clips)
     output = output_folder(args.output) if args.output else None
 
@@ -200,7 +222,8 @@ def main(arguments: list[str] | None = None) -> None:
     if args.expert is not None:
         networks["expert"] = load_sync_expert(args.expert).to(options.device)
     gallery = Gallery() if output else None
-    evaluation = Evaluation(folders, args.reference or args.source, options, networks, only, gallery, args.cache)
+    compared = args.reference or args.source
+    evaluation = Evaluation(folders, compared, options, networks, only, gallery, args.cache, crops)
     with tqdm(unit="frame", desc=f"{len(evaluation.clips)} clips") as bar:
 
         def progress(clip: str, frames: int) -> None:

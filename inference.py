@@ -27,7 +27,12 @@ def parse() -> argparse.Namespace:
     one.add_argument("--audio", type=Path, metavar="A", help="speech: a sound file, or a video with sound")
     one.add_argument("--output", type=Path, metavar="OUT.mp4", help="the dubbed video to write")
     many = parser.add_argument_group("many dubs")
-    many.add_argument("--list", type=Path, metavar="CSV", help="lines of video,audio,output; finished ones are skipped")
+    many.add_argument(
+        "--list",
+        type=Path,
+        metavar="CSV",
+        help="lines of video,audio,output or video,audio,output,crops,source_crops; finished ones are skipped",
+    )
     networks = parser.add_argument_group("networks")
     networks.add_argument("--checkpoint", type=Path, default=DEMO, metavar="DIR", help="default: the bundled one")
     add_device(networks)
@@ -45,7 +50,9 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-from dubbing import dub, load_speaker
+from dataclasses import replace
+
+from dubbing import DubOptions, dub, load_speaker
 from dubbing.pairs import Pair, dub_pairs, read_pairs
 
 
@@ -60,11 +67,11 @@ def check_audio(arguments: argparse.Namespace, features: str) -> None:
 def pairs_of(arguments: argparse.Namespace) -> list[Pair]:
     single = (arguments.video, arguments.audio, arguments.output)
     if arguments.list is not None:
-        further = (arguments.visualize, arguments.crop_output, arguments.heatmap_output)
+        further = (arguments.visualize, arguments.crop_output, arguments.source_crop_output, arguments.heatmap_output)
         if any(path is not None for path in (*single, *further)):
             raise InputError(
-                "--list excludes --video, --audio, --output, --visualize, --crop-output and --heatmap-output; "
-                "leave them out"
+                "--list excludes --video, --audio, --output and the files for crops, heatmaps and panels; leave them "
+                "out, or give crops as further columns: video,audio,output,crops,source_crops"
             )
         return read_pairs(arguments.list)
     if any(path is None for path in single):
@@ -72,6 +79,11 @@ def pairs_of(arguments: argparse.Namespace) -> list[Pair]:
     existing_file(arguments.video, "video")  # report a wrong path before the networks are loaded
     existing_file(arguments.audio, "sound")
     return [Pair(*single)]
+
+
+def of_pair(options: DubOptions, pair: Pair) -> DubOptions:
+    """The options of one line of a list."""
+    return replace(options, crop_output=pair.crops, source_crop_output=pair.source_crops)
 
 
 def interrupt(signal_number, frame) -> None:
@@ -90,7 +102,7 @@ def main() -> int:
     speaker = load_speaker(arguments.checkpoint, arguments.device, arguments.precision, options.batch_size)
     check_audio(arguments, speaker.audio)
     if arguments.list is not None:
-        return dub_pairs(pairs, lambda pair: dub(pair.video, pair.audio, pair.output, speaker, options))
+        return dub_pairs(pairs, lambda pair: dub(pair.video, pair.audio, pair.output, speaker, of_pair(options, pair)))
     print(dub(pairs[0].video, pairs[0].audio, pairs[0].output, speaker, options))
     return 0
 

@@ -60,6 +60,9 @@ class DubOptions:
     crop_output: Path | None = _option(
         None, "also write the bare generated face", "one dub", metavar="FILE.mp4", type=Path
     )
+    source_crop_output: Path | None = _option(
+        None, "also write the source's face in the same crop", "one dub", metavar="FILE.mp4", type=Path
+    )
     heatmap_output: Path | None = _option(
         None,
         "also write the predicted heatmaps, for metrics.trajectories",
@@ -100,10 +103,17 @@ class DubOptions:
     )
     reference_choice: str = _option(
         "cover",
-        "which of its frames: those nearest to all others (default), or at equal steps of lip opening, as STSA's "
-        "authors choose them",
+        "which of its frames: those nearest to all others (default), or at equal steps of lip opening; truncated cuts "
+        "the steps to whole frames, as in STSA's released code",
         "faces",
-        choices=("cover", "opening"),
+        choices=("cover", "opening", "truncated"),
+    )
+    protocol: str = _option(
+        "best",
+        "authors: as STSA's authors evaluate. The whole generated crop is pasted inside the face's contour, without "
+        "matching colours; landmarks are not smoothed, references are truncated; crops (.mkv) are written without loss",
+        "output",
+        choices=("best", "authors"),
     )
     smooth: bool = _option(
         True, "use the tracked landmarks without smoothing over time", "faces", "--no-smoothing", action="store_false"

@@ -11,23 +11,30 @@ from dubbing.pipeline import Summary
 from media.errors import InputError
 from media.files import existing_file
 
-_HEADER = ("video", "audio", "output")
+_HEADERS = (("video", "audio", "output"), ("video", "audio", "output", "crops", "source_crops"))
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A video, the speech to dub it with, and the file to write."""
+    """A video, the speech to dub it with, the file to write, and files for the generated and the source's crops."""
 
     video: Path
     audio: Path
     output: Path
+    crops: Path | None = None
+    source_crops: Path | None = None
+
+    @property
+    def outputs(self) -> list[Path]:
+        """All files to write."""
+        return [path for path in (self.output, self.crops, self.source_crops) if path is not None]
 
 
 def read_pairs(path: Path) -> list[Pair]:
-    """Read a CSV file of video, audio, output; a first line with these words is a header.
+    """Read a CSV file of video,audio,output or video,audio,output,crops,source_crops; these words are a header.
 
     Raises:
-        InputError: the file cannot be read, a line does not have three columns, or an output is also another line's
+        InputError: the file cannot be read, a line does not have three or five columns, or an output is also another
             output or any line's video or sound.
     """
     existing_file(path, "list")
@@ -37,18 +44,20 @@ def read_pairs(path: Path) -> list[Pair]:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"list {path} is not a CSV file ({error}); write lines of video,audio,output") from error
     rows = [(number, row) for number, row in rows if any(row)]  # spreadsheets write empty rows as commas
-    if rows and tuple(cell.lower() for cell in rows[0][1]) == _HEADER:
+    if rows and tuple(cell.lower() for cell in rows[0][1]) in _HEADERS:
         rows = rows[1:]
     pairs: list[Pair] = []
     outputs: set[Path] = set()
     for number, row in rows:
-        if len(row) != 3 or not all(row):
+        if len(row) not in map(len, _HEADERS) or not all(row):
             raise InputError(f"list {path}, line {number}: {','.join(row)!r} is not video,audio,output; correct it")
         pairs.append(Pair(*map(Path, row)))
-        output = pairs[-1].output.resolve()
-        if output in outputs:
-            raise InputError(f"list {path}, line {number}: {row[2]} is the output of an earlier line too; rename one")
-        outputs.add(output)
+        for output in pairs[-1].outputs:
+            if output.resolve() in outputs:
+                raise InputError(
+                    f"list {path}, line {number}: {output} is the output of an earlier line too; rename one"
+                )
+            outputs.add(output.resolve())
     for pair, (number, _) in zip(pairs, rows, strict=True):
         if used := [part for part in (pair.video, pair.audio) if part.resolve() in outputs]:
             raise InputError(f"list {path}, line {number}: {used[0]} is an output of the list too; rename that")
@@ -67,7 +76,7 @@ def dub_pairs(pairs: list[Pair], dub: Callable[[Pair], Summary]) -> int:
     """
     done = skipped = 0
     for pair in pairs:
-        if os.path.isfile(pair.output):  # never raises
+        if all(map(os.path.isfile, pair.outputs)):  # never raises
             skipped += 1
             continue
         try:

@@ -59,19 +59,58 @@ def paste_face(frame: np.ndarray, face: np.ndarray, place: Place, landmarks: np.
     if not weight.any():
         return blended
     region = np.ascontiguousarray(frame[top:bottom, left:right])
-    if place.box(frame.shape[1], frame.shape[0]) is not None:
-        made = resize(face, right - left, bottom - top)
-    else:
-        wide, tall = (max(1, min(n, round(side))) for n, side in zip(face.shape[1::-1], place.size, strict=True))
-        if (tall, wide) != face.shape[:2]:  # so that shrinking does not alias
-            face = resize(face, wide, tall)
-        matrix = place.matrix(wide, tall)
-        matrix[:, 2] -= [left, top]
-        made = cv2.warpAffine(
-            face, matrix, (right - left, bottom - top), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
-        )
+    made = _placed(face, place, frame.shape, (left, top, right, bottom))
     blended[top:bottom, left:right] = cv2.blendLinear(made, region, weight, 1 - weight)
     return blended
+
+
+def _placed(face: np.ndarray, place: Place, shape: tuple[int, ...], box: tuple[int, int, int, int]) -> np.ndarray:
+    """`face` as it lies at `place` in a frame of `shape` (H, W, 3), in the part `box` of the frame."""
+    left, top, right, bottom = box
+    if place.box(shape[1], shape[0]) is not None:
+        return resize(face, right - left, bottom - top)
+    wide, tall = (max(1, min(n, round(side))) for n, side in zip(face.shape[1::-1], place.size, strict=True))
+    if (tall, wide) != face.shape[:2]:  # so that shrinking does not alias
+        face = resize(face, wide, tall)
+    matrix = place.matrix(wide, tall)
+    matrix[:, 2] -= [left, top]
+    size = (right - left, bottom - top)
+    return cv2.warpAffine(face, matrix, size, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+
+
+def paste_whole(frame: np.ndarray, face: np.ndarray, place: Place, landmarks: np.ndarray) -> np.ndarray:
+    """Paste all of `face` into `frame` at `place`, inside the face's contour, as STSA's authors do in their evaluation.
+
+    Nothing is hidden and no colour is matched. The weight is the convex hull of the face oval, blurred over 21 px with
+    sigma 11 at any size of the face, as in the released code.
+
+    Args:
+        frame: (H, W, 3) uint8.
+        face: (h, w, 3) uint8, of any size.
+        place: where the face belongs.
+        landmarks: (478, 2), (132, 2) or (131, 2), pixels of the frame.
+
+    Returns:
+        A new (H, W, 3) uint8 frame.
+    """
+    blended, (left, top, right, bottom) = frame.copy(), _covered(place, frame.shape)
+    if right <= left or bottom <= top:
+        return blended
+    hull = cv2.convexHull(_rounded(select131(np.asarray(landmarks))[OVAL_POINTS]))
+    mask = cv2.GaussianBlur(_polygon((frame.shape[0], frame.shape[1]), hull), (21, 21), 11)
+    weight = mask[top:bottom, left:right].astype(np.float32) / 255
+    made = _placed(face, place, frame.shape, (left, top, right, bottom))
+    region = np.ascontiguousarray(frame[top:bottom, left:right])
+    blended[top:bottom, left:right] = cv2.blendLinear(made, region, weight, 1 - weight)
+    return blended
+
+
+def _covered(place: Place, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
+    """x1, y1, x2, y2 of the part of a frame of `shape` (H, W, ...) that `place` covers."""
+    corners, (height, width) = place.corners, shape[:2]
+    low, high = np.floor(corners.min(axis=0) + 1e-6), np.ceil(corners.max(axis=0) - 1e-6)
+    x1, y1, x2, y2 = (int(side) for side in np.clip([*low, *high], 0, [width, height, width, height]))
+    return x1, y1, x2, y2
 
 
 def paste_weight(
@@ -83,10 +122,7 @@ def paste_weight(
         x1, y1, x2, y2 of the part of the frame that the place covers, and the weight of each of its pixels,
         (y2 - y1, x2 - x1) float32: 0 outside the face's contour and the hidden rectangle.
     """
-    height, width = shape
-    corners = place.corners
-    low, high = np.floor(corners.min(axis=0) + 1e-6), np.ceil(corners.max(axis=0) - 1e-6)
-    x1, y1, x2, y2 = (int(side) for side in np.clip([*low, *high], 0, [width, height, width, height]))
+    x1, y1, x2, y2 = _covered(place, shape)
     if x2 <= x1 or y2 <= y1:
         return (x1, y1, x1, y1), np.zeros((0, 0), np.float32)
     # The hull first shrinks by the blur's reach, so that the blurred edge ends at the hull.

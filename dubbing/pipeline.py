@@ -1,6 +1,7 @@
 """Dubs one video: a first pass finds faces and chooses references, a second decodes, generates and encodes."""
 
 import contextlib
+import dataclasses
 import functools
 import itertools
 import math
@@ -16,7 +17,7 @@ import numpy as np
 
 from dubbing.motion import Motion, motion
 from dubbing.options import DubOptions
-from dubbing.paste import paste
+from dubbing.paste import paste, paste_whole
 from dubbing.people import Person, Scene, choose, observe, recognise
 from dubbing.pictures import grey, panel, panel_size
 from dubbing.source import Source, check_start
@@ -25,12 +26,14 @@ from media.audio import SAMPLE_RATE, mel_spectrogram, wav2vec2_features
 from media.crop import CropForm
 from media.errors import InputError
 from media.files import check_output_folder, existing_file
+from media.lossless import check_lossless, lossless_writer
 from media.place import Place, crop_face
 from media.references import choose_references, covering_references, lip_opening
 from media.sound import read_audio
 from media.stages import Clock, background
 from media.timeline import FPS
 from media.video import VideoInfo, VideoWriter, check_suffix, probe, watchable
+from media.video_writer import CRF
 
 SCANNED = 60  # seconds of the source, at least, that are searched for references
 _QUEUED = 48 * 2**20  # bytes of frames queued between two stages
@@ -107,8 +110,12 @@ def dub(
         InputError: an input cannot be used, or the output cannot be written; no file is left behind.
     """
     options, clock = options or DubOptions(), clock or Clock()
-    wanted = (output, options.visualize, options.crop_output, options.heatmap_output)
+    if options.protocol == "authors":
+        options = dataclasses.replace(options, smooth=False, reference_choice="truncated")
+    wanted = (output, options.visualize, options.crop_output, options.source_crop_output, options.heatmap_output)
     outputs = [Path(path) for path in wanted if path is not None]
+    if options.protocol == "authors":
+        check_lossless([options.crop_output, options.source_crop_output])
     _check_outputs(outputs, [path for path in (video, audio, options.references) if path is not None])
     if options.heatmap_output is not None and not speaker.predicts_heatmaps:
         raise InputError(
@@ -139,7 +146,7 @@ def dub(
     decoded = clock.iterate("decode", source.play(length))
     frames = background(_with_jobs(decoded, motions, fps, speaker, clock), depth)
     frames = background(_spoken(frames, speaker, references, features, options.batch_size, clock), depth)
-    frames = background(_pasted(frames, speaker.crop, clock), depth)
+    frames = background(_pasted(frames, speaker.crop, options.protocol, clock), depth)
     faceless = [all(m.first[k] < 0 for m in motions) for k in range(length)]
     with contextlib.ExitStack() as stack:
         stack.enter_context(contextlib.closing(frames))
@@ -264,7 +271,7 @@ def _encoded_references(source: Source, person: Person, speaker: Speaker, choice
     if choice == "cover":
         chosen = covering_references(faces, speaker.references)
     else:
-        chosen = choose_references(lip_opening(faces), speaker.references)
+        chosen = choose_references(lip_opening(faces), speaker.references, choice == "truncated")
     images = {}
     for i in set(chosen.tolist()):
         images[i] = crop_face(source.frame(person.frames[i]), speaker.crop.place(person.points[i]), speaker.crop.shape)
@@ -333,13 +340,16 @@ def _spoken(
             yield from batch
 
 
-def _pasted(frames: Generator[_Frame, None, None], form: CropForm, clock: Clock) -> Iterator[_Frame]:
+def _pasted(frames: Generator[_Frame, None, None], form: CropForm, protocol: str, clock: Clock) -> Iterator[_Frame]:
     with contextlib.closing(frames):
         for frame in frames:
             with clock.time("paste"):
                 frame.result = frame.picture
                 for face in frame.faces:
-                    frame.result = paste(frame.result, face.made, face.job.crop, face.place, face.landmarks, form)
+                    if protocol == "authors":
+                        frame.result = paste_whole(frame.result, face.made, face.place, face.landmarks)
+                    else:
+                        frame.result = paste(frame.result, face.made, face.job.crop, face.place, face.landmarks, form)
             yield frame
 
 
@@ -358,16 +368,22 @@ def _writers(
     The output is opened last and so closed first: if closing it fails, the others are not left behind.
     """
     seconds = None if options.length == "sound" else float(length / fps)
-    opening = functools.partial(VideoWriter, fps=fps, sound=audio, duration=seconds)
+    exact = options.protocol == "authors"
+    opening = functools.partial(VideoWriter, fps=fps, sound=audio, duration=seconds, crf=0 if exact else CRF)
     writes = []
     if options.visualize is not None:
         width, height = panel_size(info.width, info.height)
         panels = stack.enter_context(opening(options.visualize, width, height))
         writes.append(lambda frame: panels.write(panel(frame.picture, *_shown(frame, form), frame.result)))
+    opening_crops: Callable = functools.partial(lossless_writer, fps=fps) if exact else opening
     if options.crop_output is not None:
-        crops = stack.enter_context(opening(options.crop_output, form.width, form.height))
+        crops = stack.enter_context(opening_crops(options.crop_output, form.width, form.height))
         black = np.zeros((*form.shape, 3), np.uint8)
         writes.append(lambda frame: crops.write(frame.faces[0].made if frame.faces else black))
+    if options.source_crop_output is not None:
+        sources = stack.enter_context(opening_crops(options.source_crop_output, form.width, form.height))
+        black = np.zeros((*form.shape, 3), np.uint8)
+        writes.append(lambda frame: sources.write(frame.faces[0].job.crop if frame.faces else black))
     if options.heatmap_output is not None:
         heatmaps = stack.enter_context(opening(options.heatmap_output, form.guidance, form.guidance))
         writes.append(lambda frame: heatmaps.write(grey(_shown(frame, form)[0])))

@@ -41,11 +41,12 @@ def by_lip_opening(frames: np.ndarray, openings: np.ndarray) -> np.ndarray:
     return frames[np.argsort(np.asarray(openings)[frames], kind="stable")]
 
 
-def choose_references(openings: np.ndarray, count: int = 5) -> np.ndarray:
+def choose_references(openings: np.ndarray, count: int = 5, truncated: bool = False) -> np.ndarray:
     """Choose `count` frames at equal steps of lip opening, from the most closed to the most open.
 
     Args:
         openings: (F,) lip opening of each frame; NaN where a frame has no face. Frames repeat where F < count.
+        truncated: cut the steps to whole ranks, as in STSA's released code, instead of rounding them.
 
     Returns:
         (count,) int64 indices into `openings`.
@@ -58,7 +59,8 @@ def choose_references(openings: np.ndarray, count: int = 5) -> np.ndarray:
     if not len(usable):
         raise ValueError("no frame has a face to choose references from")
     ranked = by_lip_opening(usable, openings)
-    return ranked[np.rint(np.linspace(0, len(ranked) - 1, count)).astype(np.int64)]
+    steps = np.linspace(0, len(ranked) - 1, count)
+    return ranked[(steps if truncated else np.rint(steps)).astype(np.int64)]
 
 
 def covering_references(landmarks: np.ndarray, count: int = 5) -> np.ndarray:

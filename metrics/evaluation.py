@@ -15,7 +15,7 @@ from media.errors import InputError
 from metrics import fid as fid_module
 from metrics import fvd, identity, motion
 from metrics.fid import fid
-from metrics.pairs import Batch, FrameCount, FramePair, Pair, pair_videos, read_pairs
+from metrics.pairs import Batch, FrameCount, FramePair, Pair, pair_videos, read_pairs, with_crops
 from metrics.scoring import ClipResult, ClipScorer, Options
 from metrics.sets import FrechetSets
 from metrics.truth import Truth, fingerprint
@@ -69,6 +69,7 @@ class Evaluation:
         only: clips to score: listed name -> names that the clip's videos may have; None scores all.
         observer: receives every scored frame.
         cache: folder that keeps what depends on the true videos alone for later evaluations.
+        crops: method -> folder of its bare crops (`pairs.with_crops`), which are compared in place of the videos.
 
     Raises:
         InputError: a folder has no video, or no video with a partner.
@@ -83,6 +84,7 @@ class Evaluation:
         only: Mapping[str, Collection[str]] | None = None,
         observer: Observer | None = None,
         cache: Path | None = None,
+        crops: Mapping[str, Path] | None = None,
     ):
         self._options = options
         self._networks = networks
@@ -107,6 +109,8 @@ class Evaluation:
             if not pairs:
                 both = f"{folder} and {reference} share" if reference else f"{folder} has"
                 raise InputError(f"{name}: {both} no clip of the list; check its names")
+            if crops is not None and name in crops:
+                pairs = [with_crops(pair, crops[name]) for pair in pairs]
             named = {pair.name: pair for pair in pairs}
             self.methods.append(
                 MethodResult(name, [], {}, only_generated, only_reference, pairs=named, in_neither=in_neither)
@@ -141,7 +145,7 @@ class Evaluation:
             self._observer.start(method.name, pair)
         result = None
         try:
-            scorer = ClipScorer(self._options, self._networks, truth)
+            scorer = ClipScorer(self._options, self._networks, truth, pair.crops[1] if pair.crops else None)
             count = FrameCount()
             track = self._options.needs_faces
             frames = read_pairs(pair, count, track, track, truth.faces, self._options.unpaired)

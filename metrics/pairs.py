@@ -7,7 +7,7 @@ dubbed, which says other words, or there is none.
 import contextlib
 import itertools
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from media.errors import InputError
 from media.face import Face, FaceTracker
 from media.files import VIDEO_SUFFIXES, files_below
 from media.pictures import to_tensor
-from media.place import crop_face
+from media.place import crop_face, resize
 from media.stages import background
 from media.video import read_frames
 
@@ -30,11 +30,15 @@ _AHEAD = 4  # frames by which a reader may be ahead of the metrics
 
 @dataclass(frozen=True)
 class Pair:
-    """A generated video and the one of the same name that it is compared with: the true one, or the dubbed one."""
+    """A generated video and the one of the same name that it is compared with: the true one, or the dubbed one.
+
+    `crops` are videos of the bare crops, generated and true, black where there is none (`inference.py --list`).
+    """
 
     name: str
     generated: Path
     reference: Path | None
+    crops: tuple[Path, Path] | None = None
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,8 @@ class FramePair:
         index: the frame's place on the 25 fps timeline.
         generated, reference: (H, W, 3) uint8 RGB; `reference` is None where an unpaired evaluation has no frame.
         generated_face, reference_face: the face in each; None if there is none or faces are not tracked.
+        crops: the bare crops, generated and true, each (h, w, 3) uint8 RGB; () where this frame has none; None if the
+            pair has no videos of crops.
     """
 
     index: int
@@ -52,6 +58,7 @@ class FramePair:
     reference: np.ndarray | None
     generated_face: Face | None
     reference_face: Face | None
+    crops: tuple[np.ndarray, ...] | None = None
 
 
 class Batch:
@@ -74,9 +81,15 @@ class Batch:
             for pair in pairs
             if pair.reference is not None
             and (region == "frame" or None not in (pair.generated_face, pair.reference_face))
+            and (pair.crops is None or len(pair.crops) == 2)
         ]
 
     def _images(self, which: str) -> Tensor:
+        if self.compared and self.compared[0].crops is not None:
+            place = ("generated", "reference").index(which)
+            crops = [pair.crops[place] for pair in self.compared if pair.crops is not None]
+            height, width = self._crop.shape
+            return to_tensor(np.stack([_sized(crop, width, height) for crop in crops]), self._device)
         images = [getattr(pair, which) for pair in self.compared]
         if self.region == "face":
             faces = [pair.reference_face for pair in self.compared if pair.reference_face is not None]
@@ -93,6 +106,19 @@ class Batch:
     def reference(self) -> Tensor:
         """(B, 3, H, W) in [0, 1] of the compared pairs."""
         return self._images("reference")
+
+
+def _sized(crop: np.ndarray, width: int, height: int) -> np.ndarray:
+    return crop if crop.shape[:2] == (height, width) else resize(crop, width, height)
+
+
+def with_crops(pair: Pair, folder: Path) -> Pair:
+    """`pair` with its crops, `folder`/generated/NAME.mkv and `folder`/true/NAME.mkv; InputError if one is missing."""
+    paths = [folder / which / f"{pair.name}.mkv" for which in ("generated", "true")]
+    for path in paths:
+        if not path.is_file():
+            raise InputError(f"--crops {folder} has no {path.relative_to(folder)}; write it with inference.py --list")
+    return replace(pair, crops=(paths[0], paths[1]))
 
 
 def find_videos(folder: Path, what: str) -> dict[str, Path]:
@@ -182,7 +208,9 @@ def read_pairs(
         reference: Iterator[tuple[np.ndarray, Face | None]] = iter(())
         if pair.reference is not None:
             reference = stack.enter_context(_ahead(pair.reference, track_reference, known_faces))
+        crops = _crops(pair)
         for index, (made, true) in enumerate(itertools.zip_longest(generated, reference)):
+            crop = next(crops, ()) if pair.crops is not None else None
             if made is None:
                 count.only_reference += 1
                 continue
@@ -194,7 +222,14 @@ def read_pairs(
                 where = f" in frame {index}" if index else ""
                 raise InputError("{} generated, {} reference{}: the sizes differ".format(*sizes, where))
             count.shared += 1
-            yield FramePair(index, made[0], true[0] if true else None, made[1], true[1] if true else None)
+            yield FramePair(index, made[0], true[0] if true else None, made[1], true[1] if true else None, crop)
+
+
+def _crops(pair: Pair) -> Iterator[tuple[np.ndarray, ...]]:
+    """The bare crops of each frame, generated and true; () where they are black."""
+    if pair.crops is not None:
+        for made, true in zip(*map(read_frames, pair.crops), strict=False):
+            yield (made, true) if true.any() else ()
 
 
 def _with_faces(path: Path, track: bool, known: list[Face | None]) -> Iterator[tuple[np.ndarray, Face | None]]:

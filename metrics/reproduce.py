@@ -5,15 +5,19 @@
     python -m metrics.reproduce videos/val --table stsa-lrs2 --dataset folder --output out/val
 
 The last command takes any folder of videos instead of LRS2. As in STSA's experiments, the reference frames and the
-sound come from the dubbed clip itself. STSA's tables take 40 clips of LRS2's test split (intra-domain) and 40 of CMLR's
-(cross-domain); G4G's take 45 of LRS2 and 20 of HDTF. The papers do not list their clips; here a fixed seed chooses
-them. A stopped run resumes when started again.
+sound come from the dubbed clip itself. --protocol authors (default) dubs and compares as STSA's authors do: the whole
+generated crop, bare and without loss for the metrics of images (`inference.py --protocol`). Only such rows can be set
+beside the papers'. --protocol best takes inference.py's own settings, and compares the pasted videos.
+
+STSA's tables take 40 clips of LRS2's test split (intra-domain) and 40 of CMLR's (cross-domain); G4G's take 45 of LRS2
+and 20 of HDTF. The papers do not list their clips; here a fixed seed chooses them. A stopped run resumes when started
+again.
 
 A clip that the checkpoint's config names as training or validation data is not drawn. What was compared to tell is
 printed and stands below the table.
 
 OUTPUT holds list.csv (the dubs to make), clips.txt (the names), truth/ (links to the true videos, or the parts of
-videos that the dataset cuts), dubbed/ and results/.
+videos that the dataset cuts), dubbed/, crops/ (of the authors' protocol: generated/ and true/) and results/.
 """
 
 import argparse
@@ -57,8 +61,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--reference-choice",
         choices=("cover", "opening"),
-        default="opening",
-        help="as inference.py's (default: opening, as STSA's authors do; G4G's do not say)",
+        default="cover",
+        help="as inference.py's, with --protocol best (default: cover); the authors' protocol has its own",
+    )
+    parser.add_argument(
+        "--protocol", choices=("authors", "best"), default="authors", help="how clips are dubbed and compared"
     )
     parser.add_argument("--name", default="Reproduction", help="the row's name in the table")
     parser.add_argument("--metrics", nargs="+", default=[], help="default: the table's")
@@ -117,16 +124,18 @@ def choose_clips(sources: list[Source], count: int, seed: int) -> list[Source]:
     return sorted(drawn, key=lambda source: source.id)
 
 
-def prepare(clips: list[Source], output: Path) -> None:
+def prepare(clips: list[Source], output: Path, crops: bool = False) -> None:
     """Write the list of dubs and the names to evaluate, and the true videos under those names: links, or parts cut."""
     truth = {clip.id: output / "truth" / f"{clip.id}{'.mp4' if clip.cut else clip.video.suffix}" for clip in clips}
     with replacing(output / "list.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["video", "audio", "output"])
+        writer.writerow(["video", "audio", "output", *(["crops", "source_crops"] if crops else [])])
         for clip in clips:
+            bare = [(output / "crops" / which / f"{clip.id}.mkv").resolve() for which in ("generated", "true")]
             place = truth[clip.id].absolute()
             video, sound = (place, place) if clip.cut else (clip.video.resolve(), clip.sound.resolve())
-            writer.writerow([video, sound, (output / "dubbed" / f"{clip.id}.mp4").resolve()])
+            dub = (output / "dubbed" / f"{clip.id}.mp4").resolve()
+            writer.writerow([video, sound, dub, *(bare if crops else [])])
     with replacing(output / "clips.txt") as temporary:
         temporary.write_text("".join(f"{clip.id}\n" for clip in clips), encoding="utf-8")
     for clip in clips:
@@ -189,6 +198,7 @@ def main(arguments: list[str] | None = None) -> int:
     unseen, checks = held_out(candidates(sources), args.checkpoint)
     clips = choose_clips(unseen, count, args.seed)
     content = digest(args.checkpoint)
+    choice = "truncated" if args.protocol == "authors" else args.reference_choice
     output = output_folder(args.output)
     keep_settings(
         {
@@ -198,17 +208,19 @@ def main(arguments: list[str] | None = None) -> int:
             "checkpoint digest": content,
             "count": count,
             "seed": args.seed,
-            "reference choice": args.reference_choice,
+            "protocol": args.protocol,
+            "reference choice": choice,
             "precision": PRECISION,
         },
         output,
     )
     for line in [*checks, *shortfall(unseen, count)]:
         print(line)
-    prepare(clips, output)
+    authors = args.protocol == "authors"
+    prepare(clips, output, authors)
     print(f"{TABLES[args.table].title}: dubbing {len(clips)} clips of {args.input}")
-    how = ("--checkpoint", args.checkpoint, "--reference-choice", args.reference_choice, "--precision", PRECISION)
-    code = step("inference.py", "--list", output / "list.csv", *how)
+    how = ("--checkpoint", args.checkpoint, "--precision", PRECISION, "--protocol", args.protocol)
+    code = step("inference.py", "--list", output / "list.csv", *how, "--reference-choice", choice)
     if code not in (0, 2) or not any((output / "dubbed").rglob("*.mp4")):  # evaluate.py lists failed clips
         return code
     metrics = ["--metrics", *args.metrics] if args.metrics else []
@@ -217,7 +229,8 @@ def main(arguments: list[str] | None = None) -> int:
         *("--generated", f"{args.name}={output / 'dubbed'}", "--reference", output / "truth"),
         *("--clips", output / "clips.txt", "--table", args.table, "--output", output / "results"),
         *(word for line in checks for word in ("--note", line)),
-        *("--cache", args.cache or output.resolve().parent / "evaluation_cache"),
+        *("--cache", args.cache or output.resolve().parent / "evaluation_cache", "--protocol", args.protocol),
+        *(("--crops", f"{args.name}={output / 'crops'}") if authors else ()),
         *metrics,
     )
 

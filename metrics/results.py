@@ -12,6 +12,11 @@ from metrics.scoring import ClipResult, FrameRanges, Options, clip_mean, count_f
 from metrics.tables import COLUMNS, GROUND_TRUTH, SETS, PublishedTable, best_and_second
 
 RESAMPLES = 10_000
+PROTOCOLS = {
+    "authors": "the whole generated crop, upper half too, pasted inside the face's contour; no colour matching, no "
+    "smoothing; references at truncated equal steps of lip opening",
+    "best": "inference.py's own dubs: the hidden part pasted, colours matched, landmarks smoothed",
+}
 ABSENT = "-"
 INFINITE = "N/A"
 
@@ -97,6 +102,7 @@ class Results:
     def main(self) -> Grid:
         """The table: the paper's rows as published, then one row a method; best and second best marked."""
         columns = self.columns
+        own_apart = bool(self.methods) and self.options.protocol != "authors"
         names, rows = [], []
         metrics = self.table.metrics if self.table else ()
         for name, values in (self.table.rows if self.table else {}).items():
@@ -108,6 +114,9 @@ class Results:
             names.append(name)
             rows.append([number(summarise(method, metric).mean, self.decimals(metric)) for metric in columns])
 
+        if published and own_apart:
+            names[published:] = [f"{name}*" for name in names[published:]]
+
         own = [method.name for method in self.methods]
         truths = {row for row, name in enumerate([*names[:published], *own]) if name == GROUND_TRUTH}
         cells = [[Cell(text) for text in row] for row in rows]
@@ -117,13 +126,15 @@ class Results:
                 for row, texts in enumerate(rows)
                 if row not in truths and texts[place] not in ("", ABSENT)
             }
-            if len(comparable) > 1:
-                best, second = best_and_second(comparable, COLUMNS[metric].higher_is_better)
-                for row in best:
-                    cells[row][place] = Cell(rows[row][place], "best")
-                for row in second:
-                    cells[row][place] = Cell(rows[row][place], "second")
-        notes = [*([self.table.note] if self.table else []), *self.notes]
+            above = {row: value for row, value in comparable.items() if row < published}
+            below = {row: value for row, value in comparable.items() if row >= published}
+            for rivals in (above, below) if own_apart else (comparable,):
+                if len(rivals) > 1:
+                    marks = best_and_second(rivals, COLUMNS[metric].higher_is_better)
+                    for mark, chosen in zip(("best", "second"), marks, strict=True):
+                        for row in chosen:
+                            cells[row][place] = Cell(rows[row][place], mark)
+        notes = [*([self.table.note] if self.table else []), *self._how(), *self.notes]
         notes += dict.fromkeys(self.footnotes.values())
         not_asked = [COLUMNS[metric].label for metric in columns if metric not in self.options.metrics]
         if not_asked and self.methods:
@@ -135,6 +146,24 @@ class Results:
             rule=published if 0 < published < len(rows) else None,
             notes=notes,
         )
+
+    def _how(self) -> list[str]:
+        """How the rows were made and compared, a line each."""
+        if not self.methods:
+            return []
+        options, crop = self.options, self.options.crop
+        lines = []
+        if self.table and options.protocol != "authors":
+            lines.append(
+                "* Not comparable with the paper's rows, and marked apart from them: those are of whole generated "
+                "crops, without colour matching or smoothing (metrics.reproduce --protocol authors)"
+            )
+        if options.protocol:
+            lines.append(f"Protocol {options.protocol}: {PROTOCOLS[options.protocol]}")
+        image = f"{crop.width}x{crop.height} pixels ({crop.framing})"
+        what = f"bare crops of {image}" if options.bare else f"face crops of {image} cut out of the frames"
+        lines.append(f"Images compared: {'whole frames' if options.region == 'frame' else what}")
+        return lines
 
     def intervals(self) -> Grid:
         """Mean and 95 % bootstrap interval over clips of every metric and method."""

@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -32,7 +33,7 @@ from metrics.perceptual import lpips
 from metrics.sets import ImageSets, VideoSets
 from metrics.sync import ExpertEmbeddings, SyncEmbeddings
 from metrics.tables import METRICS, SETS
-from metrics.truth import Truth
+from metrics.truth import Truth, fingerprint
 from models.arcface import ArcFace, embed
 from models.chung_syncnet import ChungSyncNet
 from models.i3d import I3D
@@ -43,6 +44,7 @@ _OF_FACES = {"liplmd", "lse_d", "lse_c", "csim", "lipleak", "closures", "sync"}
 SMALLEST = {"ssim": 11, "lpips": 31}  # px a side, of the images compared
 
 NO_GENERATED_FACE = "no face in the generated frame"
+NO_CROP = "no generated crop"
 NO_REFERENCE_FACE = "no face in the reference frame"
 GENERATED_LONGER = "the generated video is longer"
 REFERENCE_LONGER = "the reference video is longer"
@@ -58,6 +60,8 @@ class Options:
         crop: the form of the face crops.
         device: "cpu" or a CUDA device.
         unpaired: the videos compared with are those that were dubbed, which say other words.
+        protocol: how the videos were made, as the user says: "authors", "best" (see `metrics.reproduce`) or "".
+        bare: the images compared are the bare crops, and only the metrics of motion, lips and sound see whole frames.
     """
 
     metrics: tuple[str, ...] = tuple(METRICS)
@@ -65,6 +69,8 @@ class Options:
     crop: CropForm = STSA
     device: str = "cpu"
     unpaired: bool = False
+    protocol: str = ""
+    bare: bool = False
 
     @property
     def needs_faces(self) -> bool:
@@ -131,6 +137,7 @@ class ClipScorer:
         options: what to compute.
         networks: from `load_networks`, and "expert", a sync expert of this project.
         truth: what is known of the true video, shared by the scorers of all methods.
+        crops: the true crops' video, if the bare crops are compared.
     """
 
     def __init__(
@@ -138,6 +145,7 @@ class ClipScorer:
         options: Options,
         networks: dict[str, nn.Module],
         truth: Truth | None = None,
+        crops: Path | None = None,
     ):
         self._options = options
         self._networks = networks
@@ -158,10 +166,11 @@ class ClipScorer:
         self._recent: list[FramePair] = []  # the last two frames, for flicker
         self._flicker: list[np.ndarray] = []
         self.sets: dict[str, ImageSets | VideoSets] = {}
+        variant = "" if crops is None else f"-{fingerprint(crops)}"
         if "fid" in networks:
-            self.sets["fid"] = ImageSets(networks["fid"], self._truth)
+            self.sets["fid"] = ImageSets(networks["fid"], self._truth, variant)
         if "i3d" in networks:
-            self.sets["fvd"] = VideoSets(cast(I3D, networks["i3d"]), self._truth)
+            self.sets["fvd"] = VideoSets(cast(I3D, networks["i3d"]), self._truth, variant)
 
     def _frame_metrics(self) -> dict[str, Callable[[Batch], np.ndarray]]:
         functions: dict[str, Callable[[Batch], torch.Tensor]] = {
@@ -221,6 +230,8 @@ class ClipScorer:
                 add_frame(self._faceless[NO_REFERENCE_FACE], pair.index)
             elif pair.generated_face is None:
                 add_frame(self._faceless[NO_GENERATED_FACE], pair.index)
+            elif pair.crops is not None and not len(pair.crops):
+                add_frame(self._faceless[NO_CROP], pair.index)
 
     def _follow_lips(self, batch: Batch) -> None:
         for pair in batch.pairs:

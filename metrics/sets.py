@@ -28,9 +28,9 @@ class FrechetSets:
 class ImageSets(FrechetSets):
     """FID's: Inception's features of the compared frames of one clip."""
 
-    def __init__(self, network: nn.Module, truth: Truth):
+    def __init__(self, network: nn.Module, truth: Truth, variant: str = ""):
         super().__init__()
-        self._network, self._truth = network, truth
+        self._network, self._truth, self._variant = network, truth, variant
 
     def update(self, batch: Batch) -> None:
         """Add the compared frames of `batch`."""
@@ -40,15 +40,15 @@ class ImageSets(FrechetSets):
         def compute(places: list[int]) -> np.ndarray:
             return inception_features(self._network, batch.reference[places]).cpu().numpy()
 
-        self.reference.update(self._truth.rows("fid", indices, compute))
+        self.reference.update(self._truth.rows("fid", indices, compute, self._variant))
 
 
 class VideoSets(FrechetSets):
     """FVD's: I3D's features of the segments of 16 consecutive compared frames of one clip."""
 
-    def __init__(self, network: I3D, truth: Truth):
+    def __init__(self, network: I3D, truth: Truth, variant: str = ""):
         super().__init__()
-        self._network, self._truth = network, truth
+        self._network, self._truth, self._variant = network, truth, variant
         self._made, self._true = Segments(), Segments()
 
     def update(self, batch: Batch) -> None:
@@ -59,7 +59,7 @@ class VideoSets(FrechetSets):
             if made is not None and true is not None:
                 self.generated.update(self._features(made[1]))
                 compute = self._computed(true[1])
-                self.reference.update(self._truth.rows("fvd", [true[0]], compute))
+                self.reference.update(self._truth.rows("fvd", [true[0]], compute, self._variant))
 
     def _computed(self, segment: Tensor) -> Callable[[list[int]], np.ndarray]:
         return lambda places: self._features(segment)

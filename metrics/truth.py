@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -60,23 +59,37 @@ class Truth:
         keep: bool = False,
         folder: Path | None = None,
     ):
-        self.faces: list[Face | None] = []
         self._keep = keep or folder is not None
-        self._values: dict[str, dict[int, np.ndarray]] = defaultdict(dict)
-        self._bytes = 0
-        self._files: dict[str, Path] = {}
+        self._place: Path | None = None
         if folder is not None and video is not None:
             content = fingerprint(video)
-            used = {"faces": fingerprint(media.face, media.landmarks, media.place), **(kinds or {})}
-            self._files = {kind: folder / content[:2] / f"{content}-{each}.safetensors" for kind, each in used.items()}
-            for kind, path in self._files.items():
-                self._values[kind] = _read(path)
-            self.faces = _faces(self._values.pop("faces"))
-        self._saved = {kind: len(values) for kind, values in self._values.items()} | {"faces": len(self.faces)}
+            self._place = folder / content[:2] / content
+        self._kinds = {"faces": fingerprint(media.face, media.landmarks, media.place), **(kinds or {})}
+        self._values: dict[tuple[str, str], dict[int, np.ndarray]] = {}
+        self._saved: dict[tuple[str, str], int] = {}
+        self._bytes = 0
+        self.faces = _faces(self._known("faces", ""))
 
-    def rows(self, kind: str, indices: Sequence[int], compute: Callable[[list[int]], np.ndarray]) -> np.ndarray:
-        """The values of frames `indices`, stacked; `compute(places)` gives those of the unknown `indices[places]`."""
-        known = self._values[kind]
+    def _file(self, kind: str, variant: str) -> Path | None:
+        if self._place is None or kind not in self._kinds:
+            return None
+        return self._place.with_name(f"{self._place.name}-{self._kinds[kind]}{variant}.safetensors")
+
+    def _known(self, kind: str, variant: str) -> dict[int, np.ndarray]:
+        key = kind, variant
+        if key not in self._values:
+            self._values[key] = _read(self._file(kind, variant))
+            self._saved[key] = len(self._values[key])
+        return self._values[key]
+
+    def rows(
+        self, kind: str, indices: Sequence[int], compute: Callable[[list[int]], np.ndarray], variant: str = ""
+    ) -> np.ndarray:
+        """The values of frames `indices`, stacked; `compute(places)` gives those of the unknown `indices[places]`.
+
+        `variant` is the fingerprint of anything else that the values depend on, such as a file of crops.
+        """
+        known = self._known(kind, variant)
         missing = [place for place, index in enumerate(indices) if index not in known]
         found = dict(zip(missing, compute(missing), strict=True)) if missing else {}
         for place, value in found.items():
@@ -86,19 +99,19 @@ class Truth:
         return np.stack([found[place] if place in found else known[index] for place, index in enumerate(indices)])
 
     def save(self) -> None:
-        """Write what is new to the cache folder; a file that cannot be written costs only time."""
-        for kind, path in self._files.items():
-            values = _arrays(self.faces) if kind == "faces" else self._values[kind]
-            count = len(self.faces) if kind == "faces" else len(values)
-            if count > self._saved.get(kind, 0):
+        """Write what is new to the cache folder."""
+        self._values["faces", ""] = _arrays(self.faces)
+        for key, values in self._values.items():
+            path = self._file(*key)
+            if path is not None and len(values) > self._saved[key]:
                 output_folder(path.parent)
                 with replacing(path) as temporary:
                     save_file({str(index): np.ascontiguousarray(value) for index, value in values.items()}, temporary)
-                self._saved[kind] = count
+                self._saved[key] = len(values)
 
 
-def _read(path: Path) -> dict[int, np.ndarray]:
-    if path.is_file():
+def _read(path: Path | None) -> dict[int, np.ndarray]:
+    if path is not None and path.is_file():
         with contextlib.suppress(SafetensorError, OSError, ValueError):  # a damaged file is written again
             return {int(name): value for name, value in load_file(path).items()}
     return {}

@@ -75,7 +75,7 @@ def test_the_readmes_table_commands_run(tmp_path, monkeypatch, capsys):
         write_frames(tmp_path / place, frames)
     (tmp_path / "out/full/clips.txt").write_text("one\n")
     monkeypatch.setattr(reproduce, "choose_clips", lambda sources, count, seed: [source("one")])
-    monkeypatch.setattr(reproduce, "prepare", lambda clips, output: None)
+    monkeypatch.setattr(reproduce, "prepare", lambda clips, output, crops: None)
     monkeypatch.setattr(reproduce, "digest", lambda checkpoint: "0")
     monkeypatch.setattr(reproduce, "held_out", lambda sources, checkpoint: (sources, []))
     monkeypatch.setattr(reproduce, "step", lambda *arguments: 0)
@@ -130,7 +130,14 @@ def test_a_folder_is_dubbed_and_evaluated_and_a_second_run_dubs_nothing_again(tm
     assert dubbed.stat().st_mtime_ns == written
 
     settings = json.loads((tmp_path / "out" / "settings.json").read_text(encoding="utf-8"))
-    assert (settings["reference choice"], settings["precision"]) == ("opening", "float32")
+    assert (settings["protocol"], settings["reference choice"], settings["precision"]) == (
+        "authors", "truncated", "float32",
+    )  # fmt: skip
+    found = json.loads((tmp_path / "out" / "results" / "results.json").read_text(encoding="utf-8"))
+    assert found["options"]["protocol"] == "authors" and found["options"]["bare"]
+    assert found["options"]["crop"]["height"] == 128
+    assert (tmp_path / "out/crops/true/a.b/one.mkv").is_file() and (tmp_path / "evaluation_cache").is_dir()
+    assert "Protocol authors: the whole generated crop" in out and "names no training data" in out
     assert reproduce.main([*arguments, "--seed", "1"]) == 2
     assert "is of a run with seed 0, not 1" in capfd.readouterr().err
 

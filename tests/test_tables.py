@@ -67,7 +67,10 @@ def method(name: str, **values: Sequence[float | None]) -> MethodResult:
 
 def test_own_rows_stand_beneath_the_papers_and_compete_for_the_marks():
     results = Results(
-        [method("Ours", psnr=[40.0, 42.0], dme=[0.2, 0.2])], Options(("psnr", "dme")), {}, TABLES["stsa-lrs2"]
+        [method("Ours", psnr=[40.0, 42.0], dme=[0.2, 0.2])],
+        Options(("psnr", "dme"), protocol="authors"),
+        {},
+        TABLES["stsa-lrs2"],
     )
     grid = results.main()
     texts = [[cell.text for cell in row] for row in grid.rows]
@@ -79,6 +82,22 @@ def test_own_rows_stand_beneath_the_papers_and_compete_for_the_marks():
     assert marks[("DiffTalk", 1)] == "second"
     assert marks[("Ours", 8)] == "best"
     assert not any(name == "GT" for name, _ in marks)
+
+
+def test_rows_of_another_protocol_have_a_footnote_and_compete_among_themselves():
+    methods = [method("A", psnr=[40.0]), method("B", psnr=[20.0]), method("C", psnr=[30.0])]
+    for protocol in ("", "best"):
+        grid = Results(methods, Options(("psnr",), protocol=protocol), {}, TABLES["stsa-lrs2"]).main()
+        marks = {row[0].text: row[1].mark for row in grid.rows if row[1].mark}
+        assert marks == {"DiffTalk": "best", "Ours": "second", "A*": "best", "C*": "second"}
+        assert grid.notes[1].startswith("* Not comparable with the paper's rows")
+        assert any(note.startswith("Protocol best") for note in grid.notes) == (protocol == "best")
+    grid = Results(methods, Options(("psnr",), protocol="authors", bare=True), {}, TABLES["stsa-lrs2"]).main()
+    assert {row[0].text: row[1].mark for row in grid.rows if row[1].mark} == {"A": "best", "DiffTalk": "second"}
+    assert "Images compared: bare crops of 128x128 pixels (landmark_box)" in grid.notes
+    alone = Results(methods, Options(("psnr",)), {}).main()
+    assert [row[0].text for row in alone.rows] == ["A", "B", "C"]
+    assert alone.notes == ["Images compared: face crops of 128x128 pixels (landmark_box) cut out of the frames"]
 
 
 def test_a_metric_beyond_the_papers_columns_gets_its_own():
@@ -100,7 +119,8 @@ def test_identical_videos_give_the_ground_truth_row():
 def test_an_infinite_psnr_is_the_best_and_a_row_named_gt_has_no_marks():
     methods = [method("copy", psnr=[np.inf] * 2), method("other", psnr=[30.0] * 2), method("GT", psnr=[np.inf] * 2)]
     for table in (None, TABLES["stsa-cmlr"]):
-        rows = {row[0].text: row[1] for row in Results(methods, Options(("psnr",)), {}, table).main().rows}
+        options = Options(("psnr",), protocol="authors")
+        rows = {row[0].text: row[1] for row in Results(methods, options, {}, table).main().rows}
         assert rows["copy"] == Cell("N/A", "best")
         assert rows["GT (yours)" if table else "GT"] == Cell("N/A")
         assert rows["Ours" if table else "other"].mark == "second"
@@ -111,7 +131,7 @@ def test_a_column_that_was_not_asked_for_says_so():
     table = TABLES["stsa-cmlr"]
     results = Results([method("A", psnr=[30.0])], Options(("psnr", "dme")), {"dme": "DME: no weights"}, table)
     notes = results.main().notes
-    assert notes[1:] == ["DME: no weights", "SSIM, FID, LPIPS, LipLMD: not asked for (--metrics)"]
+    assert notes[-2:] == ["DME: no weights", "SSIM, FID, LPIPS, LipLMD: not asked for (--metrics)"]
     assert published_grid(table).notes == [table.note]
 
 
