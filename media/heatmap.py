@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 
 from media.crop import STSA
-from media.landmarks import ORDER, Edges, edges_of, positions_of
+from media.landmarks import ORDER, Edges, edges_of, positions_of, select131
 
 #: Edges as pairs of MediaPipe ids: the upper face, the lips and jaw that speech moves, and both together.
 POSE = edges_of("nose", "left_eyebrow", "right_eyebrow", "left_eye", "right_eye", "face_oval_upper")
@@ -41,27 +41,57 @@ MIRROR = _mirror()
 
 _RADIUS = 3.0  # px; a heatmap is 0 from this distance on
 
+_REACH = int(_RADIUS) - 1  # px
+
+
+def _near() -> tuple[list[np.ndarray], np.ndarray]:
+    """Footprints of the pixels within each distance below `_RADIUS`, the smallest first, and the heatmap's values."""
+    dot = np.full((2 * _REACH + 1, 2 * _REACH + 1), 255, np.uint8)
+    dot[_REACH, _REACH] = 0
+    distance = cv2.distanceTransform(dot, cv2.DIST_L2, 5)
+    values = np.unique(distance[distance < _RADIUS])
+    footprints = [(distance <= value).astype(np.uint8) for value in values]
+    # A pixel lies in as many footprints' dilations as there are distances from its own on: none is far away.
+    table = np.zeros(256, np.float32)
+    table[1 : len(values) + 1] = np.exp(-values * values / 2)[::-1]
+    return footprints, table
+
+
+_FOOTPRINTS, _VALUES = _near()
+
 _position_of_id = np.full(478, -1)
 _position_of_id[list(ORDER)] = np.arange(len(ORDER))
-_index_cache: dict[tuple, tuple[np.ndarray, np.ndarray]] = {}
+_line_cache: dict[tuple, tuple[np.ndarray, np.ndarray, list[slice]]] = {}
 
 
-def _edge_indices(edges: Edges) -> tuple[np.ndarray, np.ndarray]:
-    """Indices (E, 2) of `edges` into the 478 mesh points and into the 131 landmarks."""
+def _lines(edges: Edges) -> tuple[np.ndarray, np.ndarray, list[slice]]:
+    """`edges` as indices into the 131 landmarks: (E, 2), and joined to lines, (n,) and the slice of each line."""
     key = edges if isinstance(edges, tuple) else tuple(tuple(edge) for edge in edges)
-    if key not in _index_cache:
-        ids = np.array(key, dtype=np.int64).reshape(-1, 2)
-        _index_cache[key] = ids, _position_of_id[ids]
-    return _index_cache[key]
+    if key not in _line_cache:
+        segments = _position_of_id[np.array(key, dtype=np.int64).reshape(-1, 2)]
+        if segments.size and segments.min() < 0:
+            raise ValueError("edges names a point that is not among the 131")
+        left = [tuple(pair) for pair in segments.tolist()]
+        joined: list[int] = []
+        lines = []
+        while left:
+            line = list(left.pop(0))
+            while following := next((pair for pair in left if pair[0] == line[-1]), None):
+                left.remove(following)
+                line.append(following[1])
+            lines.append(slice(len(joined), len(joined) + len(line)))
+            joined += line
+        _line_cache[key] = segments, np.array(joined, np.int64), lines
+    return _line_cache[key]
 
 
 def draw_heatmap(landmarks: np.ndarray, edges: Edges = FULL_FACE, size: int = STSA.guidance) -> np.ndarray:
     """Draw the boundary heatmap exp(-d^2 / 2), 0 where d >= 3; d is the distance in pixels to the nearest drawn edge.
 
-    The edges' ends are rounded to whole pixels.
+    The edges' ends are rounded to whole pixels; d is OpenCV's distance transform (L2, mask 5) of the drawn edges.
 
     Args:
-        landmarks: (478, 2) mesh points or (131, 2) landmarks in `ORDER`'s order, x and y in [0, 1] of the crop.
+        landmarks: (478, 2) mesh points, (132, 2) tracked points or (131, 2) landmarks, x and y in [0, 1] of the crop.
             An edge with an end outside [0, 1] is not drawn.
         edges: pairs of MediaPipe ids.
         size: height and width of the heatmap in pixels.
@@ -70,34 +100,32 @@ def draw_heatmap(landmarks: np.ndarray, edges: Edges = FULL_FACE, size: int = ST
         (size, size) float32 in [0, 1]; all 0 where no edge is drawn.
 
     Raises:
-        ValueError: `landmarks` has another shape, or `edges` names a point that is not among the 131 landmarks given.
+        ValueError: `landmarks` has another shape, or `edges` names a point that is not among the 131 landmarks.
     """
     landmarks = np.asarray(landmarks)
-    if landmarks.shape not in ((478, 2), (len(ORDER), 2)):
+    if landmarks.ndim != 2:
         raise ValueError(f"landmarks must be (478, 2) or ({len(ORDER)}, 2), not {landmarks.shape}")
-    all_points, used_points = _edge_indices(edges)
-    indices = all_points if len(landmarks) == 478 else used_points
-    if indices.size and indices.min() < 0:
-        raise ValueError("edges names a point that is not among the 131")
-
-    inside = ((landmarks >= 0) & (landmarks <= 1)).all(axis=1)  # False for NaN too
-    segments = indices[inside[indices].all(axis=1)]
-    if not len(segments):
-        return np.zeros((size, size), np.float32)
-    points = np.floor(np.where(inside[:, None], landmarks, 0) * size)
-    points = np.minimum(points, size - 1).astype(np.int32)
-
-    canvas = np.full((size, size), 255, np.uint8)
-    cv2.polylines(canvas, list(points[segments]), isClosed=False, color=(0,), thickness=1)
-    distance = cv2.distanceTransform(canvas, cv2.DIST_L2, 5)
-
-    heatmap = np.zeros((size, size), np.float32)
-    near = distance < _RADIUS
-    close = distance[near]
-    heatmap[near] = np.exp(-close * close / 2)
-    return heatmap
+    return draw_heatmaps(landmarks[None], edges, size)[0, 0]
 
 
 def draw_heatmaps(landmarks: np.ndarray, edges: Edges, size: int = STSA.guidance) -> np.ndarray:
-    """`draw_heatmap` for F faces: (F, 478 or 131, 2) -> (F, 1, size, size)."""
-    return np.stack([draw_heatmap(points, edges, size) for points in landmarks])[:, None]
+    """`draw_heatmap` for F faces: (F, 478, 132 or 131, 2) -> (F, 1, size, size)."""
+    landmarks = select131(np.asarray(landmarks))
+    segments, joined, lines = _lines(edges)
+    inside = ((landmarks >= 0) & (landmarks <= 1)).all(axis=2)  # False for NaN too
+    points = np.minimum(np.floor(np.where(inside[..., None], landmarks, 0) * size), size - 1).astype(np.int32)
+    # All faces are drawn below each other in one canvas, far enough apart.
+    pitch = size + _REACH
+    points[..., 1] += np.arange(len(points), dtype=np.int32)[:, None] * pitch
+    drawn: list[np.ndarray] = []
+    for face, chained, within in zip(points, points.take(joined, axis=1), inside, strict=True):
+        if within.all():
+            drawn += [chained[line] for line in lines]
+        else:
+            drawn += list(face[segments[within[segments].all(axis=1)]])
+    canvas = np.zeros((len(points) * pitch, size), np.uint8)
+    cv2.polylines(canvas, drawn, isClosed=False, color=(1,), thickness=1)
+    near = canvas.copy()  # in how many of the distances a pixel lies
+    for footprint in _FOOTPRINTS[1:]:
+        cv2.add(near, cv2.dilate(canvas, footprint), dst=near)
+    return cv2.LUT(near, _VALUES).reshape(len(points), 1, pitch, size)[:, :, :size]

@@ -1,5 +1,6 @@
 """Boundary heatmaps against the reference pipeline's and against a slow computation from the definition."""
 
+import cv2
 import numpy as np
 import pytest
 
@@ -13,6 +14,7 @@ from media.heatmap import (
     ORDER,
     POSE,
     draw_heatmap,
+    draw_heatmaps,
 )
 
 
@@ -104,3 +106,19 @@ def test_other_shapes_are_refused():
         draw_heatmap(np.zeros((68, 2)))
     with pytest.raises(ValueError, match="131"):
         draw_heatmap(face(), [(1, 2)])
+
+
+@pytest.mark.parametrize("edges", [FULL_FACE, POSE])
+@pytest.mark.parametrize("size", [24, 128, 200])
+def test_many_faces_at_once_are_each_opencvs_distance_transform(size, edges):
+    faces = np.stack([face(0), face(1) * 1.3 - 0.15, np.full_like(face(), np.nan), face(2)])
+    position = {id: place for place, id in enumerate(ORDER)}
+    for landmarks, drawn in zip(faces, draw_heatmaps(faces, edges, size)[:, 0], strict=True):
+        canvas = np.full((size, size), 255, np.uint8)
+        for a, b in edges:
+            ends = landmarks[[position[a], position[b]]]
+            if ((ends >= 0) & (ends <= 1)).all():
+                (x1, y1), (x2, y2) = np.minimum(ends * size, size - 1).astype(int).tolist()
+                cv2.line(canvas, (x1, y1), (x2, y2), (0,))
+        distance = cv2.distanceTransform(canvas, cv2.DIST_L2, 5)
+        np.testing.assert_array_equal(drawn, np.where(distance < 3, np.exp(-np.minimum(distance, 3) ** 2 / 2), 0))
