@@ -28,17 +28,16 @@ import torch
 from omegaconf import MISSING
 from torch import Tensor, nn
 
-from data_prep.clips import Clip, clip_paths
+from data_prep.clips import Clip, window_starts
+from data_prep.index import open_clips
 from data_prep.offsets import find_offset, similarity_curves
 from data_prep.sync import SyncDataset
-from data_prep.windows import window_starts
 from losses.calibration import calibrated
 from losses.sync import contrastive_loss, negative_log, shifted_loss, sync_classification_loss, sync_loss
-from media.crop import check_same_crop
 from media.errors import InputError, command
 from models.checkpoint import build_network
 from models.chung_syncnet import SHIFTS
-from models.sync_expert import FRAMED, FRAMES, SyncExpert, SyncExpertConfig, lower_faces
+from models.sync_expert import FRAMES, SyncExpert, SyncExpertConfig, lower_faces
 from training.best import best_score
 from training.config import DataConfig, TrainConfig, check_batch, extension, parse_config, start
 from training.data import training_batches
@@ -120,7 +119,7 @@ def clips_of(config: SyncTraining, kind: type[SyncDataset]) -> tuple[SyncDataset
     """The training dataset, of the class `kind`, and the clips for validation.
 
     Raises:
-        InputError: clips cannot be used, are too short, or have another framing than `config.model.crop`.
+        InputError: clips cannot be used, or are too short.
     """
     data = config.data
     dataset = kind(
@@ -132,13 +131,11 @@ def clips_of(config: SyncTraining, kind: type[SyncDataset]) -> tuple[SyncDataset
         data.correct_offsets,
         data.decoded,
         near=config.loss != "bce",
+        crop=config.model.faces,
     )
-    clips = [Clip(path) for path in clip_paths(data.val)]
+    clips = open_clips(data.val, crop=config.model.faces)
     if not any(len(window_starts(clip, FRAMES)) for clip in clips):
         raise InputError(f"data folder {data.val}: no clip has five frames in a row; add longer clips")
-    remedy = "set model.crop.framing and model.crop.margin to those of the clips"
-    for clip in (*dataset.clips, *clips):
-        check_same_crop(clip.crop, f"clip file {clip.path}", config.model.crop, "the expert", remedy, FRAMED)
     return dataset, clips
 
 

@@ -29,32 +29,31 @@ import numpy as np
 import torch
 
 from benchmarks.training import PORTRAIT
-from data_prep.clips import ClipData, encode_face, write_clip
+from data_prep.clips import ClipData, encode_face, stored_part, write_clip
+from data_prep.preprocess import LONGEST_SIDE, QUALITY
 from data_prep.windows import ClipDataset
-from media.crop import STSA
 from media.face import FaceTracker
-from media.landmarks import select131
-from media.place import crop_face
+from media.landmarks import tracked
 from media.video import read_frames
 
 SHORT, LONG = 75, 7500  # frames: three seconds, five minutes
 CLIPS = 8
 
 
-def portrait() -> tuple[list[bytes], list[np.ndarray]]:
-    """JPEGs and landmarks of the portrait's faces."""
-    faces, landmarks = [], []
+def portrait() -> list[tuple[bytes, np.ndarray, np.ndarray]]:
+    """JPEGs, tracked points and stored parts of the portrait's faces, 100 px wide."""
+    found = []
     with FaceTracker() as tracker:
         for frame in read_frames(PORTRAIT):
             face = tracker.track(frame)
             if face is not None:
-                place = STSA.place(face.landmarks)
-                faces.append(encode_face(crop_face(frame, place, STSA.shape)))
-                landmarks.append(place.to_crop(select131(face.landmarks)))
-    return faces, landmarks
+                points = tracked(face.landmarks)
+                box = stored_part(points, frame.shape[1], frame.shape[0])
+                found.append((encode_face(frame, box, QUALITY, LONGEST_SIDE), points, box))
+    return found
 
 
-def repeated(faces: list[bytes], landmarks: list[np.ndarray], frames: int) -> ClipData:
+def repeated(faces: list[tuple[bytes, np.ndarray, np.ndarray]], frames: int) -> ClipData:
     """A clip of `frames` faces, there and back through the given ones."""
     random = np.random.default_rng(0)
     there_and_back = [*range(len(faces)), *range(len(faces) - 1, -1, -1)]
@@ -62,9 +61,8 @@ def repeated(faces: list[bytes], landmarks: list[np.ndarray], frames: int) -> Cl
     sound = random.uniform(-0.1, 0.1, frames * 640).astype(np.float32)
     audio = {"mel": random.uniform(-4, 4, (frames * 80 // 25 + 1, 80)).astype(np.float32)}
     audio["wav2vec2"] = random.standard_normal((frames * 2, 768), np.float32)
-    shown, points = ([each[i] for i in order] for each in (faces, landmarks))
-    box = np.array([0, 0, STSA.width, STSA.height], np.int32)
-    return ClipData(shown, points, [box] * frames, list(range(frames)), sound, audio)
+    shown, points, boxes = (list(each) for each in zip(*(faces[i] for i in order), strict=True))
+    return ClipData(shown, points, boxes, list(range(frames)), sound, audio)
 
 
 def cost(dataset: ClipDataset, count: int) -> float:
@@ -88,18 +86,18 @@ def main() -> None:
     options = parse()
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
-    faces, landmarks = portrait()
+    faces = portrait()
     print("clips | sound | heatmap stage, ms an item | face stage, ms an item")
     with tempfile.TemporaryDirectory() as place:
         for what, frames in (("three seconds", SHORT), ("five minutes", LONG)):
-            folder, data = Path(place, what.replace(" ", "-")), repeated(faces, landmarks, frames)
+            folder, data = Path(place, what.replace(" ", "-")), repeated(faces, frames)
             for number in range(CLIPS):
                 write_clip(folder / f"{number}.safetensors", data)
             for kind in ("mel", "wav2vec2"):
                 datasets = [ClipDataset(folder, kind, augment=True, pictures=pictures) for pictures in (False, True)]
                 times = [cost(dataset, options.items) for dataset in datasets]
                 print(f"{what} | {kind} | " + " | ".join(f"{each:.1f}" for each in times), flush=True)
-        folder, data = Path(place, "many"), repeated(faces, landmarks, 30)
+        folder, data = Path(place, "many"), repeated(faces, 30)
         data.audio.pop("wav2vec2")
         for number in range(options.clips):
             write_clip(folder / f"{number % 100:02d}" / f"{number}.safetensors", data)

@@ -51,9 +51,11 @@ from torch import Tensor, nn
 from benchmarks.memory import peak_memory, reset_peak
 from checkpoints import fetch
 from data_prep.clips import Clip, ClipData, encode_face, write_clip
+from data_prep.preprocess import LONGEST_SIDE, QUALITY
 from data_prep.windows import ClipDataset
 from losses.face import FaceLosses, FaceObjective
 from media.crop import STSA
+from media.landmarks import TRACKED
 from models.discriminator import DiscriminatorConfig, PatchDiscriminator
 from models.face_synthesizer import Alignment, FaceSynthesizer, FaceSynthesizerConfig, MutualInformation
 from models.guidance import inputs_of
@@ -122,20 +124,26 @@ def channels_last(synthesizer: FaceSynthesizer) -> FaceSynthesizer:
     return synthesizer.to(memory_format=torch.channels_last)
 
 
+def stored(face: np.ndarray) -> bytes:
+    """A whole picture as a clip file stores it."""
+    height, width = face.shape[:2]
+    return encode_face(face, np.array([0, 0, width, height]), QUALITY, LONGEST_SIDE)
+
+
 def draw_clips(folder: Path, count: int, kind: str) -> None:
     """Write clip files of smooth random faces."""
     random = np.random.default_rng(0)
     for number in range(count):
         small = random.integers(0, 255, (FRAMES, 12, 12, 3)).astype(np.uint8)
-        faces = [encode_face(cv2.resize(face, STSA.shape[::-1], interpolation=cv2.INTER_CUBIC)) for face in small]
-        landmarks = list(random.uniform(0.1, 0.9, (FRAMES, 131, 2)).astype(np.float32))
+        faces = [stored(cv2.resize(face, STSA.shape[::-1], interpolation=cv2.INTER_CUBIC)) for face in small]
+        points = list(random.uniform(12, 116, (FRAMES, len(TRACKED), 2)).astype(np.float32))
         boxes = [np.array([0, 0, STSA.width, STSA.height], np.int32)] * FRAMES
         audio = {"mel": random.uniform(-4, 4, (FRAMES * 80 // 25 + 1, 80)).astype(np.float32)}
         if kind == "wav2vec2":
             audio[kind] = random.normal(0, 1, (FRAMES * 2, 768)).astype(np.float32)
         wav = random.uniform(-0.1, 0.1, FRAMES * 640).astype(np.float32)
         write_clip(
-            folder / f"{number:05d}.safetensors", ClipData(faces, landmarks, boxes, list(range(FRAMES)), wav, audio)
+            folder / f"{number:05d}.safetensors", ClipData(faces, points, boxes, list(range(FRAMES)), wav, audio)
         )
 
 
@@ -201,9 +209,10 @@ def draw_portraits(folder: Path, count: int) -> None:
     from media.video import read_frames  # imports PyAV, which a machine that only trains may lack
 
     source = np.stack(list(read_frames(PORTRAIT)))
-    faces = [encode_face(cv2.resize(frame, STSA.shape[::-1], interpolation=cv2.INTER_AREA)) for frame in source]
+    faces = [stored(cv2.resize(frame, STSA.shape[::-1], interpolation=cv2.INTER_AREA)) for frame in source]
     sound = np.zeros(FRAMES * 640, np.float32)
-    points, box = np.full((131, 2), 0.5, np.float32), np.array([0, 0, STSA.width, STSA.height], np.int32)
+    points, box = np.full((len(TRACKED), 2), 5, np.float32), np.array([0, 0, STSA.width, STSA.height], np.int32)
+    points[0] = [STSA.width - 5, STSA.height - 5]  # STSA's crop is the whole picture
     for number in range(count):
         shown = [faces[(number + i) % len(faces)] for i in range(FRAMES)]
         mel = {"mel": np.zeros((FRAMES * 80 // 25 + 1, 80), np.float32)}

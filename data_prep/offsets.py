@@ -13,7 +13,7 @@ Nothing is written unless the expert finds offsets of at most one frame for more
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from media.errors import InputError, Parser, command, quick_help
@@ -43,13 +43,15 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from data_prep.clips import Clip, clip_id, clip_paths
+from data_prep.clips import Clip, window_starts
+from data_prep.index import open_clips
 from data_prep.manifest import Manifest
 from data_prep.unsynced import sync_mel
-from data_prep.windows import window_starts
 from media.audio import mfcc
+from media.crop import STSA
+from media.place import Place
 from models.checkpoint import digest, load_any_sync_expert
-from models.chung_syncnet import GREY, MARGIN, SHIFTS, SIZE, ChungSyncNet, mfcc_windows
+from models.chung_syncnet import GREY, MARGIN, SHIFTS, SIZE, ChungSyncNet, mfcc_windows, sync_crop
 from models.sync_expert import FRAMES, SyncExpert, lower_faces
 
 
@@ -104,9 +106,14 @@ def similarity_curves(
     for i in range(0, len(starts), batch):
         part = starts[i : i + batch]
         positions = range(part[0], part[-1] + FRAMES)
-        faces = (shown or clip.faces)(positions)
-        if isinstance(expert, ChungSyncNet):
-            faces = np.stack([framed(face, clip.boxes[k]) for face, k in zip(faces, positions, strict=True)])
+        if shown is None and isinstance(expert, ChungSyncNet):
+            faces = sync_crops(clip, positions)
+        else:
+            faces = (shown or clip.faces)(positions)
+            if isinstance(expert, ChungSyncNet):
+                faces = np.stack(
+                    [framed(face, clip.crop.place(clip.points[k])) for face, k in zip(faces, positions, strict=True)]
+                )
         windows = torch.from_numpy(part - part[0])[:, None] + torch.arange(FRAMES)
         frames = torch.from_numpy(faces).to(device)[windows.to(device)]  # (B, 5, H, W, 3)
         places = torch.from_numpy(numbers[i : i + batch] - shifts - low)[:, None] + torch.arange(2 * shifts + 1)
@@ -121,15 +128,25 @@ def similarity_curves(
     return torch.cat(curves).numpy()
 
 
-def framed(face: np.ndarray, box: np.ndarray) -> np.ndarray:
-    """Place a clip's face (H, W, 3) uint8, cut at `box` from its source, in an input of Chung's SyncNet: (224, 224, 3).
+def sync_crops(clip: Clip, positions: Sequence[int]) -> np.ndarray:
+    """The clip's faces as inputs of Chung's SyncNet, (n, 224, 224, 3) uint8 RGB."""
+    crops = []
+    for position, picture in zip(positions, clip.pictures(positions), strict=True):
+        box = clip.boxes[position]
+        scale = picture.shape[1] / (box[2] - box[0]), picture.shape[0] / (box[3] - box[1])
+        face = STSA.place(clip.points[position]).within(box, scale)
+        crops.append(sync_crop(picture, np.array([face.left, face.top, face.right, face.bottom])))
+    return np.stack(crops)
 
-    A clip file has no pixels around the face, so the margin is grey, as it is beyond the border of a source frame.
+
+def framed(face: np.ndarray, place: Place) -> np.ndarray:
+    """Place a crop (H, W, 3), cut at `place` from its source, in an input of Chung's SyncNet: (224, 224, 3).
+
+    A dubbed crop has no pixels around it, so the margin is grey, as it is beyond the border of a source frame.
     """
-    width, height = (float(side) for side in box[2:] - box[:2])
-    scale = SIZE / (max(width, height) * (1 + MARGIN))  # of the source
-    x, y = scale * width / face.shape[1], scale * height / face.shape[0]
-    left, top = (SIZE - scale * width) / 2, scale * (max(width, height) - height) / 2
+    scale = SIZE / (max(place.size) * (1 + MARGIN))  # of the source
+    x, y = scale * place.width / face.shape[1], scale * place.height / face.shape[0]
+    left, top = (SIZE - scale * place.width) / 2, scale * (max(place.size) - place.height) / 2
     matrix = np.array([[x, 0, left + 0.5 * x - 0.5], [0, y, top + 0.5 * y - 0.5]])
     return cv2.warpAffine(
         face, matrix, (SIZE, SIZE), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=(GREY,) * 3
@@ -149,10 +166,13 @@ def clip_offset(expert: SyncExpert | ChungSyncNet, clip: Clip) -> tuple[int | No
     return find_offset(curves) if len(curves) else (None, 0.0)
 
 
+def _clips(folder: Path, expert: SyncExpert | ChungSyncNet) -> list[Clip]:
+    return open_clips(folder, crop=expert.config.faces if isinstance(expert, SyncExpert) else STSA)
+
+
 def check_expert(expert: SyncExpert | ChungSyncNet, folder: Path) -> None:
     """InputError unless the expert's offset is at most one frame for more than half of the synchronised clips."""
-    paths = clip_paths(folder)
-    offsets = [clip_offset(expert, Clip(path))[0] for path in tqdm(paths, unit="clip", desc="proof")]
+    offsets = [clip_offset(expert, clip)[0] for clip in tqdm(_clips(folder, expert), unit="clip", desc="proof")]
     found = sum(offset is not None and abs(offset) <= 1 for offset in offsets)
     if 2 * found <= len(offsets):
         raise InputError(
@@ -167,24 +187,23 @@ def main() -> None:
     expert = load_any_sync_expert(options.expert).to(options.device)
     if options.proven_on is not None:
         check_expert(expert, options.proven_on)
-    paths = clip_paths(options.clips)
+    clips = _clips(options.clips, expert)
     manifest = Manifest(options.clips)
     known = manifest.read()
 
     judge = digest(options.expert)
 
     off = unknown = 0
-    for path in tqdm(paths, unit="clip", desc="offsets"):
-        name = clip_id(path, options.clips)
-        line = known.get(name, {"id": name, "outcome": "ok"})
+    for clip in tqdm(clips, unit="clip", desc="offsets"):
+        line = known.get(clip.id, {"id": clip.id, "outcome": "ok"})
         if line.get("offset_expert") != judge:  # an interrupted run has measured the others
-            offset, confidence = clip_offset(expert, Clip(path, name))
+            offset, confidence = clip_offset(expert, clip)
             line |= {"offset": offset, "offset_confidence": round(confidence, 4), "offset_expert": judge}
             manifest.add([line])
         unknown += line["offset"] is None
         off += abs(line["offset"] or 0) > 1
     manifest.sort()
-    summary = f"{len(paths)} clips, {off} of them off by more than a frame, {unknown} too short to tell"
+    summary = f"{len(clips)} clips, {off} of them off by more than a frame, {unknown} too short to tell"
     print(f"{summary}; {manifest.path} has the offsets")
 
 

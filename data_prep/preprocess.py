@@ -1,4 +1,4 @@
-"""Turn a dataset of talking-face videos into clip files: faces, landmarks and sound, ready to train on.
+"""Turn a dataset of talking-face videos into clip files: faces, landmarks and sound, ready to train on at any size.
 
     python -m data_prep.preprocess INPUT OUTPUT [--dataset lrs2] [--audio mel wav2vec2] [--workers N]
 
@@ -11,16 +11,19 @@ import contextlib
 import dataclasses
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
 from data_prep.layout import Source
 from data_prep.layouts import LAYOUTS
-from media.crop import CROPS, STSA, CropForm
 from media.errors import InputError, Parser, command, positive, quick_help
 from media.files import output_folder, short_stem
 from media.timeline import FPS
+
+QUALITY = 90  # of the JPEGs
+LONGEST_SIDE = 640  # px of a stored picture
+LARGEST = 4096  # px, the most that it can be
 
 
 def parse_shard(text: str) -> tuple[int, int]:
@@ -32,6 +35,18 @@ def parse_shard(text: str) -> tuple[int, int]:
     if parts < 1 or not 0 <= part <= parts:
         raise argparse.ArgumentTypeError(f"{text!r}: I must lie between 1 and N")
     return (part - 1) % parts, parts
+
+
+def up_to(most: int) -> Callable[[str], int]:
+    """Type of an option for argparse: an integer from 1 to `most`."""
+
+    def read(text: str) -> int:
+        number = positive(text)
+        if number > most:
+            raise argparse.ArgumentTypeError(f"{text} must be {most} or less")
+        return number
+
+    return read
 
 
 @quick_help
@@ -53,10 +68,18 @@ def parse() -> argparse.Namespace:
         help="sound features to write: log-mel at 80 Hz, Wav2Vec 2.0 at 50 Hz, or both (default: mel)",
     )
     parser.add_argument(
-        "--crop",
-        choices=list(CROPS),
-        default="stsa",
-        help="form of the face crops; g4g and upright cannot be cut yet (default: stsa)",
+        "--longest-side",
+        type=up_to(LARGEST),
+        default=LONGEST_SIDE,
+        metavar="PIXELS",
+        help=f"longest side of a stored face; larger ones are made smaller (default: {LONGEST_SIDE})",
+    )
+    parser.add_argument(
+        "--quality",
+        type=up_to(100),
+        default=QUALITY,
+        metavar="Q",
+        help=f"JPEG quality of the stored faces, 1 to 100 (default: {QUALITY})",
     )
     parser.add_argument(
         "--workers",
@@ -87,39 +110,39 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from data_prep.clips import SUFFIX, Clip, ClipData, encode_face, write_clip
+from data_prep.clips import SUFFIX, Clip, ClipData, encode_face, stored_part, write_clip
+from data_prep.cut import source_frames, source_sound
+from data_prep.index import open_clips
 from data_prep.manifest import Manifest
 from data_prep.workers import CRASHED, spread
 from media.audio import SAMPLE_RATE, mel_spectrogram, wav2vec2_features
 from media.face import FaceTracker
-from media.landmarks import select131
-from media.place import crop_face
-from media.sound import read_audio
-from media.video import read_frames
+from media.landmarks import tracked
 
 MINIMUM = FPS  # fewest frames with a face: one second
 LONGEST_NAME = 255  # bytes; limit of common file systems
 _FACES = 3  # faces to find in a frame, so that the tracker can stay with the same one
 
 
-def read_source(source: Source, kinds: list[str], crop: CropForm) -> ClipData:
+def read_source(source: Source, kinds: list[str], quality: int, longest_side: int) -> ClipData:
     """Read a source's sound and the face in each of its frames; InputError if the source cannot be used."""
     if source.problem:
         raise InputError(source.problem)
-    wav = read_audio(source.sound)
+    wav = source_sound(source)
     if len(wav) < SAMPLE_RATE:
         raise InputError(f"sound {source.sound.name} lasts under one second ({len(wav) / SAMPLE_RATE:.2f} s)")
-    data = ClipData([], [], [], [], wav, {}, crop)
+    data = ClipData([], [], [], [], wav, {})
     number = -1
     with FaceTracker(_FACES) as tracker:
-        for number, frame in enumerate(read_frames(source.video, FPS)):
+        for number, frame in enumerate(source_frames(source)):
             face = tracker.track(frame)
             if face is None:
                 continue
-            place = crop.place(face.landmarks)
-            data.faces.append(encode_face(crop_face(frame, place, crop.shape)))
-            data.landmarks.append(place.to_crop(select131(face.landmarks)))
-            data.boxes.append(np.array([place.left, place.top, place.right, place.bottom], np.int32))
+            points = tracked(face.landmarks)
+            box = stored_part(points, frame.shape[1], frame.shape[0])
+            data.faces.append(encode_face(frame, box, quality, longest_side))
+            data.points.append(points)
+            data.boxes.append(box)
             data.frames.append(number)
     length = number + 1
     if length < MINIMUM:
@@ -155,11 +178,11 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def process(source: Source, output: Path, kinds: list[str], crop: CropForm) -> dict:
+def process(source: Source, output: Path, kinds: list[str], quality: int, longest_side: int) -> dict:
     """Write the clip file of one source and return its manifest line; InputError only if writing fails."""
     cv2.setNumThreads(0)  # there are as many workers as cores
     try:
-        data = read_source(source, kinds, crop)
+        data = read_source(source, kinds, quality, longest_side)
     except ModuleNotFoundError:  # not the file's fault
         raise
     except Exception as error:  # no error of one file may stop the others
@@ -213,10 +236,8 @@ def with_remarks(line: dict, earlier: dict) -> dict:
     return earlier | line if same else line
 
 
-def finished(
-    sources: list[Source], output: Path, kinds: list[str], known: dict[str, dict], crop: CropForm = STSA
-) -> list[dict]:
-    """The manifest lines of the sources whose clip files exist, are intact, and have the form and audio features asked.
+def finished(sources: list[Source], output: Path, kinds: list[str], known: dict[str, dict]) -> list[dict]:
+    """The manifest lines of the sources whose clip files exist, are intact, and have the audio features asked.
 
     The clip file decides, not its line in `known`: a run may have been killed between writing the two. A source is not
     finished if its line records another size of the source.
@@ -233,7 +254,7 @@ def finished(
             clip = Clip(path)
         except InputError:
             continue
-        if clip.crop == crop and set(kinds) <= set(clip.kinds) and (line or not gone):
+        if set(kinds) <= set(clip.kinds) and (line or not gone):
             lines.append(line if gone else with_remarks(done_line(source, clip), line))
     return lines
 
@@ -258,9 +279,6 @@ def main() -> int:
     sources = [dataclasses.replace(source, problem=source.problem or name_problem(source)) for source in sources]
     if not sources:
         raise InputError(f"input {options.input} holds no video in the layout {options.dataset}; check --dataset")
-    crop = CROPS[options.crop]
-    if crop.framing != "landmark_box":
-        raise InputError(f"--crop {options.crop} has no clip files yet; use stsa or stsa-256")
     output = output_folder(options.output).resolve()
     if "wav2vec2" in options.audio:
         wav2vec2_features(np.zeros(SAMPLE_RATE, np.float32))  # a missing model stops the run before any work
@@ -271,11 +289,13 @@ def main() -> int:
     manifest = Manifest(output)
     manifest.remove_partial()
     known = manifest.read()
-    lines = finished(sources, output, options.audio, known, crop)
+    lines = finished(sources, output, options.audio, known)
     manifest.add([line for line in lines if line != known.get(line["id"])])
     done = {line["id"] for line in lines}
     pending = [source for source in sources if source.id not in done]
-    work = partial(process, output=output, kinds=options.audio, crop=crop)
+    work = partial(
+        process, output=output, kinds=options.audio, quality=options.quality, longest_side=options.longest_side
+    )
     with tqdm(total=len(sources), initial=len(done), unit="clip", desc="preprocess") as progress:
         for source, line in spread(work, pending, options.workers, options.backend):
             line = failure(source, "crashes the process that reads it") if line is CRASHED else line
@@ -286,6 +306,8 @@ def main() -> int:
             lines.append(line)
             progress.update()
     manifest.sort()
+    with contextlib.suppress(InputError):  # nothing succeeded, or a file of another run cannot be used
+        open_clips(output)  # writes the index
 
     failed = sum(line["outcome"] != "ok" for line in lines)
     earlier = f"; {len(done)} of them were done before" if done else ""

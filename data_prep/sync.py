@@ -8,10 +8,11 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from data_prep.clips import Clip, clip_id, clip_paths
+from data_prep.clips import Clip, window_starts
+from data_prep.index import open_clips
 from data_prep.manifest import Manifest
 from data_prep.unsynced import check_shifts, clip_sync_mel, draw_shifts
-from data_prep.windows import window_starts
+from media.crop import STSA, CropForm
 from media.errors import InputError
 from media.timeline import FPS
 from models.sync_expert import FRAMES
@@ -37,6 +38,7 @@ class SyncDataset(Dataset):
         decoded: folder for decoded copies of the faces (see `Clip`); None decodes them each time.
         near: half of the shifts are within three frames. False: all shifts are equally likely, as in Wav2Lip's off-sync
             pairs, and the shifted sound stays within the clip if that is long enough: silence would reveal the shift.
+        crop: the form of the faces; the five frames of a window have one scale, where the form has one for a window.
 
     Raises:
         InputError: a clip file cannot be used, a needed offset is missing, or no clip has a window.
@@ -52,6 +54,7 @@ class SyncDataset(Dataset):
         correct_offsets: bool = False,
         decoded: str | os.PathLike | None = None,
         near: bool = True,
+        crop: CropForm = STSA,
     ):
         check_shifts(negatives, furthest)
         self.negatives, self.furthest, self.augment = negatives, furthest, augment
@@ -60,8 +63,7 @@ class SyncDataset(Dataset):
         self.clips: list[Clip] = []
         self._starts: list[np.ndarray] = []
         self._late: list[int] = []
-        for path in clip_paths(folder):
-            clip = Clip(path, clip_id(path, folder), decoded)
+        for clip in open_clips(folder, decoded, crop):
             if not len(window_starts(clip, FRAMES)):
                 continue
             late = manifest.lateness(clip.id, max_offset, correct_offsets)
@@ -92,7 +94,10 @@ class SyncDataset(Dataset):
         earliest, latest = (None, None) if self.near else (-place, int(clip.seconds * FPS) - FRAMES - place)
         shifts = draw_shifts(random, self.negatives, self.furthest, earliest, latest, self.near)
         mel = clip_sync_mel(clip, place + np.concatenate([[0], shifts]))
-        faces = clip.faces(range(first, first + FRAMES))
+        positions = range(first, first + FRAMES)
+        with clip.reading():
+            points = clip.points_at(positions)
+            faces = clip.crops(positions, [clip.crop.place(each, points) for each in points])
         mirrored = False
         if self.augment:
             mel = _augmented_mel(mel, random)

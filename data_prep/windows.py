@@ -9,25 +9,17 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from data_prep.clips import Clip, clip_id, clip_paths
+from data_prep.clips import Clip, window_spans
+from data_prep.index import open_clips
 from data_prep.manifest import Manifest
 from data_prep.unsynced import check_shifts, clip_sync_mel, draw_shifts
 from media.audio import SAMPLE_RATE
-from media.crop import PICTURE, STSA, CropForm, check_same_crop
+from media.crop import STSA, CropForm
 from media.errors import InputError
 from media.heatmap import FULL_FACE, KEYPOINTS, MIRROR, POSE, draw_heatmaps
+from media.landmarks import select131
 from media.references import by_lip_opening, lip_opening
 from media.timeline import FPS
-
-
-def window_starts(clip: Clip, length: int, late: int = 0) -> np.ndarray:
-    """Positions of the faces that start `length` consecutive frames with sound, which is `late` frames late."""
-    last = np.arange(length - 1, len(clip))
-    first = last - (length - 1)
-    in_a_row = clip.frames[last] - clip.frames[first] == length - 1
-    with_sound = (clip.frames[last].astype(np.int64) + late) * SAMPLE_RATE < clip.samples * FPS
-    with_sound &= clip.frames[first] + late >= 0
-    return first[in_a_row & with_sound].astype(np.int32)
 
 
 class ClipDataset(Dataset):
@@ -45,14 +37,14 @@ class ClipDataset(Dataset):
         clip, the clip's id, and start, the first frame's index on the 25 fps timeline.
 
     References are N different frames outside the window (repeated where the clip has fewer), in the order of
-    `by_lip_opening` in the clip file: augmentation changes no order.
+    `by_lip_opening` before augmentation, which changes no order.
 
     Args:
         folder: clip files, in subfolders too.
         audio: "mel" or "wav2vec2", the kind of the windows in `audio`.
         window: T, number of consecutive frames with sound.
         references: N.
-        crop: the form that the network takes: H and W, and G, the side of its heatmaps.
+        crop: the form that the network takes: the part of the frame, H and W, and G, the side of its heatmaps.
         augment: mirror half of the items, vary brightness, contrast and colour, and vary loudness and tilt of log-mel.
             All frames of an item get the same change.
         warp: rotate, stretch and shift the landmarks and their heatmaps, but not the images, by up to this share of the
@@ -69,10 +61,11 @@ class ClipDataset(Dataset):
         furthest: their largest shift in frames.
         pictures: false leaves `frames` and `reference_images` out, for networks that take no picture: no face is
             decoded. The other values stay the same.
+        smallest_face: leave out clips with a smaller median face width, in pixels of the source.
 
     Raises:
-        InputError: a clip file cannot be used, holds crops of another form, lacks the audio, has no offset where one is
-            needed, or no clip has a window.
+        InputError: a clip file cannot be used, lacks the audio, has no offset where one is needed, or no clip has a
+            window.
     """
 
     def __init__(
@@ -93,6 +86,7 @@ class ClipDataset(Dataset):
         negatives: int = 0,
         furthest: int = 15,
         pictures: bool = True,
+        smallest_face: int = 0,
     ):
         if negatives:
             check_shifts(negatives, furthest)
@@ -102,36 +96,41 @@ class ClipDataset(Dataset):
         self.kind, self.window, self.references, self.crop, self.augment = audio, window, references, crop, augment
         self.warp, self.negatives, self.furthest, self.pictures = warp, negatives, furthest, pictures
         self.clips: list[Clip] = []
-        starts: list[np.ndarray] = []
         self._late: list[int] = []
+        spans: list[tuple[int, int, int]] = []  # clip, first and last-plus-one position of the windows' first faces
         manifest = Manifest(Path(folder))
-        for path in clip_paths(folder):
-            clip = Clip(path, clip_id(path, folder), decoded)
-            check_same_crop(clip.crop, f"clip file {path}", crop, "the network", _OTHER_CROP, PICTURE)
+        small = 0
+        for clip in open_clips(folder, decoded, crop):
             clip.check_kind(audio)
-            if len(clip) <= window or not len(self._windows(clip, 0)):
+            if clip.outline.face_width < smallest_face:
+                small += 1
+                continue
+            if len(clip) <= window or not self._windows(clip, 0):
                 continue
             late = manifest.lateness(clip.id, max_offset, correct_offsets)
-            first = self._windows(clip, late or 0)
-            if late is not None and len(first):
+            found = self._windows(clip, late) if late else self._windows(clip, 0)
+            if late is not None and found:
+                spans += [(len(self.clips), *span) for span in found]
                 self.clips.append(clip)
-                starts.append(first)
                 self._late.append(late)
         if not self.clips:
+            reasons = " outside the part that holdout reserves" if holdout else ""
+            reasons += f", and {small} have faces below smallest_face={smallest_face}" if small else ""
             raise InputError(
-                f"data folder {folder}: no clip has {window} frames in a row and one more"
-                f"{' outside the part that holdout reserves' if holdout else ''}; add longer clips"
+                f"data folder {folder}: no clip has {window} frames in a row and one more{reasons}; add longer clips"
             )
-        self._starts = starts
-        self._ends = np.cumsum([len(first) for first in starts])
+        self._spans = np.array(spans)
+        self._ends = np.cumsum(self._spans[:, 2] - self._spans[:, 1])
 
-    def _windows(self, clip: Clip, late: int) -> np.ndarray:
-        """Positions of the faces that can start a window; its sound is `late` frames late and lies within the clip."""
-        first = window_starts(clip, self.window, late)
+    def _windows(self, clip: Clip, late: int) -> list[tuple[int, int]]:
+        """Stretches of the faces that can start a window; its sound is `late` frames late and lies within the clip."""
         apart = self._apart(clip)
         if self.held_out:
-            return first[first >= (apart or len(clip))]  # no window if nothing before it can be a reference
-        return first[first + self.window <= (apart - FPS if self.holdout else apart)]
+            low, high = apart or len(clip), len(clip)  # no window if nothing before it can be a reference
+        else:
+            low, high = 0, (apart - FPS if self.holdout else apart) - self.window + 1
+        spans = [(max(low, first), min(high, end)) for first, end in window_spans(clip, self.window, late)]
+        return [(first, end) for first, end in spans if first < end]
 
     def _apart(self, clip: Clip) -> int:
         """Position of the first held-out face."""
@@ -145,20 +144,29 @@ class ClipDataset(Dataset):
         if not 0 <= index < len(self):
             raise IndexError(f"window {index} of {len(self)}")
         cv2.setNumThreads(0)  # on images this small, OpenCV's threads only wait for each other
-        which = int(np.searchsorted(self._ends, index, side="right"))
+        span = int(np.searchsorted(self._ends, index, side="right"))
+        which, first, last = self._spans[span].tolist()
+        first = last - int(self._ends[span]) + index
+        with self.clips[which].reading():
+            return self._item(which, first, index, seed)
+
+    def _item(self, which: int, first: int, index: int, seed: int) -> dict:
         clip = self.clips[which]
-        first = int(self._starts[which][index - (self._ends[which - 1] if which else 0)])
         random = np.random.default_rng([seed % 2**63, index])
 
         targets = np.arange(first, first + self.window)
         others = np.setdiff1d(np.arange(self._apart(clip)), targets)
         chosen = random.choice(others, self.references, replace=len(others) < self.references)
         positions = np.concatenate([targets, np.sort(chosen)])
-        landmarks = clip.landmarks_at(positions)
+        points = clip.points_at(positions)
+        # The frames of the window have one scale, where the form has one for a window; each reference has its own.
+        near = points[: self.window]
+        places = [self.crop.place(each, near if i < self.window else None) for i, each in enumerate(points)]
+        landmarks = np.stack([place.to_crop(select131(each)) for place, each in zip(places, points, strict=True)])
         shown = by_lip_opening(np.arange(self.references), lip_opening(landmarks[self.window :])) + self.window
         order = np.concatenate([np.arange(self.window), shown])
-        positions, landmarks = positions[order], landmarks[order]
-        images = clip.faces(positions) if self.pictures else None
+        landmarks = landmarks[order]
+        images = clip.crops(positions[order], [places[i] for i in order]) if self.pictures else None
         if self.augment:
             images, landmarks = _augmented(images, landmarks, random)
         if self.warp > 0:
@@ -205,7 +213,7 @@ class ClipDataset(Dataset):
         """Yield each clip's landmarks (F, 131, 2), without the held-out part."""
         for clip in self.clips:
             yield clip.landmarks[: self._apart(clip)]
-            clip.__dict__.pop("landmarks", None)  # the landmarks of thousands of clips would fill the memory
+            clip.forget()  # the landmarks of thousands of clips would fill the memory
 
     def sounds(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield each clip's windows of sound (F, C, W) and `landmarks` (F, 131, 2), without its images."""
@@ -229,9 +237,6 @@ def _varied_mel(windows: np.ndarray, random: np.random.Generator) -> np.ndarray:
     loudness, tilt = random.uniform(-0.8, 0.8), random.uniform(-0.6, 0.6)
     change = loudness + tilt * np.linspace(-1, 1, windows.shape[1])[:, None]
     return np.clip(windows + change, -4, 4).astype(np.float32)
-
-
-_OTHER_CROP = "preprocess with the network's --crop, or set the network's crop to the clips'"
 
 
 def mirrored_landmarks(landmarks: np.ndarray) -> np.ndarray:

@@ -43,7 +43,7 @@ class MotionDataset(SyncDataset):
         if (which, mirrored) not in self._motions:
             points = self.clips[which].landmarks
             motion = mouth_motion(torch.from_numpy(mirrored_landmarks(points) if mirrored else points))
-            self.clips[which].__dict__.pop("landmarks")  # the landmarks of thousands of clips would fill the memory
+            self.clips[which].forget()  # the landmarks of thousands of clips would fill the memory
             self._motions[which, mirrored] = motion
             while sum(each.nbytes for each in self._motions.values()) > _CACHE and len(self._motions) > 1:
                 self._motions.popitem(last=False)

@@ -6,7 +6,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from data_prep.clips import clip_id, clip_paths
+from data_prep.index import clip_id, clip_paths
 from data_prep.layout import SPLITS, Source
 from data_prep.manifest import Manifest
 from media.errors import InputError, first_line

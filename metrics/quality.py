@@ -61,10 +61,11 @@ from scipy.ndimage import uniform_filter1d
 from torch import Tensor
 from tqdm import tqdm
 
-from data_prep.clips import Clip, clip_id, clip_paths
+from data_prep.clips import Clip
+from data_prep.index import open_clips
 from data_prep.offsets import similarity_curves
 from media.audio import audio_windows
-from media.crop import PICTURE, CropForm, check_same_crop
+from media.crop import CropForm, check_same_crop
 from media.heatmap import FULL_FACE, KEYPOINTS, LIP_KEYPOINTS, POSE, draw_heatmaps
 from media.pictures import to_pictures, to_tensor
 from media.references import covering_references
@@ -82,7 +83,6 @@ TRUE, PREDICTED, COPIED = "true heatmaps", "predicted heatmaps", "copied hidden 
 OWN_SOUND, BACKWARD_SOUND = "from the sound", "from the sound backward"  # rows of G4G
 FOLLOWS, JUDGED = "mouth opening", "in sync"
 
-_OTHER_CROP = "preprocess with the checkpoint's --crop, or give another checkpoint"
 
 # Takes positions (M,) in a clip and the true faces there (M, 3, H, W), and returns generated faces.
 Renderer = Callable[[Tensor, Tensor], Tensor]
@@ -401,9 +401,7 @@ def main() -> None:
     if isinstance(expert, SyncExpert):
         remedy = "give an expert that was trained on the same framing"
         check_same_crop(expert.config.crop, f"the expert {arguments.expert}", crop, holder, remedy, FRAMED)
-    clips = [Clip(path, clip_id(path, arguments.clips)) for path in clip_paths(arguments.clips)]
-    for clip in clips:
-        check_same_crop(clip.crop, f"clip file {clip.path}", crop, holder, _OTHER_CROP, PICTURE)
+    clips = open_clips(arguments.clips, crop=crop)
     scores = {}
     for clip, voice in tqdm(list(zip(clips, clips[1:] + clips[:1], strict=True)), unit="clip"):
         scores[clip.id] = score(clip, voice)

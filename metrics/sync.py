@@ -7,7 +7,6 @@ Sync Expert Is All You Need for Speech to Lip Generation In the Wild", 2020.
 from collections import deque
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import torch
 
@@ -16,16 +15,7 @@ from media.audio import SAMPLE_RATE, mel_spectrogram
 from media.pictures import to_tensor
 from media.place import crop_face
 from media.timeline import FPS
-from models.chung_syncnet import (
-    GREY,
-    MARGIN,
-    MFCC_A_FRAME,
-    MFCC_A_WINDOW,
-    SHIFTS,
-    SIZE,
-    ChungSyncNet,
-    mfcc_windows,
-)
+from models.chung_syncnet import MFCC_A_FRAME, MFCC_A_WINDOW, SHIFTS, ChungSyncNet, mfcc_windows, sync_crop
 from models.sync_expert import FRAMES, SyncExpert, lower_faces
 
 EPSILON = 1e-6  # torch's pairwise distance, which the published scores use, adds it to each difference
@@ -72,29 +62,6 @@ def sync_score(lips: np.ndarray, sound: np.ndarray) -> SyncScore:
     )
     best = int(distances.argmin())
     return SyncScore(SHIFTS - best, float(distances[best]), float(np.median(distances) - distances[best]))
-
-
-def sync_crop(frame: np.ndarray, box: np.ndarray) -> np.ndarray:
-    """Crop a face as SyncNet's published pipeline does: a square with margins at the sides and below the chin.
-
-    Args:
-        frame: (H, W, 3) uint8 RGB.
-        box: (4,) face box, x1 y1 x2 y2.
-
-    Returns:
-        (224, 224, 3) uint8 RGB.
-    """
-    x1, y1, x2, y2 = (float(value) for value in box)
-    half = max(x2 - x1, y2 - y1) / 2
-    centre_x, centre_y = (x1 + x2) / 2, (y1 + y2) / 2
-    # One warp crops, fills and resizes; the square spans half above the centre to half (1 + 2 margins) below.
-    side = 2 * half * (1 + MARGIN)
-    left, top = centre_x - side / 2, centre_y - half
-    scale = SIZE / side
-    matrix = np.array([[scale, 0, (0.5 - left) * scale - 0.5], [0, scale, (0.5 - top) * scale - 0.5]])
-    return cv2.warpAffine(
-        frame, matrix, (SIZE, SIZE), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=(GREY,) * 3
-    )
 
 
 class ExpertEmbeddings:

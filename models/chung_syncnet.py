@@ -1,5 +1,6 @@
 """SyncNet for LSE-D and LSE-C (Chung and Zisserman, "Out of time", 2016), with the weights `syncnet_v2.model`."""
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -91,3 +92,26 @@ def mfcc_windows(features: np.ndarray, frames: np.ndarray) -> np.ndarray:
     silence = mfcc(np.zeros(400, np.float32))[0]
     windows = np.where(there[..., None], features[steps.clip(0, len(features) - 1)], silence)
     return np.ascontiguousarray(windows.transpose(0, 2, 1)[:, None], np.float32)
+
+
+def sync_crop(frame: np.ndarray, box: np.ndarray) -> np.ndarray:
+    """Crop a face as SyncNet's published pipeline does: a square with margins at the sides and below the chin.
+
+    Args:
+        frame: (H, W, 3) uint8 RGB.
+        box: (4,) face box, x1 y1 x2 y2.
+
+    Returns:
+        (224, 224, 3) uint8 RGB.
+    """
+    x1, y1, x2, y2 = (float(value) for value in box)
+    half = max(x2 - x1, y2 - y1) / 2
+    centre_x, centre_y = (x1 + x2) / 2, (y1 + y2) / 2
+    # One warp crops, fills and resizes; the square spans half above the centre to half (1 + 2 margins) below.
+    side = 2 * half * (1 + MARGIN)
+    left, top = centre_x - side / 2, centre_y - half
+    scale = SIZE / side
+    matrix = np.array([[scale, 0, (0.5 - left) * scale - 0.5], [0, scale, (0.5 - top) * scale - 0.5]])
+    return cv2.warpAffine(
+        frame, matrix, (SIZE, SIZE), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=(GREY,) * 3
+    )

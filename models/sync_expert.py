@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from media.crop import CropForm
+from media.crop import STSA, CropForm
 from models.layers import ConvBlock, check_positive, renamed, scaled
 
 FRAMES = 5  # of a window
@@ -46,6 +46,11 @@ class SyncExpertConfig:
     def released(cls) -> "SyncExpertConfig":
         """The form of `lipsync_expert.pth`, which is used on faces of STSA's framing."""
         return cls()
+
+    @property
+    def faces(self) -> CropForm:
+        """The form at which clips are cut for the expert: its framing at STSA's size, from which it scales them."""
+        return dataclasses.replace(STSA, framing=self.crop.framing, margin=self.crop.margin)
 
 
 CROP = SyncExpertConfig().crop

@@ -3,12 +3,13 @@
 import dataclasses
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
-from training_runs import STEPS, arguments, last_error, run, write_clips
+from training_runs import STEPS, arguments, run, write_clips
 
-from data_prep.clips import Clip, ClipData, encode_face, write_clip
+from data_prep.sync import SyncDataset
 from extensions.landmark_synthesizer import LandmarkSynthesizer, LandmarkSynthesizerConfig
 from losses.face import FaceLosses, FaceObjective
 from losses.g4g import G4GLosses, G4GObjective
@@ -122,31 +123,9 @@ def test_a_run_does_not_go_on_with_another_crop(tmp_path):
     )
 
 
-def clips_of(folder, form: CropForm):
-    """The clips of `write_clips`, in another form."""
-    for path in write_clips(folder, count=1).glob("*.safetensors"):
-        clip = Clip(path)
-        black = encode_face(torch.zeros(*form.shape, 3, dtype=torch.uint8).numpy())
-        frames, sound = list(clip.frames), {"mel": clip.audio("mel")}
-        data = ClipData([black] * len(clip), list(clip.landmarks), list(clip.boxes), frames, clip.wav, sound, form)
-        write_clip(path, data)
-    return folder
-
-
-@pytest.mark.parametrize("script", ["train_heatmap", "train_face"])
-def test_scripts_refuse_clips_of_another_form_in_one_line(tmp_path, script):
-    clips, log = clips_of(tmp_path / "clips", CROPS["stsa-256"]), tmp_path / "log"
-    assert run(script, arguments(script, clips, tmp_path / "run", *STEPS), RUN_LOG=str(log)) == 2
-    assert last_error(log) == (
-        f"error: clip file {clips / 'clip_0.safetensors'} has crop.height=256, the network has 128; preprocess with "
-        f"the network's --crop, or set the network's crop to the clips'"
-    )
-    assert not (tmp_path / "run").exists()
-
-
 @pytest.mark.slow
 def test_stsa_trains_at_256(tmp_path):
-    clips, log = clips_of(tmp_path / "clips", CROPS["stsa-256"]), tmp_path / "log"
+    clips, log = write_clips(tmp_path / "clips", count=1), tmp_path / "log"
     for script in ("train_heatmap", "train_face"):
         command = arguments(script, clips, tmp_path / script, *STEPS, "model.crop=stsa-256")
         assert run(script, command, RUN_LOG=str(log)) == 0, log.read_text()
@@ -210,10 +189,13 @@ def test_an_expert_has_one_input_size():
 
 
 @pytest.mark.slow
-def test_an_expert_is_trained_on_clips_of_its_framing(tmp_path):
-    log = tmp_path / "log"
-    clips = write_clips(tmp_path / "clips")
-    command = arguments("train_sync", clips, tmp_path / "run", "train.steps=1", "model.crop.margin=0.1")
-    assert run("train_sync", command, RUN_LOG=str(log)) == 2
-    assert "has crop.margin=null, the expert has 0.1; set model.crop.framing and model.crop.margin" in last_error(log)
-    assert not (tmp_path / "run").exists()
+def test_an_expert_is_trained_on_faces_of_its_framing(tmp_path):
+    clips, log = write_clips(tmp_path / "clips"), tmp_path / "log"
+    command = arguments("train_sync", clips, tmp_path / "run", "train.steps=1", "model.crop.framing=upright")
+    assert run("train_sync", command, RUN_LOG=str(log)) == 0, log.read_text()
+    expert = load_network(tmp_path / "run", "sync_expert")
+    upright = SyncDataset(clips, crop=expert.config.faces)
+    faces = upright[0, 1]["frames"]
+    expected = upright.clips[0].faces(range(5))
+    assert upright.clips[0].crop == CropForm(framing="upright")
+    np.testing.assert_array_equal(faces, expected.transpose(0, 3, 1, 2) / np.float32(255))

@@ -121,4 +121,4 @@ def test_many_faces_at_once_are_each_opencvs_distance_transform(size, edges):
                 (x1, y1), (x2, y2) = np.minimum(ends * size, size - 1).astype(int).tolist()
                 cv2.line(canvas, (x1, y1), (x2, y2), (0,))
         distance = cv2.distanceTransform(canvas, cv2.DIST_L2, 5)
-        np.testing.assert_array_equal(drawn, np.where(distance < 3, np.exp(-np.minimum(distance, 3) ** 2 / 2), 0))
+        np.testing.assert_array_equal(drawn, np.where(distance < 3, np.exp(-(np.minimum(distance, 3) ** 2) / 2), 0))

@@ -24,9 +24,9 @@ from metrics.motion import dynamic_motion_error, load_raft, optical_flow
 from metrics.pairs import Batch, FrameCount, FramePair, Pair
 from metrics.perceptual import load_lpips, lpips
 from metrics.scoring import ClipResult, ClipScorer, Options, clip_mean
-from metrics.sync import SyncEmbeddings, sync_crop, sync_score
+from metrics.sync import SyncEmbeddings, sync_score
 from models.checkpoint import load_syncnet
-from models.chung_syncnet import ChungSyncNet, mfcc_windows
+from models.chung_syncnet import GREY, ChungSyncNet, mfcc_windows, sync_crop
 
 
 def picture(seed: int = 0, size: int = 64) -> np.ndarray:
@@ -197,7 +197,7 @@ def test_sync_crop_has_room_at_the_sides_and_below_and_grey_beyond_the_frame():
     columns, rows = np.flatnonzero(crop[50, :, 0] > 127), np.flatnonzero(crop[:, 112, 0] > 127)
     assert (columns[0], columns[-1]) == pytest.approx((32, 191), abs=1)
     assert (rows[0], rows[-1]) == pytest.approx((0, 159), abs=1)
-    assert (sync_crop(frame, np.array([0, 90, 10, 100]))[-1, 0] == sync.GREY).all()
+    assert (sync_crop(frame, np.array([0, 90, 10, 100]))[-1, 0] == GREY).all()
 
 
 class _Means(ChungSyncNet):

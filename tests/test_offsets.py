@@ -8,13 +8,14 @@ from training_runs import run, write_clips
 
 from data_prep.clips import Clip
 from data_prep.manifest import Manifest
-from data_prep.offsets import check_expert, find_offset, framed, similarity_curves
+from data_prep.offsets import check_expert, find_offset, framed, similarity_curves, sync_crops
 from data_prep.sync import SyncDataset
 from data_prep.windows import ClipDataset
 from extensions.landmark_maps import mouth_motion
 from extensions.sync_motion import MotionDataset
 from media.audio import mfcc
 from media.errors import InputError
+from media.place import Place
 from models.checkpoint import load_any_sync_expert, save_checkpoint
 from models.chung_syncnet import ChungSyncNet
 from models.sync_expert import SyncExpert, SyncExpertConfig
@@ -33,12 +34,14 @@ def test_a_sync_item_has_its_own_sound_first_and_others_of_the_same_clip(clips):
         frames = augmented["frames"]
         assert frames.min() >= 0 and frames.max() <= 1 and augmented["mel"].abs().max() <= 4
     clip = dataset.clips[0]
-    assert "landmarks" not in vars(clip)
+    assert "points" not in vars(clip)
 
     moving = MotionDataset(clips, negatives=5, furthest=6)
     further = moving[(3, 0)]
     assert further.keys() - item.keys() == {"motion"} and torch.equal(further["mel"], item["mel"])
-    assert "landmarks" not in vars(moving.clips[0])  # of thousands of clips they would fill the memory
+    assert (
+        not {"points", "landmarks"} & vars(moving.clips[0]).keys()
+    )  # of thousands of clips they would fill the memory
     assert torch.equal(further["motion"], mouth_motion(torch.from_numpy(clip.landmarks))[3:8])
 
 
@@ -143,14 +146,14 @@ def test_chungs_syncnet_finds_offsets_too(tmp_path):
     assert curves.shape == (4, 5)  # windows 2 .. 5: the others' shifted sounds would begin or end outside
     sound = mfcc(clip.wav)
     with torch.no_grad():
-        faces = np.stack([framed(face, box) for face, box in zip(clip.faces(range(3, 8)), clip.boxes, strict=False)])
+        faces = sync_crops(clip, range(3, 8))
         lips = expert.video(torch.from_numpy(faces[..., ::-1].copy()).permute(3, 0, 1, 2)[None].float())
         heard = expert.audio(torch.from_numpy(sound[16:36].T.copy())[None, None].float())
     assert curves[1, 3] == pytest.approx(-float((heard - lips).norm()), rel=1e-4)
 
 
 def test_a_framed_face_has_its_own_shape_and_a_margin():
-    framed_face = framed(np.full((128, 128, 3), 255, np.uint8), np.array([10, 20, 110, 140]))
+    framed_face = framed(np.full((128, 128, 3), 255, np.uint8), Place(10, 20, 110, 140))
     rows, columns = np.nonzero((framed_face == 255).all(axis=-1))
     assert framed_face.shape == (224, 224, 3) and framed_face[-1, 0].tolist() == [110, 110, 110]
     assert rows.min() <= 1 and abs(rows.max() - 160) <= 2  # 120 px of a square of 168

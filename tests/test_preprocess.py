@@ -27,9 +27,7 @@ from data_prep.clips import Clip
 from data_prep.layout import Source
 from data_prep.manifest import Manifest
 from media.audio import mel_spectrogram, wav2vec2_features
-from media.crop import CROPS, STSA
-from media.landmarks import select131
-from media.place import Place
+from media.landmarks import tracked
 from media.sound import read_audio
 from media.video import VideoWriter, read_frames
 
@@ -79,7 +77,9 @@ def manifest(output: Path) -> list[dict]:
 
 
 def contents(output: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(output)): path.read_bytes() for path in output.rglob("*") if path.is_file()}
+    """The files of a folder, without the index, which holds times."""
+    files = [path for path in output.rglob("*") if path.is_file() and path.name != "index.jsonl"]
+    return {str(path.relative_to(output)): path.read_bytes() for path in files}
 
 
 def test_a_clip_file_holds_the_source_s_faces_and_sound(tmp_path, talk, capsys):
@@ -91,47 +91,46 @@ def test_a_clip_file_holds_the_source_s_faces_and_sound(tmp_path, talk, capsys):
 
     frames = list(read_frames(talk))
     for place in (0, 9, 10, 28):
-        x1, y1, x2, y2 = clip.boxes[place]
-        crop = cv2.resize(frames[clip.frames[place]][y1:y2, x1:x2], (128, 128), interpolation=cv2.INTER_AREA)
+        # STSA's crop is the landmarks' bounds, 5 px wider, cut to whole pixels.
+        frame, points = frames[clip.frames[place]], clip.points[place, :131]
+        x1, y1, x2, y2 = np.floor([*(points.min(axis=0) - 5), *(points.max(axis=0) + 5)]).astype(int)
+        crop = cv2.resize(frame[y1:y2, x1:x2], (128, 128), interpolation=cv2.INTER_AREA)
         assert np.abs(crop.astype(int) - clip.faces(place)).mean() < 2
-        landmarks = clip.landmarks[place]
-        assert ((landmarks > 0) & (landmarks < 1)).all()
-        # The box is the landmarks' bounds, 5 px wider, cut to whole pixels.
-        bounds = landmarks * [x2 - x1, y2 - y1] + [x1, y1]
-        margins = np.concatenate([bounds.min(0) - [x1, y1], [x2, y2] - bounds.max(0)])
-        assert (margins > 3.9).all() and (margins < 6.1).all()
+        np.testing.assert_allclose(clip.landmarks[place], (points - [x1, y1]) / [x2 - x1, y2 - y1], atol=1e-6)
+        # What is stored is wider, and as the camera saw it.
+        left, top, right, bottom = clip.boxes[place]
+        assert np.abs(frame[top:bottom, left:right].astype(int) - clip.pictures([place])[0]).mean() < 2
+        assert left <= x1 and top <= y1 and right >= x2 and bottom >= y2
+        assert (right - left) * (bottom - top) > 1.5 * (x2 - x1) * (y2 - y1)
     # MediaPipe's own answer, asked directly.
     from mediapipe.python.solutions import face_mesh
 
     with face_mesh.FaceMesh(static_image_mode=True, refine_landmarks=True) as mesh:
         found = mesh.process(frames[20]).multi_face_landmarks[0].landmark
-    points = select131(np.array([(point.x * 240, point.y * 224) for point in found]))
-    place = list(clip.frames).index(20)
-    np.testing.assert_allclose(clip.landmarks[place], Place(*clip.boxes[place].tolist()).to_crop(points), atol=0.01)
+    points = tracked(np.array([(point.x * 240, point.y * 224) for point in found]))
+    np.testing.assert_allclose(clip.points[list(clip.frames).index(20)], points, atol=1)
 
     wav = read_audio(talk)
     assert np.abs(clip.pcm / 32767 - wav).max() <= 0.51 / 32767
-    np.testing.assert_array_equal(clip.audio("mel"), mel_spectrogram(wav))
+    np.testing.assert_array_equal(clip.audio("mel"), mel_spectrogram(wav).astype(np.float16))
     expected = {"id": "talk", "source": "talk.mp4", "outcome": "ok", "frames": 29, "audio": ["mel"]}
     expected["source_bytes"] = talk.stat().st_size
     assert manifest(tmp_path / "out") == [expected | {"seconds": round(len(wav) / 16000, 2)}]
 
 
-def test_the_crop_is_the_one_asked_for(tmp_path, talk, capsys):
+def test_pictures_are_as_large_and_as_good_as_asked_for(tmp_path, talk, capsys):
     shutil.copy(talk, tmp_path / "talk.mp4")
-    arguments = (tmp_path, tmp_path / "out", "--workers", 1)
-    _, out, _ = run(*arguments, "--crop", "stsa-256", capsys=capsys)
-    assert out.startswith("1 succeeded, 0 failed;") and "done before" not in out
-    clip = Clip(tmp_path / "out" / "talk.safetensors")
-    assert clip.crop == CROPS["stsa-256"] and clip.faces(0).shape == (256, 256, 3)
-    _, out, _ = run(*arguments, "--crop", "stsa-256", capsys=capsys)
-    assert "1 of them were done before" in out
-    _, out, _ = run(*arguments, capsys=capsys)  # another form is another clip file
-    assert "done before" not in out and Clip(tmp_path / "out" / "talk.safetensors").crop == STSA
-    before = contents(tmp_path / "out")
-    code, _, err = run(*arguments, "--crop", "upright", capsys=capsys)
-    assert code == 2 and err.count("\n") == 1 and "--crop upright has no clip files" in err
-    assert contents(tmp_path / "out") == before
+    sizes = {}
+    for name, options in {"": (), "small": ("--longest-side", 60), "poor": ("--quality", 40)}.items():
+        assert run(tmp_path, tmp_path / f"out{name}", "--workers", 1, *options)[0] == 0
+        clip = Clip(tmp_path / f"out{name}" / "talk.safetensors")
+        sizes[name] = len(clip.face_bytes([0])[0])
+        longest = 60 if name == "small" else (clip.boxes[0, 2:] - clip.boxes[0, :2]).max()
+        assert max(clip.pictures([0])[0].shape) == longest
+    assert sizes["small"] < sizes["poor"] < sizes[""]
+    for options in (("--quality", 0), ("--quality", 101), ("--longest-side", 5000)):
+        assert run(tmp_path, tmp_path / "out", *options)[0] == 2
+        assert f" {options[1]} must be" in capsys.readouterr().err
 
 
 def test_bad_files_are_lines_in_the_manifest_and_the_rest_goes_on(tmp_path, talk, sound, capsys):
@@ -290,7 +289,7 @@ def test_shards_share_the_sources(tmp_path, monkeypatch, capsys):
         (tmp_path / "in").mkdir(exist_ok=True)
         (tmp_path / "in" / f"{name}.mp4").write_bytes(b"x")
     monkeypatch.setattr(
-        preprocess, "process", lambda source, output, kinds, crop: preprocess.failure(source, f"seen by {os.getpid()}")
+        preprocess, "process", lambda source, **options: preprocess.failure(source, f"seen by {os.getpid()}")
     )
     for shard, expected in [("1/2", ["a", "c", "e"]), ("2/2", ["a", "b", "c", "d", "e"])]:
         run(tmp_path / "in", tmp_path / "out", "--workers", 1, "--shard", shard)

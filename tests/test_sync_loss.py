@@ -9,7 +9,8 @@ import torch
 from torch import nn
 from training_runs import arguments, run, write_clips
 
-from data_prep.clips import Clip, clip_paths
+from data_prep.clips import Clip
+from data_prep.index import clip_paths
 from data_prep.sync import SyncDataset
 from data_prep.unsynced import draw_shifts
 from finetune_e2e import Finetuning

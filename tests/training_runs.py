@@ -17,6 +17,7 @@ import numpy as np
 from data_prep.clips import ClipData, encode_face, write_clip
 from data_prep.manifest import Manifest
 from media.heatmap import LIP_POINTS
+from media.landmarks import edges_of, positions_of
 
 # A clean process that has imported what a run needs, from which the runs are forked: an import takes longer than a run.
 _SERVER = multiprocessing.get_context("forkserver")
@@ -32,12 +33,16 @@ STEPS = ["train.steps=2", "train.save_every=1", "train.validate_every=2"]
 COMMON = ["data.workers=0", "data.augment=false", "train.validation_windows=2", "train.warmup=0", "train.log_every=1"]
 
 
+FRAMING = positions_of(edges_of("left_eyebrow"))[:2]  # landmarks at the corners of the tests' faces
+
+
 def write_clips(folder: Path, count: int = 2, frames: int = 24, first: int = 0) -> Path:
     """Faces whose mouths open and close with a tone's loudness, different in each clip."""
     for number in range(first, first + count):
         random = np.random.default_rng(number)
         loud = 0.5 + 0.5 * np.sin(np.arange(frames + 10) / 2 + random.uniform(0, 6))
-        points = random.uniform(0.2, 0.8, (131, 2)).astype(np.float32)
+        points = random.uniform(0.2, 0.8, (132, 2)).astype(np.float32)
+        points[FRAMING] = [[5 / 128, 5 / 128], [123 / 128, 123 / 128]]  # so that STSA's crop is the whole picture
         skin, faces, landmarks = int(random.integers(120, 180)), [], []
         for i in range(frames):
             opening = 0.02 + 0.08 * loud[i]
@@ -46,15 +51,15 @@ def write_clips(folder: Path, count: int = 2, frames: int = 24, first: int = 0) 
             moved[LIP_POINTS] = np.stack([0.5 + 0.15 * np.cos(angle), 0.75 + opening * np.sin(angle)], axis=1)
             face = np.full((128, 128, 3), skin, np.uint8)
             cv2.ellipse(face, (64, 96), (19, int(128 * opening)), 0, 0, 360, (120, 20, 20), -1)
-            faces.append(encode_face(face))
-            landmarks.append(moved)
+            faces.append(encode_face(face, np.array([0, 0, 128, 128]), 95, 128))
+            landmarks.append(moved * 128 + 10)
         samples = np.arange(frames * 640) / 16000
         envelope = np.interp(samples * 25, np.arange(frames + 10), loud)
         wav = (0.4 * envelope * np.sin(2 * np.pi * 220 * samples)).astype(np.float32)
         # Tests of training need no spectrogram of the tone: bands as loud as it is.
         level = np.interp(np.arange(len(wav) // 200 + 1) / 3.2, np.arange(frames + 10), loud)
         mel = np.clip(8 * level[:, None] - 4 + random.normal(0, 0.1, (len(level), 80)), -4, 4).astype(np.float32)
-        boxes = [np.array([10, 10, 110, 120], np.int32)] * frames
+        boxes = [np.array([10, 10, 138, 138], np.int32)] * frames
         data = ClipData(faces, landmarks, boxes, list(range(frames)), wav, {"mel": mel})
         write_clip(folder / f"clip_{number}.safetensors", data)
         Manifest(folder).add([{"id": f"clip_{number}", "outcome": "ok"}])

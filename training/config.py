@@ -42,9 +42,10 @@ class DataConfig:
     holdout: float = 0.0  # share at each clip's end that is held out: training skips it, validation uses nothing else
     workers: int = 2  # loader processes for each training process; 0 reads in the training process itself
     augment: bool = False  # flips and colour jitter, the same for a window and its references
-    decoded: str | None = None  # folder for decoded copies of the faces: 48 kB each at 128x128, read ten times as fast
+    decoded: str | None = None  # folder for decoded copies of the crops: 48 kB each at 128x128, read ten times as fast
     max_offset: int | None = None  # clips of `train` with a larger offset (data_prep.offsets, frames) are left out
     correct_offsets: bool = False  # shift the sound of each clip of `train` by its offset
+    smallest_face: int = 0  # px of the source; clips of `train` whose faces are narrower (median) are left out
 
 
 @dataclass

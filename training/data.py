@@ -49,6 +49,7 @@ def training_windows(data: DataConfig, shape: dict, **options) -> tuple[ClipData
     shape = shape | {"holdout": data.holdout}
     options |= {"augment": data.augment, "decoded": data.decoded}
     options |= {"max_offset": data.max_offset, "correct_offsets": data.correct_offsets}
+    options |= {"smallest_face": data.smallest_face}
     return ClipDataset(data.train, **options, **shape), ClipDataset(data.val, held_out=data.holdout > 0, **shape)
 
 
