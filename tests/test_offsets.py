@@ -50,6 +50,7 @@ class LoudMouth(SyncExpert):
 
     def __init__(self):
         torch.nn.Module.__init__(self)
+        self.config = SyncExpertConfig()
         self.unused = torch.nn.Parameter(torch.zeros(1))
 
     def embed_audio(self, mel):
