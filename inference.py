@@ -24,6 +24,12 @@ def parse() -> argparse.Namespace:
     parser = Parser(__doc__)
     one = parser.add_argument_group("one dub")
     one.add_argument("--video", type=Path, metavar="V", help="video, animation or image of the person")
+    one.add_argument(
+        "--prepared",
+        type=Path,
+        metavar="PERSON",
+        help="file of dubbing.prepare in place of --video, or with it if the video has moved: does not track again",
+    )
     one.add_argument("--audio", type=Path, metavar="A", help="speech: a sound file, or a video with sound")
     one.add_argument("--output", type=Path, metavar="OUT.mp4", help="the dubbed video to write")
     many = parser.add_argument_group("many dubs")
@@ -53,7 +59,8 @@ def parse() -> argparse.Namespace:
 from dataclasses import replace
 
 from dubbing import DubOptions, dub, load_speaker
-from dubbing.pairs import Pair, dub_pairs, read_pairs
+from dubbing.pairs import Pair, dub_pairs, read_pairs, tracked_once
+from dubbing.prepared import Prepared
 
 
 def check_audio(arguments: argparse.Namespace, features: str) -> None:
@@ -68,17 +75,17 @@ def pairs_of(arguments: argparse.Namespace) -> list[Pair]:
     single = (arguments.video, arguments.audio, arguments.output)
     if arguments.list is not None:
         further = (arguments.visualize, arguments.crop_output, arguments.source_crop_output, arguments.heatmap_output)
-        if any(path is not None for path in (*single, *further)):
+        if any(path is not None for path in (*single, arguments.prepared, *further)):
             raise InputError(
-                "--list excludes --video, --audio, --output and the files for crops, heatmaps and panels; leave them "
-                "out, or give crops as further columns: video,audio,output,crops,source_crops"
+                "--list excludes --video, --prepared, --audio, --output and the files for crops, heatmaps and panels; "
+                "leave them out, or give crops as further columns: video,audio,output,crops,source_crops"
             )
         return read_pairs(arguments.list)
-    if any(path is None for path in single):
-        raise InputError("give --video, --audio and --output, or --list; see --help")
-    existing_file(arguments.video, "video")  # report a wrong path before the networks are loaded
-    existing_file(arguments.audio, "sound")
-    return [Pair(*single)]
+    if arguments.audio is None or arguments.output is None or (arguments.video or arguments.prepared) is None:
+        raise InputError("give --video or --prepared, --audio and --output, or --list; see --help")
+    existing_file(arguments.audio, "sound")  # report a wrong path before the networks are loaded
+    existing_file(arguments.video or arguments.prepared, "video")
+    return [Pair(arguments.video or arguments.prepared, arguments.audio, arguments.output)]
 
 
 def of_pair(options: DubOptions, pair: Pair) -> DubOptions:
@@ -99,11 +106,15 @@ def main() -> int:
     arguments = parse()
     options = options_of(arguments)
     pairs = pairs_of(arguments)
+    prepared = Prepared.load(arguments.prepared, arguments.video) if arguments.prepared is not None else None
     speaker = load_speaker(arguments.checkpoint, arguments.device, arguments.precision, options.batch_size)
     check_audio(arguments, speaker.audio)
     if arguments.list is not None:
-        return dub_pairs(pairs, lambda pair: dub(pair.video, pair.audio, pair.output, speaker, of_pair(options, pair)))
-    print(dub(pairs[0].video, pairs[0].audio, pairs[0].output, speaker, options))
+        videos = tracked_once(pairs, options)
+        return dub_pairs(
+            pairs, lambda pair: dub(videos(pair), pair.audio, pair.output, speaker, of_pair(options, pair))
+        )
+    print(dub(prepared or pairs[0].video, pairs[0].audio, pairs[0].output, speaker, options))
     return 0
 
 

@@ -65,6 +65,12 @@ class SourcesOwnFaces(Speaker):
     def encode(self, images: np.ndarray, landmarks: np.ndarray) -> None:
         return None
 
+    def state(self, references: None) -> dict[str, torch.Tensor]:
+        return {}
+
+    def restored(self, state: dict[str, torch.Tensor]) -> None:
+        return None
+
     def speak(self, jobs: list[FaceJob], references: None, features: np.ndarray, known: dict):
         return np.stack([job.crop for job in jobs]), np.zeros((len(jobs), *[self.crop.guidance] * 2), np.float32)
 

@@ -9,11 +9,23 @@ if TYPE_CHECKING:
     from dubbing.load import load_speaker
     from dubbing.options import DubOptions
     from dubbing.pipeline import Summary, dub
+    from dubbing.prepared import Prepared
     from dubbing.speaker import Speaker
     from dubbing.stsa import StsaSpeaker
     from media.stages import Clock
 
-__all__ = ["Clock", "DubOptions", "Dubber", "G4GSpeaker", "Speaker", "StsaSpeaker", "Summary", "dub", "load_speaker"]
+__all__ = [
+    "Clock",
+    "DubOptions",
+    "Dubber",
+    "G4GSpeaker",
+    "Prepared",
+    "Speaker",
+    "StsaSpeaker",
+    "Summary",
+    "dub",
+    "load_speaker",
+]
 
 _MODULES = {
     "dubbing.dubber": ("Dubber",),
@@ -21,6 +33,7 @@ _MODULES = {
     "dubbing.load": ("load_speaker",),
     "dubbing.options": ("DubOptions",),
     "dubbing.pipeline": ("Summary", "dub"),
+    "dubbing.prepared": ("Prepared",),
     "dubbing.speaker": ("Speaker",),
     "dubbing.stsa": ("StsaSpeaker",),
     "media.stages": ("Clock",),

@@ -9,7 +9,8 @@ import torch
 
 from dubbing.load import load_speaker
 from dubbing.options import DEMO, DubOptions, usual_load
-from dubbing.pipeline import Summary, dub
+from dubbing.pipeline import Summary, dub, prepare
+from dubbing.prepared import Prepared
 from media.errors import InputError
 from models.devices import usable_device
 
@@ -59,7 +60,7 @@ class Dubber:
         return DubOptions(**{"progress": None, **self._usual, **options})
 
     def dub(
-        self, video: str | os.PathLike, audio: str | os.PathLike, output: str | os.PathLike, **options: Any
+        self, video: str | os.PathLike | Prepared, audio: str | os.PathLike, output: str | os.PathLike, **options: Any
     ) -> Summary:
         """Dub `video` with the speech in `audio` and write the result to `output`; see `dubbing.dub`.
 
@@ -71,3 +72,17 @@ class Dubber:
         """
         with self._lock:
             return dub(video, audio, output, self.speaker, self.options(**options))
+
+    def prepare(self, video: str | os.PathLike, **options: Any) -> Prepared:
+        """Track a video's faces and encode its references once, for several dubs of it; see `dubbing.pipeline.prepare`.
+
+        `Prepared.save` and `Prepared.load` keep the result in a file.
+
+        Args:
+            options: fields of `DubOptions`.
+
+        Raises:
+            InputError: the video cannot be read, or shows no face.
+        """
+        with self._lock:
+            return prepare(video, [self.speaker], self.options(**options))

@@ -43,6 +43,15 @@ class G4GSpeaker(Speaker):
         encoded = self.synthesizer.encode_references(to_tensor(images, self.device)[None], heatmaps)
         return PersonReferences(encoded, heatmaps.amax(dim=(0, 1, 2)).cpu().numpy())
 
+    def state(self, references: PersonReferences) -> dict[str, Tensor]:
+        """See `Speaker`."""
+        return {**references.images._asdict(), "heatmap": torch.from_numpy(references.heatmap)}
+
+    def restored(self, state: dict[str, Tensor]) -> PersonReferences:
+        """See `Speaker`."""
+        images = G4GReferences(*(state[name].to(self.device) for name in G4GReferences._fields))
+        return PersonReferences(images, state["heatmap"].numpy())
+
     @torch.inference_mode()
     def speak(
         self, jobs: list[FaceJob], references: PersonReferences, features: np.ndarray, known: dict

@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -147,10 +147,12 @@ class DubOptions:
     )
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add an option for each field of `DubOptions` to `parser`, in the field's group."""
+def add_options(parser: argparse.ArgumentParser, names: Collection[str] | None = None) -> None:
+    """Add an option for each field of `DubOptions`, or for those in `names`, to `parser`, in the field's group."""
     groups = {group.title: group for group in parser._action_groups}
     for each in dataclasses.fields(DubOptions):
+        if names is not None and each.name not in names:
+            continue
         details = {"default": each.default, "dest": each.name, **each.metadata}
         flags = details.pop("flags") or (f"--{each.name.replace('_', '-')}",)
         title = details.pop("group")
@@ -165,9 +167,13 @@ def options_of(arguments: argparse.Namespace) -> DubOptions:
     Args:
         arguments: from a parser with `add_options` and `--device`.
     """
-    given: dict[str, Any] = {each.name: getattr(arguments, each.name) for each in dataclasses.fields(DubOptions)}
+    given: dict[str, Any] = {
+        each.name: getattr(arguments, each.name)
+        for each in dataclasses.fields(DubOptions)
+        if hasattr(arguments, each.name)
+    }
     usual = usual_load(arguments.device.type)
-    return DubOptions(**{**given, **{name: value for name, value in usual.items() if given[name] is None}})
+    return DubOptions(**{**given, **{name: value for name, value in usual.items() if given.get(name) is None}})
 
 
 def usual_load(device: str) -> dict[str, Any]:

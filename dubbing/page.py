@@ -20,13 +20,16 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from dubbing.dubber import Dubber
-from dubbing.options import parse_face, parse_point
+from dubbing.options import DubOptions, parse_face, parse_point
+from dubbing.prepared import Prepared
 from dubbing.preview import boxed, face_at, preview
 from media.errors import InputError, explanation
 from media.files import short_stem
+from media.video import probe
 
 KEPT = 3600  # seconds after which uploads and results are removed
 WAITING = 20  # most jobs that wait
+REMEMBERED = 8  # videos whose faces are not tracked again
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 
 CONSENT = """\
@@ -63,6 +66,7 @@ class Page:
         os.environ["GRADIO_TEMP_DIR"] = os.fspath(folder)  # Gradio has no argument for it
         self.checkpoints, self.device, self.folder = checkpoints, device, Path(folder)
         self._dubbers: dict[str, Dubber] = {}
+        self._known: dict[tuple, Prepared] = {}  # the latest last
         self._turn = threading.Lock()  # a stopped job may still run when the queue starts the next
         self._running: dict[str, threading.Event] = {}  # by session; set to stop the job
         self.blocks = self._layout()
@@ -159,14 +163,11 @@ class Page:
             folder = self.folder / uuid.uuid4().hex
             output, views = folder / f"{short_stem(Path(video))}-dubbed.mp4", folder / "heatmaps.mp4"
             summary = dubber.dub(
-                video,
+                self._prepared(video, start or 0.0, end or None, keep_fps),
                 sound,
                 output,
                 **_whom(person),
-                start=start or 0.0,
-                end=end or None,
                 length=length,
-                keep_fps=keep_fps,
                 missing_face=missing_face,
                 visualize=views if heatmaps else None,
                 progress=_shown(progress, stopped),
@@ -189,6 +190,17 @@ class Page:
                 raise gr.Error("stopped", print_exception=False) from None
             finally:
                 del self._running[session or ""]
+
+    def _prepared(self, video: str, start: float, end: float | None, keep_fps: bool) -> Prepared:
+        """The part of the upload, with what earlier dubs of it have found. An upload's path names its content."""
+        key = (video, start, end, keep_fps)
+        if key not in self._known:
+            options = DubOptions(start=start, end=end, keep_fps=keep_fps)
+            self._known[key] = Prepared.of(video, probe(video), options)
+        self._known[key] = self._known.pop(key)
+        while len(self._known) > REMEMBERED:
+            del self._known[next(iter(self._known))]
+        return self._known[key]
 
     def _dubber(self, checkpoint: str) -> Dubber:
         if checkpoint not in self._dubbers:

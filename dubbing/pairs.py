@@ -3,13 +3,17 @@
 import csv
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from dubbing.options import DubOptions
 from dubbing.pipeline import Summary
+from dubbing.prepared import Prepared
 from media.errors import InputError
 from media.files import existing_file
+from media.video import probe
 
 _HEADERS = (("video", "audio", "output"), ("video", "audio", "output", "crops", "source_crops"))
 
@@ -64,6 +68,23 @@ def read_pairs(path: Path) -> list[Pair]:
     if not pairs:
         raise InputError(f"list {path} names no pair; write lines of video,audio,output")
     return pairs
+
+
+def tracked_once(pairs: list[Pair], options: DubOptions) -> Callable[[Pair], Path | Prepared]:
+    """What to dub for each pair, in their order: its video, `Prepared` if the list names it again."""
+    left = Counter(pair.video for pair in pairs if not all(map(os.path.isfile, pair.outputs)))
+    kept: dict[Path, Prepared] = {}
+
+    def video_of(pair: Pair) -> Path | Prepared:
+        video = pair.video
+        left[video] -= 1
+        if not left[video]:
+            return kept.pop(video, video)
+        if video not in kept:
+            kept[video] = Prepared.of(video, probe(video), options)
+        return kept[video]
+
+    return video_of
 
 
 def dub_pairs(pairs: list[Pair], dub: Callable[[Pair], Summary]) -> int:

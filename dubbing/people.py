@@ -26,7 +26,7 @@ _SAME_LOOK = 14.0  # two upper faces that differ by less are one person's
 _SIMILAR_LOOK = 22.0  # the same for consecutive frames of a shot, where the place is evidence too
 _NEW_LOOK = 5.0  # a look that differs by more from those remembered is remembered too
 _LOOK = CropForm(height=16, width=16)  # the thumbnail of a face, of which the first rows are compared
-_LOOK_SHAPE = (10, _LOOK.width, 3)
+LOOK_SHAPE = (10, _LOOK.width, 3)
 _LOOKS = 32  # most looks to remember of a person
 _NOSE, _LEFT_SIDE, _RIGHT_SIDE = 1, 234, 454  # MediaPipe ids
 _PROFILE = 0.06  # a face is turned away if its nose tip is nearer to one side than this fraction of its width
@@ -45,7 +45,7 @@ class Person:
     frames: list[int] = field(default_factory=list)
     points: list[np.ndarray] = field(default_factory=list)
     boxes: list[np.ndarray] = field(default_factory=list)
-    looks: np.ndarray = field(default_factory=lambda: np.empty((0, *_LOOK_SHAPE), np.float32))
+    looks: np.ndarray = field(default_factory=lambda: np.empty((0, *LOOK_SHAPE), np.float32))
     last_look: np.ndarray = field(init=False, repr=False)
 
     def add(self, frame: int, face: Face, look: np.ndarray) -> None:
@@ -260,7 +260,7 @@ def _match(person: Person, frame: int, face: Face, look: np.ndarray, cut: bool) 
 
 def _look(frame: np.ndarray, face: Face) -> np.ndarray:
     """Thumbnail of the upper part of a face, which speech hardly moves."""
-    return crop_face(frame, Place(*face.box.tolist()), _LOOK.shape)[: _LOOK_SHAPE[0]].astype(np.float32)
+    return crop_face(frame, Place(*face.box.tolist()), _LOOK.shape)[: LOOK_SHAPE[0]].astype(np.float32)
 
 
 def _thumbnail(frame: np.ndarray) -> np.ndarray:

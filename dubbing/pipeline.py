@@ -7,7 +7,7 @@ import itertools
 import math
 import os
 import sys
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -20,6 +20,7 @@ from dubbing.options import DubOptions
 from dubbing.paste import paste, paste_whole
 from dubbing.people import Person, Scene, choose, observe, recognise
 from dubbing.pictures import grey, panel, panel_size
+from dubbing.prepared import Prepared, frame_rate, reference_key
 from dubbing.source import Source, check_start
 from dubbing.speaker import FaceJob, Speaker
 from media.audio import SAMPLE_RATE, mel_spectrogram, wav2vec2_features
@@ -44,7 +45,8 @@ class Summary:
     """Result of a dub.
 
     `untouched` lists the spans, in seconds of the output, whose frames have no dubbed face. `unkept_rate` is the
-    source's frame rate if `keep_fps` is set but the rate is not `watchable`.
+    source's frame rate if `keep_fps` is set but the rate is not `watchable`. `unprepared` is the file of a prepared
+    person that has no references for these networks, so that the dub encoded them.
     """
 
     output: Path
@@ -54,6 +56,7 @@ class Summary:
     height: int
     untouched: list[tuple[float, float]]
     unkept_rate: Fraction | None = None
+    unprepared: Path | None = None
 
     def __str__(self) -> str:
         text = (
@@ -61,6 +64,8 @@ class Summary:
         )
         if self.unkept_rate is not None:
             text += f" ({self.fps} a second, as the video's own {float(self.unkept_rate):.4g} cannot be kept)"
+        if self.unprepared is not None:
+            text += f" ({self.unprepared} was prepared for another checkpoint: references encoded again)"
         if not self.untouched:
             return f"{text}, a face in every one"
         count = round(sum(end - start for start, end in self.untouched) * self.fps)
@@ -91,7 +96,7 @@ class _Frame:
 
 
 def dub(
-    video: str | os.PathLike,
+    video: str | os.PathLike | Prepared,
     audio: str | os.PathLike,
     output: str | os.PathLike,
     speaker: Speaker,
@@ -101,7 +106,8 @@ def dub(
     """Dub `video` with the speech in `audio` and write the result to `output`.
 
     Args:
-        video: any video, animation or image; played forward and back for as long as the sound lasts.
+        video: any video, animation or image; played forward and back for as long as the sound lasts. A `Prepared` one
+            is tracked only as far as it is not yet, and keeps what is found.
         audio: a sound file, or a video with sound.
         output: an MP4 file.
         clock: collects the seconds that each stage works.
@@ -113,6 +119,7 @@ def dub(
     if options.protocol == "authors":
         options = dataclasses.replace(options, smooth=False, reference_choice="truncated")
     wanted = (output, options.visualize, options.crop_output, options.source_crop_output, options.heatmap_output)
+    prepared, video = (video, video.video) if isinstance(video, Prepared) else (None, video)
     outputs = [Path(path) for path in wanted if path is not None]
     if options.protocol == "authors":
         check_lossless([options.crop_output, options.source_crop_output])
@@ -125,14 +132,16 @@ def dub(
     with clock.time("sound"):
         wav = read_audio(audio)
         features = _sound_features(wav, speaker)
-    fps = watchable(info.frame_rate).limit_denominator(1001) if options.keep_fps else Fraction(FPS)
-    first, part = _part(info, fps, options)
+    unprepared = None
+    if prepared:
+        options = prepared.check(info, options)
+        unprepared = prepared.file if speaker.fingerprint not in prepared.encoded else None
+    fps = frame_rate(info, options.keep_fps)
     spoken = max(1, math.ceil(len(wav) * fps / SAMPLE_RATE))
-    limit = part if options.length == "video" else min(part, max(spoken, SCANNED * math.ceil(fps)))
+    limit = sys.maxsize if options.length == "video" else max(spoken, SCANNED * math.ceil(fps))
 
     known = _people_of_references(options, clock)
-    source = Source(video, fps, start=first)
-    scene = _observe(source, limit, info.duration - options.start, options, clock, "tracking")
+    source, scene = _tracked(video, info, fps, limit, options, clock, prepared)
     length = {"sound": spoken, "video": scene.frames, "shorter": min(spoken, scene.frames)}[options.length]
     dubbed = _dubbed_people(scene, video, options)
     if options.missing_face == "error":
@@ -140,7 +149,7 @@ def dub(
     people = list({id(person): person for row in dubbed for person in row}.values())
     motions = _motions(people, dubbed, scene, length, options, speaker.crop)
     with clock.time("references"):
-        references = _references(source, people, known, speaker, options.reference_choice)
+        references = _references(source, people, known, speaker, options.reference_choice, prepared)
 
     depth = int(np.clip(_QUEUED // (3 * info.width * info.height), 1, 32))
     decoded = clock.iterate("decode", source.play(length))
@@ -157,7 +166,51 @@ def dub(
     spans = [(start / fps, end / fps) for start, end in _spans(faceless)]
     untouched = [(float(start), float(end)) for start, end in spans]
     unkept = info.frame_rate if options.keep_fps and watchable(info.frame_rate) != info.frame_rate else None
-    return Summary(Path(output), length, fps, info.width, info.height, untouched, unkept)
+    return Summary(Path(output), length, fps, info.width, info.height, untouched, unkept, unprepared)
+
+
+def prepare(
+    video: str | os.PathLike, speakers: Sequence[Speaker], options: DubOptions | None = None, clock: Clock | None = None
+) -> Prepared:
+    """Track the faces of the whole video, or of the options' part of it, and encode references for several dubs.
+
+    The references of the people that the options choose are encoded for each of `speakers`. A dub encodes those of
+    others, and, where its own frames are a part of these, references that it chooses from that part.
+
+    Raises:
+        InputError: the video cannot be read, or shows no face.
+    """
+    options, clock = options or DubOptions(), clock or Clock()
+    info = probe(video)
+    prepared = Prepared.of(video, info, options)
+    source, scene = _tracked(video, info, prepared.fps, sys.maxsize, options, clock, prepared)
+    people = list({id(person): person for row in _dubbed_people(scene, video, options) for person in row}.values())
+    for speaker in speakers:
+        _references(source, people, None, speaker, options.reference_choice, prepared)
+    return prepared
+
+
+def _tracked(
+    video: str | os.PathLike,
+    info: VideoInfo,
+    fps: Fraction,
+    limit: int,
+    options: DubOptions,
+    clock: Clock,
+    prepared: Prepared | None,
+) -> tuple[Source, Scene]:
+    """The source, and the scene of the first `limit` frames of the part of it that the options name."""
+    first, part = _part(info, fps, options)
+    limit = min(limit, part)
+    source = Source(video, fps, start=first)
+    scene = prepared.known(limit) if prepared else None
+    if scene is not None:
+        source.skip_scan(scene.frames, 3 * info.width * info.height)
+        return source, scene
+    scene = _observe(source, limit, info.duration - options.start, options, clock, "tracking")
+    if prepared:
+        prepared.scene, prepared.limit = scene, limit
+    return source, scene
 
 
 def _sound_features(wav: np.ndarray, speaker: Speaker) -> np.ndarray:
@@ -246,7 +299,12 @@ def _people_of_references(options: DubOptions, clock: Clock) -> tuple[Source, li
 
 
 def _references(
-    source: Source, people: list[Person], known: tuple[Source, list[Person]] | None, speaker: Speaker, choice: str
+    source: Source,
+    people: list[Person],
+    known: tuple[Source, list[Person]] | None,
+    speaker: Speaker,
+    choice: str,
+    prepared: Prepared | None,
 ) -> list[Any]:
     """Choose each person's reference frames by `choice` (see `DubOptions`) and encode them.
 
@@ -255,7 +313,7 @@ def _references(
     references from the source.
     """
     if known is None:
-        return [_encoded_references(source, person, speaker, choice) for person in people]
+        return [_encoded_references(source, person, speaker, choice, prepared) for person in people]
     other, others = known
     found: list[Person | None]
     if len(people) == 1:
@@ -263,19 +321,29 @@ def _references(
     else:
         found = recognise(people, others)
     shown = [(source, person) if same is None else (other, same) for person, same in zip(people, found, strict=True)]
-    return [_encoded_references(*where, speaker, choice) for where in shown]
+    return [_encoded_references(*where, speaker, choice, None) for where in shown]
 
 
-def _encoded_references(source: Source, person: Person, speaker: Speaker, choice: str) -> Any:
+def _encoded_references(
+    source: Source, person: Person, speaker: Speaker, choice: str, prepared: Prepared | None
+) -> Any:
     faces = person.in_crops(speaker.crop)
     if choice == "cover":
         chosen = covering_references(faces, speaker.references)
     else:
         chosen = choose_references(lip_opening(faces), speaker.references, choice == "truncated")
+    kept, key = {}, ""
+    if prepared:
+        kept, key = prepared.encoded.setdefault(speaker.fingerprint, {}), reference_key(person, chosen)
+        if key in kept:
+            return speaker.restored(kept[key])
     images = {}
     for i in set(chosen.tolist()):
         images[i] = crop_face(source.frame(person.frames[i]), speaker.crop.place(person.points[i]), speaker.crop.shape)
-    return speaker.encode(np.stack([images[i] for i in chosen]), faces[chosen])
+    encoded = speaker.encode(np.stack([images[i] for i in chosen]), faces[chosen])
+    if prepared:
+        kept[key] = speaker.state(encoded)
+    return encoded
 
 
 def _with_jobs(

@@ -66,6 +66,10 @@ class Source:
                     self._held = None
             yield frame
 
+    def skip_scan(self, frames: int, frame_bytes: int) -> None:
+        """Take the number of frames, and the size of one, as known instead of scanning."""
+        self.frames, self._frame_bytes, self._held = frames, frame_bytes, None
+
     def play(self, length: int) -> Iterator[tuple[int, np.ndarray]]:
         """Yield `length` pairs (frame index, frame), forward and back over the scanned frames."""
         done = 0

@@ -1,5 +1,7 @@
 """`Speaker`, the base of all networks in dubbing: takes a batch of frames and returns the generated faces."""
 
+import functools
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from media.audio import audio_windows
 from media.errors import InputError
@@ -94,6 +96,29 @@ class Speaker(ABC):
             faces (B, H, W, 3) uint8 RGB, and heatmaps (B, S, S) float32 in [0, 1] for display: those of the faces if
             the speaker `predicts_heatmaps`, else those of the references.
         """
+
+    @abstractmethod
+    def state(self, references: Any) -> dict[str, Tensor]:
+        """The tensors of `encode`'s result by name, for a file."""
+
+    @abstractmethod
+    def restored(self, state: dict[str, Tensor]) -> Any:
+        """`encode`'s result whose `state` this is, on the speaker's device."""
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """A hash of what `encode`'s result depends on beside its arguments: the networks and the kind of device."""
+        hashed = hashlib.blake2b(self.device.type.encode(), digest_size=16)
+        for network in self.networks:
+            for name, tensor in sorted(network.state_dict().items()):
+                hashed.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
+                hashed.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        return hashed.hexdigest()
+
+    @property
+    def networks(self) -> list[nn.Module]:
+        """The networks that `encode` uses."""
+        return [self.synthesizer]
 
     def _run(self, function: Callable, *inputs: Tensor):
         """Call `function(*inputs)`; a padded batch runs as a graph that the first call records."""

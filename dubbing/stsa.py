@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dubbing.speaker import FaceJob, Speaker
 from media.errors import InputError
@@ -76,6 +76,26 @@ class StsaSpeaker(Speaker):
         further = inputs_of(self.synthesizer, {"reference_landmarks": reference_landmarks})
         encoded = self.synthesizer.encode_references(to_tensor(images, self.device)[None], heatmaps, *further)
         return PersonReferences(self.predictor.encode_references(heatmaps), reference_landmarks, encoded)
+
+    def state(self, references: PersonReferences) -> dict[str, Tensor]:
+        """See `Speaker`."""
+        parts = zip(References._fields, references.images, strict=True)
+        images = {f"{name}.{i}": tensor for name, part in parts for i, tensor in enumerate(part)}
+        return {"tokens": references.tokens, "landmarks": references.landmarks, **images}
+
+    def restored(self, state: dict[str, Tensor]) -> PersonReferences:
+        """See `Speaker`."""
+        moved = {name: tensor.to(self.device) for name, tensor in state.items()}
+        parts = []
+        for field in References._fields:
+            count = sum(name.startswith(f"{field}.") for name in moved)
+            parts.append([moved[f"{field}.{i}"] for i in range(count)])
+        return PersonReferences(moved["tokens"], moved["landmarks"], References(*parts))
+
+    @property
+    def networks(self) -> list[nn.Module]:
+        """See `Speaker`."""
+        return [self.predictor, self.synthesizer]
 
     @torch.inference_mode()
     def speak(

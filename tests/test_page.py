@@ -88,6 +88,15 @@ def test_the_documented_client_runs_as_written(page, files, tmp_path, monkeypatc
         assert "ynthesized" in container.metadata["comment"]
 
 
+@pytest.mark.slow
+def test_a_second_dub_of_an_upload_does_not_track_again(page, client, files, monkeypatch):
+    asked = {**given(files, "pair"), "api_name": "/dub"}
+    first = client.predict(**asked)
+    monkeypatch.setattr("dubbing.pipeline.observe", lambda *_: pytest.fail("tracked again"))
+    second = client.predict(**asked)
+    assert Path(first[0]).read_bytes() == Path(second[0]).read_bytes()
+
+
 def _python(path: Path) -> list[str]:
     return re.findall(r"```python\n(.*?)```", path.read_text(), re.DOTALL)
 
@@ -196,7 +205,7 @@ class Endless:
                 time.sleep(0.02)
         finally:
             self.ended += 1
-        shutil.copy(video, _made(output))
+        shutil.copy(video.video, _made(output))
         return f"{output}: done"
 
 
