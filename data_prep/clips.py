@@ -128,6 +128,10 @@ class _Header(NamedTuple):
     offsets: np.ndarray
 
 
+def _kinds(header: _Header) -> list[str]:
+    return [name.removeprefix("audio_") for name in header.sizes if name.startswith("audio_")]
+
+
 class Clip:
     """A clip file, read on demand, whose faces are cut as a `CropForm` says.
 
@@ -155,7 +159,7 @@ class Clip:
         crop: CropForm = STSA,
         outline: Outline | None = None,
     ):
-        self.path = Path(path)
+        self._place = path
         self.id = id if id is not None else self.path.name.removesuffix(SUFFIX)
         self.crop = crop
         self._decoded = Path(decoded) if decoded else None
@@ -163,6 +167,11 @@ class Clip:
         self._file: safe_open | None = None
         if outline is None:
             _ = self._header
+
+    @cached_property
+    def path(self) -> Path:
+        """The file."""
+        return Path(self._place)  # late: it would take most of the time to open an indexed folder
 
     @cached_property
     def _header(self) -> _Header:
@@ -186,9 +195,9 @@ class Clip:
         if self._known is not None:
             return self._known
         header = self._header
-        kinds = tuple(name.removeprefix("audio_") for name in header.sizes if name.startswith("audio_"))
         widths = np.ptp(select131(self._finite(self._read("points")))[..., 0], axis=1)
-        return Outline(runs_of(header.frames), header.sizes["pcm"][1][0], kinds, round(float(np.median(widths)), 2))
+        samples, width = header.sizes["pcm"][1][0], round(float(np.median(widths)), 2)
+        return Outline(runs_of(header.frames), samples, tuple(_kinds(header)), width)
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[safe_open]:
@@ -313,7 +322,7 @@ class Clip:
     @property
     def kinds(self) -> list[str]:
         """Kinds of audio features in the file: "mel", possibly "wav2vec2"."""
-        return [name.removeprefix("audio_") for name in self._header.sizes if name.startswith("audio_")]
+        return list(self._known.kinds) if self._known else _kinds(self._header)
 
     def audio(self, kind: str) -> np.ndarray:
         """Audio features (frames, channels) float32: "mel" at 80 Hz, "wav2vec2" at 50 Hz."""

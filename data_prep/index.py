@@ -20,14 +20,14 @@ INDEX = "index.jsonl"
 
 
 class _Found(NamedTuple):
-    path: Path
+    parts: list[str]  # of the path below the folder, by which files are sorted
     size: int
     changed: int  # ns
 
 
 def clip_paths(folder: str | os.PathLike) -> list[Path]:
     """The clip files below `folder`, sorted; InputError if there is none."""
-    return [found.path for found in _clip_files(folder)]
+    return [Path(folder, *found.parts) for found in _clip_files(folder)]
 
 
 def clip_id(path: Path, folder: str | os.PathLike) -> str:
@@ -48,12 +48,11 @@ def open_clips(
     """
     index = Path(folder, INDEX)
     known, lines, clips = _read(index), {}, []
-    begin = len(os.fspath(Path(folder))) + 1
-    for path, size, changed in _clip_files(folder):
-        id = os.fspath(path)[begin : -len(SUFFIX)].replace(os.sep, "/")
+    for parts, size, changed in _clip_files(folder):
+        id = "/".join(parts).removesuffix(SUFFIX)
         line = known.get(id)
         outline = None if line is None or (line["size"], line["changed"]) != (size, changed) else _outline(line)
-        clip = Clip(path, id, decoded, crop, outline)
+        clip = Clip(os.path.join(folder, *parts), id, decoded, crop, outline)
         if outline is None:
             found = clip.outline
             line = {"id": id, "size": size, "changed": changed} | vars(found) | {"runs": [*map(list, found.runs)]}
@@ -70,24 +69,24 @@ def _clip_files(folder: str | os.PathLike) -> list[_Found]:
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"data folder {folder} does not exist; make it with `python -m data_prep.preprocess`")
-    found = sorted(_below(folder))
+    found = sorted(_below(os.fspath(folder), []))
     if not found:
         raise InputError(f"data folder {folder} holds no clip file; make some with `python -m data_prep.preprocess`")
     return found
 
 
-def _below(folder: Path) -> Iterator[_Found]:
+def _below(folder: str, parts: list[str]) -> Iterator[_Found]:
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.is_dir(follow_symlinks=False):
-                yield from _below(Path(entry.path))
+                yield from _below(entry.path, [*parts, entry.name])
             elif entry.name.endswith(SUFFIX) and not entry.name.startswith("."):
                 try:
                     state = entry.stat()
                 except OSError as error:
                     reason = error.strerror
                     raise InputError(f"clip file {entry.path} cannot be read ({reason}); remove it") from error
-                yield _Found(Path(entry.path), state.st_size, state.st_mtime_ns)
+                yield _Found([*parts, entry.name], state.st_size, state.st_mtime_ns)
 
 
 def _read(index: Path) -> dict[str, dict[str, Any]]:

@@ -166,9 +166,10 @@ class ClipDataset(Dataset):
         shown = by_lip_opening(np.arange(self.references), lip_opening(landmarks[self.window :])) + self.window
         order = np.concatenate([np.arange(self.window), shown])
         landmarks = landmarks[order]
+        mirror, light = _augmentation(random) if self.augment else (False, None)
         images = clip.crops(positions[order], [places[i] for i in order]) if self.pictures else None
-        if self.augment:
-            images, landmarks = _augmented(images, landmarks, random)
+        if mirror:
+            landmarks = mirrored_landmarks(landmarks)
         if self.warp > 0:
             landmarks = warped(landmarks, self.window, self.warp, random)
 
@@ -200,7 +201,7 @@ class ClipDataset(Dataset):
             "start": int(numbers[0]),
         }
         if images is not None:
-            pictures = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))).float().div_(255)
+            pictures = torch.from_numpy(_planes(images, mirror, light))
             entries |= {"frames": pictures[: self.window], "reference_images": pictures[self.window :]}
         return entries | shifted
 
@@ -244,22 +245,22 @@ def mirrored_landmarks(landmarks: np.ndarray) -> np.ndarray:
     return landmarks[:, MIRROR] * np.array([-1, 1], np.float32) + np.array([1, 0], np.float32)
 
 
-def _augmented(
-    images: np.ndarray | None, landmarks: np.ndarray, random: np.random.Generator
-) -> tuple[np.ndarray | None, np.ndarray]:
-    """Mirror (half of the time) and vary the light and colour of (n, H, W, 3) uint8 images, all in the same way.
-
-    Without images, as many random numbers are drawn.
-    """
+def _augmentation(random: np.random.Generator) -> tuple[bool, np.ndarray]:
+    """Whether to mirror an item, and how its light and colour vary: (3, 256) uint8, the new level of each old one."""
     mirror = random.random() < 0.5
-    # One lookup table a channel: its gain (brightness and white balance) and a contrast about the middle grey.
+    # A gain for each channel (brightness and white balance) and a contrast about the middle grey.
     gain = random.uniform(0.85, 1.15) * random.uniform(0.95, 1.05, 3)
     contrast = random.uniform(0.85, 1.15)
-    if mirror:
-        landmarks = mirrored_landmarks(landmarks)
-    if images is None:
-        return None, landmarks
-    levels = np.arange(256)[:, None]
-    table = np.clip(np.rint((levels * gain - 128) * contrast + 128), 0, 255).astype(np.uint8)
-    images = images[:, :, ::-1] if mirror else images
-    return np.stack([table[images[..., channel], channel] for channel in range(3)], axis=-1), landmarks
+    levels = (np.arange(256) * gain[:, None] - 128) * contrast + 128
+    return mirror, np.clip(np.rint(levels), 0, 255).astype(np.uint8)
+
+
+def _planes(images: np.ndarray, mirror: bool, light: np.ndarray | None) -> np.ndarray:
+    """Images (n, H, W, 3) uint8 as (n, 3, H, W) float32 in [0, 1], mirrored and with the levels of `light`."""
+    levels = np.tile(np.arange(256, dtype=np.uint8), (3, 1)) if light is None else light
+    table = levels.astype(np.float32) / 255
+    planes = np.empty((len(images), 3, *images.shape[1:3]), np.float32)
+    for image, out in zip(images, planes, strict=True):
+        for channel, plane in enumerate(cv2.split(cv2.flip(image, 1) if mirror else image)):
+            cv2.LUT(plane, table[channel], dst=out[channel])
+    return planes
