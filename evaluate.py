@@ -53,6 +53,13 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         default=STSA.height,
         help=f"side of the face crop in pixels (default {STSA.height})",
     )
+    parser.add_argument(
+        "--lse-boxes",
+        choices=("mesh", "s3fd", "frame"),
+        default="mesh",
+        help="what SyncNet sees: the box of MediaPipe's mesh (default), S3FD's box, as in its published pipeline, or "
+        "the whole frame, as in Wav2Lip's script for LRS2, LRS3 and LRW, whose frames are faces",
+    )
     parser.add_argument("--expert", metavar="CHECKPOINT", help="also the score Sync of this sync expert of the project")
     parser.add_argument(
         "--cache", type=Path, metavar="DIR", help="keep what depends on the true videos alone, for other methods' rows"
@@ -78,6 +85,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 from tqdm import tqdm
 
+from checkpoints import fetch
 from metrics.evaluation import Evaluation
 from metrics.gallery import Gallery
 from metrics.networks import load_networks
@@ -86,6 +94,7 @@ from metrics.render import markdown, to_csv, to_latex, to_markdown, to_text
 from metrics.report import write_report
 from metrics.results import Results, published_grid
 from metrics.scoring import Options, count_frames
+from metrics.sync import load_s3fd
 from models.checkpoint import load_sync_expert
 from models.fast import forbid_tf32
 
@@ -211,7 +220,9 @@ def main(arguments: list[str] | None = None) -> None:
         raise InputError(f"--size {args.size} is too small for the metrics; give 32 or more")
     crop = CropForm(height=args.size, width=args.size)
     crops = named_paths("--crops", args.crops)
-    options = Options(metrics, args.region, crop, str(args.device), unpaired, args.protocol, bool(crops))
+    options = Options(
+        metrics, args.region, crop, str(args.device), unpaired, args.protocol, bool(crops), args.lse_boxes
+    )
     folders = named_paths("--generated", args.generated)
     check_crops(crops, folders, options)
     only = listed_clips(args.clips)
@@ -219,6 +230,8 @@ def main(arguments: list[str] | None = None) -> None:
 
     forbid_tf32()  # scores are compared digit by digit
     networks, footnotes = load_networks(metrics, options.device)
+    if args.lse_boxes == "s3fd" and "syncnet" in networks:
+        networks["s3fd"] = load_s3fd(fetch.require("s3fd", "--lse-boxes s3fd")).to(options.device)
     if args.expert is not None:
         networks["expert"] = load_sync_expert(args.expert).to(options.device)
     gallery = Gallery() if output else None

@@ -69,6 +69,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--name", default="Reproduction", help="the row's name in the table")
     parser.add_argument("--metrics", nargs="+", default=[], help="default: the table's")
+    parser.add_argument("--lse-boxes", choices=("mesh", "s3fd", "frame"), default="mesh", help="as evaluate.py's")
     parser.add_argument(
         "--cache",
         type=Path,
@@ -230,6 +231,7 @@ def main(arguments: list[str] | None = None) -> int:
         *("--clips", output / "clips.txt", "--table", args.table, "--output", output / "results"),
         *(word for line in checks for word in ("--note", line)),
         *("--cache", args.cache or output.resolve().parent / "evaluation_cache", "--protocol", args.protocol),
+        *("--lse-boxes", args.lse_boxes),
         *(("--crops", f"{args.name}={output / 'crops'}") if authors else ()),
         *metrics,
     )

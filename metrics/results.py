@@ -12,6 +12,11 @@ from metrics.scoring import ClipResult, FrameRanges, Options, clip_mean, count_f
 from metrics.tables import COLUMNS, GROUND_TRUTH, SETS, PublishedTable, best_and_second
 
 RESAMPLES = 10_000
+BOXES = {
+    "mesh": "face boxes of MediaPipe's mesh in place of S3FD's, so not comparable digit by digit",
+    "s3fd": "face boxes of S3FD, as in SyncNet's published pipeline",
+    "frame": "whole frames, as in Wav2Lip's script for LRS2, LRS3 and LRW",
+}
 PROTOCOLS = {
     "authors": "the whole generated crop, upper half too, pasted inside the face's contour; no colour matching, no "
     "smoothing; references at truncated equal steps of lip opening",
@@ -162,6 +167,8 @@ class Results:
             lines.append(f"Protocol {options.protocol}: {PROTOCOLS[options.protocol]}")
         image = f"{crop.width}x{crop.height} pixels ({crop.framing})"
         what = f"bare crops of {image}" if options.bare else f"face crops of {image} cut out of the frames"
+        if {"lse_d", "lse_c"} & set(options.metrics):
+            lines.append(f"LSE: {BOXES[options.lse_boxes]}")
         lines.append(f"Images compared: {'whole frames' if options.region == 'frame' else what}")
         return lines
 

@@ -31,12 +31,13 @@ from metrics.motion import dynamic_motion_error, optical_flow
 from metrics.pairs import Batch, FrameCount, FramePair, Pair
 from metrics.perceptual import lpips
 from metrics.sets import ImageSets, VideoSets
-from metrics.sync import ExpertEmbeddings, SyncEmbeddings
+from metrics.sync import DetectedBoxes, ExpertEmbeddings, SyncEmbeddings
 from metrics.tables import METRICS, SETS
 from metrics.truth import Truth, fingerprint
 from models.arcface import ArcFace, embed
 from models.chung_syncnet import ChungSyncNet
 from models.i3d import I3D
+from models.s3fd import S3FD
 from models.sync_expert import SyncExpert
 
 _OF_FACES = {"liplmd", "lse_d", "lse_c", "csim", "lipleak", "closures", "sync"}
@@ -61,6 +62,8 @@ class Options:
         device: "cpu" or a CUDA device.
         unpaired: the videos compared with are those that were dubbed, which say other words.
         protocol: how the videos were made, as the user says: "authors", "best" (see `metrics.reproduce`) or "".
+        lse_boxes: what SyncNet sees of a frame: "mesh", the box of MediaPipe's landmarks; "s3fd", the published
+            pipeline's detector; "frame", all of it, as Wav2Lip's script does for LRS2, LRS3 and LRW.
         bare: the images compared are the bare crops, and only the metrics of motion, lips and sound see whole frames.
     """
 
@@ -71,6 +74,7 @@ class Options:
     unpaired: bool = False
     protocol: str = ""
     bare: bool = False
+    lse_boxes: str = "mesh"
 
     @property
     def needs_faces(self) -> bool:
@@ -155,6 +159,7 @@ class ClipScorer:
         self._sync: SyncEmbeddings | None = None
         if "syncnet" in networks:
             self._sync = SyncEmbeddings(cast(ChungSyncNet, networks["syncnet"]), options.device)
+        self._detected = DetectedBoxes(cast(S3FD, networks["s3fd"]), options.device) if "s3fd" in networks else None
         self._expert: ExpertEmbeddings | None = None
         if "expert" in networks:
             self._expert = ExpertEmbeddings(cast(SyncExpert, networks["expert"]), options.device)
@@ -241,10 +246,21 @@ class ClipScorer:
             # SyncNet and the expert need every frame: a hidden face keeps its last box.
             face = pair.generated_face or pair.reference_face
             self._last_face = face or self._last_face
-            if self._sync is not None and self._last_face is not None:
-                self._sync.add(pair.index, pair.generated, self._last_face.box)
+            self._follow_sync(pair)
             if self._expert is not None and self._last_face is not None:
                 self._expert.add(pair.index, pair.generated, self._last_face.landmarks)
+
+    def _follow_sync(self, pair: FramePair) -> None:
+        if self._sync is None:
+            return
+        if self._options.lse_boxes == "frame":
+            self._sync.add(pair.index, pair.generated, None)
+            return
+        box = None if self._last_face is None else self._last_face.box
+        if self._detected is not None:
+            box = self._detected.box(pair.generated)
+        if box is not None:
+            self._sync.add(pair.index, pair.generated, box)
 
     def _similarities(self, batch: Batch) -> np.ndarray:
         """CSIM of each compared pair; NaN if a face is missing, as it may be in a whole frame."""

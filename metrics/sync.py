@@ -6,21 +6,34 @@ Sync Expert Is All You Need for Speech to Lip Generation In the Wild", 2020.
 
 from collections import deque
 from dataclasses import dataclass
+from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 
 from data_prep.unsynced import sync_mel
 from media.audio import SAMPLE_RATE, mel_spectrogram
 from media.pictures import to_tensor
-from media.place import crop_face
+from media.place import crop_face, overlap
 from media.timeline import FPS
-from models.chung_syncnet import MFCC_A_FRAME, MFCC_A_WINDOW, SHIFTS, ChungSyncNet, mfcc_windows, sync_crop
+from models.checkpoint import load_state, read_foreign
+from models.chung_syncnet import MFCC_A_FRAME, MFCC_A_WINDOW, SHIFTS, SIZE, ChungSyncNet, mfcc_windows, sync_crop
+from models.s3fd import S3FD, detect
 from models.sync_expert import FRAMES, SyncExpert, lower_faces
 
 EPSILON = 1e-6  # torch's pairwise distance, which the published scores use, adds it to each difference
 BATCH = 8  # windows embedded at once
+SEARCHED, LARGE = 0.25, 480  # scale at which S3FD searches a frame, and px a side from which it does
+SURE, SAME = 0.9, 0.5  # least score of a face, least overlap of one face in two frames
 REACH = 6  # frames either way over which boxes are smoothed, as SyncNet's published pipeline does
+
+
+def load_s3fd(weights: Path) -> S3FD:
+    """S3FD in eval mode from `sfd_face.pth` (`python -m checkpoints.fetch s3fd`); InputError if it is another file."""
+    network = S3FD()
+    load_state(network, read_foreign(weights), str(weights))
+    return network.eval().requires_grad_(False)
 
 
 @dataclass(frozen=True)
@@ -62,6 +75,30 @@ def sync_score(lips: np.ndarray, sound: np.ndarray) -> SyncScore:
     )
     best = int(distances.argmin())
     return SyncScore(SHIFTS - best, float(distances[best]), float(np.median(distances) - distances[best]))
+
+
+class DetectedBoxes:
+    """Follows one face by S3FD's boxes, as SyncNet's published pipeline does, a quarter of the frame's size and up.
+
+    Frames smaller than 480 px are searched at their own size. A frame without the face keeps its last box, where the
+    pipeline interpolates.
+    """
+
+    def __init__(self, network: S3FD, device: str = "cpu"):
+        self._network, self._device = network, device
+        self._last: np.ndarray | None = None
+
+    def box(self, frame: np.ndarray) -> np.ndarray | None:
+        """The face's box in `frame` (H, W, 3) uint8 RGB, x1 y1 x2 y2; None before the first face."""
+        scale = SEARCHED if min(frame.shape[:2]) >= LARGE else 1.0
+        found = detect(self._network, frame, scale, SURE, self._device)
+        last = self._last
+        if len(found) and last is None:
+            self._last = max(found, key=lambda box: (box[2] - box[0]) * (box[3] - box[1]))
+        elif len(found) and last is not None:
+            near = max(found, key=lambda box: overlap(box, last))
+            self._last = near if overlap(near, last) > SAME else last
+        return self._last
 
 
 class ExpertEmbeddings:
@@ -148,14 +185,17 @@ class SyncEmbeddings:
         self._lips: list[np.ndarray] = []
         self._first: int | None = None
 
-    def add(self, index: int, frame: np.ndarray, box: np.ndarray) -> None:
+    def add(self, index: int, frame: np.ndarray, box: np.ndarray | None) -> None:
         """Add frame `index`, (H, W, 3) uint8 RGB with the face in `box`; indices run without a gap.
 
         A crop's centre and size are the medians over the boxes of the 13 frames around it: a box that follows the jaw
-        would cancel the jaw's motion in the crop.
+        would cancel the jaw's motion in the crop. Without a box the whole frame is the crop.
         """
         if self._first is None:
             self._first = index
+        if box is None:
+            self._keep(cv2.resize(frame, (SIZE, SIZE), interpolation=cv2.INTER_LINEAR))
+            return
         low, high = np.asarray(box, np.float64).reshape(2, 2)
         self._squares.append(np.array([*(low + high) / 2, (high - low).max() / 2]))
         self._waiting.append(frame)
@@ -167,7 +207,10 @@ class SyncEmbeddings:
         place = len(self._squares) - len(self._waiting)
         x, y, half = np.median(self._squares[max(0, place - REACH) : place + REACH + 1], axis=0)
         box = np.array([x - half, y - half, x + half, y + half])
-        self._crops.append(sync_crop(self._waiting.popleft(), box)[..., ::-1])
+        self._keep(sync_crop(self._waiting.popleft(), box))
+
+    def _keep(self, crop: np.ndarray) -> None:
+        self._crops.append(crop[..., ::-1])
         if len(self._crops) == FRAMES + BATCH - 1:
             self._embed()
 

@@ -35,6 +35,7 @@ OTHER_NUMBERS = {
     "models/face_synthesizer.py": (1, "channels"),
     "models/heatmap_predictor.py": (3, "channels"),
     "models/i3d.py": (13, "channels"),
+    "models/s3fd.py": (5, "channels, and a step of S3FD's sixth map"),
     "models/released_face.py": (1, "channels"),
     "models/sync_expert.py": (2, "channels"),
     "scripts/make_pictures.py": (1, "colours"),
