@@ -11,16 +11,28 @@ suffix. Each metric is defined in the module of `metrics/` that computes it.
 """
 
 import argparse
+import dataclasses
 import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from media.crop import STSA, CropForm
+from media.crop import CROPS, CropForm
 from media.errors import InputError, Parser, command, quick_help
 from media.files import named_paths, output_folder, replacing
 from metrics.tables import METRICS, NEED_SOURCE, TABLES, UNPAIRED, PublishedTable
 from models.devices import add_device
+
+SMALLEST_CROP = 32  # px, of the metrics' networks
+
+
+def size(text: str) -> tuple[int, int]:
+    """Read HxW, or N for NxN."""
+    try:
+        height, width = (int(part) for part in text.split("x")) if "x" in text else (int(text), int(text))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not HxW, such as 416x320") from None
+    return height, width
 
 
 @quick_help
@@ -48,10 +60,17 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         help="compare the face crop (face, default) or the whole frame (frame)",
     )
     parser.add_argument(
+        "--crop",
+        default="stsa",
+        metavar="NAME|CHECKPOINT",
+        help=f"form of the face crop: {', '.join(CROPS)}, or the folder of a checkpoint, whose form is taken "
+        "(default: stsa)",
+    )
+    parser.add_argument(
         "--size",
-        type=int,
-        default=STSA.height,
-        help=f"side of the face crop in pixels (default {STSA.height})",
+        type=size,
+        metavar="HxW",
+        help="height and width of the face crop, or one number (default: the form's)",
     )
     parser.add_argument(
         "--lse-boxes",
@@ -95,7 +114,7 @@ from metrics.report import write_report
 from metrics.results import Results, published_grid
 from metrics.scoring import Options, count_frames
 from metrics.sync import load_s3fd
-from models.checkpoint import load_sync_expert
+from models.checkpoint import checkpoint_crop, load_sync_expert
 from models.fast import forbid_tf32
 
 
@@ -119,6 +138,22 @@ def chosen_metrics(names: list[str] | None, table: PublishedTable | None, expert
     if "sync" in metrics and not expert:
         raise InputError("--metrics sync needs --expert, a checkpoint with a sync expert; add it or leave sync out")
     return tuple(dict.fromkeys([*metrics, *(["sync"] if expert else [])]))
+
+
+def compared_crop(name: str, size: tuple[int, int] | None) -> CropForm:
+    """The form `name`, or that of the checkpoint `name`, at the size (height, width) if one is given."""
+    if name in CROPS:
+        form = CROPS[name]
+    elif Path(name).is_dir():
+        form = checkpoint_crop(name)
+    else:
+        raise InputError(f"--crop {name} is neither a form ({', '.join(CROPS)}) nor the folder of a checkpoint")
+    form = form if size is None else dataclasses.replace(form, height=size[0], width=size[1])
+    if min(form.shape) < SMALLEST_CROP:
+        raise InputError(
+            f"--size {form.height}x{form.width} is too small for the metrics; give {SMALLEST_CROP} or more"
+        )
+    return form
 
 
 def unpaired_metrics(metrics: tuple[str, ...], asked: bool, source: Path | None) -> tuple[str, ...]:
@@ -216,9 +251,7 @@ def main(arguments: list[str] | None = None) -> None:
         raise InputError(f"--table {table.name} has no column that can be computed; leave --generated out to print it")
     if args.region not in ("face", "frame"):
         raise InputError(f"--region {args.region} does not exist; give face or frame")
-    if args.size < 32:
-        raise InputError(f"--size {args.size} is too small for the metrics; give 32 or more")
-    crop = CropForm(height=args.size, width=args.size)
+    crop = compared_crop(args.crop, args.size)
     crops = named_paths("--crops", args.crops)
     options = Options(
         metrics, args.region, crop, str(args.device), unpaired, args.protocol, bool(crops), args.lse_boxes

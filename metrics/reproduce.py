@@ -230,6 +230,7 @@ def main(arguments: list[str] | None = None) -> int:
         *("--generated", f"{args.name}={output / 'dubbed'}", "--reference", output / "truth"),
         *("--clips", output / "clips.txt", "--table", args.table, "--output", output / "results"),
         *(word for line in checks for word in ("--note", line)),
+        *("--crop", args.checkpoint),
         *("--cache", args.cache or output.resolve().parent / "evaluation_cache", "--protocol", args.protocol),
         *("--lse-boxes", args.lse_boxes),
         *(("--crops", f"{args.name}={output / 'crops'}") if authors else ()),

@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from media.crop import check_same_crop
+from media.crop import CropForm, check_same_crop
 from media.errors import InputError, first_line
 from media.files import existing_file, output_folder, replacing
 from models import chung_syncnet, face_synthesizer, heatmap_predictor, sync_expert
@@ -174,6 +174,14 @@ def network_config(path: str | os.PathLike, name: str) -> Any:
         raise InputError(
             f"{source} is of another version of the code ({first_line(error)}); use that version"
         ) from error
+
+
+def checkpoint_crop(folder: str | os.PathLike) -> CropForm:
+    """The form of the crops of a checkpoint's synthesizer; InputError where it has none."""
+    for name in ("face_synthesizer", "g4g_synthesizer"):
+        if Path(folder, f"{name}.safetensors").is_file():
+            return network_config(Path(folder, "config.yaml"), name).crop
+    raise InputError(f"checkpoint {folder} has no synthesizer; give the folder of one")
 
 
 def check_form(folder: str | os.PathLike, networks: Mapping[str, nn.Module]) -> None:

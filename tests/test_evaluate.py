@@ -17,12 +17,15 @@ from media_files import write_video
 
 import evaluate
 from checkpoints import fetch
+from media.crop import CROPS
 from media.errors import InputError
 from media.face import Face, FaceTracker
 from media.video import VideoWriter, read_frames
 from metrics import motion, scoring, sets
 from metrics.pairs import FrameCount, Pair, read_pairs
+from models import G4GConfig, G4GSynthesizer
 from models.arcface import ArcFace
+from models.checkpoint import save_checkpoint
 from models.chung_syncnet import ChungSyncNet
 from models.i3d import I3D
 
@@ -350,6 +353,27 @@ def test_the_face_crop_is_the_reference_box_in_both(truth, tmp_path, capsys):
         errors[region] = results(tmp_path / region)["methods"][0]["metrics"]["mse"]["mean"]
     assert errors["face"] < 1e-4
     assert errors["frame"] > 1e-3
+
+
+def test_the_crop_is_a_form_or_a_checkpoint_s_at_any_size(truth, tmp_path, capsys):
+    checkpoint = tmp_path / "g4g"
+    network = G4GSynthesizer(G4GConfig(width=0.05, crop=CROPS["g4g"]))
+    save_checkpoint(checkpoint, {"g4g_synthesizer": network}, {"g4g_synthesizer": network.config})
+    both = ("--generated", truth, "--reference", truth, "--metrics", "psnr", "mse")
+    for number, (options, expected) in enumerate(
+        [
+            ((), (128, 128, "landmark_box")),
+            (("--size", "96x64"), (96, 64, "landmark_box")),
+            (("--crop", "upright", "--size", "64"), (64, 64, "upright")),
+            (("--crop", checkpoint), (416, 320, "dinet")),
+        ]
+    ):
+        assert run(*both, *options, "--output", tmp_path / str(number), capsys=capsys)[0] == 0
+        crop = results(tmp_path / str(number))["options"]["crop"]
+        assert (crop["height"], crop["width"], crop["framing"]) == expected
+        assert f"{expected[1]}x{expected[0]} pixels" in (tmp_path / str(number) / "table.md").read_text()
+    for options in (("--size", "axb"), ("--size", 16), ("--size", "64x20"), ("--crop", "stsa-9"), ("--crop", tmp_path)):
+        assert str(options[1]) in complaint(*both, *options, capsys=capsys)
 
 
 def test_blur_jitter_and_a_frozen_mouth_each_worsen_their_metric(shared, tmp_path, capsys):
