@@ -52,7 +52,18 @@ from media.sound import read_sound
 from media.video import VideoWriter
 
 PORTRAIT, SPEECH = ROOT / "assets" / "portrait.mp4", ROOT / "assets" / "speech.wav"
-STAGES = ("sound", "decode, first pass", "track", "references", "decode", "crop", "networks", "paste", "encode")
+STAGES = (
+    "sound",
+    "decode, first pass",
+    "track",
+    "references",
+    "decode",
+    "crop",
+    "networks",
+    "detail",
+    "paste",
+    "encode",
+)
 
 
 class SourcesOwnFaces(Speaker):

@@ -111,12 +111,20 @@ class DubOptions:
     protocol: str = _option(
         "best",
         "authors: as STSA's authors evaluate. The whole generated crop is pasted inside the face's contour, without "
-        "matching colours; landmarks are not smoothed, references are truncated; crops (.mkv) are written without loss",
+        "matching colours or adding detail; landmarks are not smoothed, references are truncated; crops (.mkv) are "
+        "written without loss",
         "output",
         choices=("best", "authors"),
     )
     smooth: bool = _option(
         True, "use the tracked landmarks without smoothing over time", "faces", "--no-smoothing", action="store_false"
+    )
+    detail: bool = _option(
+        True,
+        "paste the generated face without the fine detail of the frame's face and of the references",
+        "faces",
+        "--no-detail",
+        action="store_false",
     )
     keep_fps: bool = _option(
         False, "keep the video's average frame rate (1 to 240) instead of 25", "output", action="store_true"

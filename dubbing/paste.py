@@ -8,17 +8,6 @@ from media.landmarks import OVAL_POINTS, select131
 from media.place import Place, resize
 
 
-def paste(
-    frame: np.ndarray, face: np.ndarray, source: np.ndarray, place: Place, landmarks: np.ndarray, form: CropForm
-) -> np.ndarray:
-    """Copy `frame` (H, W, 3) uint8 and paste the hidden part of `face`, a (h, w, 3) uint8 crop, into the copy.
-
-    source (h, w, 3) uint8 is the frame's own crop at `place`; landmarks are (478, 2), (132, 2) or (131, 2) in pixels of
-    the frame. Pixels outside the face's contour, and outside `form`'s hidden rectangle, keep their values.
-    """
-    return paste_face(frame, match_colour(face, source, form), place, landmarks, form)
-
-
 def match_colour(face: np.ndarray, source: np.ndarray, form: CropForm) -> np.ndarray:
     """Shift the colour of `face` to that of `source`, both (h, w, 3) uint8. What is not hidden is the same in both.
 

@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from dubbing.detail import Candidate, add_detail, candidate
 from dubbing.motion import Motion, motion
 from dubbing.options import DubOptions
-from dubbing.paste import paste, paste_whole
+from dubbing.paste import match_colour, paste_face, paste_whole
 from dubbing.people import Person, Scene, choose, observe, recognise
 from dubbing.pictures import grey, panel, panel_size
 from dubbing.prepared import Prepared, frame_rate, reference_key
@@ -27,6 +28,7 @@ from media.audio import SAMPLE_RATE, mel_spectrogram, wav2vec2_features
 from media.crop import CropForm
 from media.errors import InputError
 from media.files import check_output_folder, existing_file
+from media.heatmap import LIP_POINTS
 from media.lossless import check_lossless, lossless_writer
 from media.place import Place, crop_face
 from media.references import choose_references, covering_references, lip_opening
@@ -75,6 +77,14 @@ class Summary:
 
 
 @dataclass
+class _References:
+    """A person's reference frames: `Speaker.encode`'s result, and where the dub adds detail, the frames' own."""
+
+    encoded: Any
+    candidates: list[Candidate] | None
+
+
+@dataclass
 class _Face:
     """A face to generate in a frame, and the networks' output for it, which `_spoken` sets."""
 
@@ -117,7 +127,7 @@ def dub(
     """
     options, clock = options or DubOptions(), clock or Clock()
     if options.protocol == "authors":
-        options = dataclasses.replace(options, smooth=False, reference_choice="truncated")
+        options = dataclasses.replace(options, smooth=False, reference_choice="truncated", detail=False)
     wanted = (output, options.visualize, options.crop_output, options.source_crop_output, options.heatmap_output)
     prepared, video = (video, video.video) if isinstance(video, Prepared) else (None, video)
     outputs = [Path(path) for path in wanted if path is not None]
@@ -149,13 +159,13 @@ def dub(
     people = list({id(person): person for row in dubbed for person in row}.values())
     motions = _motions(people, dubbed, scene, length, options, speaker.crop)
     with clock.time("references"):
-        references = _references(source, people, known, speaker, options.reference_choice, prepared)
+        references = _references(source, people, known, speaker, options, prepared)
 
     depth = int(np.clip(_QUEUED // (3 * info.width * info.height), 1, 32))
     decoded = clock.iterate("decode", source.play(length))
     frames = background(_with_jobs(decoded, motions, fps, speaker, clock), depth)
     frames = background(_spoken(frames, speaker, references, features, options.batch_size, clock), depth)
-    frames = background(_pasted(frames, speaker.crop, options.protocol, clock), depth)
+    frames = background(_pasted(frames, references, speaker.crop, options, clock), depth)
     faceless = [all(m.first[k] < 0 for m in motions) for k in range(length)]
     with contextlib.ExitStack() as stack:
         stack.enter_context(contextlib.closing(frames))
@@ -186,7 +196,7 @@ def prepare(
     source, scene = _tracked(video, info, prepared.fps, sys.maxsize, options, clock, prepared)
     people = list({id(person): person for row in _dubbed_people(scene, video, options) for person in row}.values())
     for speaker in speakers:
-        _references(source, people, None, speaker, options.reference_choice, prepared)
+        _references(source, people, None, speaker, dataclasses.replace(options, detail=False), prepared)
     return prepared
 
 
@@ -303,17 +313,17 @@ def _references(
     people: list[Person],
     known: tuple[Source, list[Person]] | None,
     speaker: Speaker,
-    choice: str,
+    options: DubOptions,
     prepared: Prepared | None,
-) -> list[Any]:
-    """Choose each person's reference frames by `choice` (see `DubOptions`) and encode them.
+) -> list[_References]:
+    """Choose each person's reference frames by `options.reference_choice` and encode them.
 
     They come from the source, or from a video of references if `known` is one. There, a single person takes the face
     with the largest total area. Several people take the faces that look like theirs; those without a match take
     references from the source.
     """
     if known is None:
-        return [_encoded_references(source, person, speaker, choice, prepared) for person in people]
+        return [_encoded_references(source, person, speaker, options, prepared) for person in people]
     other, others = known
     found: list[Person | None]
     if len(people) == 1:
@@ -321,29 +331,35 @@ def _references(
     else:
         found = recognise(people, others)
     shown = [(source, person) if same is None else (other, same) for person, same in zip(people, found, strict=True)]
-    return [_encoded_references(*where, speaker, choice, None) for where in shown]
+    return [_encoded_references(*where, speaker, options, None) for where in shown]
 
 
 def _encoded_references(
-    source: Source, person: Person, speaker: Speaker, choice: str, prepared: Prepared | None
-) -> Any:
-    faces = person.in_crops(speaker.crop)
-    if choice == "cover":
+    source: Source, person: Person, speaker: Speaker, options: DubOptions, prepared: Prepared | None
+) -> _References:
+    faces, form = person.in_crops(speaker.crop), speaker.crop
+    if options.reference_choice == "cover":
         chosen = covering_references(faces, speaker.references)
     else:
-        chosen = choose_references(lip_opening(faces), speaker.references, choice == "truncated")
+        chosen = choose_references(lip_opening(faces), speaker.references, options.reference_choice == "truncated")
     kept, key = {}, ""
     if prepared:
         kept, key = prepared.encoded.setdefault(speaker.fingerprint, {}), reference_key(person, chosen)
-        if key in kept:
-            return speaker.restored(kept[key])
-    images = {}
+        if key in kept and not options.detail:
+            return _References(speaker.restored(kept[key]), None)
+    images, candidates = {}, {}
     for i in set(chosen.tolist()):
-        images[i] = crop_face(source.frame(person.frames[i]), speaker.crop.place(person.points[i]), speaker.crop.shape)
-    encoded = speaker.encode(np.stack([images[i] for i in chosen]), faces[chosen])
-    if prepared:
-        kept[key] = speaker.state(encoded)
-    return encoded
+        frame, place = source.frame(person.frames[i]), form.place(person.points[i])
+        images[i] = crop_face(frame, place, form.shape)
+        if options.detail:
+            candidates[i] = candidate(frame, place, images[i], form)
+    if key in kept:
+        encoded = speaker.restored(kept[key])
+    else:
+        encoded = speaker.encode(np.stack([images[i] for i in chosen]), faces[chosen])
+        if prepared:
+            kept[key] = speaker.state(encoded)
+    return _References(encoded, [candidates[i] for i in chosen] if options.detail else None)
 
 
 def _with_jobs(
@@ -389,7 +405,7 @@ def _places(frames: np.ndarray, fps: Fraction) -> np.ndarray:
 def _spoken(
     frames: Generator[_Frame, None, None],
     speaker: Speaker,
-    references: list[Any],
+    references: list[_References],
     features: np.ndarray,
     batch_size: int,
     clock: Clock,
@@ -402,22 +418,38 @@ def _spoken(
                 faces = [face for frame in batch for face in frame.faces if face.person == number]
                 if faces:
                     with clock.time("networks"):
-                        made, heatmaps = speaker.speak([face.job for face in faces], person, features, known[number])
+                        jobs = [face.job for face in faces]
+                        made, heatmaps = speaker.speak(jobs, person.encoded, features, known[number])
                     for face, image, heatmap in zip(faces, made, heatmaps, strict=True):
                         face.made, face.heatmap = image, heatmap
             yield from batch
 
 
-def _pasted(frames: Generator[_Frame, None, None], form: CropForm, protocol: str, clock: Clock) -> Iterator[_Frame]:
+def _pasted(
+    frames: Generator[_Frame, None, None],
+    references: list[_References],
+    form: CropForm,
+    options: DubOptions,
+    clock: Clock,
+) -> Iterator[_Frame]:
     with contextlib.closing(frames):
         for frame in frames:
-            with clock.time("paste"):
-                frame.result = frame.picture
-                for face in frame.faces:
-                    if protocol == "authors":
+            frame.result = frame.picture
+            for face in frame.faces:
+                if options.protocol == "authors":
+                    with clock.time("paste"):
                         frame.result = paste_whole(frame.result, face.made, face.place, face.landmarks)
-                    else:
-                        frame.result = paste(frame.result, face.made, face.job.crop, face.place, face.landmarks, form)
+                    continue
+                with clock.time("paste"):
+                    made = match_colour(face.made, face.job.crop, form)
+                candidates = references[face.person].candidates
+                if candidates is not None:
+                    with clock.time("detail"):
+                        own = candidate(frame.picture, face.place, face.job.crop, form)
+                        lips = face.place.to_crop(face.landmarks[LIP_POINTS])
+                        made = add_detail(made, own, lips, candidates, face.job.flow, form)
+                with clock.time("paste"):
+                    frame.result = paste_face(frame.result, made, face.place, face.landmarks, form)
             yield frame
 
 

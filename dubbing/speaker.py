@@ -4,7 +4,7 @@ import functools
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -28,12 +28,15 @@ class FaceJob:
     window: (T,) indices of the output frames in the speaker's window; the frame to generate is in the middle.
     sound: (T,) position of each of the window's frames on the 25 fps timeline of the sound.
     pose: (T, 131, 2) landmarks of each of the window's frames, in the crop's units.
+    flow: (N, 2, rows, columns) float32, set by `speak` if the network has a flow: for each pixel of the crop's hidden
+        part, the point x, y of each reference, in [-1, 1] between the crop's outer edges.
     """
 
     crop: np.ndarray
     window: np.ndarray
     sound: np.ndarray
     pose: np.ndarray
+    flow: np.ndarray | None = field(default=None, init=False, repr=False)
 
 
 class Speaker(ABC):

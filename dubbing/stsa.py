@@ -110,13 +110,19 @@ class StsaSpeaker(Speaker):
         crops = to_tensor(np.stack([job.crop for job in jobs]), self.device)
         batch = self._padded(embeddings, poses, points, sound, crops)
         self._form = references
-        faces, heatmaps = self._run(self._dub, *batch, *references.tensors())
+        faces, heatmaps, *flow = self._run(self._dub, *batch, *references.tensors())
+        for grids in flow:
+            for job, grid in zip(jobs, grids[:count].float().cpu().numpy(), strict=True):
+                job.flow = grid
         return to_pictures(faces[:count]), heatmaps[:count, 0].cpu().numpy()
 
     def _dub(
         self, embeddings: Tensor, poses: Tensor, points: Tensor, sound: Tensor, crops: Tensor, *references: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Faces (B, 3, S, S) and heatmaps (B, 1, S, S) for one person's frames."""
+    ) -> tuple[Tensor, ...]:
+        """Faces (B, 3, S, S) and heatmaps (B, 1, S, S) for one person's frames; with a temporal path, their flow too.
+
+        The flow is of the hidden part: (B, N, 2, rows, columns), as `Alignment.grid`.
+        """
         person = self._form.holding(references)
         with autocast(self.device, self.dtype):
             given = {"landmarks": points, "reference_landmarks": person.landmarks}
@@ -129,8 +135,11 @@ class StsaSpeaker(Speaker):
             )
             heatmaps, further = guidance(self.synthesizer, heatmaps.float(), keypoints, points)
             placed = [x[None] for x in further]
-            faces = self.synthesizer.render(crops[None], heatmaps[None], person.images, sound[None], *placed)[0]
-        return faces.float(), heatmaps
+            faces, alignment = self.synthesizer.render(
+                crops[None], heatmaps[None], person.images, sound[None], *placed, alignment=True
+            )
+        made = faces[0].float(), heatmaps
+        return made if alignment.grid is None else (*made, alignment.grid[0][..., *self.crop.hidden_pixels])
 
     def _encode_frames(self, sound: Tensor, poses: Tensor) -> Tensor:
         with autocast(self.device, self.dtype):

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from dubbing.paste import match_colour, paste, paste_weight
+from dubbing.paste import match_colour, paste_face, paste_weight
 from media.crop import (
     CROPS,
     PICTURE,
@@ -158,7 +158,7 @@ def test_only_the_hidden_rectangle_is_pasted(form):
     frame = np.full((240, 200, 3), 90, np.uint8)
     face = np.full((*form.shape, 3), 90, np.uint8)
     face[form.hidden_mask()] = 200
-    pasted = paste(frame, face, np.full_like(face, 90), place, contour(box), form)
+    pasted = paste_face(frame, match_colour(face, np.full_like(face, 90), form), place, contour(box), form)
     np.testing.assert_array_equal(pasted[10:218, 20:180][~inside], 90)
     assert (pasted[10:218, 20:180][centre] == 200).all()
 
