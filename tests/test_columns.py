@@ -233,9 +233,7 @@ def made_networks(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_translation_blur_freeze_and_shift_through_every_new_metric(
-    shared, tmp_path, capsys, made_networks, monkeypatch
-):
+def test_a_translation_blur_freeze_and_shift_through_the_metrics(shared, tmp_path, capsys, made_networks, monkeypatch):
     source = shared / "clips" / "val" / "synthetic_13b.mp4"
     frames = [cv2.resize(frame, None, fx=0.5, fy=0.5) for _, frame in zip(range(34), read_frames(source), strict=False)]
     height, width = frames[0].shape[:2]
@@ -261,7 +259,8 @@ def test_a_translation_blur_freeze_and_shift_through_every_new_metric(
         rows += ["--generated", tmp_path / name]
     monkeypatch.setattr(evaluate, "load_sync_expert", lambda path: _Loud())
     code, out, _ = run(
-        *rows, "--reference", tmp_path / "same", "--metrics", "csim", "fvd", "closures", "lipleak", "flicker",
+        *rows, "--reference", tmp_path / "same", "--metrics", "psnr", "ssim", "mse", "liplmd", "csim", "fvd",
+        "closures", "lipleak", "flicker",
         "--expert", "given", "--output", tmp_path / "out", capsys=capsys,
     )  # fmt: skip
     assert code == 0, out
@@ -270,6 +269,16 @@ def test_a_translation_blur_freeze_and_shift_through_every_new_metric(
         for method in results(tmp_path / "out")["methods"]
     }
     same = value["same"]
+    assert same["psnr"] == "inf" and (same["ssim"], same["mse"], same["liplmd"]) == (1, 0, 0)
+    for name in ("translated", "blurred", "frozen", "shifted", "flickering"):
+        assert value[name]["psnr"] < 45 and value[name]["ssim"] < 0.999 and value[name]["mse"] > 0, name
+    with FaceTracker() as tracker:
+        face = tracker.track(frames[0])
+    assert face is not None
+    box = face.box[2:] - face.box[:2]
+    moved = float(np.linalg.norm([6 / box[0], 4 / box[1]]))
+    assert value["translated"]["liplmd"] == pytest.approx(moved, rel=0.1)
+    assert value["frozen"]["liplmd"] > value["blurred"]["liplmd"] and value["shifted"]["liplmd"] > 0.01
     assert (same["csim"], same["closures"]) == (pytest.approx(1), 1)
     assert same["fvd"] == pytest.approx(0, abs=1e-6)
     assert same["sync"] is not None

@@ -1,11 +1,12 @@
 """Dataset layouts on miniature trees of the real shape, data_prep.split, HDTF's annotations, and held-out clips."""
 
 import json
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
-from faces import small_checkpoint
+from faces import portraits, small_checkpoint
 from media_files import beat_times, number_of, write_sound, write_video
 from omegaconf import OmegaConf
 from training_runs import write_clips
@@ -173,6 +174,34 @@ def test_hdtf_is_cut_by_its_annotations(tmp_path):
     write_part(source, tmp_path / "part.mp4")
     assert len(list(read_frames(tmp_path / "part.mp4"))) == 25
     assert np.allclose(beat_times(read_audio(tmp_path / "part.mp4")), [0, 0.5], atol=0.05)
+
+
+@pytest.mark.slow
+def test_hdtf_s_cut_clips_become_clip_files_and_test_clips(tmp_path, capsys):
+    """Preprocess and reproduce read the same 512x512 part; its face and its sound are those of the part."""
+    from data_prep import preprocess
+    from data_prep.clips import Clip
+    from metrics.reproduce import prepare
+
+    place = tmp_path / "hdtf"
+    place.mkdir()
+    (place / "WRA_annotion_time.txt").write_text("Someone.mp4 00:01-00:03\n")
+    (place / "WRA_crop_wh.txt").write_text("Someone_0.mp4 20 200 10 200\n")
+    write_video(place / "Someone.mp4", pictures=portraits(90), beats=(0, Fraction(90, 25)))
+    assert preprocess_run(preprocess, place, tmp_path / "out") == 0, capsys.readouterr().err
+    clip = Clip(tmp_path / "out" / "WRA_Someone_0.safetensors")
+    assert (len(clip), clip.seconds, clip.frames[0]) == (50, 2.0, 0)
+    assert np.allclose(beat_times(clip.wav), [0, 0.5, 1, 1.5], atol=0.05)
+    (source,) = hdtf.sources(place)
+    prepare([source], tmp_path / "repro")
+    (truth,) = (tmp_path / "repro" / "truth").iterdir()
+    assert truth.name == "WRA_Someone_0.mp4" and next(read_frames(truth)).shape == (512, 512, 3)
+
+
+def preprocess_run(preprocess, folder: Path, output: Path) -> int:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["preprocess", str(folder), str(output), "--dataset", "hdtf", "--workers", "1"])
+        return preprocess.main()
 
 
 def test_a_part_without_a_window_keeps_frames_and_sound_together(tmp_path):
