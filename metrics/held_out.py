@@ -14,10 +14,8 @@ from media.errors import InputError, first_line
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def training_folders(checkpoint: Path) -> list[str]:
-    """The folders that a checkpoint's config names as training and validation data, as written there.
-
-    Validation counts as training: it selects the weights.
+def data_folders(checkpoint: Path, use: str) -> list[str]:
+    """The folders that a checkpoint's config names as `use`, "train" or "val", as written there.
 
     Raises:
         InputError: the config cannot be read.
@@ -28,15 +26,16 @@ def training_folders(checkpoint: Path) -> list[str]:
     except Exception as error:  # the YAML library's own errors have many types
         raise InputError(f"{path} cannot be read ({first_line(error)}); give a checkpoint folder") from error
     sections = config.get("training") if isinstance(config, dict) else None
-    return list(dict.fromkeys(_data_folders(sections or {})))
+    return list(dict.fromkeys(_data_folders(sections or {}, use)))
 
 
-def _data_folders(section: dict) -> Iterator[str]:
+def _data_folders(section: dict, use: str) -> Iterator[str]:
     for key, value in section.items():
         if key == "data" and isinstance(value, dict):
-            yield from (str(value[name]) for name in ("train", "val") if value.get(name))
+            if value.get(use):
+                yield str(value[use])
         elif isinstance(value, dict):
-            yield from _data_folders(value)
+            yield from _data_folders(value, use)
 
 
 def held_out(sources: list[Source], checkpoint: Path) -> tuple[list[Source], list[str]]:
@@ -46,29 +45,47 @@ def held_out(sources: list[Source], checkpoint: Path) -> tuple[list[Source], lis
     the folder's manifest records it, the same size of the source; or if the manifest records a source of the same file
     name and size, which has another id in another layout.
 
+    Validation clips, which select the weights, are not left out.
+
     Returns:
-        The other sources, and a line for each training folder that says what was compared.
+        The other sources, and a line for each folder that says what was compared.
     """
-    folders = training_folders(checkpoint)
+    folders = data_folders(checkpoint, "train")
     if not folders:
         return sources, [
             f"the config of {checkpoint} names no training data: nothing tells whether it has seen the clips"
         ]
     lines = []
     for folder in folders:
-        place = next((each for each in (Path(folder), ROOT / folder) if each.is_dir()), None)
+        place = _place(folder)
         if place is None:
             lines.append(f"training data {folder} is not here: whether the clips are among it was not checked")
             continue
-        known = _clips(place)
-        files = {(line.get("source"), line.get("source_bytes")) for line in known.values()}
-        unseen = [source for source in sources if not _is_known(source, known, files)]
+        count, unseen = _others(sources, place)
         lines.append(
-            f"training data {folder}: {len(known)} clip files, compared by id and by the source's name and size; "
+            f"training data {folder}: {count} clip files, compared by id and by the source's name and size; "
             f"{len(sources) - len(unseen)} clips of the dataset are among them and are not drawn"
         )
         sources = unseen
+    for folder in data_folders(checkpoint, "val"):
+        place = _place(folder)
+        seen = 0 if place is None else len(sources) - len(_others(sources, place)[1])
+        if seen:
+            lines.append(
+                f"validation data {folder}, which selected the weights: {seen} clips of the dataset are among it"
+            )
     return sources, lines
+
+
+def _place(folder: str) -> Path | None:
+    return next((each for each in (Path(folder), ROOT / folder) if each.is_dir()), None)
+
+
+def _others(sources: list[Source], folder: Path) -> tuple[int, list[Source]]:
+    """The number of clip files in `folder`, and the sources that are none of them."""
+    known = _clips(folder)
+    files = {(line.get("source"), line.get("source_bytes")) for line in known.values()}
+    return len(known), [source for source in sources if not _is_known(source, known, files)]
 
 
 def _clips(folder: Path) -> dict[str, dict]:

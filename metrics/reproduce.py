@@ -13,8 +13,8 @@ STSA's tables take 40 clips of LRS2's test split (intra-domain) and 40 of CMLR's
 and 20 of HDTF. The papers do not list their clips; here a fixed seed chooses them. A stopped run resumes when started
 again.
 
-A clip that the checkpoint's config names as training or validation data is not drawn. What was compared to tell is
-printed and stands below the table.
+A clip that the checkpoint's config names as training data is not drawn. What was compared to tell is printed and stands
+below the table.
 
 OUTPUT holds list.csv (the dubs to make), clips.txt (the names), truth/ (links to the true videos, or the parts of
 videos that the dataset cuts), dubbed/, crops/ (of the authors' protocol: generated/ and true/) and results/.
@@ -196,7 +196,10 @@ def main(arguments: list[str] | None = None) -> int:
         raise InputError(f"input {args.input} is not a folder; give the dataset's")
 
     sources = LAYOUTS[layout](args.input)
-    unseen, checks = held_out(candidates(sources), args.checkpoint)
+    drawable = candidates(sources)
+    unseen, checks = held_out(drawable, args.checkpoint)
+    if drawable and not unseen:
+        raise InputError(f"every test clip of {args.input} is among the checkpoint's training data; give other clips")
     clips = choose_clips(unseen, count, args.seed)
     content = digest(args.checkpoint)
     choice = "truncated" if args.protocol == "authors" else args.reference_choice

@@ -17,7 +17,7 @@ from data_prep.layout import Cut, Source
 from media.errors import InputError
 from media.sound import read_audio
 from media.video import read_frames
-from metrics.held_out import held_out, training_folders
+from metrics.held_out import data_folders, held_out
 
 
 def touch(*paths: Path) -> None:
@@ -259,15 +259,21 @@ def test_training_clips_are_not_drawn_and_the_reason_is_said(tmp_path):
     (tmp_path / "data/manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert [source.base for source in held_out(sources, checkpoint)[0]] == ["a", "c"]
 
+    config = OmegaConf.load(checkpoint / "config.yaml")
+    config.training = {"data": {"train": "nowhere", "val": str(tmp_path / "data" / "train")}}
+    OmegaConf.save(config, checkpoint / "config.yaml")
+    kept, told = held_out(sources, checkpoint)
+    assert len(kept) == 3 and "selected the weights: 1 clips of the dataset are among it" in told[1]
+
 
 def test_the_training_folders_of_a_run_and_of_combined_networks_are_found(tmp_path):
     checkpoint = small_checkpoint(tmp_path / "checkpoint")
-    assert training_folders(checkpoint) == []
+    assert data_folders(checkpoint, "train") == []
     trained_on(checkpoint, "data/lrs2/train")
-    assert training_folders(checkpoint) == ["data/lrs2/train"]
+    assert data_folders(checkpoint, "train") == ["data/lrs2/train"]
     config = OmegaConf.load(checkpoint / "config.yaml")
     config.training = {"data": {"train": "data/a", "val": "data/b", "workers": 2}, "output": "runs/a"}
     OmegaConf.save(config, checkpoint / "config.yaml")
-    assert training_folders(checkpoint) == ["data/a", "data/b"]
+    assert (data_folders(checkpoint, "train"), data_folders(checkpoint, "val")) == (["data/a"], ["data/b"])
     with pytest.raises(InputError, match="cannot be read"):
-        training_folders(tmp_path)
+        data_folders(tmp_path, "train")
