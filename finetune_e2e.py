@@ -54,7 +54,7 @@ from training.config import (
     start,
 )
 from training.data import mean_of_parts, move, parts, training_batches, training_windows, validation_batch
-from training.learner import Adversary, Learner, compiled, synchronised, train_mode
+from training.learner import Adversary, Learner, compiled, recomputing, synchronised, train_mode
 from training.run import Run
 from training.validation import face_validation
 
@@ -251,6 +251,7 @@ def main() -> None:
     freeze_untrained(config, predictor, synthesizer, objective)
     sections = {"heatmap_predictor": predictor.config, "face_synthesizer": synthesizer.config, "training": config}
     dubbing = Dubbing(predictor, synthesizer, config.frames, config.true_heatmaps)
+    dubbing = recomputing(dubbing, config.train)
     dubbing = synchronised(dubbing, accelerator, config.train).to(memory_format=torch.channels_last)
     shared = {"predictor": predictor.shared_parameters(), "synthesizer": synthesizer.shared_parameters()}
     sums = {"L_face": field_names(FaceLosses) + extra_names, "L_heatmap": field_names(HeatmapLosses)}

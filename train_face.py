@@ -59,7 +59,7 @@ from training.config import (
     windows_at_once,
 )
 from training.data import mean_of_parts, move, parts, training_batches, training_windows, validation_batch
-from training.learner import Adversary, Learner, compiled, synchronised, train_mode
+from training.learner import Adversary, Learner, compiled, recomputing, synchronised, train_mode
 from training.run import Run, holds_a_run
 from training.validation import face_validation
 
@@ -319,6 +319,7 @@ def main() -> None:
         validation = face_validation(config, objective, true, windows["mel"], crop, measure, accelerator)
     learn_to_read(config, synthesizer.to(accelerator.device), dataset)
 
+    synthesizer = recomputing(synthesizer, config.train)
     synthesizer = synchronised(synthesizer, accelerator, config.train).to(memory_format=torch.channels_last)
     shared = {"": synthesizer.shared_parameters()} if isinstance(synthesizer, FaceSynthesizer) else None
     learner = Learner(synthesizer, config.train, accelerator, shared=shared)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from models.precision import total, without_autocast
 
@@ -63,7 +64,12 @@ class AdaInNorm(nn.Module):
 
 
 class ModulatedBlock(nn.Module):
-    """Twice: modulated instance norm, LeakyReLU 0.2, 3x3 convolution. `norm` is SpadeNorm or AdaInNorm."""
+    """Twice: modulated instance norm, LeakyReLU 0.2, 3x3 convolution. `norm` is SpadeNorm or AdaInNorm.
+
+    With `recompute`, the backward pass computes the block's activations again instead of keeping them.
+    """
+
+    recompute = False
 
     def __init__(self, channels: int, norm: Callable[..., SpadeNorm | AdaInNorm], *norm_args: int):
         super().__init__()
@@ -78,6 +84,11 @@ class ModulatedBlock(nn.Module):
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         """x (B N, C, H, W) under the condition (B, ...): each N consecutive features share one."""
+        if self.recompute and torch.is_grad_enabled():
+            return checkpoint(self._compute, x, condition, use_reentrant=False)
+        return self._compute(x, condition)
+
+    def _compute(self, x: Tensor, condition: Tensor) -> Tensor:
         first, second = self.modulations(condition, x.shape[-2:])
         x = self.conv_1(F.leaky_relu(modulate(x, first), 0.2))
         return self.conv_2(F.leaky_relu(modulate(x, second), 0.2))

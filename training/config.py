@@ -66,6 +66,9 @@ class TrainConfig:
     precision: str = "no"  # "no", "bf16" or "fp16"; fp16 needs CUDA, bf16 CUDA or a CPU with AMX
     compile: bool = False  # compile the step with torch.compile; on several GPUs only with freeze_batch_norm
     freeze_batch_norm: bool = False  # batch norm keeps its running statistics and uses them in training
+    # Gradient checkpointing: the backward pass computes the activations of STSA's modulated blocks again instead of
+    # keeping them. 0.4 of the activations' memory; docs/speed.md has the time.
+    gradient_checkpointing: bool = False
     # Largest number of windows that a process has in memory at once; 0: its whole share of a step. The gradients of a
     # step's parts are summed. Batch norm and contrastive losses take the windows of one part. Mutual information also
     # takes those of the step's earlier parts.

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from losses.adversarial import discriminator_loss
 from media.errors import InputError
+from models.modulation import ModulatedBlock
 from models.precision import total
 from training.balance import gradient_norms
 from training.config import TrainConfig, synchronises
@@ -23,6 +24,21 @@ Network = TypeVar("Network", bound=nn.Module)
 def synchronised(network: Network, accelerator: Accelerator, train: TrainConfig) -> Network:
     """`network`; if `synchronises`, with batch norm over the batches of all processes."""
     return nn.SyncBatchNorm.convert_sync_batchnorm(network) if synchronises(accelerator, train) else network
+
+
+def recomputing(network: Network, train: TrainConfig) -> Network:
+    """`network`; with `train.gradient_checkpointing`, its modulated blocks recompute their activations.
+
+    Raises:
+        InputError: the network has no such block.
+    """
+    if train.gradient_checkpointing:
+        blocks = [module for module in network.modules() if isinstance(module, ModulatedBlock)]
+        if not blocks:
+            raise InputError("train.gradient_checkpointing is for STSA's face synthesizer; leave it out here")
+        for block in blocks:
+            block.recompute = True
+    return network
 
 
 def optimizer(parameters: Any, train: TrainConfig, betas: Sequence[float] | None = None) -> torch.optim.Optimizer:
