@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable
 
+from media.crop import CROPS, CropForm
 from media.errors import Parser, command, positive, quick_help
 from models.devices import usable_device
 
@@ -27,6 +28,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = Parser(__doc__)
     parser.add_argument("--config", help="a checkpoint's config.yaml; default: the released form at the paper's size")
     parser.add_argument("--width", type=float, default=1.0, help="factor of the channels, where no --config is given")
+    parser.add_argument(
+        "--crop", choices=[*CROPS], default="stsa", help="form of the crops, where no --config is given"
+    )
     parser.add_argument("--batch", type=positive, default=4, help="frames of the second measurement")
     parser.add_argument("--threads", type=positive, help="CPU threads; default: PyTorch's choice")
     parser.add_argument("--seconds", type=float, default=1.0, help="how long each form is run, three times over")
@@ -231,11 +235,13 @@ def count_gflop(run: Callable[[], object]) -> float:
     return counter.get_total_flops() / 1e9
 
 
-def load_configs(path: str | None, width: float) -> tuple[HeatmapPredictorConfig, FaceSynthesizerConfig]:
-    """The networks' configs: of a checkpoint's config.yaml, or the released forms at `width`."""
+def load_configs(
+    path: str | None, width: float, crop: CropForm
+) -> tuple[HeatmapPredictorConfig, FaceSynthesizerConfig]:
+    """The networks' configs: of a checkpoint's config.yaml, or the released forms at `width` on crops of `crop`."""
     if path is None:
-        predictor = dataclasses.replace(HeatmapPredictorConfig.released(), width=width)
-        return predictor, FaceSynthesizerConfig.released(width=width)
+        predictor = dataclasses.replace(HeatmapPredictorConfig.released(), width=width, crop=crop)
+        return predictor, dataclasses.replace(FaceSynthesizerConfig.released(width=width), crop=crop)
     return network_config(path, "heatmap_predictor"), network_config(path, "face_synthesizer")
 
 
@@ -294,7 +300,7 @@ def main(arguments: list[str] | None = None) -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     forbid_tf32()  # its error would exceed the forms' difference
-    predictor_config, synthesizer_config = load_configs(options.config, options.width)
+    predictor_config, synthesizer_config = load_configs(options.config, options.width, CROPS[options.crop])
     predictor = trained_like(build_network("heatmap_predictor", predictor_config))
     synthesizer = trained_like(build_network("face_synthesizer", synthesizer_config))
     names = ["cpu"] + ["cuda"] * torch.cuda.is_available()

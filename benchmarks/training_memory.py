@@ -1,0 +1,111 @@
+"""GPU memory that training takes, computed without a GPU: what the backward pass needs of each window, and the states.
+
+    python -m benchmarks.training_memory
+
+The networks have the paper's size. They run on tensors without data, which count what autograd keeps: of the network,
+of VGG-19 at two scales (eq. 9) and of the discriminator. Weights, gradients, Adam's moments and the moving average take
+20 bytes a parameter. Workspaces, the optimizer's temporary copies and the allocator's gaps are not counted: the largest
+micro_batch leaves a fifth of the memory for them.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import sys
+
+from media.errors import Parser, command, quick_help
+
+
+@quick_help
+def parse() -> argparse.Namespace:
+    return Parser(__doc__).parse_args()
+
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd.graph import saved_tensors_hooks
+from torchvision.models import vgg19
+
+from losses.perceptual import ENDS
+from media.crop import CROPS, CropForm
+from models import FaceSynthesizer, FaceSynthesizerConfig
+from models.discriminator import PatchDiscriminator
+from training.config import TrainConfig
+from training.learner import recomputing
+
+FRAMES, REFERENCES = 5, 5
+GPUS = (24, 48, 80)  # GB
+USED = 0.8  # of a GPU's memory
+_STATE = 20  # bytes a parameter: float32 weight, gradient, two moments, moving average
+
+
+@dataclasses.dataclass
+class Need:
+    """Bytes that a step takes: of the states, and kept for the backward pass of each window."""
+
+    states: int
+    window: int
+
+    def largest_batch(self, gigabytes: float) -> int:
+        """The most windows that fit into a GPU of `gigabytes`."""
+        return max(0, int((USED * gigabytes * 1e9 - self.states) / self.window))
+
+
+def need(crop: CropForm, bf16: bool, checkpointing: bool) -> Need:
+    """What a step of train_face.py on crops of the form `crop` takes."""
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        config = FaceSynthesizerConfig(crop=crop, references=REFERENCES)
+        synthesizer = FaceSynthesizer(config).eval()  # batch norm refuses the one window
+        recomputing(synthesizer, TrainConfig(gradient_checkpointing=checkpointing))
+        judge = PatchDiscriminator()
+        features = vgg19(weights=None, init_weights=False).features[: ENDS[-1]].requires_grad_(False)
+        own = {id(p) for network in (synthesizer, judge, features) for p in network.parameters()}
+        kept: dict[int, torch.UntypedStorage] = {}
+
+        def keep(tensor: Tensor) -> Tensor:
+            if id(tensor) not in own:
+                storage = tensor.untyped_storage()
+                kept[storage._cdata] = storage
+            return tensor
+
+        precision = torch.autocast("cpu", torch.bfloat16) if bf16 else contextlib.nullcontext()
+        with saved_tensors_hooks(keep, lambda tensor: tensor), precision:
+            faces = synthesizer(*_window(crop)).flatten(0, 1)
+            for images in (faces, nn.functional.avg_pool2d(faces, 2)):
+                features(images)
+            judge(faces)
+    count = sum(p.numel() for network in (synthesizer, judge) for p in network.parameters())
+    return Need(_STATE * count, sum(storage.nbytes() for storage in kept.values()))
+
+
+def _window(crop: CropForm) -> list[Tensor]:
+    heatmaps = crop.guidance, crop.guidance
+    shapes = (
+        (1, FRAMES, 3, *crop.shape),
+        (1, FRAMES, 1, *heatmaps),
+        (1, REFERENCES, 3, *crop.shape),
+        (1, REFERENCES, 1, *heatmaps),
+        (1, FRAMES, 80, 16),
+    )
+    return [torch.zeros(shape) for shape in shapes]
+
+
+@command
+def main() -> None:
+    parse()
+    sizes = " | ".join(f"{size} GB" for size in GPUS)
+    print(f"| crop | precision | gradient_checkpointing | GiB a window | {sizes} |")
+    print(f"| --- | --- | --- | --- |{' --- |' * len(GPUS)}")
+    for name in ("stsa", "stsa-256"):
+        for bf16 in (False, True):
+            for checkpointing in (False, True):
+                found = need(CROPS[name], bf16, checkpointing)
+                batches = " | ".join(str(found.largest_batch(size)) for size in GPUS)
+                precision = "bf16" if bf16 else "float32"
+                words = f"{name} | {precision} | {str(checkpointing).lower()} | {found.window / 2**30:.2f}"
+                print(f"| {words} | {batches} |", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
