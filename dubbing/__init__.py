@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dubbing.dubber import Dubber
     from dubbing.g4g import G4GSpeaker
+    from dubbing.live import Live
     from dubbing.load import load_speaker
     from dubbing.options import DubOptions
     from dubbing.pipeline import Summary, dub
@@ -19,6 +20,7 @@ __all__ = [
     "DubOptions",
     "Dubber",
     "G4GSpeaker",
+    "Live",
     "Prepared",
     "Speaker",
     "StsaSpeaker",
@@ -30,6 +32,7 @@ __all__ = [
 _MODULES = {
     "dubbing.dubber": ("Dubber",),
     "dubbing.g4g": ("G4GSpeaker",),
+    "dubbing.live": ("Live",),
     "dubbing.load": ("load_speaker",),
     "dubbing.options": ("DubOptions",),
     "dubbing.pipeline": ("Summary", "dub"),

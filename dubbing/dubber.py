@@ -3,10 +3,13 @@
 import argparse
 import os
 import threading
+import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
+from dubbing.live import Live
 from dubbing.load import load_speaker
 from dubbing.options import DEMO, DubOptions, usual_load
 from dubbing.pipeline import Summary, dub, prepare
@@ -86,3 +89,18 @@ class Dubber:
         """
         with self._lock:
             return prepare(video, [self.speaker], self.options(**options))
+
+    def live(self, prepared: Prepared, clock: Callable[[], float] = time.monotonic, **options: Any) -> Live:
+        """Pictures of a prepared person that speaks sound which is still arriving; see `Live`.
+
+        On CUDA, make the `Dubber` with a `batch_size` of 4 or less: the networks run on so many faces at a time.
+
+        Args:
+            clock: seconds, by which sound is late.
+            options: fields of `DubOptions`.
+
+        Raises:
+            InputError: the video cannot be read, has another frame rate, or shows no face.
+        """
+        with self._lock:
+            return Live(prepared, self.speaker, self.options(**options), self._lock, clock)

@@ -200,6 +200,52 @@ def prepare(
     return prepared
 
 
+@dataclass
+class Cast:
+    """A video's people, ready to be dubbed; `dubbed` lists them for each frame of the scene."""
+
+    source: Source
+    scene: Scene
+    dubbed: list[list[Person]]
+    people: list[Person]
+    references: list[_References]
+
+    def motions(self, length: int, options: DubOptions, form: CropForm) -> list[Motion]:
+        """The people's motions in an output of `length` frames."""
+        return _motions(self.people, self.dubbed, self.scene, length, options, form)
+
+
+def cast(prepared: Prepared, speaker: Speaker, options: DubOptions) -> Cast:
+    """The people that the options choose, with their references; InputError where the video shows no face."""
+    clock = Clock()
+    info = probe(prepared.video)
+    source, scene = _tracked(prepared.video, info, prepared.fps, sys.maxsize, options, clock, prepared)
+    dubbed = _dubbed_people(scene, prepared.video, options)
+    people = list({id(person): person for row in dubbed for person in row}.values())
+    references = _references(source, people, None, speaker, options, prepared)
+    return Cast(source, scene, dubbed, people, references)
+
+
+def generated(
+    frames: Iterator[tuple[int, np.ndarray]],
+    start: int,
+    of: Cast,
+    motions: list[Motion],
+    speaker: Speaker,
+    features: np.ndarray,
+    options: DubOptions,
+    known: list[dict],
+) -> Iterator[_Frame]:
+    """Yield `frames` of the source, the output's from `start` on at 25 frames a second, with their `result`.
+
+    `known` holds, for each person, what the speaker keeps between batches.
+    """
+    clock = Clock()
+    jobs = _with_jobs(frames, motions, Fraction(FPS), speaker, clock, start)
+    spoken = _spoken(jobs, speaker, of.references, features, options.batch_size, clock, known)
+    return _pasted(spoken, of.references, speaker.crop, options, clock)
+
+
 def _tracked(
     video: str | os.PathLike,
     info: VideoInfo,
@@ -363,11 +409,16 @@ def _encoded_references(
 
 
 def _with_jobs(
-    frames: Iterator[tuple[int, np.ndarray]], motions: list[Motion], fps: Fraction, speaker: Speaker, clock: Clock
-) -> Iterator[_Frame]:
-    """Yield each frame of the output with the faces to generate in it."""
+    frames: Iterator[tuple[int, np.ndarray]],
+    motions: list[Motion],
+    fps: Fraction,
+    speaker: Speaker,
+    clock: Clock,
+    start: int = 0,
+) -> Generator[_Frame, None, None]:
+    """Yield each frame of the output, from `start` on, with the faces to generate in it."""
     offsets = np.arange(speaker.window) - speaker.window // 2
-    for k, (_, picture) in enumerate(frames):
+    for k, (_, picture) in enumerate(frames, start):
         frame = _Frame(picture)
         with clock.time("crop"):
             for number, m in enumerate(motions):
@@ -409,9 +460,10 @@ def _spoken(
     features: np.ndarray,
     batch_size: int,
     clock: Clock,
-) -> Iterator[_Frame]:
+    known: list[dict] | None = None,
+) -> Generator[_Frame, None, None]:
     """Yield the frames with their faces generated, in batches of `batch_size` frames."""
-    known: list[dict] = [{} for _ in references]
+    known = [{} for _ in references] if known is None else known
     with contextlib.closing(frames):
         while batch := list(itertools.islice(frames, batch_size)):
             for number, person in enumerate(references):

@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from fractions import Fraction
 from itertools import islice, repeat
 from typing import overload
@@ -70,7 +70,7 @@ class Source:
         """Take the number of frames, and the size of one, as known instead of scanning."""
         self.frames, self._frame_bytes, self._held = frames, frame_bytes, None
 
-    def play(self, length: int) -> Iterator[tuple[int, np.ndarray]]:
+    def play(self, length: int) -> Generator[tuple[int, np.ndarray], None, None]:
         """Yield `length` pairs (frame index, frame), forward and back over the scanned frames."""
         done = 0
         while done < length:
