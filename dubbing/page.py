@@ -20,11 +20,14 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from dubbing.dubber import Dubber
+from dubbing.live import Live
 from dubbing.options import DubOptions, parse_face, parse_point
 from dubbing.prepared import Prepared
 from dubbing.preview import boxed, face_at, preview
+from media.audio import SAMPLE_RATE
 from media.errors import InputError, explanation
 from media.files import short_stem
+from media.sound import read_audio
 from media.video import probe
 
 KEPT = 3600  # seconds after which uploads and results are removed
@@ -65,7 +68,9 @@ class Page:
     def __init__(self, checkpoints: dict[str, Path], device: torch.device, folder: str | os.PathLike):
         os.environ["GRADIO_TEMP_DIR"] = os.fspath(folder)  # Gradio has no argument for it
         self.checkpoints, self.device, self.folder = checkpoints, device, Path(folder)
-        self._dubbers: dict[str, Dubber] = {}
+        self._dubbers: dict[tuple[str, int | None], Dubber] = {}
+        self._lives: dict[str, Live] = {}  # by session
+        self._hearing = threading.Lock()
         self._known: dict[tuple, Prepared] = {}  # the latest last
         self._turn = threading.Lock()  # a stopped job may still run when the queue starts the next
         self._running: dict[str, threading.Event] = {}  # by session; set to stop the job
@@ -112,7 +117,8 @@ class Page:
         for stopped in list(self._running.values()):
             stopped.set()
         self.blocks.close(verbose=False)
-        with self._turn:  # the job that it stopped has removed its files
+        self._lives.clear()
+        with self._turn, self._hearing:  # a job that it stopped has removed its files
             pass
 
     def look(self, video: str | None, start: float | None) -> tuple[np.ndarray | None, list[Box], str, str]:
@@ -180,6 +186,47 @@ class Page:
         if stopped is not None:
             stopped.set()
 
+    def leave(self, request: gr.Request) -> None:
+        """Stop the job of a session whose tab is closed, and forget its voice."""
+        self.stop(request)
+        self._lives.pop(request.session_hash or "", None)
+
+    def prepare(
+        self,
+        video: str | None,
+        person: str,
+        start: float | None,
+        end: float | None,
+        checkpoint: str,
+        request: gr.Request,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008 (Gradio looks for it there)
+    ) -> str:
+        """Make the session's live voice."""
+        with self._job(request.session_hash) as stopped, _one_line(video, self.folder):
+            if video is None:
+                raise InputError("give a video")
+            progress(0, desc="Loading the networks")
+            prepared = self._prepared(video, start or 0.0, end or None, False)
+            dubber = self._dubber(checkpoint, 1)
+            options = {**_whom(person), "progress": _shown(progress, stopped)}
+            live = dubber.live(prepared, **options)
+            silence = np.zeros(round((live.latency + 0.1) * SAMPLE_RATE), np.float32)
+            list(live.hear(silence))  # the first pictures take longer
+            live = dubber.live(prepared, **options)
+            self._lives[request.session_hash or ""] = live
+            return f"ready: the mouth follows the voice after {1000 * live.latency:.0f} ms and the time to compute it"
+
+    def hear(self, piece: str | None, request: gr.Request) -> Any:
+        """The latest picture that a piece of the session's voice completes."""
+        live = self._lives.get(request.session_hash or "")
+        if live is None:
+            raise gr.Error("press Prepare first", print_exception=False)
+        if piece is None:
+            return gr.skip()
+        with self._hearing, _one_line(piece):
+            pictures = list(live.hear(read_audio(piece)))
+        return pictures[-1] if pictures else gr.skip()
+
     @contextlib.contextmanager
     def _job(self, session: str | None) -> Iterator[threading.Event]:
         with self._turn:
@@ -202,16 +249,25 @@ class Page:
             del self._known[next(iter(self._known))]
         return self._known[key]
 
-    def _dubber(self, checkpoint: str) -> Dubber:
-        if checkpoint not in self._dubbers:
-            self._dubbers[checkpoint] = Dubber(self.checkpoints[checkpoint], self.device)
-        return self._dubbers[checkpoint]
+    def _dubber(self, checkpoint: str, batch_size: int | None = None) -> Dubber:
+        """The networks of a checkpoint; on the CPU the same for every batch size."""
+        if self.device.type == "cpu":
+            batch_size = None
+        key = checkpoint, batch_size
+        if key not in self._dubbers:
+            self._dubbers[key] = Dubber(self.checkpoints[checkpoint], self.device, batch_size=batch_size)
+        return self._dubbers[key]
 
     def _layout(self) -> gr.Blocks:
         with gr.Blocks(title="Visual dubbing", analytics_enabled=False, delete_cache=(60, KEPT)) as blocks:
             gr.Markdown(CONSENT)
-            self._results(self._inputs())
-            blocks.unload(self.stop)
+            inputs = self._inputs()
+            with gr.Tabs():
+                with gr.Tab("Dub"):
+                    self._results(inputs)
+                with gr.Tab("Live voice"):
+                    self._live_voice(inputs)
+            blocks.unload(self.leave)
         return blocks
 
     def _inputs(self) -> list[gr.components.Component]:
@@ -269,12 +325,43 @@ class Page:
         views = gr.Video(label="Source, heatmap, generated crop, dub", visible=False, elem_id="views")
         video, start, heatmaps = inputs[0], inputs[3], cast(gr.Checkbox, inputs[-1])
         shown: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-        job = button.click(self.dub, inputs, [result, views, summary], show_progress_on=summary, api_name="dub")
+        job = button.click(
+            self.dub, inputs, [result, views, summary], show_progress_on=summary, concurrency_id="dub", api_name="dub"
+        )
         halt = stop.click(self.stop, cancels=job, queue=False, api_visibility="private")
         halt.then(lambda: "stopped", None, summary, **shown)
         button.click(lambda video: video, video, source, **shown)
         heatmaps.change(lambda wanted: gr.Video(visible=wanted), heatmaps, views, **shown)
         both.click(None, start, None, js=PLAY_BOTH, api_visibility="private")
+
+    def _live_voice(self, inputs: list[gr.components.Component]) -> None:
+        """The tab that speaks into the microphone and shows the mouth."""
+        gr.Markdown("Prepare the video above, then record: the mouth follows the voice.")
+        button = gr.Button("Prepare", variant="primary", elem_id="prepare")
+        ready = gr.Textbox(label="State", interactive=False, elem_id="ready")
+        with gr.Row():
+            voice = gr.Audio(
+                label="Voice",
+                sources=["microphone"],
+                streaming=True,
+                type="filepath",
+                editable=False,
+                buttons=[],
+                elem_id="voice",
+            )
+            picture = gr.Image(label="Live", interactive=False, format="jpeg", buttons=[], elem_id="live")
+        _refuse_addresses(voice)
+        video, _, person, start, end, _, checkpoint, *_ = inputs
+        given = [video, person, start, end, checkpoint]
+        button.click(self.prepare, given, ready, concurrency_id="dub", api_visibility="private")
+        voice.stream(
+            self.hear,
+            voice,
+            picture,
+            stream_every=0.1,
+            show_progress="hidden",
+            api_visibility="private",
+        )
 
 
 class _Stopped(Exception):

@@ -12,6 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import av
@@ -19,7 +20,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
-from faces import WIDTH, empty, portraits, small_checkpoint, write_frames
+from faces import HEIGHT, WIDTH, empty, portraits, small_checkpoint, write_frames
 from media_files import write_sound
 
 import app
@@ -326,6 +327,19 @@ def test_the_command_serves_with_a_password_until_it_is_ended(tmp_path, files):
             process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
     assert [path for path in (tmp_path / "tmp").iterdir() if path.name.startswith("dubbing-")] == []
+
+
+def test_a_voice_moves_the_mouth_once_the_video_is_prepared(page, files):
+    session = SimpleNamespace(session_hash="voice")
+    with pytest.raises(Exception, match="press Prepare first"):
+        page.hear(str(files["sound"]), session)
+    state = page.prepare(str(files["video"]), "largest", 0, 0, "small", session, lambda *_, **__: None)
+    assert state.startswith("ready: the mouth follows the voice after 213 ms")
+    pieces = [page.hear(str(files["sound"]), session) for _ in range(2)]  # 0.4 s
+    assert pieces[1].shape == (HEIGHT, WIDTH, 3)
+    page.leave(session)
+    with pytest.raises(Exception, match="press Prepare first"):
+        page.hear(str(files["sound"]), session)
 
 
 def test_the_demo_opens_the_page_on_request(tmp_path):
