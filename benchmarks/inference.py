@@ -308,7 +308,7 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"torch {torch.__version__}, {torch.get_num_threads()} CPU threads")
     print("device frames form             GFLOP/frame   ms/frame  frames/s   x plain      GiB  max. diff.")
     for device in devices:
-        for frames in (1, options.batch):
+        for frames in sorted({1, options.batch}):
             for line in compare(predictor, synthesizer, frames, device, options.seconds):
                 print(line, flush=True)
 

@@ -1,5 +1,6 @@
 """Dubbing every kind of video with every kind of sound: size, rate, length and picture of what comes out."""
 
+import dataclasses
 import math
 from fractions import Fraction
 from typing import Any
@@ -13,7 +14,7 @@ from media_files import write_sound, write_video
 
 from benchmarks.dubbing import SourcesOwnFaces
 from dubbing import DubOptions, dub
-from media.crop import STSA
+from media.crop import CROPS, STSA
 from media.face import FaceTracker
 from media.landmarks import select131
 from media.references import choose_references, covering_references, lip_opening
@@ -256,3 +257,29 @@ def test_references_may_come_from_another_video(tmp_path):
         options = DubOptions(progress=None, references=references)
         dub(video, sound, tmp_path / "out.mp4", Looking(), options)
     assert seen[1] - seen[0] > 20
+
+
+def _rolled(pictures: list[np.ndarray], degrees: float) -> list[np.ndarray]:
+    matrix = cv2.getRotationMatrix2D((WIDTH / 2 - 0.5, HEIGHT / 2 - 0.5), -degrees, 1)
+    return [cv2.warpAffine(picture, matrix, (WIDTH, HEIGHT), borderMode=cv2.BORDER_REPLICATE) for picture in pictures]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["stsa-256", "g4g", "upright"])
+@pytest.mark.parametrize("kind", ["plain", "rolled", "cut"])
+def test_crops_of_every_form_return_to_their_place(tmp_path, name, kind):
+    """With each face returned unchanged, the dub is the source, for heads that are turned or cut by the frame too."""
+    pictures = portraits(6)
+    if kind == "rolled":
+        pictures = _rolled(pictures, 25)
+    elif kind == "cut":  # the chin and a cheek are outside
+        pictures = [picture[: HEIGHT * 3 // 4, WIDTH // 4 :] for picture in pictures]
+        pictures = [np.ascontiguousarray(picture[:, : picture.shape[1] // 2 * 2]) for picture in pictures]
+    video = write_video(tmp_path / "video.mp4", pictures=pictures)
+    sound = write_sound(tmp_path / "sound.wav", "pcm_s16le", 16000, "mono", seconds=0.24)
+    speaker = SourcesOwnFaces()
+    speaker.crop = dataclasses.replace(CROPS[name], height=2 * CROPS[name].height, width=2 * CROPS[name].width)
+    dub(video, sound, tmp_path / "out.mp4", speaker, DubOptions(progress=None, detail=False))
+    for source, dubbed in zip(read_frames(video), read_frames(tmp_path / "out.mp4"), strict=True):
+        difference = np.abs(source.astype(int) - dubbed)
+        assert difference.mean() < 2.2 and np.quantile(difference, 0.999) < 30  # of the codec
