@@ -2,7 +2,7 @@
 
     python -m benchmarks.loading [--items 200] [--clips 5000]
 
-The clips repeat the faces and landmarks of the bundled portrait; their sound is noise, with log-mel and Wav2Vec 2.0
+The clips repeat the faces and landmarks of the bundled portrait in frames of LRS2's size; their sound is noise, with log-mel and Wav2Vec 2.0
 features. Items are windows of five frames with five references, augmented, in random order, as train_heatmap.py
 (without pictures) and train_face.py read them.
 """
@@ -34,17 +34,20 @@ from data_prep.preprocess import LONGEST_SIDE, QUALITY
 from data_prep.windows import ClipDataset
 from media.face import FaceTracker
 from media.landmarks import tracked
+from media.place import resize
 from media.video import read_frames
 
 SHORT, LONG = 75, 7500  # frames: three seconds, five minutes
+LRS2 = 160  # px, width and height of its frames
 CLIPS = 8
 
 
 def portrait() -> list[tuple[bytes, np.ndarray, np.ndarray]]:
-    """JPEGs, tracked points and stored parts of the portrait's faces, 100 px wide."""
+    """JPEGs, tracked points and stored parts of the portrait's faces, in frames of LRS2's size."""
     found = []
     with FaceTracker() as tracker:
         for frame in read_frames(PORTRAIT):
+            frame = resize(frame, LRS2, LRS2)
             face = tracker.track(frame)
             if face is not None:
                 points = tracked(face.landmarks)
