@@ -2,9 +2,9 @@
 
     python -m benchmarks.loading [--items 200] [--clips 5000]
 
-The clips repeat the faces and landmarks of the bundled portrait in frames of LRS2's size; their sound is noise, with log-mel and Wav2Vec 2.0
-features. Items are windows of five frames with five references, augmented, in random order, as train_heatmap.py
-(without pictures) and train_face.py read them.
+The clips repeat the faces and landmarks of the bundled portrait, in frames of LRS2's size. Their sound is noise, with
+log-mel and Wav2Vec 2.0 features. Items are windows of five frames with five references, augmented, in random order, as
+train_heatmap.py (without pictures) and train_face.py read them.
 """
 
 import argparse
