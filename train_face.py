@@ -39,6 +39,7 @@ from losses.face import FaceLosses, FaceObjective
 from losses.g4g import G4GLosses, G4GObjective, freeze_unread
 from losses.sync import own_sound_nearest
 from losses.warp import warp_score
+from media.crop import check_same_crop
 from media.errors import InputError, command
 from metrics.crops import Validation
 from models.checkpoint import build_network, load_network
@@ -108,6 +109,9 @@ class G4GTraining(SynthesizerTraining):
     model: G4GConfig = field(default_factory=G4GConfig)
     discriminator: DiscriminatorConfig = field(default_factory=lambda: DiscriminatorConfig(scales=1, together=5))
     losses: G4GLosses = field(default_factory=G4GLosses)
+    # With `start_from`: train at the size of this config's `model.crop` instead of the checkpoint's, as in a curriculum
+    # of sizes. Both crops have the same framing, margin and hidden rectangle.
+    resize: bool = False
     negatives: int = 0  # number of unsynced sounds of the same clip per window, for the contrastive loss (eq. 16)
     furthest: int = 15  # largest shift of these sounds, in frames earlier or later
 
@@ -123,7 +127,7 @@ def starting_point(config: FaceTraining | G4GTraining) -> FaceSynthesizer | G4GS
 
     Raises:
         InputError: `model.mutual_information` contradicts the weight `losses.mutual_information`, which decides whether
-            eq. 7's network exists.
+            eq. 7's network exists; or `config.resize` has no checkpoint, or one of another framing.
     """
     if isinstance(config, FaceTraining):
         informed, said = config.losses.mutual_information > 0, config.model.mutual_information
@@ -133,6 +137,8 @@ def starting_point(config: FaceTraining | G4GTraining) -> FaceSynthesizer | G4GS
                 f"{config.losses.mutual_information:g}, whose weight decides; leave the former out"
             )
     begun: Any = load_network(config.start_from, config.network) if config.start_from else None
+    if isinstance(config, G4GTraining) and config.resize:
+        resize(config, begun)
     if begun is not None:
         config.model = dataclasses.replace(begun.config)
     if isinstance(config, FaceTraining):  # eq. 7's network exists where it is trained
@@ -141,6 +147,20 @@ def starting_point(config: FaceTraining | G4GTraining) -> FaceSynthesizer | G4GS
     if begun is not None:
         synthesizer.load_state_dict(begun.state_dict(), strict=False)  # one of them may lack eq. 7's network
     return synthesizer
+
+
+def resize(config: G4GTraining, begun: G4GSynthesizer | None) -> None:
+    """Give `begun`, the synthesizer of `config.start_from`, the size of `config.model.crop`: its weights fit any size.
+
+    Raises:
+        InputError: there is no such synthesizer, or the crops show or hide different parts of the face.
+    """
+    if begun is None:
+        raise InputError("resize=true changes the size of a checkpoint's crop; give start_from=FOLDER, or leave it out")
+    crop, holder = config.model.crop, f"checkpoint {config.start_from}"
+    remedy = "only height, width and guidance can change (resize=true)"
+    check_same_crop(crop, "this config's model", begun.config.crop, holder, remedy, ("framing", "margin", "hidden"))
+    begun.config.crop = crop
 
 
 def unsynced_sounds(batch: dict) -> dict[str, Tensor]:

@@ -1,7 +1,8 @@
-"""Measure the cost of a frame in the plain and in the fast form of the two networks, and the forms' difference.
+"""Measure the cost of a frame in the plain and in the fast form of a method's networks, and the forms' difference.
 
-    python -m benchmarks.inference                      # the released networks' form at the paper's size
+    python -m benchmarks.inference                      # STSA's released networks' form at the paper's size
     python -m benchmarks.inference --config checkpoints/demo/config.yaml
+    python -m benchmarks.inference --network g4g        # G4G at its paper's 416x320, as in configs/g4g.yaml
 
 The plain form follows the reference code: every frame encodes the references again, the predictor decodes a window of T
 frames and uses one of them, and SPADE's two convolutions run for each reference. The fast form is that of inference.py:
@@ -27,10 +28,11 @@ from models.devices import usable_device
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = Parser(__doc__)
     parser.add_argument("--config", help="a checkpoint's config.yaml; default: the released form at the paper's size")
-    parser.add_argument("--width", type=float, default=1.0, help="factor of the channels, where no --config is given")
+    parser.add_argument("--network", choices=("stsa", "g4g"), default="stsa", help="the method (default: stsa)")
     parser.add_argument(
-        "--crop", choices=[*CROPS], default="stsa", help="form of the crops, where no --config is given"
+        "--crop", choices=[*CROPS], help="form of the crops, where no --config is given (default: that of --network)"
     )
+    parser.add_argument("--width", type=float, default=1.0, help="factor of the channels, where no --config is given")
     parser.add_argument("--batch", type=positive, default=4, help="frames of the second measurement")
     parser.add_argument("--threads", type=positive, help="CPU threads; default: PyTorch's choice")
     parser.add_argument("--seconds", type=float, default=1.0, help="how long each form is run, three times over")
@@ -49,6 +51,7 @@ from media.heatmap import ORDER
 from models.checkpoint import Network, build_network, network_config
 from models.face_synthesizer import FaceSynthesizer, FaceSynthesizerConfig
 from models.fast import accelerate_inference, autocast, forbid_tf32, graphed
+from models.g4g import G4GConfig, G4GSynthesizer
 from models.guidance import guidance, inputs_of, takes_landmarks
 from models.heatmap_predictor import HeatmapPredictorConfig, WindowEncoder
 from models.modulation import SpadeNorm
@@ -148,6 +151,39 @@ class FastDubbing:
         return faces
 
 
+class PlainG4G:
+    """G4G's network, which encodes the references again for every frame."""
+
+    def __init__(self, synthesizer: G4GSynthesizer):
+        self.synthesizer = synthesizer
+
+    def prepare(self, inputs: Inputs) -> None:
+        """Does nothing: the plain form keeps nothing between frames."""
+
+    def dub(self, inputs: Inputs) -> Tensor:
+        count = inputs.frames.shape[1]
+        shown = (x.expand(count, -1, -1, -1, -1) for x in (inputs.reference_images, inputs.reference_heatmaps))
+        faces = self.synthesizer(inputs.frames[0][:, None], *shown, inputs.audio[0][:, None])
+        assert isinstance(faces, Tensor)  # a pair only with `alignment`
+        return faces[:, 0][None]
+
+
+class FastG4G:
+    """G4G's network in the fast form, as in inference.py."""
+
+    def __init__(self, synthesizer: G4GSynthesizer):
+        self.synthesizer = accelerate_inference(synthesizer)
+
+    def prepare(self, inputs: Inputs) -> None:
+        """Encode the references, once a video."""
+        self.references = self.synthesizer.encode_references(inputs.reference_images, inputs.reference_heatmaps)
+
+    def dub(self, inputs: Inputs) -> Tensor:
+        faces = self.synthesizer.render(inputs.frames, self.references, inputs.audio)
+        assert isinstance(faces, Tensor)
+        return faces
+
+
 def _windows(count: int, length: int, device: torch.device) -> Tensor:
     """(count, length) indices of each frame's window; the first and last frames are repeated at the ends."""
     centres = torch.arange(count, device=device)[:, None]
@@ -179,9 +215,11 @@ def trained_like(network: Network) -> Network:
     return network.eval()
 
 
-def random_inputs(predictor: WindowEncoder, synthesizer: FaceSynthesizer, frames: int, seed: int = 0) -> Inputs:
-    """Smooth images and sparse heatmaps of the networks' sizes."""
-    random = torch.Generator().manual_seed(0)
+def random_inputs(
+    predictor: WindowEncoder | None, synthesizer: FaceSynthesizer | G4GSynthesizer, frames: int, seed: int = 0
+) -> Inputs:
+    """Smooth images and sparse heatmaps of the networks' sizes; G4G has no predictor."""
+    random = torch.Generator().manual_seed(seed)
     crop, references = synthesizer.config.crop, synthesizer.config.references
 
     def images(count: int) -> Tensor:
@@ -202,7 +240,7 @@ def random_inputs(predictor: WindowEncoder, synthesizer: FaceSynthesizer, frames
         images(frames),
         heatmaps(frames),
         audio(synthesizer.config.audio),
-        audio(predictor.config.audio),
+        audio((predictor or synthesizer).config.audio),
         images(references),
         heatmaps(references),
         landmarks(frames),
@@ -245,15 +283,33 @@ def load_configs(
     return network_config(path, "heatmap_predictor"), network_config(path, "face_synthesizer")
 
 
+def g4g_config(path: str | None, width: float, crop: CropForm) -> G4GConfig:
+    """G4G's config: of a checkpoint's config.yaml, or the paper's network at `width` on crops of `crop`."""
+    if path is not None:
+        return network_config(path, "g4g_synthesizer")
+    return G4GConfig(width=width, crop=crop, stride=4 if crop.framing == "dinet" else 2)  # as in configs/
+
+
 @torch.inference_mode()
 def compare(
-    predictor: WindowEncoder, synthesizer: FaceSynthesizer, frames: int, device: torch.device, seconds: float
+    predictor: WindowEncoder | None,
+    synthesizer: FaceSynthesizer | G4GSynthesizer,
+    frames: int,
+    device: torch.device,
+    seconds: float,
 ) -> list[str]:
     """Measure every form on `frames` consecutive frames; returns the lines of the table."""
     inputs = random_inputs(predictor, synthesizer, frames)
     inputs = Inputs(*(value.to(device) for value in vars(inputs).values()))
-    predictor, synthesizer = predictor.to(device), synthesizer.to(device)
-    plain, fast = PlainDubbing(predictor, synthesizer), FastDubbing(predictor, synthesizer)
+    synthesizer = synthesizer.to(device)
+    plain: PlainDubbing | PlainG4G
+    fast: FastDubbing | FastG4G
+    if isinstance(synthesizer, G4GSynthesizer):
+        plain, fast = PlainG4G(synthesizer), FastG4G(synthesizer)
+    else:
+        assert predictor is not None
+        predictor = predictor.to(device)
+        plain, fast = PlainDubbing(predictor, synthesizer), FastDubbing(predictor, synthesizer)
     forms: dict[str, Callable[[Inputs], Tensor]] = {"plain": plain.dub, "fast": fast.dub}
     fast.prepare(inputs)
     forms["fast bf16"] = _autocast(fast.dub, torch.bfloat16)  # faster on a CPU too, if it has AMX
@@ -300,9 +356,14 @@ def main(arguments: list[str] | None = None) -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     forbid_tf32()  # its error would exceed the forms' difference
-    predictor_config, synthesizer_config = load_configs(options.config, options.width, CROPS[options.crop])
-    predictor = trained_like(build_network("heatmap_predictor", predictor_config))
-    synthesizer = trained_like(build_network("face_synthesizer", synthesizer_config))
+    crop = CROPS[options.crop or options.network]  # the methods' names are those of their crops
+    predictor: WindowEncoder | None = None
+    if options.network == "g4g":
+        synthesizer = trained_like(build_network("g4g_synthesizer", g4g_config(options.config, options.width, crop)))
+    else:
+        predictor_config, synthesizer_config = load_configs(options.config, options.width, crop)
+        predictor = trained_like(build_network("heatmap_predictor", predictor_config))
+        synthesizer = trained_like(build_network("face_synthesizer", synthesizer_config))
     names = ["cpu"] + ["cuda"] * torch.cuda.is_available()
     devices = [options.device] if options.device else [torch.device(name) for name in names]
     print(f"torch {torch.__version__}, {torch.get_num_threads()} CPU threads")

@@ -3,6 +3,7 @@
     python -m data_prep.split FOLDER --by-speaker --test 20 --seed 0
     python -m data_prep.split HDTF --dataset hdtf --by-speaker --test 20 --val 10
     python -m data_prep.split LRS3 --dataset lrs3 --by-speaker --val 50
+    python -m data_prep.split LRS2_8_2 --dataset lrs2 --by-speaker --test 20% --val 250
 
 Writes train.txt, val.txt and test.txt into FOLDER, a clip a line. `data_prep.preprocess` then writes the clip files of
 each list into a folder of its own, and `metrics.reproduce` draws from the test list alone. A dataset that has a test
@@ -13,6 +14,7 @@ layout says who speaks: the folder of an identity, the name of a video, the subf
 """
 
 import argparse
+import math
 import random
 import sys
 from collections import defaultdict
@@ -24,13 +26,23 @@ from media.errors import InputError, Parser, command
 from media.files import replacing
 
 
+def amount(text: str) -> float:
+    """A number of clips, N, or a share of them, "P%": 0.2 for "20%"."""
+    share = text.endswith("%")
+    value = float(text[:-1]) / 100 if share else int(text)
+    if not 0 <= value < (1 if share else math.inf):
+        raise ValueError
+    return value
+
+
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = Parser(__doc__)
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="the dataset's folder")
     parser.add_argument("--dataset", choices=sorted(LAYOUTS), default="folder", help="its layout (default: folder)")
     parser.add_argument("--by-speaker", action="store_true", help="no person is in two lists")
-    parser.add_argument("--test", type=int, default=0, metavar="N", help="test clips (default: 0)")
-    parser.add_argument("--val", type=int, default=0, metavar="N", help="validation clips (default: 0)")
+    of = "a number, or a share of the clips, as 20%% (default: 0)"
+    parser.add_argument("--test", type=amount, default=0, metavar="N|P%", help=f"test clips: {of}")
+    parser.add_argument("--val", type=amount, default=0, metavar="N|P%", help=f"validation clips: {of}")
     parser.add_argument("--seed", type=int, default=0, help="draws the clips (default: 0)")
     return parser.parse_args(arguments)
 
@@ -69,8 +81,8 @@ def draw(sources: list[Source], counts: dict[str, int], by_speaker: bool, seed: 
 @command
 def main(arguments: list[str] | None = None) -> None:
     args = parse(arguments)
-    counts = {split: count for split, count in (("test", args.test), ("val", args.val)) if count}
-    if not counts or min(args.test, args.val) < 0:
+    amounts = {split: count for split, count in (("test", args.test), ("val", args.val)) if count}
+    if not amounts:
         raise InputError("nothing to draw; give --test N, --val N or both, 1 or more")
     if not args.folder.is_dir():
         raise InputError(f"folder {args.folder} does not exist; give the dataset's")
@@ -81,7 +93,7 @@ def main(arguments: list[str] | None = None) -> None:
     usable = [source for source in sources if not source.problem and not source.id.startswith("pretrain/")]
     own = sorted({source.id.split("/")[0] for source in usable if source.base != source.id})
     taken = [name for name in (f"{split}.{suffix}" for split in SPLITS) if (args.folder / name).exists()]
-    if taken or set(own) & set(counts):
+    if taken or set(own) & set(amounts):
         found = ", ".join(taken or own)
         raise InputError(f"folder {args.folder} has a split of its own ({found}); draw only what it lacks, or keep it")
     pool = [source for source in usable if not own or source.id.startswith("train/")]
@@ -90,6 +102,7 @@ def main(arguments: list[str] | None = None) -> None:
     if args.by_speaker and not all(source.speaker for source in pool):
         raise InputError(f"the layout {args.dataset} does not say who speaks; leave --by-speaker out")
 
+    counts = {split: max(1, round(n * len(pool))) if n < 1 else int(n) for split, n in amounts.items()}
     lists = draw(pool, counts, args.by_speaker, args.seed)
     how = f"--dataset {args.dataset}{' --by-speaker' if args.by_speaker else ''} --seed {args.seed}"
     for split in SPLITS:

@@ -524,7 +524,7 @@ def _writers(
     opening = functools.partial(VideoWriter, fps=fps, sound=audio, duration=seconds, crf=0 if exact else CRF)
     writes = []
     if options.visualize is not None:
-        width, height = panel_size(info.width, info.height)
+        width, height = panel_size(info.width, info.height, form.shape)
         panels = stack.enter_context(opening(options.visualize, width, height))
         writes.append(lambda frame: panels.write(panel(frame.picture, *_shown(frame, form), frame.result)))
     opening_crops: Callable = functools.partial(lossless_writer, fps=fps) if exact else opening

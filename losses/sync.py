@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from media.crop import CropForm, check_same_crop
+from media.crop import CropForm
 from media.errors import InputError
 from models.checkpoint import load_sync_expert
 from models.precision import full_precision, without_autocast
-from models.sync_expert import FRAMED, SyncExpert
+from models.sync_expert import SyncExpert, check_framing
 
 FLOOR = 0.01
 
@@ -106,8 +106,8 @@ def frozen_expert(path: str | os.PathLike, frames: int, crop: CropForm) -> SyncE
     """Load the frozen expert that scores generated windows of `frames` frames of the form `crop`.
 
     Raises:
-        InputError: no path is given, it holds no expert (`load_sync_expert`), it was trained on another framing than
-            that of `crop`, or `frames` is not 5.
+        InputError: no path is given, it holds no expert (`load_sync_expert`), it was trained on another framing or
+            aspect ratio than that of `crop`, or `frames` is not 5.
     """
     if frames != 5:
         raise InputError(f"a sync expert judges windows of five frames; set frames=5, not {frames}, or take it out")
@@ -118,7 +118,7 @@ def frozen_expert(path: str | os.PathLike, frames: int, crop: CropForm) -> SyncE
         )
     expert = load_sync_expert(path).requires_grad_(False)
     remedy = "give an expert that was trained on the same framing (train_sync.py), or set its weight to 0"
-    check_same_crop(expert.config.crop, f"the sync expert {path}", crop, "the synthesizer", remedy, FRAMED)
+    check_framing(expert.config, f"the sync expert {path}", crop, "the synthesizer", remedy)
     return expert
 
 

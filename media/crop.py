@@ -61,7 +61,8 @@ class CropForm:
         InputError: a field has a value that it cannot have; the message names the field.
     """
 
-    height: int = 128  # px of the crop; a name (stsa, stsa-256, g4g, upright) in place of the section `crop` sets all
+    # px of the crop; a name (stsa, stsa-256, g4g, g4g-128, g4g-64, upright) in place of the section `crop` sets all
+    height: int = 128
     width: int = 128  # px of the crop
     # The part of the frame. landmark_box (STSA): the box of the 131 landmarks and a margin, stretched to the crop.
     # dinet (G4G): keeps the aspect ratio. upright: rotated by the eye line and framed by the upper face.
@@ -178,11 +179,15 @@ _FIELDS = tuple(field.name for field in dataclasses.fields(CropForm))
 
 STSA = CropForm()
 
+_G4G = CropForm(height=416, width=320, framing="dinet", hidden=(32 / 320, 128 / 416, 288 / 320, 384 / 416))
+
 #: The named forms, for `crop: NAME` in a network's config.
 CROPS = {
     "stsa": STSA,
     "stsa-256": CropForm(height=256, width=256),
-    "g4g": CropForm(height=416, width=320, framing="dinet", hidden=(32 / 320, 128 / 416, 288 / 320, 384 / 416)),
+    "g4g": _G4G,  # the mouth region has 256x256 pixels
+    "g4g-128": dataclasses.replace(_G4G, height=208, width=160),  # the same part of the frame, its mouth 128x128
+    "g4g-64": dataclasses.replace(_G4G, height=104, width=80),
     "upright": CropForm(height=256, width=256, framing="upright"),
 }
 

@@ -82,8 +82,9 @@ class LipDistance:
 
 def _lips(tracker: FaceTracker, face: Tensor) -> np.ndarray | None:
     """The 40 lip points of a crop (3, H, W) in [0, 1], in units of the crop; None if no face is found."""
-    size, margin = 200, 50  # together too small for the tracker to also search tiles
-    picture = cv2.resize(np.ascontiguousarray(to_pictures(face)), (size, size), interpolation=cv2.INTER_CUBIC)
+    tall, margin = 200, 50  # together too small for the tracker to also search tiles
+    size = round(tall * face.shape[-1] / face.shape[-2]), tall
+    picture = cv2.resize(np.ascontiguousarray(to_pictures(face)), size, interpolation=cv2.INTER_CUBIC)
     found = tracker.find(cv2.copyMakeBorder(picture, margin, margin, margin, margin, cv2.BORDER_REPLICATE))
     return (select131(found[0].landmarks)[KEYPOINTS][LIP_KEYPOINTS] - margin) / size if found else None
 

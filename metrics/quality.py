@@ -65,7 +65,7 @@ from data_prep.clips import Clip
 from data_prep.index import open_clips
 from data_prep.offsets import similarity_curves
 from media.audio import audio_windows
-from media.crop import CropForm, check_same_crop
+from media.crop import CropForm
 from media.heatmap import FULL_FACE, KEYPOINTS, LIP_KEYPOINTS, POSE, draw_heatmaps
 from media.pictures import to_pictures, to_tensor
 from media.references import covering_references
@@ -76,7 +76,7 @@ from models.chung_syncnet import SHIFTS, ChungSyncNet
 from models.fast import accelerate_inference
 from models.guidance import guidance, inputs_of
 from models.heatmap_predictor import WindowEncoder
-from models.sync_expert import FRAMED, SyncExpert
+from models.sync_expert import SyncExpert, check_framing
 
 BATCH = 16
 TRUE, PREDICTED, COPIED = "true heatmaps", "predicted heatmaps", "copied hidden part"  # rows
@@ -400,7 +400,7 @@ def main() -> None:
     holder = f"checkpoint {arguments.checkpoint}"
     if isinstance(expert, SyncExpert):
         remedy = "give an expert that was trained on the same framing"
-        check_same_crop(expert.config.crop, f"the expert {arguments.expert}", crop, holder, remedy, FRAMED)
+        check_framing(expert.config, f"the expert {arguments.expert}", crop, holder, remedy)
     clips = open_clips(arguments.clips, crop=crop)
     scores = {}
     for clip, voice in tqdm(list(zip(clips, clips[1:] + clips[:1], strict=True)), unit="clip"):

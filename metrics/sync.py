@@ -111,7 +111,8 @@ class ExpertEmbeddings:
     def __init__(self, network: SyncExpert, device: str = "cpu"):
         self._network = network
         self._device = device
-        self._crop = network.config.crop
+        config = network.config  # STSA's framing is stretched to any size, so its faces are cut at the expert's own
+        self._crop = config.crop if config.crop.framing == "landmark_box" else config.faces
         self._crops: list[np.ndarray] = []
         self._lips: list[torch.Tensor] = []
         self._first: int | None = None

@@ -8,7 +8,9 @@ open follow DINet (Zhang et al. 2023), from which G4G takes deformation and inpa
 - The prior landmarks L_r are the references' heatmaps, encoded separately. l_r is the mean of their features.
 - The encoder g' of the negatives (eq. 6, 7) is g. Negatives are the other rows of the batch, and unsynced sounds of the
   same clip (eq. 16). The outputs of g_v and g_a serve the contrastive loss only; the deformation takes their inputs.
-- The composite's mask is 1 in the hidden part. Its edge towards the visible part is smoothed by a Gaussian.
+- The composite's mask is 1 in the hidden part. Its edge towards the visible part is smoothed by a Gaussian. A mask of
+  the target's face would show the network where the target's chin is. The Gaussian-smoothed face mask (3.2) is
+  therefore applied where a face is pasted into its frame (dubbing/paste.py).
 """
 
 from dataclasses import dataclass, field
@@ -35,17 +37,18 @@ from models.spatial import AdaAT, residual_pair
 
 _SOFT_EDGE = 1 / 32  # of the crop: sigma of the composite's mask
 _COARSEST = 8  # height and width of the embeddings before they are flattened
+_SMALLEST = 64  # px; a crop of 64 px has one feature for each of the 8 positions across
 
 
 @dataclass
 class G4GConfig:
-    """The defaults are the paper's network, at the size of this project's face crops."""
+    """The defaults are the paper's network on small crops; configs/g4g.yaml has its crop and its stride."""
 
     audio: str = "mel"  # "mel" (80 channels, 16 wide: the paper's) or "wav2vec2" (768 channels, 10 wide)
     width: float = 1.0  # factor of every layer's channels
     references: int = 5  # N, fixed by the stacking of the reference images
     crop: CropForm = field(default_factory=CropForm)  # the paper's is CROPS["g4g"]
-    stride: int = 2  # the crop's size divided by F_ref's, 2 or 4; DINet uses 4 for faces three times as large
+    stride: int = 2  # the crop's size divided by F_ref's, 2 or 4; at the paper's crop 4, as DINet's
     alignment_blocks: int = 2  # residual blocks of the intra-modality alignment
     alignment: bool = True  # both alignments; false (Table 2's ablation) replaces them by convolutions
     fusion: bool = True  # the face fusion network; false (Table 2's ablation) returns the composite
@@ -225,13 +228,12 @@ class G4GSynthesizer(nn.Module):
         super().__init__()
         if config.audio not in AUDIO_CHANNELS:
             raise ValueError(f"audio is {config.audio!r}; it can be {' or '.join(map(repr, AUDIO_CHANNELS))}")
-        smallest = 8 * _COARSEST  # the embeddings have an eighth of the crop's size at stride 2
-        for name in ("height", "width"):
-            side = getattr(config.crop, name)
-            if side % 32 or side < smallest:
-                raise ValueError(f"crop.{name} is {side}; it must be a multiple of 32, at least {smallest}")
         if config.stride not in (2, 4):
             raise ValueError(f"stride is {config.stride}; it can be 2 or 4")
+        for name in ("height", "width"):
+            side = getattr(config.crop, name)
+            if side % 4 or side < _SMALLEST:
+                raise ValueError(f"crop.{name} is {side}; it must be a multiple of 4, at least {_SMALLEST}")
         check_positive(config, "width", "references", "alignment_blocks")
         self.config = config
         base, embedding = scaled(64, config.width), scaled(256, config.width)

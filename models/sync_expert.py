@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from media.crop import STSA, CropForm
+from media.crop import CROPS, STSA, CropForm, check_same_crop
+from media.errors import InputError
 from models.layers import ConvBlock, check_positive, renamed, scaled
 
 FRAMES = 5  # of a window
@@ -49,8 +50,12 @@ class SyncExpertConfig:
 
     @property
     def faces(self) -> CropForm:
-        """The form at which clips are cut for the expert: its framing at STSA's size, from which it scales them."""
-        return dataclasses.replace(STSA, framing=self.crop.framing, margin=self.crop.margin)
+        """The form at which clips are cut for the expert, which scales them to its own size.
+
+        STSA's size, or for a framing that keeps another aspect ratio, a form with that ratio.
+        """
+        form = CROPS["g4g-128"] if self.crop.framing == "dinet" else STSA
+        return dataclasses.replace(form, framing=self.crop.framing, margin=self.crop.margin)
 
 
 CROP = SyncExpertConfig().crop
@@ -111,9 +116,24 @@ def lower_faces(frames: Tensor) -> Tensor:
     batch, count = frames.shape[:2]
     faces = frames.flatten(0, 1)
     if faces.shape[-2:] != CROP.shape:
-        faces = F.interpolate(faces, CROP.shape, mode="bilinear", align_corners=False)
+        large = max(faces.shape[-2:]) > 3 * CROP.height  # a bilinear reading would pass over every third pixel
+        faces = F.interpolate(faces, CROP.shape, mode="bilinear", align_corners=False, antialias=large)
     lower = faces[..., *CROP.hidden_pixels].flip(1)
     return lower.reshape(batch, 3 * count, *lower.shape[-2:])
+
+
+def check_framing(expert: SyncExpertConfig, holder: str, crop: CropForm, other: str, remedy: str) -> None:
+    """Raise InputError unless faces of the form `crop` show the part of the frame that the expert was trained on.
+
+    holder, other: the expert and the owner of `crop`, for the message; remedy ends it.
+    """
+    check_same_crop(expert.crop, holder, crop, other, remedy, FRAMED)
+    faces = expert.faces
+    if crop.framing != "landmark_box" and crop.height * faces.width != crop.width * faces.height:
+        raise InputError(
+            f"{holder} takes {crop.framing} faces of {faces.height}x{faces.width}, {other} has {crop.height}x"
+            f"{crop.width}, another aspect ratio; {remedy}"
+        )
 
 
 def _encoder(channels: int, layers: tuple[tuple, ...], width: float) -> nn.Sequential:

@@ -76,7 +76,9 @@ def test_named_forms():
     assert CROPS["g4g"].hidden_pixels == (slice(128, 384), slice(32, 288))
     assert (CROPS["g4g"].framing, CROPS["upright"].framing) == ("dinet", "upright")
     assert CROPS["upright"].shape == (256, 256)
-    with pytest.raises(InputError, match=r"^crop=stsa-512 is unknown; use stsa, stsa-256, g4g, upright"):
+    with pytest.raises(
+        InputError, match=r"^crop=stsa-512 is unknown; use stsa, stsa-256, g4g, g4g-128, g4g-64, upright"
+    ):
         named_crop("stsa-512")
 
 

@@ -66,7 +66,7 @@ def test_every_network_can_say_every_crop(tmp_path, name):
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        ("crop: stsa-512", "model: crop=stsa-512 is unknown; use stsa, stsa-256, g4g, upright"),
+        ("crop: stsa-512", "model: crop=stsa-512 is unknown; use stsa, stsa-256, g4g, g4g-128, g4g-64, upright"),
         ("crop: {height: 0}", "model.crop.height=0 cannot be"),
         ("crop: {hidden: [0, 1, 1, 1]}", "model.crop.hidden="),
         ("crop: {height: tall}", "model.crop.height"),

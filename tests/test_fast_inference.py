@@ -209,8 +209,9 @@ def test_a_graph_speaks_as_the_eager_networks_do():
 
 
 @pytest.mark.slow
-def test_the_benchmark_prints_each_form(capsys):
-    assert main(["--width", "0.125", "--batch", "2", "--device", "cpu", "--seconds", "0"]) == 0
+@pytest.mark.parametrize("network", [["--width", "0.125"], ["--width", "0.06", "--network", "g4g", "--crop", "g4g-64"]])
+def test_the_benchmark_prints_each_form(network, capsys):
+    assert main([*network, "--batch", "2", "--device", "cpu", "--seconds", "0"]) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("cpu") and "once" not in line]
     found = [(int(line[5:12]), line[14:30].strip()) for line in lines]
     assert found == [(frames, form) for frames in (1, 2) for form in ("plain", "fast", "fast bf16")]

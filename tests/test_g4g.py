@@ -130,8 +130,8 @@ def test_an_ablated_part_has_no_parameters():
     ("options", "named"),
     [
         ({"audio": "mfcc"}, "audio"),
-        ({"crop": CropForm.square(100)}, r"crop\.height is 100"),
-        ({"crop": CropForm(width=80)}, r"crop\.width is 80"),
+        ({"crop": CropForm.square(102)}, r"crop\.height is 102"),
+        ({"crop": CropForm(width=60)}, r"crop\.width is 60; it must be a multiple of 4, at least 64"),
         ({"stride": 8}, "stride"),
         ({"references": 0}, "references"),
     ],
@@ -295,7 +295,11 @@ def test_a_network_that_does_not_listen_is_told():
 
 
 @pytest.mark.parametrize(
-    "name", ["g4g", "demo_g4g", *(f"ablations/g4g_without_{part}" for part in ("alignment", "supervision", "fusion"))]
+    "name",
+    [
+        *("g4g", "g4g_lrs2", "g4g_mouth64", "demo_g4g"),
+        *(f"ablations/g4g_without_{part}" for part in ("alignment", "supervision", "fusion")),
+    ],
 )
 def test_every_config_fits_the_script(name):
     config = read_config(SCHEMAS, ROOT / "configs" / f"{name}.yaml")

@@ -1,6 +1,7 @@
 """Dataset layouts on miniature trees of the real shape, data_prep.split, HDTF's annotations, and held-out clips."""
 
 import json
+from collections import Counter
 from fractions import Fraction
 from pathlib import Path
 
@@ -108,6 +109,20 @@ def test_a_split_by_speaker_shares_nobody_and_the_layout_reads_it(tmp_path, caps
     (tmp_path / "alone.mp4").unlink()
     gone = next(source for source in folder.sources(tmp_path) if source.base == "alone.mp4" or source.problem)
     assert "is not there" in gone.problem
+
+
+def test_a_share_of_the_clips_is_drawn(tmp_path, capsys):
+    """G4G's 8:2 split of LRS2, whose folder then has no list of the dataset's own."""
+    main = tmp_path / "mvlrs_v1/main"
+    touch(*(main / str(video) / f"0000{clip}.mp4" for video in range(10) for clip in range(3)))
+    command = [str(tmp_path), "--dataset", "lrs2", "--by-speaker", "--test", "20%", "--val", "1"]
+    assert split.main(command) == 0
+    assert "train 21 clips of 7 speakers, val 3 clips of 1 speakers, test 6 clips" in capsys.readouterr().out
+    found = Counter(source.id.split("/")[0] for source in lrs2.sources(tmp_path))
+    assert found == {"train": 21, "val": 3, "test": 6}
+    for wrong in ("100%", "-1", "x", "%"):
+        assert split.main([str(tmp_path), "--test", wrong]) == 2
+        assert f"--test: invalid amount value: '{wrong}'" in capsys.readouterr().err
 
 
 def test_a_text_file_that_the_command_did_not_write_is_no_list(tmp_path):
