@@ -209,7 +209,7 @@ def test_a_graph_speaks_as_the_eager_networks_do():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("network", [["--width", "0.125"], ["--width", "0.06", "--network", "g4g", "--crop", "g4g-64"]])
+@pytest.mark.parametrize("network", [["--width", "0.125"], ["--width", "0.03", "--network", "g4g", "--crop", "g4g-64"]])
 def test_the_benchmark_prints_each_form(network, capsys):
     assert main([*network, "--batch", "2", "--device", "cpu", "--seconds", "0"]) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("cpu") and "once" not in line]
