@@ -29,8 +29,9 @@ from torchvision.models import vgg19
 
 from losses.perceptual import ENDS
 from media.crop import CROPS, CropForm
-from models import FaceSynthesizer, FaceSynthesizerConfig
-from models.discriminator import PatchDiscriminator
+from models import FaceSynthesizer, FaceSynthesizerConfig, G4GConfig, G4GSynthesizer
+from models.discriminator import DiscriminatorConfig, PatchDiscriminator
+from models.guidance import inputs_of
 from training.config import TrainConfig
 from training.learner import recomputing
 
@@ -52,13 +53,20 @@ class Need:
         return max(0, int((USED * gigabytes * 1e9 - self.states) / self.window))
 
 
+def _networks(crop: CropForm) -> tuple[FaceSynthesizer | G4GSynthesizer, PatchDiscriminator]:
+    """The synthesizer and the discriminator of configs/stsa_face.yaml, or for a crop of DINet's framing of g4g.yaml."""
+    if crop.framing == "dinet":
+        g4g = G4GSynthesizer(G4GConfig(crop=crop, references=REFERENCES, stride=4))
+        return g4g, PatchDiscriminator(DiscriminatorConfig(scales=1, together=FRAMES))
+    return FaceSynthesizer(FaceSynthesizerConfig(crop=crop, references=REFERENCES)), PatchDiscriminator()
+
+
 def need(crop: CropForm, bf16: bool, checkpointing: bool) -> Need:
     """What a step of train_face.py on crops of the form `crop` takes."""
     with FakeTensorMode(allow_non_fake_inputs=True):
-        config = FaceSynthesizerConfig(crop=crop, references=REFERENCES)
-        synthesizer = FaceSynthesizer(config).eval()  # batch norm refuses the one window
+        synthesizer, judge = _networks(crop)
+        synthesizer.eval()  # batch norm refuses the one window
         recomputing(synthesizer, TrainConfig(gradient_checkpointing=checkpointing))
-        judge = PatchDiscriminator()
         features = vgg19(weights=None, init_weights=False).features[: ENDS[-1]].requires_grad_(False)
         own = {id(p) for network in (synthesizer, judge, features) for p in network.parameters()}
         kept: dict[int, torch.UntypedStorage] = {}
@@ -71,24 +79,24 @@ def need(crop: CropForm, bf16: bool, checkpointing: bool) -> Need:
 
         precision = torch.autocast("cpu", torch.bfloat16) if bf16 else contextlib.nullcontext()
         with saved_tensors_hooks(keep, lambda tensor: tensor), precision:
-            faces = synthesizer(*_window(crop)).flatten(0, 1)
-            for images in (faces, nn.functional.avg_pool2d(faces, 2)):
+            faces = synthesizer(*inputs_of(synthesizer, _window(crop)))
+            for images in (faces.flatten(0, 1), nn.functional.avg_pool2d(faces.flatten(0, 1), 2)):
                 features(images)
             judge(faces)
     count = sum(p.numel() for network in (synthesizer, judge) for p in network.parameters())
     return Need(_STATE * count, sum(storage.nbytes() for storage in kept.values()))
 
 
-def _window(crop: CropForm) -> list[Tensor]:
+def _window(crop: CropForm) -> dict[str, Tensor]:
     heatmaps = crop.guidance, crop.guidance
-    shapes = (
-        (1, FRAMES, 3, *crop.shape),
-        (1, FRAMES, 1, *heatmaps),
-        (1, REFERENCES, 3, *crop.shape),
-        (1, REFERENCES, 1, *heatmaps),
-        (1, FRAMES, 80, 16),
-    )
-    return [torch.zeros(shape) for shape in shapes]
+    shapes = {
+        "frames": (FRAMES, 3, *crop.shape),
+        "heatmaps": (FRAMES, 1, *heatmaps),
+        "reference_images": (REFERENCES, 3, *crop.shape),
+        "reference_heatmaps": (REFERENCES, 1, *heatmaps),
+        "audio": (FRAMES, 80, 16),
+    }
+    return {name: torch.zeros(1, *shape) for name, shape in shapes.items()}
 
 
 @command
@@ -97,9 +105,9 @@ def main() -> None:
     sizes = " | ".join(f"{size} GB" for size in GPUS)
     print(f"| crop | precision | gradient_checkpointing | GiB a window | {sizes} |")
     print(f"| --- | --- | --- | --- |{' --- |' * len(GPUS)}")
-    for name in ("stsa", "stsa-256"):
+    for name in ("stsa", "stsa-256", "g4g"):
         for bf16 in (False, True):
-            for checkpointing in (False, True):
+            for checkpointing in (False, True)[: 1 if name == "g4g" else 2]:  # it recomputes STSA's blocks only
                 found = need(CROPS[name], bf16, checkpointing)
                 batches = " | ".join(str(found.largest_batch(size)) for size in GPUS)
                 precision = "bf16" if bf16 else "float32"
