@@ -13,9 +13,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from dubbing.options import DEMO
 from media.errors import InputError, Parser, command, positive, quick_help
-from media.files import existing_file
+from media.files import DEMO, existing_file
 from models.devices import add_device
 
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

@@ -11,9 +11,9 @@ import signal
 import sys
 from pathlib import Path
 
-from dubbing.options import DEMO, add_options, options_of
+from dubbing.options import add_options, options_of
 from media.errors import InputError, Parser, command, quick_help
-from media.files import existing_file
+from media.files import DEMO, existing_file
 from models.devices import add_device
 
 STOPS = (signal.SIGINT, signal.SIGTERM)

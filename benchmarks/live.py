@@ -12,8 +12,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from dubbing.options import DEMO
 from media.errors import Parser, command, positive, quick_help
+from media.files import DEMO
 from models.devices import add_device
 
 

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from dubbing.options import DEMO
 from media.errors import Parser, command, positive, quick_help
+from media.files import DEMO
 from models.devices import add_device
 
 

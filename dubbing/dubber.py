@@ -11,10 +11,11 @@ import torch
 
 from dubbing.live import Live
 from dubbing.load import load_speaker
-from dubbing.options import DEMO, DubOptions, usual_load
+from dubbing.options import DubOptions, usual_load
 from dubbing.pipeline import Summary, dub, prepare
 from dubbing.prepared import Prepared
 from media.errors import InputError
+from media.files import DEMO
 from models.devices import usable_device
 
 

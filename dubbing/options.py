@@ -13,7 +13,6 @@ from tqdm import tqdm
 
 from media.errors import positive
 
-DEMO = Path(__file__).resolve().parent.parent / "checkpoints" / "demo"  # the bundled checkpoint
 LENGTHS = ("sound", "video", "shorter")
 
 

@@ -8,9 +8,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from dubbing.options import DEMO, add_options, options_of
+from dubbing.options import add_options, options_of
 from media.errors import Parser, command, quick_help
-from media.files import check_output_folder, existing_file
+from media.files import DEMO, check_output_folder, existing_file
 from models.devices import add_device
 
 OPTIONS = ("face", "face_at", "start", "end", "keep_fps", "reference_choice", "workers", "progress")

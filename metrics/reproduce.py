@@ -33,11 +33,10 @@ from pathlib import Path
 from data_prep.layout import Source
 from data_prep.layouts import LAYOUTS
 from media.errors import InputError, Parser, command, quick_help
-from media.files import output_folder, replacing
+from media.files import DEMO, output_folder, replacing
 from metrics.tables import TABLES
 
 ROOT = Path(__file__).resolve().parent.parent
-DEMO = ROOT / "checkpoints" / "demo"
 PROTOCOLS = {  # table -> dataset layout and number of test clips
     "stsa-lrs2": ("lrs2", 40),
     "stsa-cmlr": ("cmlr", 40),

@@ -17,8 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from media.errors import InputError, Parser, command, positive, quick_help
-from media.files import SOUND_SUFFIXES, VIDEO_SUFFIXES, output_folder, replacing
-from metrics.reproduce import DEMO
+from media.files import DEMO, SOUND_SUFFIXES, VIDEO_SUFFIXES, output_folder, replacing
 
 
 @quick_help

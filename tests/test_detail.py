@@ -16,9 +16,9 @@ import dubbing.pipeline
 from benchmarks.sharpness import COLUMNS, sharpness
 from dubbing import DubOptions, StsaSpeaker, dub, load_speaker
 from dubbing.detail import add_detail, candidate
-from dubbing.options import DEMO
 from dubbing.speaker import FaceJob
 from media.crop import CROPS, STSA
+from media.files import DEMO
 from media.place import Place, crop_face, resize
 from media.video import read_frames
 
