@@ -30,6 +30,8 @@ SIZES = {128, 320, 416}  # px: sides of the named crops and of their heatmaps; 2
 OTHER_NUMBERS = {
     "data_prep/sync.py": (2, "the middle grey level"),
     "data_prep/windows.py": (2, "the middle grey level"),
+    "dubbing/detail.py": (5, "denominators of widths in units of the crop's width"),
+    "dubbing/live.py": (1, "samples from one feature of Wav2Vec 2.0 to the next"),
     "metrics/motion.py": (1, "RAFT's smallest picture"),
     "models/arcface.py": (1, "channels"),
     "models/face_synthesizer.py": (1, "channels"),
@@ -41,7 +43,11 @@ OTHER_NUMBERS = {
     "scripts/make_pictures.py": (1, "colours"),
 }
 # What a slice with a share of a length takes elsewhere.
-OTHER_SLICES = {"metrics/quality.py": "the middle reference", "models/fast.py": "AdaIN's gamma"}
+OTHER_SLICES = {
+    "dubbing/live.py": "rows of audio features",
+    "metrics/quality.py": "the middle reference",
+    "models/fast.py": "AdaIN's gamma",
+}
 
 
 def test_no_other_file_has_a_crops_size():

@@ -74,6 +74,7 @@ def test_the_readmes_table_commands_run(tmp_path, monkeypatch, capsys):
     for place in ("heatmaps.mp4", "sketches.mp4"):
         write_frames(tmp_path / place, frames)
     (tmp_path / "out/full/clips.txt").write_text("one\n")
+    (tmp_path / "LRS2/test.txt").write_text("1/one NF\n")
     monkeypatch.setattr(reproduce, "choose_clips", lambda sources, count, seed: [source("one")])
     monkeypatch.setattr(reproduce, "prepare", lambda clips, output, crops: None)
     monkeypatch.setattr(reproduce, "digest", lambda checkpoint: "0")
