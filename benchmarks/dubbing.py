@@ -18,6 +18,7 @@ from pathlib import Path
 
 from dubbing.options import DubOptions
 from media.errors import Parser, command, positive, quick_help
+from media.files import DEMO
 from media.timeline import FPS
 from models.devices import add_device
 
@@ -30,7 +31,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--width", type=positive, default=512)
     parser.add_argument("--height", type=positive, default=512)
-    parser.add_argument("--checkpoint", type=Path, default=ROOT / "checkpoints" / "demo", metavar="DIR")
+    parser.add_argument("--checkpoint", type=Path, default=DEMO, metavar="DIR")
     add_device(parser)
     parser.add_argument("--batch-size", type=positive, default=DubOptions.batch_size)
     parser.add_argument("--workers", type=positive, default=2, help="face trackers at once")

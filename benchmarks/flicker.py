@@ -17,10 +17,9 @@ from functools import partial
 from pathlib import Path
 
 from media.errors import InputError, Parser, command, quick_help
+from media.files import DEMO
 from media.timeline import FPS
 from models.devices import add_device
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 @quick_help
@@ -28,7 +27,7 @@ def parse() -> argparse.Namespace:
     parser = Parser(__doc__)
     parser.add_argument("videos", nargs="+", type=Path, metavar="VIDEO", help="videos with sound")
     parser.add_argument("--seconds", type=float, default=4, help="how much of each is dubbed (default: 4)")
-    parser.add_argument("--checkpoint", type=Path, default=ROOT / "checkpoints" / "demo", metavar="DIR")
+    parser.add_argument("--checkpoint", type=Path, default=DEMO, metavar="DIR")
     add_device(parser)
     return parser.parse_args()
 

@@ -21,10 +21,9 @@ from itertools import chain, islice
 from pathlib import Path
 
 from media.errors import InputError, Parser, command, positive, quick_help
+from media.files import DEMO
 from media.timeline import FPS
 from models.devices import add_device
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 @quick_help
@@ -41,7 +40,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--sound", type=Path, metavar="FILE", help="dub with this sound; PSNR and SSIM then compare different mouths"
     )
-    parser.add_argument("--checkpoint", type=Path, default=ROOT / "checkpoints" / "demo", metavar="DIR")
+    parser.add_argument("--checkpoint", type=Path, default=DEMO, metavar="DIR")
     add_device(parser)
     return parser.parse_args()
 

@@ -191,7 +191,7 @@ class Clip:
 
     @cached_property
     def outline(self) -> Outline:
-        """Of the file."""
+        """What the folder's index says of the file; read from the file where the index is not known."""
         if self._known is not None:
             return self._known
         header = self._header

@@ -105,10 +105,12 @@ class ClipDataset(Dataset):
             if clip.outline.face_width < smallest_face:
                 small += 1
                 continue
-            if len(clip) <= window or not self._windows(clip, 0):
+            found = self._windows(clip, 0)
+            if len(clip) <= window or not found:
                 continue
             late = manifest.lateness(clip.id, max_offset, correct_offsets)
-            found = self._windows(clip, late) if late else self._windows(clip, 0)
+            if late:
+                found = self._windows(clip, late)
             if late is not None and found:
                 spans += [(len(self.clips), *span) for span in found]
                 self.clips.append(clip)
@@ -145,8 +147,8 @@ class ClipDataset(Dataset):
             raise IndexError(f"window {index} of {len(self)}")
         cv2.setNumThreads(0)  # on images this small, OpenCV's threads only wait for each other
         span = int(np.searchsorted(self._ends, index, side="right"))
-        which, first, last = self._spans[span].tolist()
-        first = last - int(self._ends[span]) + index
+        which, _, end = self._spans[span].tolist()
+        first = end - int(self._ends[span]) + index
         with self.clips[which].reading():
             return self._item(which, first, index, seed)
 
