@@ -13,7 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from media.errors import InputError, Parser, command, positive, quick_help
+from media.errors import InputError, Parser, command, interrupt_on, positive, quick_help
 from media.files import DEMO, existing_file
 from models.devices import add_device
 
@@ -71,18 +71,11 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def interrupt(signal_number, frame) -> None:
-    for number in STOPS:
-        signal.signal(number, signal.SIG_IGN)  # a second signal must not interrupt the clean-up
-    raise KeyboardInterrupt
-
-
 @command
 def main() -> int:
     arguments = parse()
     auth, checkpoints = accounts(arguments.auth), named_checkpoints(arguments.checkpoint)
-    for number in STOPS:
-        signal.signal(number, interrupt)
+    interrupt_on(STOPS)
     with tempfile.TemporaryDirectory(prefix="dubbing-", ignore_cleanup_errors=True) as folder:
         from dubbing.page import Page  # an extra of the installation: its absence is one line
 

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from dubbing.options import add_options, options_of
-from media.errors import InputError, Parser, command, quick_help
+from media.errors import InputError, Parser, command, interrupt_on, quick_help
 from media.files import DEMO, existing_file
 from models.devices import add_device
 
@@ -93,16 +93,9 @@ def of_pair(options: DubOptions, pair: Pair) -> DubOptions:
     return replace(options, crop_output=pair.crops, source_crop_output=pair.source_crops)
 
 
-def interrupt(signal_number, frame) -> None:
-    for number in STOPS:
-        signal.signal(number, signal.SIG_IGN)  # a second signal must not interrupt the clean-up
-    raise KeyboardInterrupt
-
-
 @command
 def main() -> int:
-    for number in STOPS:  # a shell script that starts this with & ignores SIGINT; handle it there too
-        signal.signal(number, interrupt)
+    interrupt_on(STOPS)  # a shell script that starts this with & ignores SIGINT; handle it there too
     arguments = parse()
     options = options_of(arguments)
     pairs = pairs_of(arguments)

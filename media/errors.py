@@ -3,8 +3,9 @@
 import argparse
 import functools
 import os
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
 from omegaconf.errors import OmegaConfBaseException
@@ -37,6 +38,19 @@ def quick_help(parse: Callable[..., Any]) -> Callable[..., Any]:
     if parse.__module__ == "__main__" and {"-h", "--help"} & set(sys.argv[1:]):
         parse()
     return parse
+
+
+def interrupt_on(signals: Iterable[int]) -> None:
+    """Raise KeyboardInterrupt in the main thread at the first of `signals`; the clean-up is not interrupted again."""
+    signals = tuple(signals)
+
+    def interrupt(signal_number, frame) -> None:
+        for number in signals:
+            signal.signal(number, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    for number in signals:
+        signal.signal(number, interrupt)
 
 
 def positive(text: str) -> int:
