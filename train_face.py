@@ -290,7 +290,7 @@ def extra_terms(config: FaceTraining | G4GTraining) -> tuple[Callable | None, Ca
 def windows_of(config: FaceTraining | G4GTraining) -> tuple[ClipDataset, ClipDataset]:
     """The training and the validation dataset."""
     shape: dict[str, Any] = {"audio": config.model.audio, "window": config.frames}
-    shape |= {"references": config.model.references, "crop": config.model.crop}
+    shape |= {"references": config.model.references, "crop": config.model.crop, "poses": False}
     if isinstance(config, G4GTraining) and config.losses.contrastive > 0:
         shape |= {"negatives": config.negatives, "furthest": config.furthest}
     return training_windows(config.data, shape)

@@ -97,7 +97,8 @@ def main() -> None:
             for number in range(CLIPS):
                 write_clip(folder / f"{number}.safetensors", data)
             for kind in ("mel", "wav2vec2"):
-                datasets = [ClipDataset(folder, kind, augment=True, pictures=pictures) for pictures in (False, True)]
+                stages = {"pictures": False}, {"poses": False}  # the heatmap stage's items, then the face stage's
+                datasets = [ClipDataset(folder, kind, augment=True, **stage) for stage in stages]
                 times = [cost(dataset, options.items) for dataset in datasets]
                 print(f"{what} | {kind} | " + " | ".join(f"{each:.1f}" for each in times), flush=True)
         folder, data = Path(place, "many"), repeated(faces, 30)

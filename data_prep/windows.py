@@ -61,6 +61,7 @@ class ClipDataset(Dataset):
         furthest: their largest shift in frames.
         pictures: false leaves `frames` and `reference_images` out, for networks that take no picture: no face is
             decoded. The other values stay the same.
+        poses: false leaves `pose_heatmaps` out, for networks that take none. The other values stay the same.
         smallest_face: leave out clips with a smaller median face width, in pixels of the source.
 
     Raises:
@@ -86,6 +87,7 @@ class ClipDataset(Dataset):
         negatives: int = 0,
         furthest: int = 15,
         pictures: bool = True,
+        poses: bool = True,
         smallest_face: int = 0,
     ):
         if negatives:
@@ -94,7 +96,7 @@ class ClipDataset(Dataset):
             raise InputError(f"holdout={holdout} is a share of each clip; use 0 or more and less than 1")
         self.mel_from, self.holdout, self.held_out = mel_from, holdout, held_out
         self.kind, self.window, self.references, self.crop, self.augment = audio, window, references, crop, augment
-        self.warp, self.negatives, self.furthest, self.pictures = warp, negatives, furthest, pictures
+        self.warp, self.negatives, self.furthest, self.pictures, self.poses = warp, negatives, furthest, pictures, poses
         self.clips: list[Clip] = []
         self._late: list[int] = []
         spans: list[tuple[int, int, int]] = []  # clip, first and last-plus-one position of the windows' first faces
@@ -157,7 +159,7 @@ class ClipDataset(Dataset):
         random = np.random.default_rng([seed % 2**63, index])
 
         targets = np.arange(first, first + self.window)
-        others = np.setdiff1d(np.arange(self._apart(clip)), targets)
+        others = np.delete(np.arange(self._apart(clip)), slice(first, first + self.window))
         chosen = random.choice(others, self.references, replace=len(others) < self.references)
         positions = np.concatenate([targets, np.sort(chosen)])
         points = clip.points_at(positions)
@@ -187,13 +189,11 @@ class ClipDataset(Dataset):
         if self.augment and self.kind == "mel":
             windows = _varied_mel(windows, random)
         full = torch.from_numpy(draw_heatmaps(landmarks, FULL_FACE, self.crop.guidance))
-        pose = torch.from_numpy(draw_heatmaps(landmarks[: self.window], POSE, self.crop.guidance))
         if self.negatives:
             shifted["audio_negatives"] = torch.from_numpy(windows[self.window :])
         entries: dict = {
             "audio": torch.from_numpy(windows[: self.window]),
             "heatmaps": full[: self.window],
-            "pose_heatmaps": pose,
             "keypoints": torch.from_numpy(np.ascontiguousarray(landmarks[: self.window, KEYPOINTS])),
             "mel": torch.from_numpy(clip_sync_mel(clip, sounding[:1] + self.mel_from)[0]),
             "reference_heatmaps": full[self.window :],
@@ -202,6 +202,9 @@ class ClipDataset(Dataset):
             "clip": clip.id,
             "start": int(numbers[0]),
         }
+        if self.poses:
+            pose = draw_heatmaps(landmarks[: self.window], POSE, self.crop.guidance)
+            entries["pose_heatmaps"] = torch.from_numpy(pose)
         if images is not None:
             pictures = torch.from_numpy(_planes(images, mirror, light))
             entries |= {"frames": pictures[: self.window], "reference_images": pictures[self.window :]}

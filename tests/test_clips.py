@@ -476,6 +476,12 @@ def test_without_pictures_an_item_is_otherwise_the_same_and_no_face_is_decoded(f
         )
 
 
+def test_without_poses_an_item_is_otherwise_the_same(folder):
+    before, after = (ClipDataset(folder, augment=True, poses=poses)[20, 3] for poses in (True, False))
+    assert before.keys() - after.keys() == {"pose_heatmaps"} and not after.keys() - before.keys()
+    assert all(torch.equal(after[name], before[name]) for name in after.keys() - {"clip", "start"})
+
+
 def correlation(a, b):
     return torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1]
 
