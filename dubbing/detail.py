@@ -50,11 +50,14 @@ class Candidate:
     power: np.ndarray
 
 
-def candidate(frame: np.ndarray, place: Place, crop: np.ndarray, form: CropForm) -> Candidate:
-    """The face at `place` in `frame` (H, W, 3) uint8, whose crop of `form` is `crop` (h, w, 3) uint8."""
+def candidate(frame: np.ndarray, place: Place, crop: np.ndarray, form: CropForm, brightening: float = 1.0) -> Candidate:
+    """The face at `place` in `frame` (H, W, 3) uint8, whose crop of `form` is `crop` (h, w, 3) uint8.
+
+    brightening: the factor by which `crop` is brighter than the frame.
+    """
     scale = min(1.0, _LONGEST / max(place.size))
     width, height = (max(1, round(scale * side)) for side in place.size)
-    detail = _detail(_luma(crop_face(frame, place, (height, width))), form)
+    detail = _detail(_luma(crop_face(frame, place, (height, width))), form) * np.float32(brightening)
     power = cv2.resize(detail * detail, (form.width, form.height), interpolation=cv2.INTER_AREA)
     return Candidate(_luma(crop), detail, power)
 

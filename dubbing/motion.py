@@ -20,6 +20,7 @@ class Motion:
     """Positions of a person's face in the P source frames to dub, and their use in the L output frames.
 
     landmarks: (P, 131, 2) float32 pixels; places: P places of the crop.
+    lights: (P,) light of the face in each, grey levels.
     rows: (L,) row of `landmarks` and `places` for each output frame; -1 where the face is not dubbed.
     first, last: (L,) ends of the run that contains each output frame; -1 where the face is not dubbed. A run is a
         stretch of output frames that show the face without a gap or a cut.
@@ -27,6 +28,7 @@ class Motion:
 
     landmarks: np.ndarray
     places: list[Place]
+    lights: np.ndarray
     rows: np.ndarray
     first: np.ndarray
     last: np.ndarray
@@ -69,7 +71,8 @@ def motion(
     position[frames] = np.arange(len(frames))
     rows = position[source_index(np.arange(length), len(dubbed))]
     first, last = _run_ends(np.where(rows >= 0, run[rows], -1))
-    return Motion(select131(points), places, rows, first, last)
+    lights = np.array([person.lights[i] for i in shown])
+    return Motion(select131(points), places, lights, rows, first, last)
 
 
 def _run_ends(run: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

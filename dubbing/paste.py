@@ -7,23 +7,58 @@ from media.crop import CropForm
 from media.landmarks import OVAL_POINTS, select131
 from media.place import Place, resize
 
+_GAINS = 0.05, 3.0  # least and most that a generated face is scaled by
+_SCALED = 1.4, 2.0  # levels that differ by less than the first factor are shifted, by more than the second, scaled
+_DARK = 1.0  # grey levels, added to those that are divided, against noise in the dark
+# Root mean square distance of the colour differences from one tone, in grey levels: up to the first value a picture is
+# black and white or toned, from the second on it is colourful.
+_TONED = 0.7, 1.3
+
 
 def match_colour(face: np.ndarray, source: np.ndarray, form: CropForm) -> np.ndarray:
-    """Shift the colour of `face` to that of `source`, both (h, w, 3) uint8. What is not hidden is the same in both.
+    """Bring the colour of `face` to that of `source`, both (h, w, 3) uint8. What is not hidden is the same in both.
 
-    The shift is the difference in a band just above the hidden rectangle: the median along the height, smoothed across
-    the face, so that light from one side is matched as well. A form that hides the top row too has no such band, and
-    `face` is returned unchanged.
+    The levels are compared in a band just above the hidden rectangle: their medians along the height, smoothed across
+    the face, so that light from one side is matched as well. The difference is added; where it is
+    large, the levels are scaled, so that shade paints no lips black. A form that hides the top row too has no such
+    band, and `face` is returned unchanged.
+
+    Where what `source` shows is black and white, or toned in one colour, so is the result.
     """
     seam = form.hidden_pixels[0].start
     if seam == 0:
         return face
     band = slice(seam * 3 // 4, seam)
-    difference = source[band].astype(np.float32) - face[band]
+    theirs, ours = source[band].astype(np.float32), face[band].astype(np.float32)
     # The median, because a few wrong pixels (a strand of hair, an eyelid) must not colour the cheek.
-    shift = np.median(difference, axis=0)[None]
-    shift = cv2.blur(shift, (form.width // 4 | 1, 1), borderType=cv2.BORDER_REPLICATE)
-    return np.clip(face + shift, 0, 255).round().astype(np.uint8)
+    ratio = _across((np.median(theirs, axis=0) + _DARK) / (np.median(ours, axis=0) + _DARK), form)
+    gain = (ratio ** np.interp(np.abs(np.log(ratio)), np.log(_SCALED), (0, 1))).clip(*_GAINS).astype(np.float32)
+    shift = _across(np.median(theirs - ours * gain, axis=0), form)
+    matched = np.clip(face * gain + shift, 0, 255)
+    return _toned(matched, source, ~form.hidden_mask()).round().astype(np.uint8)
+
+
+def _across(levels: np.ndarray, form: CropForm) -> np.ndarray:
+    """Levels (w, 3) of columns, smoothed over a quarter of the width: (1, w, 3)."""
+    return cv2.blur(levels[None], (form.width // 4 | 1, 1), borderType=cv2.BORDER_REPLICATE)
+
+
+def _toned(face: np.ndarray, source: np.ndarray, shown: np.ndarray) -> np.ndarray:
+    """`face` (h, w, 3) float32 in one tone if `source` is, where it is `shown` (h, w); unchanged if that is colourful.
+
+    In a toned picture both colour differences follow from the luma; a parabola is fitted to each.
+    """
+    colours = cv2.cvtColor(np.ascontiguousarray(source), cv2.COLOR_RGB2YCrCb)[shown].astype(np.float64)
+    powers = np.vander(colours[:, 0] / 255, 3)
+    fit, *_ = np.linalg.lstsq(powers, colours[:, 1:] - 128, rcond=None)
+    spread = float(np.sqrt(((colours[:, 1:] - 128 - powers @ fit) ** 2).mean()))
+    share = min(max((spread - _TONED[0]) / (_TONED[1] - _TONED[0]), 0), 1)
+    if share == 1:
+        return face
+    made = cv2.cvtColor(face / 255, cv2.COLOR_RGB2YCrCb)
+    tone = (np.vander(made[..., 0].ravel(), 3) @ fit).reshape(*made.shape[:2], 2) / 255 + 0.5
+    made[..., 1:] = share * made[..., 1:] + (1 - share) * tone
+    return np.clip(cv2.cvtColor(made, cv2.COLOR_YCrCb2RGB) * 255, 0, 255)
 
 
 def paste_face(frame: np.ndarray, face: np.ndarray, place: Place, landmarks: np.ndarray, form: CropForm) -> np.ndarray:

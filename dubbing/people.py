@@ -11,6 +11,7 @@ from queue import SimpleQueue
 import cv2
 import numpy as np
 
+from dubbing.light import light
 from media.crop import CropForm
 from media.errors import InputError
 from media.face import Face, FaceTracker
@@ -38,6 +39,7 @@ class Person:
 
     frames: index of each frame that shows it, ascending.
     points: (132, 2) tracked points in each, in pixels; boxes: its `Face.box`, x1 y1 x2 y2.
+    lights: light of the face in each, `dubbing.light.light`; NaN where it is not known.
     looks: thumbnails of different upper faces, by which the person is recognised; last_look: the latest thumbnail, set
         by the first `add`.
     """
@@ -45,6 +47,7 @@ class Person:
     frames: list[int] = field(default_factory=list)
     points: list[np.ndarray] = field(default_factory=list)
     boxes: list[np.ndarray] = field(default_factory=list)
+    lights: list[float] = field(default_factory=list)
     looks: np.ndarray = field(default_factory=lambda: np.empty((0, *LOOK_SHAPE), np.float32))
     last_look: np.ndarray = field(init=False, repr=False)
 
@@ -52,6 +55,7 @@ class Person:
         self.frames.append(frame)
         self.points.append(tracked(face.landmarks))
         self.boxes.append(face.box)
+        self.lights.append(light(look))
         if not self.frames[1:] or self.unlikeness(look) > _NEW_LOOK:
             self.looks = np.concatenate([self.looks, look[None]])[-_LOOKS:]
         self.last_look = look

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from dubbing.detail import Candidate, add_detail, candidate
+from dubbing.light import brightened, brightening, usual, well_lit
 from dubbing.motion import Motion, motion
 from dubbing.options import DubOptions
 from dubbing.paste import match_colour, paste_face, paste_whole
@@ -78,20 +79,30 @@ class Summary:
 
 @dataclass
 class _References:
-    """A person's reference frames: `Speaker.encode`'s result, and where the dub adds detail, the frames' own."""
+    """A person's reference frames: `Speaker.encode`'s result, and where the dub adds detail, the frames' own.
+
+    light: grey level to which the references and the faces to dub are brought.
+    """
 
     encoded: Any
     candidates: list[Candidate] | None
+    light: float
 
 
 @dataclass
 class _Face:
-    """A face to generate in a frame, and the networks' output for it, which `_spoken` sets."""
+    """A face to generate in a frame, and the networks' output for it, which `_spoken` sets.
+
+    light: grey level of the face in the frame. brightening: factor of `job.crop` to the frame, which `_spoken` sets.
+    """
 
     person: int
     job: FaceJob
     place: Place
     landmarks: np.ndarray
+    crop: np.ndarray
+    light: float
+    brightening: float = field(init=False, default=1.0)
     made: np.ndarray = field(init=False, repr=False)
     heatmap: np.ndarray = field(init=False, repr=False)
 
@@ -383,29 +394,36 @@ def _references(
 def _encoded_references(
     source: Source, person: Person, speaker: Speaker, options: DubOptions, prepared: Prepared | None
 ) -> _References:
-    faces, form = person.in_crops(speaker.crop), speaker.crop
+    faces, form, lights = person.in_crops(speaker.crop), speaker.crop, np.array(person.lights)
+    if options.protocol == "authors":
+        lights[:] = np.nan
+    usable = np.flatnonzero(well_lit(lights))
     if options.reference_choice == "cover":
-        chosen = covering_references(faces, speaker.references)
+        chosen = covering_references(faces[usable], speaker.references)
     else:
-        chosen = choose_references(lip_opening(faces), speaker.references, options.reference_choice == "truncated")
+        truncated = options.reference_choice == "truncated"
+        chosen = choose_references(lip_opening(faces[usable]), speaker.references, truncated)
+    chosen = usable[chosen]
+    target = usual(lights[chosen])
     kept, key = {}, ""
     if prepared:
         kept, key = prepared.encoded.setdefault(speaker.fingerprint, {}), reference_key(person, chosen)
         if key in kept and not options.detail:
-            return _References(speaker.restored(kept[key]), None)
+            return _References(speaker.restored(kept[key]), None, target)
     images, candidates = {}, {}
     for i in set(chosen.tolist()):
         frame, place = source.frame(person.frames[i]), form.place(person.points[i])
-        images[i] = crop_face(frame, place, form.shape)
+        factor = brightening(person.lights[i], target)
+        images[i] = brightened(crop_face(frame, place, form.shape), factor)
         if options.detail:
-            candidates[i] = candidate(frame, place, images[i], form)
+            candidates[i] = candidate(frame, place, images[i], form, factor)
     if key in kept:
         encoded = speaker.restored(kept[key])
     else:
         encoded = speaker.encode(np.stack([images[i] for i in chosen]), faces[chosen])
         if prepared:
             kept[key] = speaker.state(encoded)
-    return _References(encoded, [candidates[i] for i in chosen] if options.detail else None)
+    return _References(encoded, [candidates[i] for i in chosen] if options.detail else None, target)
 
 
 def _with_jobs(
@@ -444,8 +462,8 @@ def _face(
         first, centre, last = _places(np.array([m.first[k], k, m.last[k]]), fps)
         places = np.clip(centre + offsets, first, last)
     poses = np.stack([m.places[r].to_crop(m.landmarks[r]) for r in m.rows[window]])
-    job = FaceJob(crop_face(picture, m.places[row], form.shape), window, places, poses)
-    return _Face(number, job, m.places[row], m.landmarks[row])
+    crop = crop_face(picture, m.places[row], form.shape)
+    return _Face(number, FaceJob(crop, window, places, poses), m.places[row], m.landmarks[row], crop, m.lights[row])
 
 
 def _places(frames: np.ndarray, fps: Fraction) -> np.ndarray:
@@ -468,6 +486,9 @@ def _spoken(
         while batch := list(itertools.islice(frames, batch_size)):
             for number, person in enumerate(references):
                 faces = [face for frame in batch for face in frame.faces if face.person == number]
+                for face in faces:
+                    face.brightening = brightening(face.light, person.light)
+                    face.job.crop = brightened(face.crop, face.brightening)
                 if faces:
                     with clock.time("networks"):
                         jobs = [face.job for face in faces]
@@ -497,10 +518,11 @@ def _pasted(
                 candidates = references[face.person].candidates
                 if candidates is not None:
                     with clock.time("detail"):
-                        own = candidate(frame.picture, face.place, face.job.crop, form)
+                        own = candidate(frame.picture, face.place, face.job.crop, form, face.brightening)
                         lips = face.place.to_crop(face.landmarks[LIP_POINTS])
                         made = add_detail(made, own, lips, candidates, face.job.flow, form)
                 with clock.time("paste"):
+                    made = brightened(made, 1 / face.brightening)
                     frame.result = paste_face(frame.result, made, face.place, face.landmarks, form)
             yield frame
 
@@ -535,7 +557,7 @@ def _writers(
     if options.source_crop_output is not None:
         sources = stack.enter_context(opening_crops(options.source_crop_output, form.width, form.height))
         black = np.zeros((*form.shape, 3), np.uint8)
-        writes.append(lambda frame: sources.write(frame.faces[0].job.crop if frame.faces else black))
+        writes.append(lambda frame: sources.write(frame.faces[0].crop if frame.faces else black))
     if options.heatmap_output is not None:
         heatmaps = stack.enter_context(opening(options.heatmap_output, form.guidance, form.guidance))
         writes.append(lambda frame: heatmaps.write(grey(_shown(frame, form)[0])))

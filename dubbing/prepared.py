@@ -84,6 +84,7 @@ class Prepared:
             arrays[f"people.{i}.points"] = np.stack(person.points).astype(np.float32)
             arrays[f"people.{i}.boxes"] = np.stack(person.boxes).astype(np.int32)
             arrays[f"people.{i}.looks"] = person.looks
+            arrays[f"people.{i}.lights"] = np.array(person.lights, np.float32)
         tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
         names: dict[str, dict[str, list[str]]] = {}
         for checkpoint, people in self.encoded.items():
@@ -161,8 +162,8 @@ def until(scene: Scene, frames: int) -> Scene:
     for person in scene.people:
         count = bisect_left(person.frames, frames)
         if count:
-            looks = person.looks
-            people.append(Person(person.frames[:count], person.points[:count], person.boxes[:count], looks))
+            points, boxes, lights = person.points[:count], person.boxes[:count], person.lights[:count]
+            people.append(Person(person.frames[:count], points, boxes, lights, person.looks))
     return Scene(people, [cut for cut in scene.cuts if cut < frames], frames)
 
 
@@ -184,9 +185,11 @@ def _person(arrays: dict[str, np.ndarray], number: int, total: int) -> Person:
         arrays[f"people.{number}.{name}"] for name in ("frames", "points", "boxes", "looks")
     )
     count = len(frames)
+    lights = arrays.get(f"people.{number}.lights", np.full(count, np.nan, np.float32))  # absent in older files
     shapes = (points.shape, boxes.shape, looks.shape[1:])
-    if not count or shapes != ((count, len(TRACKED), 2), (count, 4), LOOK_SHAPE) or not len(looks):
+    expected = ((count, len(TRACKED), 2), (count, 4), LOOK_SHAPE)
+    if not count or shapes != expected or not len(looks) or lights.shape != (count,):
         raise ValueError(f"person {number} has arrays of shapes {frames.shape}, {shapes}")
     if not (np.diff(frames, prepend=-1) > 0).all() or frames[-1] >= total or not np.isfinite(points).all():
         raise ValueError(f"person {number} has impossible frames or points")
-    return Person(frames.tolist(), list(points), list(boxes), looks)
+    return Person(frames.tolist(), list(points), list(boxes), lights.tolist(), looks)

@@ -1,0 +1,65 @@
+"""The light of a face: fades, shade, films without colour."""
+
+import cv2
+import numpy as np
+import pytest
+from faces import portrait
+
+from dubbing.light import brightened, brightening, usual, well_lit
+from dubbing.paste import match_colour
+from media.crop import CROPS, STSA
+from media.face import FaceTracker
+from media.place import crop_face
+
+
+@pytest.fixture(scope="module")
+def crop() -> np.ndarray:
+    with FaceTracker() as tracker:
+        face = tracker.find(portrait())[0]
+    return crop_face(portrait(), STSA.place(face.landmarks), STSA.shape)
+
+
+def test_similar_light_is_left_and_a_face_in_the_dark_is_brightened():
+    assert [brightening(level, 100.0) for level in (81, 100, 124, np.nan)] == [1, 1, 1, 1]
+    assert brightening(100.0, np.nan) == 1
+    levels = np.array([0.0, 1, 3, 10, 30, 60, 79, 126, 200])
+    factors = np.array([brightening(level, 100.0) for level in levels])
+    assert (np.diff(factors) <= 0).all() and factors[0] < 20
+    np.testing.assert_allclose(factors[3:7] * levels[3:7], 80)
+    np.testing.assert_allclose(factors[7:] * levels[7:], 125)
+    picture = np.array([[[0, 10, 200]]], np.uint8)
+    assert brightened(picture, 2.0).tolist() == [[[0, 20, 255]]] and brightened(picture, 1.0) is picture
+
+
+def test_frames_in_the_dark_are_no_references():
+    lights = np.array([100.0, 98, 50, 3, 101, np.nan])
+    assert well_lit(lights).tolist() == [True, True, False, False, True, True]
+    assert well_lit(np.full(3, np.nan)).all() and np.isnan(usual(np.full(3, np.nan)))
+    assert well_lit(np.full(3, 4.0)).all() and usual(np.full(3, 4.0)) > 20  # a video that is dark throughout
+    assert usual(np.array([100.0, 90, 95])) == 95
+
+
+@pytest.mark.parametrize("share", [0.5, 0.25, 0.1])
+def test_shade_paints_no_black_lips(crop, share):
+    """A face that was generated in other light than its frame's, with dark lips."""
+    made = crop.copy()
+    made[90:110, 40:90] = made[90:110, 40:90] * 0.4
+    dark = (made * share).round().astype(np.uint8)
+    matched = match_colour(made, dark, STSA).astype(float)
+    assert matched[90:110, 40:90].mean() == pytest.approx(dark[90:110, 40:90].mean(), rel=0.25, abs=1)
+    assert matched[70:].mean() == pytest.approx(dark[70:].mean(), rel=0.1)
+    assert (matched[90:110, 40:90] > 0.3 * dark[90:110, 40:90]).all()
+
+
+@pytest.mark.parametrize("form", ["stsa", "g4g"])
+def test_a_film_without_colour_stays_without(crop, form):
+    made = cv2.resize(crop, CROPS[form].shape[::-1])
+    grey = np.repeat(cv2.cvtColor(made, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=-1)
+    matched = match_colour(made, grey, CROPS[form]).astype(int)
+    assert np.ptp(matched, axis=-1).max() <= 1
+    assert np.abs(matched[..., 0] - grey[..., 0]).mean() < 4  # as bright as it was made
+    sepia = np.clip(grey * np.array([1.07, 0.95, 0.8]) + [4, 0, 0], 0, 255).round().astype(np.uint8)
+    toned = match_colour(made, sepia, CROPS[form]).astype(int)
+    ratio = (toned[..., 0] - toned[..., 2])[toned[..., 1] > 60] / (sepia[..., 0].astype(int) - sepia[..., 2]).mean()
+    assert ratio.min() > 0.3 and np.abs(toned - sepia).mean() < 6
+    np.testing.assert_array_equal(match_colour(made, made, CROPS[form]), made)
