@@ -40,7 +40,7 @@ _LAYOUT: dict[str, tuple[str, tuple]] = {
     "pcm": ("I16", (_ANY,)),
     "audio_mel": ("F16", (_ANY, 80)),
 }
-_OPTIONAL = {"audio_wav2vec2": ("F16", (_ANY, 768))}
+_OPTIONAL = {"audio_wav2vec2": ("F16", (_ANY, 768)), "heard": ("F32", (1,))}
 
 
 @dataclass
@@ -53,6 +53,7 @@ class ClipData:
     frames: index of each face on the 25 fps timeline, ascending.
     wav: (samples,) float32 in [-1, 1] at 16 kHz.
     audio: features by kind, (frames, channels) float32; always includes "mel". They are stored in float16.
+    heard: LUFS to which the sound was brought before they were computed; None for its own level.
     """
 
     faces: list[bytes]
@@ -61,6 +62,7 @@ class ClipData:
     frames: list[int]
     wav: np.ndarray
     audio: dict[str, np.ndarray]
+    heard: float | None = None
 
 
 def stored_part(points: np.ndarray, width: int, height: int) -> np.ndarray:
@@ -102,6 +104,8 @@ def write_clip(path: str | os.PathLike, data: ClipData) -> None:
     }
     for kind, features in data.audio.items():
         tensors[f"audio_{kind}"] = np.ascontiguousarray(features, np.float16)
+    if data.heard is not None:  # no second entry of the header, whose entries have no fixed order
+        tensors["heard"] = np.array([data.heard], np.float32)
     with replacing(path) as temporary:
         temporary.write_bytes(save(tensors, _SECOND_FORM))
 
@@ -323,6 +327,11 @@ class Clip:
     def kinds(self) -> list[str]:
         """Kinds of audio features in the file: "mel", possibly "wav2vec2"."""
         return list(self._known.kinds) if self._known else _kinds(self._header)
+
+    @property
+    def heard(self) -> float | None:
+        """LUFS of the sound that the features were computed from; None for the level of `pcm`, as in older files."""
+        return float(self._read("heard")[0]) if "heard" in self._header.sizes else None
 
     def audio(self, kind: str) -> np.ndarray:
         """Audio features (frames, channels) float32: "mel" at 80 Hz, "wav2vec2" at 50 Hz."""

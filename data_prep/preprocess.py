@@ -118,6 +118,7 @@ from data_prep.workers import CRASHED, spread
 from media.audio import SAMPLE_RATE, mel_spectrogram, wav2vec2_features
 from media.face import FaceTracker
 from media.landmarks import tracked
+from media.loudness import TARGET, heard
 
 MINIMUM = FPS  # fewest frames with a face: one second
 LONGEST_NAME = 255  # bytes; limit of common file systems
@@ -131,7 +132,7 @@ def read_source(source: Source, kinds: list[str], quality: int, longest_side: in
     wav = source_sound(source)
     if len(wav) < SAMPLE_RATE:
         raise InputError(f"sound {source.sound.name} lasts under one second ({len(wav) / SAMPLE_RATE:.2f} s)")
-    data = ClipData([], [], [], [], wav, {})
+    data = ClipData([], [], [], [], wav, {}, TARGET)
     number = -1
     with FaceTracker(_FACES) as tracker:
         for number, frame in enumerate(source_frames(source)):
@@ -156,7 +157,8 @@ def read_source(source: Source, kinds: list[str], quality: int, longest_side: in
 
 
 def features(wav: np.ndarray, kinds: list[str]) -> dict[str, np.ndarray]:
-    """Audio features by kind; always includes log-mel, the input of the lip-sync expert."""
+    """Audio features by kind, of the sound as it is `heard`; always log-mel too, the input of the lip-sync expert."""
+    wav = heard(wav)
     found = {"mel": mel_spectrogram(wav)}
     if "wav2vec2" in kinds:
         with _one_thread():

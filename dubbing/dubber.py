@@ -91,17 +91,24 @@ class Dubber:
         with self._lock:
             return prepare(video, [self.speaker], self.options(**options))
 
-    def live(self, prepared: Prepared, clock: Callable[[], float] = time.monotonic, **options: Any) -> Live:
+    def live(
+        self,
+        prepared: Prepared,
+        clock: Callable[[], float] = time.monotonic,
+        lufs: float | None = None,
+        **options: Any,
+    ) -> Live:
         """Pictures of a prepared person that speaks sound which is still arriving; see `Live`.
 
         On CUDA, make the `Dubber` with a `batch_size` of 4 or less: the networks run on so many faces at a time.
 
         Args:
             clock: seconds, by which sound is late.
+            lufs: the voice's loudness (`media.loudness.loudness`), where it is known beforehand.
             options: fields of `DubOptions`.
 
         Raises:
             InputError: the video cannot be read, has another frame rate, or shows no face.
         """
         with self._lock:
-            return Live(prepared, self.speaker, self.options(**options), self._lock, clock)
+            return Live(prepared, self.speaker, self.options(**options), self._lock, clock, lufs)

@@ -23,6 +23,7 @@ from media.audio import (
     window_rows,
 )
 from media.errors import InputError
+from media.loudness import Leveller
 from media.timeline import FPS
 from media.video import probe
 
@@ -38,6 +39,7 @@ class Live:
     Picture k shows k/25 s of the sound. It is made when the sound `latency` seconds after that has arrived, because the
     networks take sound around each frame. With mel features the pictures are those of a dub of the whole sound.
     Features of Wav2Vec 2.0 depend on the whole sound; here each has up to 10 s of past sound and none of the future.
+    The loudness of the whole sound must be given for that: else that of the sound so far takes its place (`Leveller`).
 
     Args:
         prepared: of 25 frames a second.
@@ -45,6 +47,7 @@ class Live:
         options: whom to dub, and what else of `DubOptions` does not concern files and lengths.
         lock: held while the networks run.
         clock: seconds. While `hear` waits for its next call, time passes: see `hear`.
+        lufs: the voice's loudness (`media.loudness.loudness`), where it is known beforehand.
 
     Raises:
         InputError: the video cannot be read, has another frame rate, or shows no face.
@@ -57,13 +60,14 @@ class Live:
         options: DubOptions,
         lock: threading.Lock,
         clock: Callable[[], float] = time.monotonic,
+        lufs: float | None = None,
     ):
         if prepared.fps != FPS:
             raise InputError(f"{prepared.file or prepared.video} was prepared with --keep-fps; prepare it without")
         self._options = prepared.check(probe(prepared.video), options)
         self._speaker, self._lock, self._clock = speaker, lock, clock
         self._cast = cast(prepared, speaker, self._options)
-        self._ear = _Ear(speaker)
+        self._ear = _Ear(speaker, lufs)
         self._known: list[dict] = [{} for _ in self._cast.people]
         self._horizon = HORIZON
         self._motions = self._cast.motions(self._horizon, self._options, speaker.crop)
@@ -132,8 +136,9 @@ class Live:
 class _Ear:
     """Sound features of sound that arrives in pieces."""
 
-    def __init__(self, speaker: Speaker):
+    def __init__(self, speaker: Speaker, lufs: float | None = None):
         self.kind, self._device = speaker.audio, str(speaker.device)
+        self._leveller = Leveller(lufs)
         self.samples = 0
         self._wav = np.zeros(0, np.float32)  # the latest samples
         self._hop, self._window = (MEL_HOP, MEL_WINDOW) if self.kind == "mel" else (_WAV2VEC2_HOP, _WAV2VEC2_WINDOW)
@@ -152,7 +157,7 @@ class _Ear:
         return last * self._hop - self._before + self._window
 
     def hear(self, samples: np.ndarray) -> None:
-        self._wav = np.concatenate([self._wav, samples])
+        self._wav = np.concatenate([self._wav, self._leveller.level(samples)])
         self.samples += len(samples)
         whole = (self.samples + self._before - self._window) // self._hop + 1
         if whole > self._rows:

@@ -31,6 +31,7 @@ from media.errors import InputError
 from media.files import check_output_folder, existing_file
 from media.heatmap import LIP_POINTS
 from media.lossless import check_lossless, lossless_writer
+from media.loudness import heard
 from media.place import Place, crop_face
 from media.references import choose_references, covering_references, lip_opening
 from media.sound import read_audio
@@ -152,7 +153,7 @@ def dub(
     info = probe(video)
     with clock.time("sound"):
         wav = read_audio(audio)
-        features = _sound_features(wav, speaker)
+        features = _sound_features(wav if options.protocol == "authors" else heard(wav), speaker)
     unprepared = None
     if prepared:
         options = prepared.check(info, options)

@@ -1,7 +1,7 @@
 """Reads sound files and the sound of videos."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 
 import av
@@ -20,11 +20,7 @@ from media.container import (
     time_zero,
 )
 from media.errors import InputError
-
-# Channel weights of the mono mix (ITU-R BS.775). `_mono` divides them by their sum so that nothing clips; FFmpeg's mix
-# of float samples does not.
-MONO_MIX = {"FC": 1.0, "FL": 0.5**0.5, "FR": 0.5**0.5, "LFE": 0.0, "LFE2": 0.0}
-SURROUND = 0.5  # every other channel
+from media.mix import MonoMix, mix, usual_weights
 
 # An MP4 declares where its sound ends, within the last AAC frame. The decoder returns whole frames, of at most 2048
 # samples. Sound further beyond the end is real; the file's declared length is wrong.
@@ -35,6 +31,8 @@ PADDING = 2048
 DRIFT = Fraction(1, 25)
 
 LOWEST_RATE = 2000  # Hz; at a lower rate, a small file would fill the memory
+
+ToMono = Callable[[np.ndarray, av.AudioLayout], np.ndarray]  # (channels, n) samples in a layout -> (1, n)
 
 
 def sound_format(path: str | os.PathLike) -> tuple[int, int]:
@@ -52,7 +50,8 @@ def read_sound(path: str | os.PathLike, rate: int, layout: str) -> Iterator[np.n
     """Stream a sound file or a video's sound track as (channels, samples) float32 blocks in [-1, 1].
 
     Sample n belongs to the time n/rate on the timeline of `media.video.read_frames`. Silence precedes a track that
-    starts later than the picture, and fills its holes.
+    starts later than the picture, and fills its holes. Several channels become "mono" by `MonoMix`, for which the file
+    is read twice.
 
     Args:
         path: Any file that PyAV decodes.
@@ -62,28 +61,56 @@ def read_sound(path: str | os.PathLike, rate: int, layout: str) -> Iterator[np.n
     Raises:
         InputError: The file cannot be read, or has no sound or no samples.
     """
-    with open_media(path, "sound") as container:
-        stream = _sound_track(container, path)
-        samples = 0
-        try:
-            for block in _unpadded(container, stream, rate, _in_step(container, stream, rate, layout)):
-                samples += block.shape[1]
-                yield np.clip(np.nan_to_num(block), -1, 1)
-        except UNREADABLE as error:
-            raise InputError(f"sound {path} cannot be decoded ({reason(error)}); {REMEDY}") from error
-        if not samples:
-            raise InputError(f"sound {path} has no samples; {REMEDY}")
+    weights = MonoMix()
+    if layout == "mono" and sound_format(path)[1] > 1:
+        for _ in _blocks(path, SAMPLE_RATE, layout, _measuring(weights)):
+            pass
+    yield from _blocks(path, rate, layout, _weighted(weights))
 
 
 def read_audio(path: str | os.PathLike) -> np.ndarray:
-    """Read a sound file or a video's sound track as (samples,) float32 in [-1, 1], 16 kHz mono.
+    """Read a sound file or a video's sound track as (samples,) float32 in [-1, 1], 16 kHz mono (`MonoMix`).
 
     Sample 0 coincides with the start of frame 0 of `media.video.read_frames`.
 
     Raises:
         InputError: The file cannot be read, or has no sound or no samples.
     """
-    return np.concatenate([block[0] for block in read_sound(path, SAMPLE_RATE, "mono")])
+    weights = MonoMix()
+    wav = np.concatenate([block[0] for block in _blocks(path, SAMPLE_RATE, "mono", _measuring(weights))])
+    if weights.is_usual():
+        return wav
+    del wav
+    return np.concatenate([block[0] for block in _blocks(path, SAMPLE_RATE, "mono", _weighted(weights))])
+
+
+def _measuring(weights: MonoMix) -> ToMono:
+    """Mix by the usual weights, and measure what the channels hold."""
+
+    def to_mono(samples: np.ndarray, layout: av.AudioLayout) -> np.ndarray:
+        weights.measure(samples, layout)
+        return mix(samples, usual_weights(layout, len(samples)))
+
+    return to_mono
+
+
+def _weighted(weights: MonoMix) -> ToMono:
+    return lambda samples, layout: mix(samples, weights.weights(layout, len(samples)))
+
+
+def _blocks(path: str | os.PathLike, rate: int, layout: str, to_mono: ToMono) -> Iterator[np.ndarray]:
+    """`read_sound`, mixing to "mono" by `to_mono`."""
+    with open_media(path, "sound") as container:
+        stream = _sound_track(container, path)
+        samples = 0
+        try:
+            for block in _unpadded(container, stream, rate, _in_step(container, stream, rate, layout, to_mono)):
+                samples += block.shape[1]
+                yield np.clip(np.nan_to_num(block), -1, 1)
+        except UNREADABLE as error:
+            raise InputError(f"sound {path} cannot be decoded ({reason(error)}); {REMEDY}") from error
+        if not samples:
+            raise InputError(f"sound {path} has no samples; {REMEDY}")
 
 
 def _sound_track(container: av.container.InputContainer, path: str | os.PathLike) -> av.audio.stream.AudioStream:
@@ -120,7 +147,11 @@ def _unpadded(
 
 
 def _in_step(
-    container: av.container.InputContainer, stream: av.audio.stream.AudioStream, rate: int, layout: str
+    container: av.container.InputContainer,
+    stream: av.audio.stream.AudioStream,
+    rate: int,
+    layout: str,
+    to_mono: ToMono,
 ) -> Iterator[np.ndarray]:
     """Decode, mix and resample a sound track; insert silence or drop samples to match its timestamps."""
     zero, declared = time_zero(container), declared_end(container, stream)
@@ -135,7 +166,7 @@ def _in_step(
             if block.samples > surplus:
                 # Packed samples: with planar ones, PyAV reads beyond the eighth plane.
                 samples = block.to_ndarray().reshape(block.samples, -1).T[:, surplus:]
-                yield _mono(samples, block.layout) if layout == "mono" else samples
+                yield to_mono(samples, block.layout) if layout == "mono" else samples
             surplus = max(0, surplus - block.samples)
 
     end, shift, tolerance = Fraction(0), Fraction(0), Fraction(0)  # no tolerance for the first frame
@@ -162,14 +193,3 @@ def _in_step(
         frame.pts = None  # the resampler must only count samples
         yield from resampled(frame)
     yield from resampled(None)
-
-
-def _mono(samples: np.ndarray, layout: av.AudioLayout) -> np.ndarray:
-    """(channels, samples) -> (1, samples)"""
-    weights = np.array(
-        [MONO_MIX.get(channel.name, SURROUND) for channel in layout.channels][: len(samples)], np.float32
-    )
-    if len(weights) != len(samples) or not weights.any():
-        weights = np.ones(len(samples), np.float32)
-    # Not with @: BLAS sums in an order that depends on its number of threads.
-    return np.einsum("c,cs->s", weights / weights.sum(), samples)[None]

@@ -14,6 +14,7 @@ import torch
 
 from data_prep.unsynced import sync_mel
 from media.audio import SAMPLE_RATE, mel_spectrogram
+from media.loudness import heard
 from media.pictures import to_tensor
 from media.place import crop_face, overlap
 from media.timeline import FPS
@@ -160,7 +161,7 @@ class ExpertEmbeddings:
         whole = numbers[(numbers >= SHIFTS) & (numbers + SHIFTS <= last)]
         numbers = whole if len(whole) else numbers
         spread = np.arange(numbers[0] - SHIFTS, numbers[-1] + SHIFTS + 1)
-        mel = sync_mel(mel_spectrogram(wav), spread)
+        mel = sync_mel(mel_spectrogram(heard(wav)), spread)
         sound = torch.cat(
             [self._network.embed_audio(part.to(self._device)) for part in torch.from_numpy(mel).split(64)]
         )

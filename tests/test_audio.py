@@ -12,9 +12,11 @@ from faces import small_wav2vec2_folder
 from media_files import beat_sound, beat_times, write_sound, write_video
 
 from media import audio
+from media import sound as sound_module
 from media.container import believable
 from media.errors import InputError
-from media.sound import _mono, read_audio, read_sound
+from media.mix import MonoMix, mix, usual_weights
+from media.sound import read_audio, read_sound
 from media.video import VideoWriter
 
 SOUNDS = {
@@ -71,8 +73,66 @@ def test_the_mix_to_mono_does_not_depend_on_threads():
     mixed = []
     for threads in (1, 2):
         with threads_of_libraries(threads):
-            mixed.append(_mono(samples, av.AudioLayout("5.1")))
-    np.testing.assert_array_equal(mixed[0], mixed[1])
+            weights = MonoMix()
+            weights.measure(samples, av.AudioLayout("5.1"))
+            mixed.append(weights._moments["5.1"][1])
+            mixed.append(mix(samples, usual_weights(av.AudioLayout("5.1"), 6)))
+    np.testing.assert_array_equal(mixed[0], mixed[2])
+    np.testing.assert_array_equal(mixed[1], mixed[3])
+
+
+def voice_and_noise() -> tuple[np.ndarray, np.ndarray]:
+    """(16000,) float32 each: a voice of 200 Hz, and noise of the same power that is not like it."""
+    voice = 0.3 * np.sin(2 * np.pi * 200 * np.arange(16000) / 16000)
+    return voice.astype(np.float32), np.random.default_rng(0).normal(0, 0.21, 16000).astype(np.float32)
+
+
+@pytest.mark.parametrize("codec", ["pcm_f32le", "aac", "libmp3lame"])
+@pytest.mark.parametrize("right", [-1.0, -0.4, 0.0])
+def test_stereo_in_opposite_phase_or_in_one_channel_alone_keeps_its_level(right, codec, tmp_path):
+    voice, noise = voice_and_noise()
+    suffix = {"pcm_f32le": "wav", "aac": "m4a", "libmp3lame": "mp3"}[codec]
+    both = np.stack([voice, right * voice]) + 0.001 * noise  # alike noise, as from one preamplifier
+    path = write_sound(tmp_path / f"a.{suffix}", codec, 16000, "stereo", sound=both.astype(np.float32))
+    expected = (1 + abs(right)) / 2 * voice if right else voice
+    for sound in (read_audio(path), np.concatenate(list(read_sound(path, 16000, "mono")), axis=1)[0]):
+        middle = slice(4000, 12000)  # away from the encoder's delay and fades
+        assert np.sqrt((sound[middle] ** 2).mean()) == pytest.approx(
+            np.sqrt((expected[middle] ** 2).mean()), rel=0.06
+        )  # of MP3
+
+
+def test_the_centre_alone_keeps_its_level_and_the_bass_channel_is_heard_only_alone(tmp_path):
+    voice, _ = voice_and_noise()
+    layout = av.AudioLayout("5.1")
+    for name in ("FC", "LFE"):
+        channels = np.stack([voice * (channel.name == name) for channel in layout.channels])
+        sound = read_audio(write_sound(tmp_path / f"{name}.wav", "pcm_f32le", 16000, "5.1", sound=channels))
+        np.testing.assert_allclose(sound, voice, atol=1e-6)
+    voices = np.stack([voice * (channel.name in ("FC", "LFE")) for channel in layout.channels])
+    sound = read_audio(write_sound(tmp_path / "both.wav", "pcm_f32le", 16000, "5.1", sound=voices))
+    np.testing.assert_allclose(sound, voice, atol=1e-6)
+
+
+@pytest.mark.parametrize("layout", ["mono", "stereo", "5.1"])
+def test_channels_that_all_hold_sound_have_the_usual_weights(layout):
+    voice, noise = voice_and_noise()
+    layout = av.AudioLayout(layout)
+    spread = np.linspace(-0.1, 0.9, layout.nb_channels)[:, None]  # as music: partly alike, and a bit opposed
+    samples = np.stack([np.roll(noise, 50 * i) for i in range(layout.nb_channels)]) + spread * voice
+    weights = MonoMix()
+    weights.measure(samples, layout)
+    usual = usual_weights(layout, layout.nb_channels)
+    np.testing.assert_array_equal(weights.weights(layout, layout.nb_channels), usual)
+    assert weights.is_usual() and usual.sum() == pytest.approx(1)
+
+
+def test_ordinary_sound_is_decoded_once(tmp_path, monkeypatch):
+    calls = []
+    opened = sound_module.open_media
+    monkeypatch.setattr(sound_module, "open_media", lambda *names: calls.append(names) or opened(*names))
+    read_audio(write_sound(tmp_path / "a.wav", "pcm_s16le", 16000, "stereo"))
+    assert len(calls) == 1
 
 
 @pytest.mark.parametrize("layout", ["quad", "5.1(side)", "7.1"])

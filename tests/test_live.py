@@ -7,6 +7,7 @@ from faces import portraits, small_checkpoint, write_frames
 from dubbing import Dubber, pipeline
 from dubbing.live import PATIENCE, _Ear
 from media.audio import mel_spectrogram
+from media.loudness import heard, loudness
 
 RATE = 16000
 
@@ -42,12 +43,13 @@ def spoken(live, parts) -> list[np.ndarray]:
 
 @pytest.mark.parametrize("seconds", [0.03, 0.2, 0.79])
 def test_features_of_pieces_are_those_of_the_whole_sound(dubber, seconds):
-    wav, ear = noise(seconds), _Ear(dubber.speaker)
+    wav = noise(seconds)
+    ear = _Ear(dubber.speaker, loudness(wav))
     for part in pieces(wav):
         ear.hear(part)
         assert len(ear.features) == max(0, (ear.samples - 400) // 200 + 1)
     ear.end()
-    np.testing.assert_array_equal(ear.features, mel_spectrogram(wav))
+    np.testing.assert_array_equal(ear.features, mel_spectrogram(heard(wav)))
 
 
 def test_its_pictures_are_those_of_the_dub(dubber, prepared, tmp_path, monkeypatch):
@@ -57,7 +59,7 @@ def test_its_pictures_are_those_of_the_dub(dubber, prepared, tmp_path, monkeypat
     monkeypatch.setattr(pipeline, "_writers", lambda *_: lambda frame: written.append(frame.result))
     (tmp_path / "sound.wav").write_bytes(b"sound")
     dubber.dub(prepared, tmp_path / "sound.wav", tmp_path / "out.mp4")
-    pictures = spoken(dubber.live(prepared, still), pieces(wav))
+    pictures = spoken(dubber.live(prepared, still, loudness(wav)), pieces(wav))
     assert len(pictures) == len(written) == 20
     for live, offline in zip(pictures, written, strict=True):
         assert np.abs(live.astype(int) - offline).max() <= 1  # batches of another size

@@ -28,6 +28,7 @@ from data_prep.layout import Source
 from data_prep.manifest import Manifest
 from media.audio import mel_spectrogram, wav2vec2_features
 from media.landmarks import tracked
+from media.loudness import TARGET, heard
 from media.sound import read_audio
 from media.video import VideoWriter, read_frames
 
@@ -112,7 +113,8 @@ def test_a_clip_file_holds_the_source_s_faces_and_sound(tmp_path, talk, capsys):
 
     wav = read_audio(talk)
     assert np.abs(clip.pcm / 32767 - wav).max() <= 0.51 / 32767
-    np.testing.assert_array_equal(clip.audio("mel"), mel_spectrogram(wav).astype(np.float16))
+    np.testing.assert_array_equal(clip.audio("mel"), mel_spectrogram(heard(wav)).astype(np.float16))
+    assert clip.heard == TARGET
     expected = {"id": "talk", "source": "talk.mp4", "outcome": "ok", "frames": 29, "audio": ["mel"]}
     expected["source_bytes"] = talk.stat().st_size
     assert manifest(tmp_path / "out") == [expected | {"seconds": round(len(wav) / 16000, 2)}]
