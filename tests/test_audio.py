@@ -128,11 +128,9 @@ def test_channels_that_all_hold_sound_have_the_usual_weights(layout):
 
 
 def test_ordinary_sound_is_decoded_once(tmp_path, monkeypatch):
-    calls = []
-    opened = sound_module.open_media
-    monkeypatch.setattr(sound_module, "open_media", lambda *names: calls.append(names) or opened(*names))
-    read_audio(write_sound(tmp_path / "a.wav", "pcm_s16le", 16000, "stereo"))
-    assert len(calls) == 1
+    path = write_sound(tmp_path / "a.wav", "pcm_s16le", 16000, "stereo")
+    monkeypatch.setattr(sound_module, "_weighted", None)  # of the second reading
+    assert len(read_audio(path)) == 32000
 
 
 @pytest.mark.parametrize("layout", ["quad", "5.1(side)", "7.1"])

@@ -7,6 +7,7 @@ from media_files import write_sound
 
 from data_prep.preprocess import features
 from dubbing import Dubber, pipeline
+from dubbing.speaker import Speaker
 from media.audio import SILENCE, mel_spectrogram
 from media.loudness import GATE, STEP, TARGET, Leveller, gain_at, heard, loudness
 
@@ -85,9 +86,14 @@ def test_a_level_that_follows_reaches_that_of_the_whole_without_a_step():
 def test_a_dub_and_its_authors_protocol(tmp_path, monkeypatch):
     dubber = Dubber(small_checkpoint(tmp_path / "checkpoint"), "cpu")
     prepared = dubber.prepare(write_frames(tmp_path / "person.mp4", portraits(4)), workers=1)
-    given = []
+    given: list[np.ndarray] = []
     original = pipeline._sound_features
-    monkeypatch.setattr(pipeline, "_sound_features", lambda wav, speaker: given.append(wav) or original(wav, speaker))
+
+    def features_of(wav: np.ndarray, speaker: Speaker) -> np.ndarray:
+        given.append(wav)
+        return original(wav, speaker)
+
+    monkeypatch.setattr(pipeline, "_sound_features", features_of)
     sound = write_sound(tmp_path / "soft.wav", "pcm_f32le", RATE, sound=tone(0.003, 0.2)[None])
     dubber.dub(prepared, sound, tmp_path / "out.mp4")
     assert loudness(given[0]) == pytest.approx(TARGET, abs=0.1)
