@@ -74,7 +74,13 @@ def check_audio(arguments: argparse.Namespace, features: str) -> None:
 def pairs_of(arguments: argparse.Namespace) -> list[Pair]:
     single = (arguments.video, arguments.audio, arguments.output)
     if arguments.list is not None:
-        further = (arguments.visualize, arguments.crop_output, arguments.source_crop_output, arguments.heatmap_output)
+        further = (
+            arguments.voice,
+            arguments.visualize,
+            arguments.crop_output,
+            arguments.source_crop_output,
+            arguments.heatmap_output,
+        )
         if any(path is not None for path in (*single, arguments.prepared, *further)):
             raise InputError(
                 "--list excludes --video, --prepared, --audio, --output and the files for crops, heatmaps and panels; "
@@ -85,6 +91,8 @@ def pairs_of(arguments: argparse.Namespace) -> list[Pair]:
         raise InputError("give --video or --prepared, --audio and --output, or --list; see --help")
     existing_file(arguments.audio, "sound")  # report a wrong path before the networks are loaded
     existing_file(arguments.video or arguments.prepared, "video")
+    if arguments.voice is not None:
+        existing_file(arguments.voice, "voice")
     return [Pair(arguments.video or arguments.prepared, arguments.audio, arguments.output)]
 
 

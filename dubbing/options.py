@@ -53,6 +53,13 @@ class DubOptions:
     of frames is unknown. An exception that it raises stops the dub. None shows nothing.
     """
 
+    voice: Path | None = _option(
+        None,
+        "take the mouth from this recording; the output's sound is still --audio (with music, with noise)",
+        "one dub",
+        metavar="FILE",
+        type=Path,
+    )
     visualize: Path | None = _option(
         None, "also write source, heatmap, crop and result side by side", "one dub", metavar="FILE.mp4", type=Path
     )

@@ -130,7 +130,7 @@ def dub(
     Args:
         video: any video, animation or image; played forward and back for as long as the sound lasts. A `Prepared` one
             is tracked only as far as it is not yet, and keeps what is found.
-        audio: a sound file, or a video with sound.
+        audio: a sound file, or a video with sound, that the output has. The mouth follows `options.voice` if given.
         output: an MP4 file.
         clock: collects the seconds that each stage works.
 
@@ -145,21 +145,23 @@ def dub(
     outputs = [Path(path) for path in wanted if path is not None]
     if options.protocol == "authors":
         check_lossless([options.crop_output, options.source_crop_output])
-    _check_outputs(outputs, [path for path in (video, audio, options.references) if path is not None])
+    inputs = [path for path in (video, audio, options.voice, options.references) if path is not None]
+    _check_outputs(outputs, inputs)
     if options.heatmap_output is not None and not speaker.predicts_heatmaps:
         raise InputError(
             f"--heatmap-output {options.heatmap_output}: the checkpoint's network predicts none (G4G); leave it out"
         )
     info = probe(video)
     with clock.time("sound"):
-        wav = read_audio(audio)
+        wav = read_audio(options.voice or audio)
+        samples = len(wav) if options.voice is None else len(read_audio(audio))
         features = _sound_features(wav if options.protocol == "authors" else heard(wav), speaker)
     unprepared = None
     if prepared:
         options = prepared.check(info, options)
         unprepared = prepared.file if speaker.fingerprint not in prepared.encoded else None
     fps = frame_rate(info, options.keep_fps)
-    spoken = max(1, math.ceil(len(wav) * fps / SAMPLE_RATE))
+    spoken = max(1, math.ceil(samples * fps / SAMPLE_RATE))
     limit = sys.maxsize if options.length == "video" else max(spoken, SCANNED * math.ceil(fps))
 
     known = _people_of_references(options, clock)

@@ -6,7 +6,7 @@ from faces import portrait, write_frames
 from media_files import write_sound
 
 from benchmarks.dubbing import SourcesOwnFaces
-from dubbing import DubOptions, dub
+from dubbing import DubOptions, dub, pipeline
 from media.errors import InputError
 from media.sound import read_audio
 from media.video import read_frames
@@ -52,6 +52,22 @@ def test_the_frames_of_the_output(tmp_path, video, speech, options, seconds, exp
     summary = dub(video, speech[seconds], output, SourcesOwnFaces(), DubOptions(progress=None, **options))
     assert shown(output) == list(expected) and summary.frames == len(expected)
     assert len(read_audio(output)) / 16000 <= summary.frames / 25 + 0.001  # no sound after the last frame
+
+
+def test_the_mouth_follows_the_voice_and_the_output_has_the_audio(tmp_path, video, speech, monkeypatch):
+    taken = []
+
+    def features_of(wav, speaker):
+        taken.append(wav)
+        return np.zeros((1 + len(wav) // 200, 80), np.float32)
+
+    monkeypatch.setattr(pipeline, "_sound_features", features_of)
+    music = write_sound(tmp_path / "music.wav", "pcm_s16le", 16000, sound=np.full((1, 9600), 0.01, np.float32))
+    output = tmp_path / "out.mp4"
+    summary = dub(video, music, output, SourcesOwnFaces(), DubOptions(progress=None, voice=speech[0.2]))
+    assert summary.frames == 15 and len(taken[0]) == 3200 and not np.abs(read_audio(output)).max() > 0.1
+    with pytest.raises(InputError, match="also the input"):
+        dub(video, music, output, SourcesOwnFaces(), DubOptions(voice=output))
 
 
 @pytest.mark.parametrize(
