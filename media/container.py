@@ -2,8 +2,9 @@
 
 import contextlib
 import os
+import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import overload
@@ -23,12 +24,17 @@ av.logging.set_level(None)  # FFmpeg's lines on stderr would bury the command's 
 UNREADABLE = (av.error.FFmpegError, ValueError, LookupError, ArithmeticError, MemoryError, NotImplementedError)
 REMEDY = "copy or download it again, or convert it to MP4 or WAV"
 
+STILL_CODECS = {"mjpeg", "png", "bmp", "webp", "tiff"}
+
 PRIMING = Fraction(1, 10)  # seconds
 
 # Seconds. A pause in the timestamps above the first limit is accepted only within the file's declared length: one
 # flipped bit would otherwise hold a frame for days. A pause above the second limit is never accepted: a file of a few
 # kilobytes may declare any length, which would be filled with frames and silence.
 LONGEST_PAUSE, LONGEST_DECLARED_PAUSE = 10, 3600
+
+
+LARGEST_SIDE, LARGEST_AREA = 16384, 2**26  # px; H.264's largest side, and 200 MB a frame
 
 
 @contextlib.contextmanager
@@ -54,21 +60,55 @@ def open_media(path: str | os.PathLike, what: str) -> Iterator[InputContainer]:
         yield container
 
 
+def check_size(path: str | os.PathLike, width: int, height: int) -> None:
+    """InputError if pictures of this size, in pixels, are too large."""
+    if max(width, height) > LARGEST_SIDE or width * height > LARGEST_AREA:
+        raise InputError(
+            f"video {path} has pictures of {width}x{height}; scale it down to {LARGEST_SIDE} pixels a side and "
+            f"{LARGEST_AREA // 2**20} megapixels at most"
+        )
+
+
 def reason(error: BaseException) -> str:
     """FFmpeg's error message, first line only."""
     words = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return words.splitlines()[0]
 
 
+def description(container: InputContainer) -> str:
+    """FFmpeg's description of an open file, of several lines: has what PyAV's attributes lack."""
+    with _describing, av.logging.Capture(local=False):  # other threads' messages end here too
+        av.logging.set_level(av.logging.INFO)
+        try:
+            return container.dumps_format()
+        finally:
+            av.logging.set_level(None)
+
+
+_describing = threading.Lock()  # the level of the log is the process's
+
+
 def video_stream(container: InputContainer) -> VideoStream | None:
-    """The largest video stream that has a decoder, or None. A sound file's cover picture does not count."""
+    """The default video stream, the first if there are several; the largest if none is marked as default; or None.
+
+    Streams without a decoder and cover pictures do not count. A cover may also be a stream like any other: one of a
+    single picture is taken only if all are such.
+    """
     streams = [s for s in container.streams.video if s.codec_context and not s.disposition & Disposition.attached_pic]
-    return max(streams, key=lambda s: s.codec_context.width * s.codec_context.height, default=None)
+    streams = [s for s in streams if not _still(s)] or streams
+    marked = next((s for s in streams if s.disposition & Disposition.default), None)
+    return marked or max(streams, key=lambda s: s.codec_context.width * s.codec_context.height, default=None)
+
+
+def audio_streams(container: InputContainer) -> list[AudioStream]:
+    """The audio streams that have a decoder."""
+    return [s for s in container.streams.audio if s.codec_context]
 
 
 def audio_stream(container: InputContainer) -> AudioStream | None:
-    """The first audio stream that has a decoder, or None. Players choose the same one."""
-    return next((s for s in container.streams.audio if s.codec_context), None)
+    """The default audio stream that has a decoder, the first if none or several are marked; or None."""
+    streams = audio_streams(container)
+    return next((s for s in streams if s.disposition & Disposition.default), streams[0] if streams else None)
 
 
 def time_zero(container: InputContainer) -> Fraction:
@@ -120,7 +160,7 @@ def decoded(
         stream: One of its streams.
         times: Receives the decoding timestamp of every non-empty packet that is decoded.
     """
-    packets = container.demux(stream)
+    packets, decode = container.demux(stream), _decoder(stream)
     while True:
         try:
             packet = next(packets, None)
@@ -133,10 +173,30 @@ def decoded(
         if times is not None and packet.size:
             times.append(packet.dts)
         try:
-            frames = stream.decode(packet)
+            frames = decode(packet)
         except (av.error.InvalidDataError, av.error.EOFError):
             continue
         yield from frames
+
+
+def _decoder(stream: VideoStream | AudioStream) -> Callable[[av.Packet], list]:
+    """The stream's decoder; for VP8 and VP9 with transparency libvpx's, as FFmpeg's own ignore it."""
+    name = {"vp8": "libvpx", "vp9": "libvpx-vp9"}.get(stream.codec_context.name)
+    tags = {key.lower(): value for key, value in stream.metadata.items()}
+    if name is None or tags.get("alpha_mode") != "1":
+        return stream.decode
+    decoder = av.CodecContext.create(name, "r")
+    decoder.extradata = stream.codec_context.extradata
+
+    def decode(packet: av.Packet) -> list:
+        return decoder.decode(packet if packet.size else None)
+
+    return decode
+
+
+def _still(stream: VideoStream) -> bool:
+    """Whether the stream is probably a single picture. Of a codec of pictures, AVI declares three, Matroska none."""
+    return stream.frames == 1 or (stream.codec_context.name in STILL_CODECS and stream.frames < 5)
 
 
 def _start(stream: VideoStream | AudioStream | None) -> Fraction | None:

@@ -1,10 +1,10 @@
 """Reads video files as upright RGB frames on a constant-rate timeline; `VideoWriter` writes them."""
 
 import contextlib
-import functools
 import os
+import re
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -15,35 +15,39 @@ import numpy as np
 from av.container import InputContainer
 from av.sidedata.sidedata import SideDataContainer
 from av.sidedata.sidedata import Type as SideData
-from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
+from media.colour import UNSPECIFIED, Colour, ToRGB, output_colour, wide
 from media.container import (
+    LONGEST_DECLARED_PAUSE,
     REMEDY,
     UNREADABLE,
     audio_stream,
     believable,
+    check_size,
     declared_end,
     decoded,
+    description,
     open_media,
     reason,
     time_zero,
     video_stream,
 )
 from media.errors import InputError
+from media.fields import CONTEXT, Timed, progressive
+from media.files import existing_file
+from media.pillow_pictures import pillow_format, pillow_frames
 from media.timeline import FPS
-from media.video_writer import BT601, Colour, VideoWriter, check_suffix
+from media.video_writer import VideoWriter, check_suffix
 
 __all__ = ["Colour", "VideoInfo", "VideoWriter", "check_suffix", "probe", "read_frames", "watchable"]
 
-RGB_SPACE = 0  # H.273 matrix of RGB images
-# swscale's default lowers the brightness by one level; these flags do not.
-EXACT = int(Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT)
-SWS_BT601 = 5  # swscale's name for the H.273 matrix 6
 INDEXED = {"mov", "mp4", "matroska", "webm"}  # formats in which seeking is reliable
 SEEK_MARGIN = 5  # seconds; an index by decoding time may point past the frame displayed at that time
-LONGEST_FRAME = 60  # seconds; the longest display time that a frame may declare
-LARGEST_SIDE, LARGEST_AREA = 16384, 2**26  # px; H.264's largest side, and 200 MB a frame
+LONGEST_FRAME = 60  # seconds; the longest display time that a frame may have beyond the file's declared length
+FOREIGN_SPACES = {14, 15}  # H.273 matrices of ICtCp and IPT, which swscale does not convert
+# Dolby Vision whose pictures are in no other space: profiles 5, 10.0 and 20.0
+DOLBY_VISION = re.compile(r"^ *DOVI configuration record: .*profile: (?:5|10|20),.*compatibility id: 0\b", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,8 @@ class VideoInfo:
         frame_rate: The source's average number of frames per second.
         pixel_aspect: Width over height of a pixel, after the rotation.
         has_sound: Whether there is a sound track.
-        colour: The source's colour space; pass it to a `VideoWriter` to keep it.
+        colour: The colour space of the frames that `read_frames` yields; pass it to a `VideoWriter` to keep it.
+        changes: What `read_frames` changes in the pictures, a clause each; of the first frame.
     """
 
     path: Path
@@ -68,28 +73,49 @@ class VideoInfo:
     pixel_aspect: Fraction
     has_sound: bool
     colour: Colour
+    changes: tuple[str, ...] = ()
+
+
+@dataclass
+class _Track:
+    """The pictures of an open file.
+
+    `frames(wanted)` yields each, not deinterlaced, with its interval [start, end) in seconds from the file's start;
+    starts never decrease. It may skip frames that end before the one displayed at `wanted` seconds and more than
+    `CONTEXT` frames before that one. `end` is what the file declares.
+    """
+
+    rate: Fraction
+    aspect: Fraction
+    end: Fraction | None
+    has_sound: bool
+    frames: Callable[[Fraction], Iterator[Timed]]
 
 
 def probe(path: str | os.PathLike) -> VideoInfo:
     """Describe the video `path`; decodes its first frame. InputError if it has none or cannot be read."""
-    with open_media(path, "video") as container:
-        stream = _picture_track(container, path)
-        frame, start, end = next(_timed(container, stream, path))
-        duration = declared_end(container, stream)
+    with _opened(path) as track:
+        frame, start, end = next(track.frames(Fraction(0)))
+        duration = track.end
         if duration is None:
             duration = _packets(path) * (end - start)  # raw streams and single images declare none
-        picture = _Picture(frame)
-        aspect = Fraction(stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio or 1) or Fraction(1)
-        matrix = BT601 if frame.colorspace == RGB_SPACE else int(frame.colorspace)
+        picture, colour, source = _Picture(frame), output_colour(frame), wide(frame)
+        picture.rgb(frame)
+        changes = {
+            f"{source} converted to SDR in BT.709": source is not None,
+            "deinterlaced": frame.interlaced_frame,
+            "transparent parts made black": picture.convert.transparent,
+        }
         return VideoInfo(
             path=Path(path),
             width=picture.height if picture.transpose else picture.width,
             height=picture.width if picture.transpose else picture.height,
             duration=float(max(duration, end)),
-            frame_rate=_frame_rate(stream),
-            pixel_aspect=1 / aspect if picture.transpose else aspect,
-            has_sound=audio_stream(container) is not None,
-            colour=Colour(matrix, int(frame.color_primaries), int(frame.color_trc)),
+            frame_rate=track.rate,
+            pixel_aspect=1 / track.aspect if picture.transpose else track.aspect,
+            has_sound=track.has_sound,
+            colour=colour,
+            changes=tuple(clause for clause, holds in changes.items() if holds),
         )
 
 
@@ -97,10 +123,11 @@ def read_frames(path: str | os.PathLike, fps: int | Fraction | None = FPS, start
     """Read a video, an animation or a single image as a stream of frames at a constant rate.
 
     Frame i covers the interval [i/fps, (i+1)/fps). It is the frame that the source displays at the middle of the
-    interval, by its timestamps, so a source of another or of a varying rate keeps its duration.
+    interval, by its timestamps, so a source of another or of a varying rate keeps its duration. Interlaced frames are
+    deinterlaced; `media.colour.ToRGB` says what becomes of HDR and of transparency.
 
     Args:
-        path: Any file that PyAV decodes.
+        path: Any file that PyAV decodes, or a HEIC picture or an animated WebP.
         fps: Frames per second; None for the source's average rate if it is `watchable`, else 25.
         start: Index of the first frame to yield. Earlier frames are skipped by seeking where the file has an index,
             else by decoding; the frames are the same either way.
@@ -112,13 +139,12 @@ def read_frames(path: str | os.PathLike, fps: int | Fraction | None = FPS, start
         InputError: The file cannot be read or has no frame.
     """
     picture = _first_picture(path) if start else None  # all frames get its size
-    with open_media(path, "video") as container:
-        stream = _picture_track(container, path)
-        step = 1 / Fraction(fps or watchable(_frame_rate(stream)))
+    with _opened(path) as track:
+        step = 1 / Fraction(fps or watchable(track.rate))
         middle = (start + Fraction(1, 2)) * step
         shown: av.VideoFrame | None = None
         end = Fraction(0)
-        for frame, begin, frame_end in _timed(container, stream, path, middle if start else Fraction(0)):
+        for frame, begin, frame_end in progressive(track.frames(middle if start else Fraction(0))):
             while picture is not None and shown is not None and middle < begin:
                 yield picture.rgb(shown)
                 middle += step
@@ -131,9 +157,37 @@ def read_frames(path: str | os.PathLike, fps: int | Fraction | None = FPS, start
 
 
 def _first_picture(path: str | os.PathLike) -> "_Picture":
+    with _opened(path) as track:
+        return _Picture(next(track.frames(Fraction(0)))[0])
+
+
+@contextlib.contextmanager
+def _opened(path: str | os.PathLike) -> Iterator[_Track]:
+    whole = existing_file(path, "video")
+    if (form := pillow_format(whole)) is not None:
+        yield _pillow_track(whole, form)
+        return
     with open_media(path, "video") as container:
-        frame, *_ = next(_timed(container, _picture_track(container, path), path))
-        return _Picture(frame)
+        stream = _picture_track(container, path)
+        about = description(container) if stream.codec_context.name in ("hevc", "av1", "libdav1d") else ""
+        if DOLBY_VISION.search(about):
+            raise InputError(f"video {path} is in the colours of Dolby Vision (profile 5); convert it to HDR10 or SDR")
+        if "Tile Grid" in about and "avif" in container.metadata.get("compatible_brands", ""):
+            yield _pillow_track(whole, "AVIF")
+            return
+        aspect = stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio
+        yield _Track(
+            rate=_frame_rate(stream),
+            aspect=Fraction(aspect or 1) or Fraction(1),
+            end=declared_end(container, stream),
+            has_sound=audio_stream(container) is not None,
+            frames=lambda wanted: _timed(container, stream, path, wanted),
+        )
+
+
+def _pillow_track(path: Path, form: str) -> _Track:
+    ends = [end for _, _, end in pillow_frames(path, form)] if form == "WEBP" else [Fraction(1, FPS)]
+    return _Track(len(ends) / ends[-1], Fraction(1), ends[-1], False, lambda wanted: pillow_frames(path, form))
 
 
 def watchable(rate: Fraction) -> Fraction:
@@ -182,13 +236,10 @@ def _frame_rate(stream: VideoStream) -> Fraction:
 
 def _timed(
     container: InputContainer, stream: VideoStream, path: str | os.PathLike, wanted: Fraction = Fraction(0)
-) -> Iterator[tuple[av.VideoFrame, Fraction, Fraction]]:
-    """Yield each frame with its interval [start, end) in seconds from the file's start; starts never decrease.
-
-    May skip frames that end before the frame displayed at `wanted` seconds.
-    """
+) -> Iterator[Timed]:
+    """`_Track.frames` of a file that PyAV decodes."""
     rate = _frame_rate(stream)
-    if rate < Fraction(1, 60):
+    if rate * LONGEST_DECLARED_PAUSE < 1:
         raise InputError(f"video {path} claims to show {float(rate):.3g} frames a second; {REMEDY}")
     zero, declared = time_zero(container), declared_end(container, stream)
     # AVI stores no presentation times, and with B-frames FFmpeg's guesses are late or out of order. The decoder returns
@@ -198,7 +249,7 @@ def _timed(
     found = False
     try:
         if wanted > 0 and INDEXED & set(container.format.name.split(",")):
-            start = end = _seek(container, stream, zero, wanted)
+            start = end = _seek(container, stream, zero, max(Fraction(0), wanted - CONTEXT / rate))
         for frame in decoded(container, stream, times):
             stamp, time_base = frame.pts, frame.time_base or stream.time_base
             if times is not None:
@@ -211,13 +262,14 @@ def _timed(
                     at = end
             start = max(start, at)
             length = frame.duration * time_base if frame.duration and time_base else 1 / rate
-            end = start + (length if length <= LONGEST_FRAME else 1 / rate)
+            longest = LONGEST_FRAME
+            if declared is not None and start + length <= declared + 1:  # a still may be one frame of minutes
+                longest = LONGEST_DECLARED_PAUSE
+            end = start + (length if length <= longest else min(1 / rate, Fraction(LONGEST_FRAME)))
+            if not found:
+                _refuse_foreign(frame, path)
             found = True
-            if max(frame.width, frame.height) > LARGEST_SIDE or frame.width * frame.height > LARGEST_AREA:
-                raise InputError(
-                    f"video {path} has pictures of {frame.width}x{frame.height}; scale it down to "
-                    f"{LARGEST_SIDE} pixels a side and {LARGEST_AREA // 2**20} megapixels at most"
-                )
+            check_size(path, frame.width, frame.height)
             # The last frame of a variable-rate MP4 may carry a longer duration than the file declares for it.
             yield frame, start, declared if declared is not None and start < declared < end else end
     except UNREADABLE as error:
@@ -226,38 +278,54 @@ def _timed(
         raise InputError(f"video {path} has no frame that can be decoded; {REMEDY}")
 
 
+def _refuse_foreign(frame: av.VideoFrame, path: str | os.PathLike) -> None:
+    """Refuse colour spaces that FFmpeg does not convert: Dolby Vision's own, which is untagged, and ICtCp."""
+    own = frame.color_trc == UNSPECIFIED and SideData.DOVI_RPU_BUFFER in (_side_data(frame) or {})
+    if own or frame.colorspace in FOREIGN_SPACES:
+        raise InputError(
+            f"video {path} is in the colours of {'Dolby Vision (profile 5)' if own else 'ICtCp'}; "
+            f"convert it to HDR10 or SDR"
+        )
+
+
 class _Picture:
     """Converts a video's frames to upright RGB arrays of the first frame's size."""
 
     def __init__(self, first: av.VideoFrame):
         self.width, self.height = first.width, first.height
-        self.reformatter = VideoReformatter()
-        try:
-            held = cast(SideDataContainer, first.side_data)  # PyAV's stub names the class of its items
-            matrix = next((data for data in held if data.type == SideData.DISPLAYMATRIX), None)
-        except ValueError:  # PyAV does not know every kind of side data that FFmpeg gives
+        self.convert = ToRGB(first.width, first.height)
+        self._last: tuple[av.VideoFrame, np.ndarray] | None = None
+        kinds = _side_data(first)
+        if kinds is None:  # PyAV does not know every kind of side data that FFmpeg gives
             turns = round(first.rotation / 90) % 4
             a, b, c, d = ((1, 0, 0, 1), (0, -1, 1, 0), (-1, 0, 0, -1), (0, 1, -1, 0))[turns]
         else:
-            numbers = [1, 0, 0, 0, 1] if matrix is None else np.frombuffer(memoryview(matrix), np.int32)[:5].tolist()
+            matrix = kinds.get(SideData.DISPLAYMATRIX)
+            numbers = [1, 0, 0, 0, 1] if matrix is None else np.frombuffer(matrix, np.int32)[:5].tolist()
             a, b, _, c, d = numbers
         # The stored pixel (x, y) is displayed at (a x + c y, b x + d y), up to a translation.
         self.transpose = abs(b) + abs(c) > abs(a) + abs(d)
         self.flip_columns, self.flip_rows = (c < 0, b < 0) if self.transpose else (a < 0, d < 0)
 
     def rgb(self, frame: av.VideoFrame) -> np.ndarray:
-        convert = functools.partial(
-            self.reformatter.reformat, frame, self.width, self.height, "rgb24", interpolation=EXACT
-        )
-        try:
-            converted = convert()
-        except (OSError, av.error.FFmpegError):  # swscale refuses rare and undefined matrices
-            converted = convert(src_colorspace=SWS_BT601)
-        image = converted.to_ndarray()
+        if self._last is not None and self._last[0] is frame:  # displayed for longer than one step
+            return self._last[1].copy()
+        image = self.convert(frame)
         if self.transpose:
             image = image.transpose(1, 0, 2)
         if self.flip_rows:
             image = image[::-1]
         if self.flip_columns:
             image = image[:, ::-1]
-        return np.ascontiguousarray(image)
+        image = np.ascontiguousarray(image)
+        self._last = frame, image
+        return image.copy()
+
+
+def _side_data(frame: av.VideoFrame) -> dict[SideData, memoryview] | None:
+    """A frame's side data by kind; None if PyAV does not know one of the kinds."""
+    try:
+        held = cast(SideDataContainer, frame.side_data)  # PyAV's stub names the class of its items
+        return {data.type: memoryview(data) for data in held}
+    except ValueError:
+        return None

@@ -241,7 +241,7 @@ def test_a_written_video_keeps_size_pixel_aspect_rate_and_colours(width, height,
     assert np.abs(difference).mean() < 1.5 and np.abs(difference.mean(axis=(0, 1, 2))).max() < 0.5
 
 
-@pytest.mark.parametrize("colour", [Colour(), Colour(1, 1, 1), Colour(6, 6, 6), Colour(9, 9, 16), Colour(8, 2, 2)])
+@pytest.mark.parametrize("colour", [Colour(), Colour(1, 1, 1), Colour(6, 6, 6), Colour(9, 1, 1), Colour(8, 2, 2)])
 def test_colours_survive_in_the_sources_own_space(colour, tmp_path):
     picture = smooth(64, 48)
     with VideoWriter(tmp_path / "a.mp4", 64, 48, colour=colour, crf=1) as writer:

@@ -1,0 +1,81 @@
+"""Pictures that FFmpeg does not decode or not whole, read with Pillow: HEIC, AVIF in tiles, animated WebP."""
+
+import re
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from PIL import Image
+
+from media.container import REMEDY, check_size
+from media.errors import InputError, first_line
+from media.fields import Timed
+from media.timeline import FPS
+
+HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"mif1"}
+ANIMATED = 2  # a bit of a WebP file's byte 20
+LEAST, USUAL = 11, 100  # ms; browsers show a frame of less for the usual time
+# Pillow raises these for damaged files.
+UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, RuntimeError, MemoryError, Image.DecompressionBombError)
+
+
+def pillow_format(path: Path) -> str | None:
+    """Pillow's name of the format of a picture that FFmpeg does not decode; None for any other file.
+
+    An AVIF in tiles is seen only by `media.container.description`; its name is "AVIF".
+    """
+    with path.open("rb") as file:
+        head = file.read(256)
+    if head[:4] == b"RIFF" and head[8:16] == b"WEBPVP8X" and head[20:21] and head[20] & ANIMATED:
+        return "WEBP"
+    if head[4:8] != b"ftyp":
+        return None
+    brands = re.findall(b"....", head[8 : int.from_bytes(head[:4], "big")], re.DOTALL)
+    return "HEIF" if brands and brands[0] in HEIC_BRANDS and b"avif" not in brands else None
+
+
+def pillow_frames(path: Path, form: str) -> Iterator[Timed]:
+    """Yield the picture's frames, upright, each with the time [start, end) in seconds in which it is displayed.
+
+    Raises:
+        InputError: the file cannot be read, or pillow-heif is not installed.
+    """
+    if form == "HEIF":
+        _register_heif(path)
+    try:
+        with Image.open(path, formats=[form]) as image:
+            check_size(path, *image.size)
+            start = Fraction(0)
+            for number in range(image.n_frames if form == "WEBP" else 1):  # a HEIC's others are not its primary image
+                if form == "WEBP":
+                    image.seek(number)
+                image.load()
+                duration = image.info.get("duration", 0) if form == "WEBP" else 1000 // FPS
+                end = start + Fraction(round(duration if duration >= LEAST else USUAL), 1000)
+                yield _frame(image), start, end
+                start = end
+    except UNREADABLE as error:
+        raise InputError(f"video {path} cannot be read ({first_line(error)}); {REMEDY}") from error
+
+
+def _register_heif(path: Path) -> None:
+    try:
+        from pillow_heif import register_heif_opener
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"video {path} is a HEIC picture; install pillow-heif (pip install -r requirements.txt), or convert it to "
+            "JPEG or PNG"
+        ) from error
+    register_heif_opener(thumbnails=False, depth_images=False, aux_images=False)
+
+
+def _frame(image: Image.Image) -> av.VideoFrame:
+    mode = "RGBA" if image.has_transparency_data else "RGB"
+    frame = av.VideoFrame.from_ndarray(np.array(image.convert(mode)), {"RGB": "rgb24", "RGBA": "rgba"}[mode])
+    colours = image.info.get("nclx_profile")  # of a HEIC
+    if isinstance(colours, dict):
+        frame.color_primaries = int(colours.get("color_primaries", 2))
+        frame.color_trc = int(colours.get("transfer_characteristics", 2))
+    return frame
