@@ -50,7 +50,8 @@ class Summary:
 
     `untouched` lists the spans, in seconds of the output, whose frames have no dubbed face. `unkept_rate` is the
     source's frame rate if `keep_fps` is set but the rate is not `watchable`. `unprepared` is the file of a prepared
-    person that has no references for these networks, so that the dub encoded them.
+    person that has no references for these networks, so that the dub encoded them. `notes` are clauses that the line
+    says of the inputs, such as `VideoInfo.changes`.
     """
 
     output: Path
@@ -61,6 +62,7 @@ class Summary:
     untouched: list[tuple[float, float]]
     unkept_rate: Fraction | None = None
     unprepared: Path | None = None
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         text = (
@@ -70,6 +72,8 @@ class Summary:
             text += f" ({self.fps} a second, as the video's own {float(self.unkept_rate):.4g} cannot be kept)"
         if self.unprepared is not None:
             text += f" ({self.unprepared} was prepared for another checkpoint: references encoded again)"
+        if self.notes:
+            text += f" ({'; '.join(self.notes)})"
         if not self.untouched:
             return f"{text}, a face in every one"
         count = round(sum(end - start for start, end in self.untouched) * self.fps)
@@ -190,7 +194,7 @@ def dub(
     spans = [(start / fps, end / fps) for start, end in _spans(faceless)]
     untouched = [(float(start), float(end)) for start, end in spans]
     unkept = info.frame_rate if options.keep_fps and watchable(info.frame_rate) != info.frame_rate else None
-    return Summary(Path(output), length, fps, info.width, info.height, untouched, unkept, unprepared)
+    return Summary(Path(output), length, fps, info.width, info.height, untouched, unkept, unprepared, info.changes)
 
 
 def prepare(

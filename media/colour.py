@@ -10,9 +10,9 @@ import numpy as np
 from av.filter import Graph
 from av.video.reformatter import Interpolation, VideoReformatter
 
-# H.273 codes
-RGB_SPACE, BT709, UNSPECIFIED, BT601, BT2020, BT2020_CONSTANT = 0, 1, 2, 6, 9, 10  # matrices; 1, 2 and 9 are primaries too
-BT2020_10BIT, PQ, HLG = 14, 16, 18  # transfers
+# H.273 codes: of matrices, of which 1, 2 and 9 are primaries too, and of transfers
+RGB_SPACE, BT709, UNSPECIFIED, BT601, BT2020, BT2020_CONSTANT = 0, 1, 2, 6, 9, 10
+BT2020_10BIT, PQ, HLG = 14, 16, 18
 PRIMARIES, TRANSFERS = {1, 4, 5, 6, 7, 8, 9, 10, 11, 12, 22}, {1, 4, 5, 6, 7, 8, 13, 14, 15}  # that FFmpeg converts
 MATRICES = {1: "bt709", UNSPECIFIED: "bt601", 4: "fcc", 5: "bt601", 6: "bt601", 7: "smpte240m", 9: "bt2020"}
 SWS_BT601, SWS_BT709 = 5, 1  # swscale's names for the matrices 6 and 1
@@ -54,7 +54,8 @@ def is_hd(width: int, height: int) -> bool:
 def wide(frame: av.VideoFrame) -> Wide | None:
     """What a frame of HDR or of BT.2020's gamut is in; None if it is in a standard gamut and range.
 
-    A transfer of PQ or HLG is HDR whatever else is tagged. Missing and undefined tags are those that the others go with.
+    A transfer of PQ or HLG is HDR whatever else is tagged. Missing and undefined tags are those that go with the
+    others.
     """
     matrix, primaries, transfer = int(frame.colorspace), int(frame.color_primaries), int(frame.color_trc)
     if transfer in (PQ, HLG):
@@ -135,10 +136,10 @@ class ToRGB:
         """A graph that looks each colour up in `_table`."""
         table, graph = _table(source), Graph()
         frames = graph.add_buffer(
-            width=frame.width, height=frame.height, format=frame.format.name, time_base=Fraction(1, 25)
+            width=frame.width, height=frame.height, format=av.VideoFormat(frame.format.name), time_base=Fraction(1, 25)
         )
         tables = graph.add_buffer(
-            width=table.width, height=table.height, format=table.format.name, time_base=Fraction(1, 25)
+            width=table.width, height=table.height, format=av.VideoFormat(PACKED), time_base=Fraction(1, 25)
         )
         known = frame.colorspace != UNSPECIFIED and frame.colorspace in (RGB_SPACE, *MATRICES)
         matrix = "auto" if known else "bt2020"
@@ -180,7 +181,8 @@ def _computed(source: Wide) -> av.VideoFrame:
     grid.colorspace, grid.color_primaries, grid.color_trc = RGB_SPACE, source.primaries, source.transfer
     grid.pts, grid.time_base = 0, Fraction(1, 25)
     graph = Graph()
-    frames = graph.add_buffer(width=grid.width, height=grid.height, format="rgb48le", time_base=Fraction(1, 25))
+    side, form = CUBE**3, av.VideoFormat(PACKED)
+    frames = graph.add_buffer(width=side, height=side, format=form, time_base=Fraction(1, 25))
     scale = graph.add("scale", "flags=accurate_rnd:out_primaries=bt709:out_transfer=bt709:intent=perceptual")
     graph.link_nodes(frames, scale, graph.add("format", PACKED), graph.add("buffersink")).configure()
     graph.push(grid)

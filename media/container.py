@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import overload
+from typing import cast, overload
 
 import av
 from av.audio.stream import AudioStream
@@ -80,7 +80,7 @@ def description(container: InputContainer) -> str:
     with _describing, av.logging.Capture(local=False):  # other threads' messages end here too
         av.logging.set_level(av.logging.INFO)
         try:
-            return container.dumps_format()
+            return container.dumps_format()  # type: ignore[attr-defined]  # lacking in PyAV's stub
         finally:
             av.logging.set_level(None)
 
@@ -185,7 +185,7 @@ def _decoder(stream: VideoStream | AudioStream) -> Callable[[av.Packet], list]:
     tags = {key.lower(): value for key, value in stream.metadata.items()}
     if name is None or tags.get("alpha_mode") != "1":
         return stream.decode
-    decoder = av.CodecContext.create(name, "r")
+    decoder = cast(av.VideoCodecContext, av.CodecContext.create(name, "r"))
     decoder.extradata = stream.codec_context.extradata
 
     def decode(packet: av.Packet) -> list:

@@ -39,13 +39,14 @@ def _form(frame: av.VideoFrame) -> tuple[str, int, int]:
 
 
 class _Bwdif:
-    """FFmpeg's filter for frames like `first`. `before`, a frame that was yielded already, is the context of the first."""
+    """FFmpeg's filter for frames like `first`; `before` is the frame before that, yielded already."""
 
     def __init__(self, first: av.VideoFrame, before: av.VideoFrame | None):
         self.form = _form(first)
         self._graph = graph = Graph()
         name, width, height = self.form
-        source = graph.add_buffer(width=width, height=height, format=name, time_base=Fraction(1, 25))
+        form = av.VideoFormat(name)
+        source = graph.add_buffer(width=width, height=height, format=form, time_base=Fraction(1, 25))
         graph.link_nodes(source, graph.add("bwdif", "mode=send_frame:deint=interlaced"), graph.add("buffersink"))
         graph.configure()
         self._count = 0

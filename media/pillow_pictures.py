@@ -48,7 +48,8 @@ def pillow_frames(path: Path, form: str) -> Iterator[Timed]:
         with Image.open(path, formats=[form]) as image:
             check_size(path, *image.size)
             start = Fraction(0)
-            for number in range(image.n_frames if form == "WEBP" else 1):  # a HEIC's others are not its primary image
+            count = getattr(image, "n_frames", 1) if form == "WEBP" else 1  # of a HEIC, the primary image alone
+            for number in range(count):
                 if form == "WEBP":
                     image.seek(number)
                 image.load()

@@ -165,6 +165,9 @@ def _first_picture(path: str | os.PathLike) -> "_Picture":
 def _opened(path: str | os.PathLike) -> Iterator[_Track]:
     whole = existing_file(path, "video")
     if (form := pillow_format(whole)) is not None:
+        if form == "HEIF":
+            with open_media(path, "video"):
+                pass  # refuses a truncated file; pillow-heif makes grey tiles of it
         yield _pillow_track(whole, form)
         return
     with open_media(path, "video") as container:
