@@ -44,6 +44,12 @@ def _seconds(text: str) -> float:
     return seconds
 
 
+def _track(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of a track; give 0, 1, ...")
+    return int(text)
+
+
 @dataclass
 class DubOptions:
     """Options of one dub; each field's help describes it. A video whose path is `None` is not written.
@@ -59,6 +65,14 @@ class DubOptions:
         "one dub",
         metavar="FILE",
         type=Path,
+    )
+    audio_track: int | None = _option(
+        None,
+        "which sound track of --audio, counted from 0 on (default: the file's default track, the first if none is "
+        "marked)",
+        "one dub",
+        metavar="N",
+        type=_track,
     )
     visualize: Path | None = _option(
         None, "also write source, heatmap, crop and result side by side", "one dub", metavar="FILE.mp4", type=Path

@@ -34,7 +34,7 @@ from media.lossless import check_lossless, lossless_writer
 from media.loudness import heard
 from media.place import Place, crop_face
 from media.references import choose_references, covering_references, lip_opening
-from media.sound import read_audio
+from media.sound import read_audio, track_with_sound
 from media.stages import Clock, background
 from media.timeline import FPS
 from media.video import VideoInfo, VideoWriter, check_suffix, probe, watchable
@@ -157,15 +157,15 @@ def dub(
         )
     info = probe(video)
     with clock.time("sound"):
-        wav = read_audio(options.voice or audio)
-        samples = len(wav) if options.voice is None else len(read_audio(audio))
+        own = read_audio(audio, options.audio_track)
+        wav = own if options.voice is None else read_audio(options.voice)
         features = _sound_features(wav if options.protocol == "authors" else heard(wav), speaker)
     unprepared = None
     if prepared:
         options = prepared.check(info, options)
         unprepared = prepared.file if speaker.fingerprint not in prepared.encoded else None
     fps = frame_rate(info, options.keep_fps)
-    spoken = max(1, math.ceil(samples * fps / SAMPLE_RATE))
+    spoken = max(1, math.ceil(len(own) * fps / SAMPLE_RATE))
     limit = sys.maxsize if options.length == "video" else max(spoken, SCANNED * math.ceil(fps))
 
     known = _people_of_references(options, clock)
@@ -194,7 +194,16 @@ def dub(
     spans = [(start / fps, end / fps) for start, end in _spans(faceless)]
     untouched = [(float(start), float(end)) for start, end in spans]
     unkept = info.frame_rate if options.keep_fps and watchable(info.frame_rate) != info.frame_rate else None
-    return Summary(Path(output), length, fps, info.width, info.height, untouched, unkept, unprepared, info.changes)
+    notes = (*info.changes, *_silence(audio, own, options))
+    return Summary(Path(output), length, fps, info.width, info.height, untouched, unkept, unprepared, notes)
+
+
+def _silence(audio: str | os.PathLike, wav: np.ndarray, options: DubOptions) -> list[str]:
+    """What the summary says of a silent sound track beside another with sound."""
+    other = track_with_sound(audio, wav, options.audio_track)
+    if other is None:
+        return []
+    return [f"the sound track taken of {audio} is silent, its track {other} is not: --audio-track {other}"]
 
 
 def prepare(
@@ -550,7 +559,9 @@ def _writers(
     """
     seconds = None if options.length == "sound" else float(length / fps)
     exact = options.protocol == "authors"
-    opening = functools.partial(VideoWriter, fps=fps, sound=audio, duration=seconds, crf=0 if exact else CRF)
+    opening = functools.partial(
+        VideoWriter, fps=fps, sound=audio, duration=seconds, crf=0 if exact else CRF, track=options.audio_track
+    )
     writes = []
     if options.visualize is not None:
         width, height = panel_size(info.width, info.height, form.shape)

@@ -1,5 +1,6 @@
 """Reads sound files and the sound of videos."""
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator
 from fractions import Fraction
@@ -12,6 +13,7 @@ from media.container import (
     REMEDY,
     UNREADABLE,
     audio_stream,
+    audio_streams,
     believable,
     declared_end,
     decoded,
@@ -30,23 +32,25 @@ PADDING = 2048
 # common in files; larger ones are audible and accumulate.
 DRIFT = Fraction(1, 25)
 
+SILENT = 1e-3  # of full scale; a track whose samples are all below is silent
+
 LOWEST_RATE = 2000  # Hz; at a lower rate, a small file would fill the memory
 
 ToMono = Callable[[np.ndarray, av.AudioLayout], np.ndarray]  # (channels, n) samples in a layout -> (1, n)
 
 
-def sound_format(path: str | os.PathLike) -> tuple[int, int]:
-    """The sample rate in Hz and the number of channels of a sound file or a video's sound track.
+def sound_format(path: str | os.PathLike, track: int | None = None) -> tuple[int, int]:
+    """The sample rate in Hz and the number of channels of a sound file or of a sound track as in `read_sound`.
 
     Raises:
-        InputError: The file cannot be read or has no sound track.
+        InputError: The file cannot be read or has no such sound track.
     """
     with open_media(path, "sound") as container:
-        context = _sound_track(container, path).codec_context
+        context = _sound_track(container, path, track).codec_context
         return context.sample_rate or 48000, max(1, context.channels)
 
 
-def read_sound(path: str | os.PathLike, rate: int, layout: str) -> Iterator[np.ndarray]:
+def read_sound(path: str | os.PathLike, rate: int, layout: str, track: int | None = None) -> Iterator[np.ndarray]:
     """Stream a sound file or a video's sound track as (channels, samples) float32 blocks in [-1, 1].
 
     Sample n belongs to the time n/rate on the timeline of `media.video.read_frames`. Silence precedes a track that
@@ -57,31 +61,53 @@ def read_sound(path: str | os.PathLike, rate: int, layout: str) -> Iterator[np.n
         path: Any file that PyAV decodes.
         rate: Samples a second to resample to.
         layout: FFmpeg's name of the channel layout to mix to ("mono", "stereo", "5.1", ...).
+        track: Number of the sound track, from 0 on; None for the default one.
 
     Raises:
-        InputError: The file cannot be read, or has no sound or no samples.
+        InputError: The file cannot be read, or has no such sound track or no samples.
     """
     weights = MonoMix()
-    if layout == "mono" and sound_format(path)[1] > 1:
-        for _ in _blocks(path, SAMPLE_RATE, layout, _measuring(weights)):
+    if layout == "mono" and sound_format(path, track)[1] > 1:
+        for _ in _blocks(path, SAMPLE_RATE, layout, _measuring(weights), track):
             pass
-    yield from _blocks(path, rate, layout, _weighted(weights))
+    yield from _blocks(path, rate, layout, _weighted(weights), track)
 
 
-def read_audio(path: str | os.PathLike) -> np.ndarray:
+def read_audio(path: str | os.PathLike, track: int | None = None) -> np.ndarray:
     """Read a sound file or a video's sound track as (samples,) float32 in [-1, 1], 16 kHz mono (`MonoMix`).
 
     Sample 0 coincides with the start of frame 0 of `media.video.read_frames`.
 
+    Args:
+        path: Any file that PyAV decodes.
+        track: Number of the sound track, from 0 on; None for the default one.
+
     Raises:
-        InputError: The file cannot be read, or has no sound or no samples.
+        InputError: The file cannot be read, or has no such sound track or no samples.
     """
     weights = MonoMix()
-    wav = np.concatenate([block[0] for block in _blocks(path, SAMPLE_RATE, "mono", _measuring(weights))])
+    wav = np.concatenate([block[0] for block in _blocks(path, SAMPLE_RATE, "mono", _measuring(weights), track)])
     if weights.is_usual():
         return wav
     del wav
-    return np.concatenate([block[0] for block in _blocks(path, SAMPLE_RATE, "mono", _weighted(weights))])
+    return np.concatenate([block[0] for block in _blocks(path, SAMPLE_RATE, "mono", _weighted(weights), track)])
+
+
+def track_with_sound(path: str | os.PathLike, wav: np.ndarray, track: int | None = None) -> int | None:
+    """Number of the first track with sound of a file whose track `track` is silent; None if there is none.
+
+    `wav` (samples,) is the sound of that track. A track is silent if no sample is above `SILENT`.
+    """
+    if np.abs(wav).max(initial=0) > SILENT:
+        return None
+    with open_media(path, "sound") as container:
+        streams, read = audio_streams(container), _sound_track(container, path, track)
+        others = [number for number, stream in enumerate(streams) if stream is not read]
+    for number in others:
+        with contextlib.suppress(InputError):  # a damaged track is no remedy
+            if any(np.abs(block).max(initial=0) > SILENT for block in read_sound(path, SAMPLE_RATE, "stereo", number)):
+                return number
+    return None
 
 
 def _measuring(weights: MonoMix) -> ToMono:
@@ -98,10 +124,12 @@ def _weighted(weights: MonoMix) -> ToMono:
     return lambda samples, layout: mix(samples, weights.weights(layout, len(samples)))
 
 
-def _blocks(path: str | os.PathLike, rate: int, layout: str, to_mono: ToMono) -> Iterator[np.ndarray]:
+def _blocks(
+    path: str | os.PathLike, rate: int, layout: str, to_mono: ToMono, track: int | None
+) -> Iterator[np.ndarray]:
     """`read_sound`, mixing to "mono" by `to_mono`."""
     with open_media(path, "sound") as container:
-        stream = _sound_track(container, path)
+        stream = _sound_track(container, path, track)
         samples = 0
         try:
             for block in _unpadded(container, stream, rate, _in_step(container, stream, rate, layout, to_mono)):
@@ -113,11 +141,18 @@ def _blocks(path: str | os.PathLike, rate: int, layout: str, to_mono: ToMono) ->
             raise InputError(f"sound {path} has no samples; {REMEDY}")
 
 
-def _sound_track(container: av.container.InputContainer, path: str | os.PathLike) -> av.audio.stream.AudioStream:
-    stream = audio_stream(container)
+def _sound_track(
+    container: av.container.InputContainer, path: str | os.PathLike, track: int | None
+) -> av.audio.stream.AudioStream:
+    stream, streams = audio_stream(container), audio_streams(container)
     if stream is None:
         raise InputError(f"sound {path} has no sound that can be decoded; give a sound file or a video with sound")
-    return stream
+    if track is None:
+        return stream
+    if track >= len(streams):
+        numbers = "only track 0" if len(streams) == 1 else f"only tracks 0 to {len(streams) - 1}"
+        raise InputError(f"sound {path} has no track {track}, {numbers}; give another --audio-track")
+    return streams[track]
 
 
 def _unpadded(

@@ -53,6 +53,7 @@ class VideoWriter(contextlib.AbstractContextManager):
         metadata: Tags of the file; the default marks it as synthesized.
         colour: Colour space of the video that the frames come from (`VideoInfo.colour`), which the output keeps.
         crf: x264's constant rate factor: 0 is lossless, 18 hard to tell from the source, 51 the worst.
+        track: Number of the track of `sound`, from 0 on; None for the default one.
 
     Raises:
         InputError: The sound cannot be read, or the file cannot be written.
@@ -70,12 +71,13 @@ class VideoWriter(contextlib.AbstractContextManager):
         metadata: Mapping[str, str] = SYNTHESIZED,
         colour: Colour | None = None,
         crf: int = CRF,
+        track: int | None = None,
     ):
         check_suffix(path)
         self.path = Path(path)
         self.width, self.height = width, height
         self.fps = Fraction(fps).limit_denominator(100_000)
-        self.sound, self.duration = sound, duration
+        self.sound, self.duration, self.track = sound, duration, track
         self.pixel_aspect = Fraction(pixel_aspect)
         self.metadata = metadata
         self.colour = colour if colour and colour.matrix in MATRICES else Colour(BT601)
@@ -115,7 +117,9 @@ class VideoWriter(contextlib.AbstractContextManager):
             pix_fmt = "yuv444p" if self.width % 2 or self.height % 2 else "yuv420p"
             self._container, self._video = container, self._add_video(container, pix_fmt)
             self._converter = self._to_yuv(pix_fmt)
-            self._audio = _SoundTrack(container, self.sound, self.duration) if self.sound is not None else None
+            self._audio = None
+            if self.sound is not None:
+                self._audio = _SoundTrack(container, self.sound, self.duration, self.track)
             yield self
             if not self.frames:
                 raise InputError(f"output {self.path} would have no frame; give a video and a sound that are longer")
@@ -162,11 +166,11 @@ class VideoWriter(contextlib.AbstractContextManager):
 class _SoundTrack:
     """The AAC track of an output; `sound` is decoded only as far as the picture has been written."""
 
-    def __init__(self, container: OutputContainer, sound: str | os.PathLike, duration: float | None):
-        source_rate, channels = sound_format(sound)
+    def __init__(self, container: OutputContainer, sound: str | os.PathLike, duration: float | None, track: int | None):
+        source_rate, channels = sound_format(sound, track)
         self.rate = next((rate for rate in AAC_RATES if rate >= source_rate), AAC_RATES[-1])
         self.layout = AAC_LAYOUTS.get(channels, "5.1")
-        blocks = read_sound(sound, self.rate, self.layout)
+        blocks = read_sound(sound, self.rate, self.layout, track)
         self.blocks = itertools.chain([next(blocks)], blocks)  # faults of the sound show before any work
         self.stream = container.add_stream("aac", rate=self.rate, layout=self.layout)
         self.stream.bit_rate = self.stream.codec_context.layout.nb_channels * min(96_000, 4 * self.rate)

@@ -10,8 +10,9 @@ import cv2
 import numpy as np
 import pytest
 from av.filter import Graph
+from av.stream import Disposition
 from faces import portraits
-from media_files import beat_sound, encode_sound, number_of, numbered, write_heic, write_sound, write_video
+from media_files import beat_sound, beat_times, encode_sound, number_of, numbered, write_heic, write_sound, write_video
 
 from benchmarks.dubbing import SourcesOwnFaces
 from dubbing import DubOptions, dub
@@ -19,6 +20,7 @@ from media import colour as colours
 from media.colour import BACKGROUND, HLG, PQ, Colour, ToRGB, Wide, output_colour, wide
 from media.container import audio_stream, video_stream
 from media.errors import InputError
+from media.sound import read_audio, track_with_sound
 from media.video import VideoWriter, probe, read_frames
 
 PATCHES = np.array([[200, 150, 120], [120, 80, 60], [240, 240, 240], [128, 128, 128], [40, 40, 40], [60, 160, 70]])
@@ -469,6 +471,53 @@ def test_one_frame_of_minutes_is_a_still(suffix, tmp_path):
     assert info.duration == pytest.approx(300, abs=0.2) and info.has_sound
     frames = [number_of(frame) for frame in read_frames(path, fps=1)]
     assert frames == [7] * 300 and len(list(read_frames(path, start=7490))) == 10
+
+
+def write_tracks(path: Path, levels: tuple[float, ...], default: int | None = None) -> Path:
+    """A video of somebody with a sound track of beats for each of `levels`; track k starts its beats at k/5 s."""
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("libx264", rate=25)
+        assert isinstance(video, av.VideoStream)
+        pictures = portraits(12)
+        video.height, video.width = pictures[0].shape[:2]
+        video.pix_fmt = "yuv420p"
+        tracks = [container.add_stream("aac", rate=16000, layout="mono") for _ in levels]
+        if default is not None:
+            for number, track in enumerate(tracks):
+                track.disposition = Disposition.default if number == default else Disposition(0)
+        for number, (track, level) in enumerate(zip(tracks, levels, strict=True)):
+            beats = np.roll(beat_sound(16000, 0.48), 3200 * number, axis=1)
+            encode_sound(container, track, (level * beats).astype(np.float32))
+        for k, picture in enumerate(pictures):
+            frame = av.VideoFrame.from_ndarray(picture, "rgb24")
+            frame.pts, frame.time_base = k, Fraction(1, 25)
+            container.mux(video.encode(frame))
+        container.mux(video.encode())
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
+def test_the_default_sound_track_is_read_and_any_other_on_request(suffix, tmp_path):
+    path = write_tracks(tmp_path / f"a{suffix}", (0, 1, 1), default=1)
+    np.testing.assert_allclose(beat_times(read_audio(path)), [0.2], atol=0.01)
+    for track, beats in ((0, []), (1, [0.2]), (2, [0.4])):
+        np.testing.assert_allclose(beat_times(read_audio(path, track)), beats, atol=0.01)
+    with pytest.raises(InputError, match=r"has no track 3, only tracks 0 to 2; give another --audio-track"):
+        read_audio(path, 3)
+
+
+def test_a_silent_track_beside_one_with_sound_is_said(tmp_path):
+    path, sound = write_tracks(tmp_path / "a.mkv", (0, 0, 1)), SourcesOwnFaces()
+    summary = dub(path, path, tmp_path / "out.mp4", sound, DubOptions(progress=None))
+    assert f"(the sound track taken of {path} is silent, its track 2 is not: --audio-track 2)" in str(summary)
+    assert not (np.abs(read_audio(tmp_path / "out.mp4")) > 0.01).any()
+    summary = dub(path, path, tmp_path / "out.mp4", sound, DubOptions(progress=None, audio_track=2))
+    assert summary.notes == ()
+    np.testing.assert_allclose(beat_times(read_audio(tmp_path / "out.mp4")), [0.4], atol=0.01)
+    wav = read_audio(path, 0)
+    assert track_with_sound(path, wav, 0) == 2 and track_with_sound(path, read_audio(path, 2), 2) is None
+    alone = write_tracks(tmp_path / "b.mkv", (0, 0))
+    assert track_with_sound(alone, read_audio(alone)) is None
 
 
 def gradient(width: int, height: int) -> np.ndarray:
