@@ -1,24 +1,29 @@
-"""GPU memory that training takes, computed without a GPU: what the backward pass needs of each window, and the states.
+"""GPU memory that training takes: what the backward pass needs of each window, and the states.
 
-    python -m benchmarks.training_memory
+    python -m benchmarks.training_memory                  # computed without a GPU
+    python -m benchmarks.training_memory --device cuda    # measured
 
-The networks have the paper's size. They run on tensors without data, which count what autograd keeps: of the network,
-of VGG-19 at two scales (eq. 9) and of the discriminator. Weights, gradients, Adam's moments and the moving average take
-20 bytes a parameter. Workspaces, the optimizer's temporary copies and the allocator's gaps are not counted: the largest
-micro_batch leaves a fifth of the memory for them.
+The networks have the paper's size. Computed: they run on tensors without data, which count what autograd keeps: of the
+network, of VGG-19 at two scales (eq. 9) and of the discriminator. Measured: the same passes, and the backward pass, of
+one window and of two; what the second adds to the peak is a window's. Weights, gradients, Adam's moments and the moving
+average take 20 bytes a parameter. Only the measured numbers hold workspaces, and neither the optimizer's temporary
+copies or the allocator's gaps: the largest micro_batch leaves a fifth of the memory for these.
 """
 
 import argparse
-import contextlib
 import dataclasses
+import functools
 import sys
 
 from media.errors import Parser, command, quick_help
+from models.devices import usable_device
 
 
 @quick_help
 def parse() -> argparse.Namespace:
-    return Parser(__doc__).parse_args()
+    parser = Parser(__doc__)
+    parser.add_argument("--device", type=usable_device, metavar="cpu|cuda", help="measure there; default: compute")
+    return parser.parse_args()
 
 
 import torch
@@ -27,6 +32,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
 from torchvision.models import vgg19
 
+from benchmarks.memory import peak_memory, reset_peak
 from losses.perceptual import ENDS
 from media.crop import CROPS, CropForm
 from models import FaceSynthesizer, FaceSynthesizerConfig, G4GConfig, G4GSynthesizer
@@ -62,13 +68,10 @@ def _networks(crop: CropForm) -> tuple[FaceSynthesizer | G4GSynthesizer, PatchDi
 
 
 def need(crop: CropForm, bf16: bool, checkpointing: bool) -> Need:
-    """What a step of train_face.py on crops of the form `crop` takes."""
+    """What a step of train_face.py on crops of the form `crop` takes, computed on tensors without data."""
     with FakeTensorMode(allow_non_fake_inputs=True):
-        synthesizer, judge = _networks(crop)
-        synthesizer.eval()  # batch norm refuses the one window
-        recomputing(synthesizer, TrainConfig(gradient_checkpointing=checkpointing))
-        features = vgg19(weights=None, init_weights=False).features[: ENDS[-1]].requires_grad_(False)
-        own = {id(p) for network in (synthesizer, judge, features) for p in network.parameters()}
+        step = _Step(crop, bf16, checkpointing, torch.device("cpu"))
+        own = {id(parameter) for network in step.networks for parameter in network.parameters()}
         kept: dict[int, torch.UntypedStorage] = {}
 
         def keep(tensor: Tensor) -> Tensor:
@@ -77,14 +80,48 @@ def need(crop: CropForm, bf16: bool, checkpointing: bool) -> Need:
                 kept[storage._cdata] = storage
             return tensor
 
-        precision = torch.autocast("cpu", torch.bfloat16) if bf16 else contextlib.nullcontext()
-        with saved_tensors_hooks(keep, lambda tensor: tensor), precision:
-            faces = synthesizer(*inputs_of(synthesizer, _window(crop)))
-            for images in (faces.flatten(0, 1), nn.functional.avg_pool2d(faces.flatten(0, 1), 2)):
-                features(images)
-            judge(faces)
-    count = sum(p.numel() for network in (synthesizer, judge) for p in network.parameters())
-    return Need(_STATE * count, sum(storage.nbytes() for storage in kept.values()))
+        with saved_tensors_hooks(keep, lambda tensor: tensor):
+            step.forward(1)
+    return Need(step.states, sum(storage.nbytes() for storage in kept.values()))
+
+
+def measured_need(crop: CropForm, bf16: bool, checkpointing: bool, device: torch.device) -> Need:
+    """The same, measured on `device`: what a second window adds to the peak of the passes."""
+    step = _Step(crop, bf16, checkpointing, device)
+    peaks = []
+    for windows in (1, 2):
+        reset_peak(device)
+        step.forward(windows).backward()
+        for network in step.networks:
+            network.zero_grad()
+        peaks.append(peak_memory(device) * 2**20)
+    return Need(step.states, round(peaks[1] - peaks[0]))
+
+
+class _Step:
+    """The passes of a step of train_face.py: the synthesizer, VGG-19 at two scales and the discriminator."""
+
+    def __init__(self, crop: CropForm, bf16: bool, checkpointing: bool, device: torch.device):
+        self.crop, self.bf16, self.device = crop, bf16, device
+        with device:
+            synthesizer, judge = _networks(crop)
+            features = vgg19(weights=None, init_weights=False).features[: ENDS[-1]].requires_grad_(False)
+        synthesizer.eval()  # batch norm refuses the one window
+        recomputing(synthesizer, TrainConfig(gradient_checkpointing=checkpointing))
+        self.networks: list[nn.Module] = [synthesizer, judge, features]
+        self.states = _STATE * sum(p.numel() for network in (synthesizer, judge) for p in network.parameters())
+
+    def forward(self, windows: int) -> Tensor:
+        """The sum of what the networks return for `windows` windows."""
+        synthesizer, judge, features = self.networks
+        batch = {name: value.expand(windows, *value.shape[1:]) for name, value in _window(self.crop).items()}
+        batch = {name: value.to(self.device) for name, value in batch.items()}
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            faces = synthesizer(*inputs_of(synthesizer, batch))
+            found = [features(x) for x in (faces.flatten(0, 1), nn.functional.avg_pool2d(faces.flatten(0, 1), 2))]
+            for maps in judge(faces):
+                found += maps
+        return torch.stack([each.float().sum() for each in found]).sum()
 
 
 def _window(crop: CropForm) -> dict[str, Tensor]:
@@ -101,14 +138,15 @@ def _window(crop: CropForm) -> dict[str, Tensor]:
 
 @command
 def main() -> None:
-    parse()
+    options = parse()
+    find = need if options.device is None else functools.partial(measured_need, device=options.device)
     sizes = " | ".join(f"{size} GB" for size in GPUS)
     print(f"| crop | precision | gradient_checkpointing | GiB a window | {sizes} |")
     print(f"| --- | --- | --- | --- |{' --- |' * len(GPUS)}")
     for name in ("stsa", "stsa-256", "g4g"):
         for bf16 in (False, True):
             for checkpointing in (False, True)[: 1 if name == "g4g" else 2]:  # it recomputes STSA's blocks only
-                found = need(CROPS[name], bf16, checkpointing)
+                found = find(CROPS[name], bf16, checkpointing)
                 batches = " | ".join(str(found.largest_batch(size)) for size in GPUS)
                 precision = "bf16" if bf16 else "float32"
                 words = f"{name} | {precision} | {str(checkpointing).lower()} | {found.window / 2**30:.2f}"
