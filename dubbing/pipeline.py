@@ -38,7 +38,7 @@ from media.sound import read_audio, track_with_sound
 from media.stages import Clock, background
 from media.timeline import FPS
 from media.video import VideoInfo, VideoWriter, check_suffix, probe, watchable
-from media.video_writer import CRF
+from media.video_writer import CRF, stored_size
 
 SCANNED = 60  # seconds of the source, at least, that are searched for references
 _QUEUED = 48 * 2**20  # bytes of frames queued between two stages
@@ -194,8 +194,19 @@ def dub(
     spans = [(start / fps, end / fps) for start, end in _spans(faceless)]
     untouched = [(float(start), float(end)) for start, end in spans]
     unkept = info.frame_rate if options.keep_fps and watchable(info.frame_rate) != info.frame_rate else None
-    notes = (*info.changes, *_silence(audio, own, options))
-    return Summary(Path(output), length, fps, info.width, info.height, untouched, unkept, unprepared, notes)
+    notes = (*info.changes, *_filled(info), *_silence(audio, own, options))
+    return Summary(
+        Path(output), length, fps, *stored_size(info.width, info.height), untouched, unkept, unprepared, notes
+    )
+
+
+def _filled(info: VideoInfo) -> list[str]:
+    """What the summary says of a video of odd width or height."""
+    odd = [name for name, side in (("column", info.width), ("row", info.height)) if side % 2]
+    if not odd:
+        return []
+    repeats = "repeats" if len(odd) == 1 else "repeat"
+    return [f"{info.width}x{info.height} filled up to even sides: the last {' and '.join(odd)} {repeats}"]
 
 
 def _silence(audio: str | os.PathLike, wav: np.ndarray, options: DubOptions) -> list[str]:

@@ -233,11 +233,16 @@ def test_a_written_video_keeps_size_pixel_aspect_rate_and_colours(width, height,
         for _ in range(30):
             writer.write(picture)
     info = probe(path)
-    assert (info.width, info.height, info.pixel_aspect) == (width, height, Fraction(4, 3))
+    assert (info.width, info.height, info.pixel_aspect) == (width + width % 2, height + height % 2, Fraction(4, 3))
     assert float(info.frame_rate) == pytest.approx(30000 / 1001, rel=1e-3)
+    with av.open(str(path)) as container:
+        assert container.streams.video[0].pix_fmt == "yuv420p"
     frames = list(read_frames(path, fps=None))
     assert len(frames) == 30
-    difference = np.stack(frames).astype(int) - picture
+    for frame in frames[::10]:  # the column and the row that are added are like the last ones
+        assert np.abs(frame[:, width - 1 :].astype(int) - frame[:, width - 1 : width]).max() <= 6
+        assert np.abs(frame[height - 1 :].astype(int) - frame[height - 1 : height]).max() <= 6
+    difference = np.stack(frames)[:, :height, :width].astype(int) - picture
     assert np.abs(difference).mean() < 1.5 and np.abs(difference.mean(axis=(0, 1, 2))).max() < 0.5
 
 
