@@ -44,7 +44,7 @@ def parse() -> argparse.Namespace:
     add_device(networks)
     networks.add_argument(
         "--audio-features",
-        choices=("mel", "wav2vec2"),
+        choices=("mel", "wav2vec2", "hama", "whisper"),
         help="refuse a checkpoint that was trained on other sound features",
     )
     networks.add_argument(

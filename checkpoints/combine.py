@@ -90,7 +90,7 @@ def main() -> None:
         predictor, synthesizer = networks["heatmap_predictor"], networks["face_synthesizer"]
         check_crops(predictor, synthesizer, folders["heatmap_predictor"], folders["face_synthesizer"])
         share_reader(predictor, synthesizer)
-    save_checkpoint(arguments.output, networks, sections, half=arguments.half)
+    save_checkpoint(arguments.output, networks, sections, half=arguments.half, ears=arguments.folders)
     size = sum(file.stat().st_size for file in arguments.output.glob("*.safetensors")) / 1e6
     print(f"wrote {', '.join(networks)} into {arguments.output}, {size:.1f} MB")
 

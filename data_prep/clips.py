@@ -17,7 +17,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from media.audio import SAMPLE_RATE, at_rows, window_rows
+from media.audio import FEATURES, SAMPLE_RATE, at_rows, window_rows
 from media.crop import CROPS, PICTURE, STSA, CropForm
 from media.errors import InputError
 from media.files import replacing, short_stem
@@ -40,7 +40,10 @@ _LAYOUT: dict[str, tuple[str, tuple]] = {
     "pcm": ("I16", (_ANY,)),
     "audio_mel": ("F16", (_ANY, 80)),
 }
-_OPTIONAL = {"audio_wav2vec2": ("F16", (_ANY, 768)), "heard": ("F32", (1,))}
+_OPTIONAL: dict[str, tuple[str, tuple]] = {
+    **{f"audio_{kind}": ("F16", (_ANY, size)) for kind, (size, _) in FEATURES.items() if kind != "mel"},
+    "heard": ("F32", (1,)),
+}
 
 
 @dataclass
@@ -325,7 +328,7 @@ class Clip:
 
     @property
     def kinds(self) -> list[str]:
-        """Kinds of audio features in the file: "mel", possibly "wav2vec2"."""
+        """Kinds of audio features in the file: "mel" and possibly others of `media.audio.FEATURES`."""
         return list(self._known.kinds) if self._known else _kinds(self._header)
 
     @property
@@ -334,7 +337,7 @@ class Clip:
         return float(self._read("heard")[0]) if "heard" in self._header.sizes else None
 
     def audio(self, kind: str) -> np.ndarray:
-        """Audio features (frames, channels) float32: "mel" at 80 Hz, "wav2vec2" at 50 Hz."""
+        """Audio features (frames, channels) float32: "mel" at 80 Hz, the others at 50 Hz."""
         self.check_kind(kind)
         return self._read(f"audio_{kind}").astype(np.float32)
 

@@ -1,6 +1,6 @@
 """Turn a dataset of talking-face videos into clip files: faces, landmarks and sound, ready to train on at any size.
 
-    python -m data_prep.preprocess INPUT OUTPUT [--dataset lrs2] [--audio mel wav2vec2] [--workers N]
+    python -m data_prep.preprocess INPUT OUTPUT [--dataset lrs2] [--audio mel hama] [--workers N]
 
 Each source gives one clip file OUTPUT/<id>.safetensors and one line in OUTPUT/manifest.jsonl. A stopped run resumes
 when started again. Several machines share the work with --shard 1/N .. N/N or --backend dask.
@@ -63,9 +63,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--audio",
         nargs="+",
-        choices=["mel", "wav2vec2"],
+        choices=["mel", "wav2vec2", "hama", "whisper"],
         default=["mel"],
-        help="sound features to write: log-mel at 80 Hz, Wav2Vec 2.0 at 50 Hz, or both (default: mel)",
+        help="sound features to write: log-mel at 80 Hz, which every file gets; of Wav2Vec 2.0, hama's speech encoder "
+        "or Whisper at 50 Hz (default: mel)",
     )
     parser.add_argument(
         "--longest-side",
@@ -115,7 +116,7 @@ from data_prep.cut import source_frames, source_sound
 from data_prep.index import open_clips
 from data_prep.manifest import Manifest
 from data_prep.workers import CRASHED, spread
-from media.audio import SAMPLE_RATE, mel_spectrogram, wav2vec2_features
+from media.audio import SAMPLE_RATE, mel_spectrogram, sound_features
 from media.face import FaceTracker
 from media.landmarks import tracked
 from media.loudness import TARGET, heard
@@ -160,10 +161,8 @@ def features(wav: np.ndarray, kinds: list[str]) -> dict[str, np.ndarray]:
     """Audio features by kind, of the sound as it is `heard`; always log-mel too, the input of the lip-sync expert."""
     wav = heard(wav)
     found = {"mel": mel_spectrogram(wav)}
-    if "wav2vec2" in kinds:
-        with _one_thread():
-            found["wav2vec2"] = wav2vec2_features(wav)
-    return found
+    with _one_thread():
+        return found | {kind: sound_features(wav, kind) for kind in kinds if kind != "mel"}
 
 
 @contextlib.contextmanager
@@ -282,8 +281,7 @@ def main() -> int:
     if not sources:
         raise InputError(f"input {options.input} holds no video in the layout {options.dataset}; check --dataset")
     output = output_folder(options.output).resolve()
-    if "wav2vec2" in options.audio:
-        wav2vec2_features(np.zeros(SAMPLE_RATE, np.float32))  # a missing model stops the run before any work
+    features(np.zeros(SAMPLE_RATE, np.float32), options.audio)  # a missing model stops the run before any work
 
     part, parts = options.shard
     sources = sources[part::parts]

@@ -41,7 +41,7 @@ class ClipDataset(Dataset):
 
     Args:
         folder: clip files, in subfolders too.
-        audio: "mel" or "wav2vec2", the kind of the windows in `audio`.
+        audio: the kind of the windows in `audio`, a key of `media.audio.FEATURES`.
         window: T, number of consecutive frames with sound.
         references: N.
         crop: the form that the network takes: the part of the frame, H and W, and G, the side of its heatmaps.

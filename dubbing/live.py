@@ -5,6 +5,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
@@ -18,8 +19,7 @@ from media.audio import (
     MEL_HOP,
     MEL_WINDOW,
     SAMPLE_RATE,
-    mel_spectrogram,
-    wav2vec2_features,
+    sound_features,
     window_rows,
 )
 from media.errors import InputError
@@ -28,9 +28,7 @@ from media.timeline import FPS
 from media.video import probe
 
 PATIENCE = 0.1  # seconds that sound may be late before silence takes its place
-CONTEXT = 10  # seconds of past sound in a live feature of Wav2Vec 2.0
 HORIZON = 3600 * FPS  # frames that the motion is laid out for at first
-_WAV2VEC2_HOP, _WAV2VEC2_WINDOW = 320, 400  # samples
 
 
 class Live:
@@ -38,7 +36,8 @@ class Live:
 
     Picture k shows k/25 s of the sound. It is made when the sound `latency` seconds after that has arrived, because the
     networks take sound around each frame. With mel features the pictures are those of a dub of the whole sound.
-    Features of Wav2Vec 2.0 depend on the whole sound; here each has up to 10 s of past sound and none of the future.
+    Features of a speech network depend on the whole sound; here they have some seconds of past sound, and of hama and
+    Whisper a little of the future (`_HEARING`); docs/dubbing.md says how much they differ.
     The loudness of the whole sound must be given for that: else that of the sound so far takes its place (`Leveller`).
 
     Args:
@@ -133,16 +132,38 @@ class Live:
         yield from results
 
 
+@dataclass(frozen=True)
+class _Hearing:
+    """How live features of a kind are computed.
+
+    hop: samples between two rows.
+    needs: samples after a row's place, 320 k or 200 k, without which it is not computed.
+    context: seconds of sound before the first new row; None: log-mel, which depends on its own window alone.
+    step: rows that are computed together, because each computation takes the context's time.
+    """
+
+    hop: int
+    needs: int
+    context: int | None
+    step: int = 1
+
+
+_HEARING = {
+    "mel": _Hearing(MEL_HOP, MEL_WINDOW // 2, None),
+    "wav2vec2": _Hearing(320, 400, 10),
+    "hama": _Hearing(320, 2560, 4, 4),  # 0.16 s of the future
+    "whisper": _Hearing(320, 2560, 10, 4),
+}
+
+
 class _Ear:
     """Sound features of sound that arrives in pieces."""
 
     def __init__(self, speaker: Speaker, lufs: float | None = None):
-        self.kind, self._device = speaker.audio, str(speaker.device)
-        self._leveller = Leveller(lufs)
+        self.kind, self._device, self._weights = speaker.audio, str(speaker.device), speaker.ear
+        self._leveller, self._way = Leveller(lufs), _HEARING[self.kind]
         self.samples = 0
         self._wav = np.zeros(0, np.float32)  # the latest samples
-        self._hop, self._window = (MEL_HOP, MEL_WINDOW) if self.kind == "mel" else (_WAV2VEC2_HOP, _WAV2VEC2_WINDOW)
-        self._before = MEL_WINDOW // 2 if self.kind == "mel" else 0  # samples of a row's window before its place
         self._rows = 0
         self._buffer = np.zeros((1024, FEATURES[self.kind][0]), np.float32)
 
@@ -153,13 +174,13 @@ class _Ear:
 
     def needed(self, frame: int) -> int:
         """Number of samples on which the window of `frame` depends."""
-        last = int(window_rows(self.kind, [frame])[0, -1])
-        return last * self._hop - self._before + self._window
+        way, last = self._way, int(window_rows(self.kind, [frame])[0, -1])
+        return ((last // way.step + 1) * way.step - 1) * way.hop + way.needs
 
     def hear(self, samples: np.ndarray) -> None:
         self._wav = np.concatenate([self._wav, self._leveller.level(samples)])
         self.samples += len(samples)
-        whole = (self.samples + self._before - self._window) // self._hop + 1
+        whole = ((self.samples - self._way.needs) // self._way.hop + 1) // self._way.step * self._way.step
         if whole > self._rows:
             self._extend(whole)
 
@@ -170,16 +191,15 @@ class _Ear:
 
     def _extend(self, rows: int) -> None:
         """Compute the rows from those known up to `rows`."""
-        held = self.samples - len(self._wav)
-        if self.kind == "mel":
+        held, hop = self.samples - len(self._wav), self._way.hop
+        if self._way.context is None:
             # The filter at the start of the samples, and a window that reaches before them, change three rows.
-            start = max(0, (self._rows - 4) * self._hop)
-            computed = mel_spectrogram(self._wav[start - held :])
+            start = max(0, (self._rows - 4) * hop)
         else:
             frame = SAMPLE_RATE // FPS
-            start = max(0, self._rows * self._hop - CONTEXT * SAMPLE_RATE) // frame * frame
-            computed = wav2vec2_features(self._wav[start - held :], device=self._device)
-        fresh = computed[self._rows - start // self._hop : rows - start // self._hop]
+            start = max(0, self._rows * hop - self._way.context * SAMPLE_RATE) // frame * frame
+        computed = sound_features(self._wav[start - held :], self.kind, self._device, self._weights)
+        fresh = computed[self._rows - start // hop : rows - start // hop]
         while self._rows + len(fresh) > len(self._buffer):
             self._buffer = np.concatenate([self._buffer, np.zeros_like(self._buffer)])
         self._buffer[self._rows : self._rows + len(fresh)] = fresh

@@ -7,6 +7,7 @@ import torch
 from dubbing.g4g import G4GSpeaker
 from dubbing.speaker import Speaker
 from dubbing.stsa import StsaSpeaker
+from media import hama
 from models import is_g4g, load_checkpoint, load_network
 
 
@@ -20,6 +21,11 @@ def load_speaker(
     Raises:
         InputError: a network is missing or wrong, or the device does not support the precision.
     """
+    speaker: Speaker
     if is_g4g(folder):
-        return G4GSpeaker(load_network(folder, "g4g_synthesizer"), device, precision, batch_size)
-    return StsaSpeaker(*load_checkpoint(folder), device, precision, batch_size)
+        speaker = G4GSpeaker(load_network(folder, "g4g_synthesizer"), device, precision, batch_size)
+    else:
+        speaker = StsaSpeaker(*load_checkpoint(folder), device, precision, batch_size)
+    if speaker.audio == "hama":
+        speaker.ear = hama.encoder_file(folder)
+    return speaker

@@ -25,7 +25,7 @@ from dubbing.pictures import grey, panel, panel_size
 from dubbing.prepared import Prepared, frame_rate, reference_key
 from dubbing.source import Source, check_start
 from dubbing.speaker import FaceJob, Speaker
-from media.audio import SAMPLE_RATE, mel_spectrogram, wav2vec2_features
+from media.audio import SAMPLE_RATE, sound_features
 from media.crop import CropForm
 from media.errors import InputError
 from media.files import check_output_folder, existing_file
@@ -308,9 +308,7 @@ def _tracked(
 
 
 def _sound_features(wav: np.ndarray, speaker: Speaker) -> np.ndarray:
-    if speaker.audio == "mel":
-        return mel_spectrogram(wav)
-    return wav2vec2_features(wav, device=str(speaker.device))
+    return sound_features(wav, speaker.audio, str(speaker.device), speaker.ear)
 
 
 def _part(info: VideoInfo, fps: Fraction, options: DubOptions) -> tuple[int, int]:

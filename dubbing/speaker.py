@@ -5,6 +5,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,8 @@ class FaceJob:
 class Speaker(ABC):
     """Generates faces that match the sound; `StsaSpeaker` and `G4GSpeaker` implement it.
 
-    `crop` is the form of the faces that it takes and generates; S below is the side of its heatmaps.
+    `crop` is the form of the faces that it takes and generates; S below is the side of its heatmaps. `ear` is the file
+    of its sound features' encoder, `media.audio.sound_features`' `weights`.
 
     On CUDA the first batch records the networks as graphs of `batch_size` faces; smaller batches are padded.
 
@@ -79,6 +81,7 @@ class Speaker(ABC):
         self.window, self.predicts_heatmaps = window, predicts_heatmaps
         config = synthesizer.config
         self.audio, self.references, self.crop = config.audio, config.references, config.crop
+        self.ear: Path | None = None
 
     @abstractmethod
     def encode(self, images: np.ndarray, landmarks: np.ndarray) -> Any:

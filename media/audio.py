@@ -1,14 +1,16 @@
-"""Audio features: log-mel spectrograms, MFCCs and Wav2Vec 2.0, and their windows for video frames."""
+"""Audio features: log-mel spectrograms, MFCCs and hidden states of speech networks; windows for video frames."""
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from scipy.sparse import csr_array
 
 SAMPLE_RATE = 16000
-FEATURES = {"mel": (80, 16), "wav2vec2": (768, 10)}  # channels, width of a video frame's window
-SILENCE = {"mel": -4.0, "wav2vec2": 0.0}  # padding beyond either end of the sound
+# By kind: channels, and width of a video frame's window. Log-mel has 80 rows a second, the others 50.
+FEATURES = {"mel": (80, 16), "wav2vec2": (768, 10), "hama": (288, 10), "whisper": (512, 10)}
+SILENCE = {"mel": -4.0, "wav2vec2": 0.0, "hama": 0.0, "whisper": 0.0}  # padding beyond either end of the sound
 
 MEL_WINDOW, MEL_HOP = 800, 200
 MFCC_WINDOW, MFCC_HOP = 400, 160
@@ -83,12 +85,75 @@ def wav2vec2_features(
     return features(load(os.fspath(model), str(device)), np.asarray(wav, np.float32))
 
 
+def hama_features(wav: np.ndarray, weights: str | os.PathLike | None = None, device: str = "cpu") -> np.ndarray:
+    """Hidden states of hama's phoneme recogniser after its second and its third block; see `media.hama`.
+
+    Args:
+        wav: (samples,) float32 in [-1, 1] at 16 kHz.
+        weights: the file of `checkpoints.import_hama`; None: the one among the downloads.
+        device: where torch computes.
+
+    Returns:
+        (1 + samples // 320, 288) float32 at 50 Hz, frame k centred on sample 320 k.
+
+    Raises:
+        InputError: the weights are missing or damaged.
+    """
+    from media.hama import encoder_file, features, load
+
+    return features(
+        load(encoder_file() if weights is None else Path(weights), str(device)), np.asarray(wav, np.float32)
+    )
+
+
+def whisper_features(
+    wav: np.ndarray, model: str | os.PathLike = "openai/whisper-base", device: str = "cpu"
+) -> np.ndarray:
+    """The hidden state of Whisper's encoder after its fourth layer; see `media.whisper`.
+
+    Args:
+        wav: (samples,) float32 in [-1, 1] at 16 kHz.
+        model: a folder with the model's files, or a name on huggingface.co whose files have been fetched before.
+        device: where torch computes.
+
+    Returns:
+        (1 + samples // 320, channels) float32 at 50 Hz, frame k centred on sample 320 k; 512 channels for the base
+        model.
+
+    Raises:
+        InputError: the model's files are missing, or hold another kind of network.
+    """
+    from media.whisper import features, load
+
+    return features(load(os.fspath(model), str(device)), np.asarray(wav, np.float32))
+
+
+def sound_features(
+    wav: np.ndarray, kind: str, device: str = "cpu", weights: str | os.PathLike | None = None
+) -> np.ndarray:
+    """The features of `kind`, a key of `FEATURES`: (frames, channels) float32.
+
+    Args:
+        wav: (samples,) float32 in [-1, 1] at 16 kHz.
+        device: where torch computes; log-mel needs none.
+        weights: of the encoder of `hama`, if these are not among the downloads.
+
+    Raises:
+        InputError: the network's weights are missing or damaged.
+    """
+    if kind == "mel":
+        return mel_spectrogram(wav)
+    if kind == "hama":
+        return hama_features(wav, weights, device)
+    return (wav2vec2_features if kind == "wav2vec2" else whisper_features)(wav, device=device)
+
+
 def audio_windows(features: np.ndarray, kind: str, indices: Sequence[float] | np.ndarray) -> np.ndarray:
     """Cut the window of sound around each frame i of a 25 fps video: five frames, i-2 to i+2.
 
     Args:
-        features: (frames, channels), from `mel_spectrogram` or `wav2vec2_features`.
-        kind: "mel" or "wav2vec2".
+        features: (frames, channels), from `sound_features`.
+        kind: of the features, a key of `FEATURES`.
         indices: Frame numbers on the 25 fps timeline: any integers, or fractions for video at another rate.
 
     Returns:

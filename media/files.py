@@ -11,6 +11,7 @@ from pathlib import Path
 from media.errors import InputError
 
 DEMO = Path(__file__).resolve().parent.parent / "checkpoints" / "demo"  # the bundled checkpoint
+DOWNLOADS = DEMO.parent / "downloads"  # weights that `checkpoints.fetch` and its like have put there
 VIDEO_SUFFIXES = {
     ".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".mts", ".flv", ".wmv", ".3gp", ".ogv",
 }  # fmt: skip

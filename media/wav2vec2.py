@@ -26,8 +26,8 @@ from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2Model
 from transformers.utils import logging
 
 from media.errors import InputError, first_line
+from media.files import DOWNLOADS
 
-DOWNLOADS = Path(__file__).resolve().parent.parent / "checkpoints" / "downloads"
 UNTRAINED = {"masked_spec_embed"}  # used in pretraining only; published files may lack it
 
 PIECE = 500  # features computed by the convolutions and the feed-forward layers at a time: 10 s

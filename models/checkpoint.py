@@ -9,7 +9,8 @@ import hashlib
 import importlib
 import os
 import pickle
-from collections.abc import Callable, Mapping
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, overload
 
@@ -20,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from media import hama
 from media.crop import CropForm, check_same_crop
 from media.errors import InputError, first_line
 from media.files import existing_file, output_folder, replacing
@@ -53,7 +55,11 @@ _STATISTICS = ("running_mean", "running_var")
 
 
 def save_checkpoint(
-    folder: str | os.PathLike, networks: Mapping[str, nn.Module], sections: dict[str, Any], half: bool = False
+    folder: str | os.PathLike,
+    networks: Mapping[str, nn.Module],
+    sections: dict[str, Any],
+    half: bool = False,
+    ears: Sequence[str | os.PathLike] = (),
 ) -> None:
     """Write `networks` and their configs into `folder`, each file under a temporary name first.
 
@@ -62,11 +68,17 @@ def save_checkpoint(
         sections: of `config.yaml`: each network's config dataclass under the network's name, and further sections.
         half: store floating-point weights as float16; loading makes them float32 again. Batch norm's statistics stay
             float32, because they may exceed float16's range.
+        ears: folders that may hold the speech encoder, in place of the downloads. Networks that take its features
+            (`hama`) are saved with it.
 
     Raises:
-        InputError: a weight is too large for float16.
+        InputError: a weight is too large for float16, or the speech encoder is missing.
     """
     folder = output_folder(folder)
+    ear = speech_encoder(networks, (folder, *ears))
+    if ear is not None and ear.parent != folder:
+        with replacing(folder / ear.name) as temporary:
+            shutil.copyfile(ear, temporary)
     for name, network in networks.items():
         state = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
         if half:
@@ -75,6 +87,16 @@ def save_checkpoint(
             save_file(state, temporary)
     with replacing(folder / "config.yaml") as temporary:
         OmegaConf.save(OmegaConf.create(sections), temporary)
+
+
+def speech_encoder(networks: Mapping[str, Any], folders: Sequence[str | os.PathLike] = ()) -> Path | None:
+    """The file of the encoder whose features `networks` take, in one of `folders` or the downloads; None if they don't.
+
+    Raises:
+        InputError: it is missing.
+    """
+    kinds = {getattr(getattr(network, "config", None), "audio", None) for network in networks.values()}
+    return hama.encoder_file(*folders) if "hama" in kinds else None
 
 
 def _halved(tensor: Tensor, name: str) -> Tensor:

@@ -70,7 +70,7 @@ class FaceSynthesizerConfig:
     """The settings of a `FaceSynthesizer`; the defaults are the paper's. None takes the value of `form`."""
 
     form: str = "paper"  # "paper", or "released", the network whose weights the authors published
-    audio: str = "mel"  # "mel" (80 channels, 16 wide) or "wav2vec2" (768 channels, 10 wide)
+    audio: str = "mel"  # kind of sound features: "mel" (80 channels, 16 wide), "wav2vec2" (768, 10), "hama", "whisper"
     width: float = 1.0  # factor of every layer's channels
     references: int = 5  # N, fixed by the spatial path's stacking
     crop: CropForm = field(default_factory=CropForm)

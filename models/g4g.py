@@ -44,7 +44,7 @@ _SMALLEST = 64  # px; a crop of 64 px has one feature for each of the 8 position
 class G4GConfig:
     """The defaults are the paper's network on small crops; configs/g4g.yaml has its crop and its stride."""
 
-    audio: str = "mel"  # "mel" (80 channels, 16 wide: the paper's) or "wav2vec2" (768 channels, 10 wide)
+    audio: str = "mel"  # kind of sound features: "mel" (the paper's), "wav2vec2", "hama" or "whisper"
     width: float = 1.0  # factor of every layer's channels
     references: int = 5  # N, fixed by the stacking of the reference images
     crop: CropForm = field(default_factory=CropForm)  # the paper's is CROPS["g4g"]

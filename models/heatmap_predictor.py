@@ -42,7 +42,7 @@ class WindowEncoderConfig:
     """The settings of a `WindowEncoder`; the defaults are the paper's."""
 
     form: str = "paper"  # "paper", or "released", the network whose weights the authors published
-    audio: str = "mel"  # the kind of sound features, "mel" or "wav2vec2"
+    audio: str = "mel"  # kind of sound features: "mel", "wav2vec2", "hama" or "whisper"
     width: float = 1.0  # factor of every layer's channels, the transformer's width and feed-forward included
     frames: int = 5  # T, consecutive frames in a window
     references: int = 5  # N, number of reference frames in training

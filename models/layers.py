@@ -6,9 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from media.audio import FEATURES
 from models.precision import full_precision, without_autocast
 
-AUDIO_CHANNELS = {"mel": 80, "wav2vec2": 768}  # by kind of audio features
+AUDIO_CHANNELS = {kind: channels for kind, (channels, _) in FEATURES.items()}  # by kind of audio features
 _CONVOLUTION: dict[int, Callable[..., nn.Conv1d | nn.Conv2d]] = {1: nn.Conv1d, 2: nn.Conv2d}
 _BATCH_NORM = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d}
 

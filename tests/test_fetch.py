@@ -219,7 +219,8 @@ def test_wrong_arguments_are_one_line(capsys, tmp_path):
 
 
 def test_manifest_is_whole(capsys):
-    names = ["vgg19", "lpips", "fid", "syncnet", "s3fd", "raft", "arcface", "i3d", "wav2vec2", "sync_expert"]
+    names = ["vgg19", "lpips", "fid", "syncnet", "s3fd", "raft", "arcface", "i3d", "wav2vec2"]
+    names += ["whisper", "sync_expert"]
     assert list(fetch.manifest()) == names
     for weights in fetch.manifest().values():
         assert weights.licence

@@ -32,7 +32,7 @@ from yaml import YAMLError
 
 from media.errors import InputError, first_line
 from media.files import output_folder
-from models.checkpoint import check_form, save_checkpoint
+from models.checkpoint import check_form, save_checkpoint, speech_encoder
 from training.best import Score
 
 Tensors = tuple[Tensor, ...] | list[Tensor]
@@ -75,6 +75,7 @@ class Run:
         done = max((step for step, _ in _states(self.output)), default=0)
         accelerator.init_trackers("tensorboard", init_kwargs={"tensorboard": {"purge_step": done + 1}})
         self.networks = {name: accelerator.unwrap_model(network) for name, network in networks.items()}
+        speech_encoder(self.networks, (self.output,))  # a missing one stops the run before any work
         self.step = 0
         self.best: float | None = None
         self._trained = nn.ModuleDict({name: self.networks[name] for name in averaged})
@@ -257,7 +258,8 @@ class Run:
             temporary.rename(folder)
 
     def _save_weights(self, folder: Path) -> None:
-        save_checkpoint(folder, {name: self._best_of(name) for name in self.networks}, self.sections)
+        networks = {name: self._best_of(name) for name in self.networks}
+        save_checkpoint(folder, networks, self.sections, ears=(self.output,))
 
     def finish(self, summary: str) -> None:
         """Close the trackers and print the one-line summary, with the best score."""
