@@ -82,8 +82,8 @@ def read_tensors(content: bytes) -> dict[str, np.ndarray]:
     """The tensors of a .hama file.
 
     8 bytes of magic and a uint32 count; for each tensor a uint16 and its name, uint8 type (0 float32, 1 float16), uint8
-    rank, uint32 dimensions, uint64 offset and uint64 bytes; little-endian. The data's offsets count from the first
-    multiple of 64 after the table.
+    rank, uint32 dimensions, uint64 offset and uint64 bytes; little-endian. The data end with
+    the file, and their offsets count from their start.
     """
     tensors, table = {}, []
     (count,), at = struct.unpack_from("<I", content, 8), 12

@@ -229,7 +229,7 @@ def test_a_killed_run_is_finished_by_the_next_with_the_same_files(tmp_path, talk
 
 def test_a_clip_file_does_not_depend_on_the_threads_of_its_process(tmp_path, talk, monkeypatch):
     model, _ = small_wav2vec2_folder(tmp_path / "wav2vec2", channels=768)
-    monkeypatch.setattr(preprocess, "wav2vec2_features", functools.partial(wav2vec2_features, model=model))
+    monkeypatch.setattr("media.audio.wav2vec2_features", functools.partial(wav2vec2_features, model=model))
     shutil.copytree(talk.parent, tmp_path / "in")
     for threads in (1, 2):
         with threads_of_libraries(threads):
@@ -254,7 +254,9 @@ def test_a_clip_file_that_is_damaged_or_lacks_audio_is_made_again(tmp_path, talk
     run(tmp_path, tmp_path / "out", "--workers", 1)
     assert manifest(tmp_path / "out")[0]["offset"] == 2
 
-    monkeypatch.setattr(preprocess, "wav2vec2_features", lambda wav: np.zeros((len(wav) // 320, 768), np.float32))
+    monkeypatch.setattr(
+        "media.audio.wav2vec2_features", lambda wav, device: np.zeros((len(wav) // 320, 768), np.float32)
+    )
     capsys.readouterr()
     run(tmp_path, tmp_path / "out", "--workers", 1, "--audio", "mel", "wav2vec2", capsys=capsys)
     assert Clip(clip).kinds == ["mel", "wav2vec2"]
