@@ -40,8 +40,13 @@ def source_frames(source: Source) -> Iterator[np.ndarray]:
 
 
 def source_sound(source: Source) -> np.ndarray:
-    """The source's sound, (samples,) float32 in [-1, 1] at 16 kHz mono; sample 0 is the start of frame 0."""
+    """The source's sound, (samples,) float32 in [-1, 1] at 16 kHz mono; sample 0 is the start of frame 0.
+
+    A sound that is too early begins with silence; the start of one that is too late is left out.
+    """
     wav = read_audio(source.sound)
+    shift = round(source.later * SAMPLE_RATE)
+    wav = np.pad(wav, (shift, 0)) if shift > 0 else wav[-shift:]
     return wav if source.cut is None else wav[slice(*_span(source.cut, SAMPLE_RATE))]
 
 

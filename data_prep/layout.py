@@ -38,6 +38,7 @@ class Source:
     problem: why the source cannot be used, if the layout finds a reason; else "".
     speaker: name of the person, equal for all clips of one person; "" if the layout cannot tell.
     cut: the part of `video` and `sound` that the clip is; None for all of them.
+    later: seconds by which the picture lags the sound, as far as that is known.
     """
 
     id: str
@@ -46,6 +47,7 @@ class Source:
     problem: str = ""
     speaker: str = ""
     cut: Cut | None = None
+    later: float = 0.0
 
     @property
     def base(self) -> str:

@@ -69,6 +69,13 @@ def parse() -> argparse.Namespace:
         "or Whisper at 50 Hz (default: mel)",
     )
     parser.add_argument(
+        "--offsets",
+        type=Path,
+        metavar="TSV",
+        help="table with columns file (relative to INPUT) and picture_later_ms: by how many ms the picture lags its "
+        "sound, which is corrected (default: the files are in sync)",
+    )
+    parser.add_argument(
         "--longest-side",
         type=up_to(LARGEST),
         default=LONGEST_SIDE,
@@ -114,6 +121,7 @@ from tqdm import tqdm
 from data_prep.clips import SUFFIX, Clip, ClipData, encode_face, stored_part, write_clip
 from data_prep.cut import source_frames, source_sound
 from data_prep.index import open_clips
+from data_prep.known_offsets import read_offsets, with_offsets
 from data_prep.manifest import Manifest
 from data_prep.workers import CRASHED, spread
 from media.audio import SAMPLE_RATE, mel_spectrogram, sound_features
@@ -206,7 +214,7 @@ def name_problem(source: Source) -> str:
 
 def done_line(source: Source, clip: Clip) -> dict:
     """The manifest line of a source whose clip file exists."""
-    return {
+    line = {
         "id": source.id,
         "source": source.video.name,
         "outcome": "ok",
@@ -215,6 +223,7 @@ def done_line(source: Source, clip: Clip) -> dict:
         "audio": sorted(clip.kinds),
         "source_bytes": source_bytes(source),
     }
+    return line | ({"picture_later": source.later} if source.later else {})
 
 
 def source_bytes(source: Source) -> int | None:
@@ -234,6 +243,7 @@ def with_remarks(line: dict, earlier: dict) -> dict:
     """`line` plus the keys that other commands added to the `earlier` line of the same clip, such as its offset."""
     identifying = ("outcome", "frames", "seconds", "source_bytes")
     same = all(earlier.get(key, line.get(key)) == line.get(key) for key in identifying)
+    same &= earlier.get("picture_later", 0.0) == line.get("picture_later", 0.0)
     return earlier | line if same else line
 
 
@@ -241,7 +251,7 @@ def finished(sources: list[Source], output: Path, kinds: list[str], known: dict[
     """The manifest lines of the sources whose clip files exist, are intact, and have the audio features asked.
 
     The clip file decides, not its line in `known`: a run may have been killed between writing the two. A source is not
-    finished if its line records another size of the source.
+    finished if its line records another size of the source, or another offset.
     """
     lines = []
     for source in sources:
@@ -250,6 +260,8 @@ def finished(sources: list[Source], output: Path, kinds: list[str], known: dict[
         size, now = line.get("source_bytes"), source_bytes(source)
         gone = bool(source.problem) or now is None  # the source was deleted after its clip file was written
         if not os.path.isfile(path) or (not gone and size is not None and size != now):  # never raises
+            continue
+        if not gone and line.get("picture_later", 0.0) != source.later:
             continue
         try:
             clip = Clip(path)
@@ -280,6 +292,8 @@ def main() -> int:
     sources = [dataclasses.replace(source, problem=source.problem or name_problem(source)) for source in sources]
     if not sources:
         raise InputError(f"input {options.input} holds no video in the layout {options.dataset}; check --dataset")
+    if options.offsets is not None:
+        sources = with_offsets(sources, read_offsets(options.offsets), options.input.resolve())
     output = output_folder(options.output).resolve()
     features(np.zeros(SAMPLE_RATE, np.float32), options.audio)  # a missing model stops the run before any work
 

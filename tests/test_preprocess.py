@@ -240,6 +240,44 @@ def test_a_clip_file_does_not_depend_on_the_threads_of_its_process(tmp_path, tal
     assert contents(tmp_path / "out1") == contents(tmp_path / "out2")
 
 
+def test_known_offsets_are_corrected(tmp_path, talk, capsys):
+    source, output, table = tmp_path / "in", tmp_path / "out", tmp_path / "offsets.tsv"
+    (source / "a").mkdir(parents=True)
+    shutil.copy(talk, source / "a" / "talk.mp4")
+    run(source, output, "--workers", 1)
+    before = Clip(output / "a" / "talk.safetensors").pcm
+    Manifest(output).add([manifest(output)[0] | {"offset": 3}])
+
+    for milliseconds, samples in (("40", 640), ("-60", -960)):
+        table.write_text(f"file\tperson\tpicture_later_ms\na/talk.mp4\tx\t{milliseconds}\nb.mp4\ty\t\n")
+        code, _, _ = run(source, output, "--workers", 1, "--offsets", table, capsys=capsys)
+        after = Clip(output / "a" / "talk.safetensors").pcm
+        expected = np.pad(before, (samples, 0)) if samples > 0 else before[-samples:]
+        assert code == 0
+        np.testing.assert_array_equal(after, expected)
+        assert "offset" not in manifest(output)[0]  # it was that of the uncorrected sound
+        assert manifest(output)[0]["picture_later"] == int(milliseconds) / 1000
+    run(source, output, "--workers", 1)
+    np.testing.assert_array_equal(Clip(output / "a" / "talk.safetensors").pcm, before)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("file\tlag\na.mp4\t3\n", "does not name file and picture_later_ms"),
+        ("file\tpicture_later_ms\na.mp4\tlate\n", "could not convert"),
+        ("file\tpicture_later_ms\na.mp4\tinf\n", "not finite"),
+        ("file\tpicture_later_ms\nother.mp4\t40\n", "names no video"),
+    ],
+)
+def test_a_table_of_offsets_that_cannot_be_used_is_refused(tmp_path, talk, capsys, text, message):
+    (tmp_path / "in").mkdir()
+    shutil.copy(talk, tmp_path / "in" / "talk.mp4")
+    (tmp_path / "offsets.tsv").write_text(text)
+    code, _, err = run(tmp_path / "in", tmp_path / "out", "--offsets", tmp_path / "offsets.tsv", capsys=capsys)
+    assert code == 2 and message in err and err.count("\n") == 1
+
+
 def test_a_clip_file_that_is_damaged_or_lacks_audio_is_made_again(tmp_path, talk, capsys, monkeypatch):
     shutil.copy(talk, tmp_path / "talk.mp4")
     clip = tmp_path / "out" / "talk.safetensors"
