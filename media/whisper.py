@@ -6,7 +6,7 @@ computed in pieces of at most 30 s, each with context from its neighbours.
 
 import functools
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ CONTEXT = 250  # features of context on either side of it: 5 s
 class Whisper(NamedTuple):
     """Whisper's encoder and its log-mel front end."""
 
-    encoder: torch.nn.Module
+    encoder: Any
     front: WhisperFeatureExtractor
 
 

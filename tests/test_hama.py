@@ -4,6 +4,7 @@ import hashlib
 import struct
 import zipfile
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,8 +36,8 @@ def made_tensors(seed: int = 0) -> dict[str, np.ndarray]:
         tensors[name] = (centre + random.normal(0, scale, shape)).astype(np.float16)
 
     number = 801
-    for shape in ((144, 80, 3), *[(144, 1, 31)] * BLOCKS):
-        add(f"onnx::Conv_{number}", *shape)
+    for stem_or_block in ((144, 80, 3), *[(144, 1, 31)] * BLOCKS):
+        add(f"onnx::Conv_{number}", *stem_or_block)
         add(f"onnx::Conv_{number + 1}", 144)
         number += 3
     for i in range(BLOCKS):
@@ -154,12 +155,10 @@ def test_the_network_is_the_described_one():
 
 
 def test_posteriors_are_those_of_the_package():
-    pytest.importorskip("hama")
-    from hama._engine import AsrSession
-
+    engine: Any = pytest.importorskip("hama._engine")
     content = import_hama.read_asset(None)
     wav = sound(4.0)
-    expected = AsrSession(content).run(["log_probs"], {"waveform": wav, "waveform_lengths": None})[0][0]
+    expected = engine.AsrSession(content).run(["log_probs"], {"waveform": wav, "waveform_lengths": None})[0][0]
     with torch.no_grad():
         result = recogniser(import_hama.read_tensors(content))(torch.from_numpy(wav)).softmax(dim=1).numpy()
     assert (result.argmax(axis=1) == expected.argmax(axis=1)).all()
@@ -170,8 +169,9 @@ def test_features_in_pieces_are_those_of_the_whole(monkeypatch):
     """Where nothing attends, the convolutions of the context give the same features."""
     network, wav = encoder(), sound(9.1)
     with torch.no_grad():
-        for block in network.blocks:
-            block.attention.out.weight.zero_()
+        for name, parameter in network.named_parameters():
+            if "attention.out.weight" in name:
+                parameter.zero_()
         whole = torch.cat([network.hidden(torch.from_numpy(wav))[i] for i in hama.LAYERS], dim=1)
     monkeypatch.setattr(hama, "PIECE", 100)
     monkeypatch.setattr(hama, "CONTEXT", 60)
@@ -248,9 +248,14 @@ def test_a_checkpoint_carries_its_encoder(weights, tmp_path):
     assert load_speaker(small_checkpoint(tmp_path / "mel"), torch.device("cpu")).ear is None
 
 
+def ear_of(weights) -> _Ear:
+    speaker: Any = SimpleNamespace(audio="hama", device="cpu", ear=weights)
+    return _Ear(speaker)
+
+
 def test_live_features_come_in_steps_and_are_all_there_at_the_end(weights):
     way, wav = _HEARING["hama"], sound(1.3)
-    ear = _Ear(SimpleNamespace(audio="hama", device="cpu", ear=weights))
+    ear = ear_of(weights)
     for part in np.split(wav, [100, 5000, 5100, 9000]):
         ear.hear(part)
         assert len(ear.features) % way.step == 0
@@ -267,7 +272,7 @@ def test_live_features_are_near_those_of_the_whole_sound():
     except InputError:
         pytest.skip("python -m checkpoints.import_hama has not been run")
     wav = sound(5.0)
-    ear = _Ear(SimpleNamespace(audio="hama", device="cpu", ear=path))
+    ear = ear_of(path)
     for part in np.split(wav, np.arange(1600, len(wav), 1600)):
         ear.hear(part)
     ear.end()
