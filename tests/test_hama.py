@@ -20,6 +20,7 @@ from dubbing.load import load_speaker
 from media import hama
 from media.audio import FEATURES, hama_features, sound_features
 from media.errors import InputError
+from media.loudness import TARGET
 from models import FaceSynthesizer, FaceSynthesizerConfig, HeatmapPredictor, HeatmapPredictorConfig, save_checkpoint
 
 BLOCKS, CLASSES, WIDE = 4, 191, 576
@@ -250,7 +251,7 @@ def test_a_checkpoint_carries_its_encoder(weights, tmp_path):
 
 def ear_of(weights) -> _Ear:
     speaker: Any = SimpleNamespace(audio="hama", device="cpu", ear=weights)
-    return _Ear(speaker)
+    return _Ear(speaker, TARGET)  # its gain is 1
 
 
 def test_live_features_come_in_steps_and_are_all_there_at_the_end(weights):
