@@ -16,14 +16,8 @@ import sys
 import zipfile
 from pathlib import Path
 
-import numpy as np
-import torch
-from safetensors.torch import save_file
-from torch import Tensor
-
 from media.errors import InputError, Parser, command, first_line, quick_help
 from media.files import DOWNLOADS, existing_file, output_folder, replacing
-from media.hama import NAME, HamaEncoder
 
 ASSET = "hama/assets/asr_waveform.hama"
 SHA256 = "a9fcfe73e179ca48e399cd76a90a6b3e1887bf5037ecc52b778d13a149563328"
@@ -42,6 +36,14 @@ def parse() -> argparse.Namespace:
         "--output", type=Path, default=DOWNLOADS, metavar="DIR", help="folder of the result (default: %(default)s)"
     )
     return parser.parse_args()
+
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from media.hama import NAME, HamaEncoder
 
 
 def read_asset(source: Path | None) -> bytes:
