@@ -1,4 +1,7 @@
-"""Pictures that FFmpeg does not decode or not whole, read with Pillow: HEIC, AVIF in tiles, animated WebP."""
+"""Pictures of which FFmpeg decodes nothing or a part, read with Pillow.
+
+They are HEIC, animated WebP, and AVIF of several streams: in tiles or with transparency.
+"""
 
 import re
 from collections.abc import Iterator
@@ -22,10 +25,7 @@ UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, RuntimeError, MemoryEr
 
 
 def pillow_format(path: Path) -> str | None:
-    """Pillow's name of the format of a picture that FFmpeg does not decode; None for any other file.
-
-    An AVIF in tiles is seen only by `media.container.description`; its name is "AVIF".
-    """
+    """Pillow's name of the format of a HEIC or an animated WebP; None for any other file."""
     with path.open("rb") as file:
         head = file.read(256)
     if head[:4] == b"RIFF" and head[8:16] == b"WEBPVP8X" and head[20:21] and head[20] & ANIMATED:
@@ -37,7 +37,7 @@ def pillow_format(path: Path) -> str | None:
 
 
 def pillow_frames(path: Path, form: str) -> Iterator[Timed]:
-    """Yield the picture's frames, upright, each with the time [start, end) in seconds in which it is displayed.
+    """Yield the frames of a picture in Pillow's format `form`, upright, each with the time [start, end) in seconds in which it is displayed.
 
     Raises:
         InputError: the file cannot be read, or pillow-heif is not installed.
@@ -48,12 +48,12 @@ def pillow_frames(path: Path, form: str) -> Iterator[Timed]:
         with Image.open(path, formats=[form]) as image:
             check_size(path, *image.size)
             start = Fraction(0)
-            count = getattr(image, "n_frames", 1) if form == "WEBP" else 1  # of a HEIC, the primary image alone
+            count = 1 if form == "HEIF" else getattr(image, "n_frames", 1)  # of a HEIC, the primary image alone
             for number in range(count):
-                if form == "WEBP":
+                if count > 1:
                     image.seek(number)
                 image.load()
-                duration = image.info.get("duration", 0) if form == "WEBP" else 1000 // FPS
+                duration = image.info.get("duration", 0) if count > 1 else 1000 // FPS
                 end = start + Fraction(round(duration if duration >= LEAST else USUAL), 1000)
                 yield _frame(image), start, end
                 start = end

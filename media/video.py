@@ -175,7 +175,7 @@ def _opened(path: str | os.PathLike) -> Iterator[_Track]:
         about = description(container) if stream.codec_context.name in ("hevc", "av1", "libdav1d") else ""
         if DOLBY_VISION.search(about):
             raise InputError(f"video {path} is in the colours of Dolby Vision (profile 5); convert it to HDR10 or SDR")
-        if "Tile Grid" in about and "avif" in container.metadata.get("compatible_brands", ""):
+        if len(container.streams.video) > 1 and "avif" in container.metadata.get("compatible_brands", ""):
             yield _pillow_track(whole, "AVIF")
             return
         aspect = stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio
@@ -189,7 +189,7 @@ def _opened(path: str | os.PathLike) -> Iterator[_Track]:
 
 
 def _pillow_track(path: Path, form: str) -> _Track:
-    ends = [end for _, _, end in pillow_frames(path, form)] if form == "WEBP" else [Fraction(1, FPS)]
+    ends = [Fraction(1, FPS)] if form == "HEIF" else [end for _, _, end in pillow_frames(path, form)]
     return _Track(len(ends) / ends[-1], Fraction(1), ends[-1], False, lambda wanted: pillow_frames(path, form))
 
 

@@ -307,10 +307,12 @@ def test_transparent_parts_of_a_video_are_black(name, tmp_path):
     assert probe(path).changes == () and next(read_frames(path))[4, 4].min() > 20
 
 
-@pytest.mark.parametrize("name", ["a.png", "palette.png", "grey.png", "deep.png", "a.webp", "a.tiff"])
+@pytest.mark.parametrize("name", ["a.png", "palette.png", "grey.png", "deep.png", "a.webp", "a.tiff", "a.avif"])
 def test_transparent_parts_of_a_picture_are_black(name, tmp_path):
-    from PIL import Image
+    from PIL import Image, features
 
+    if name == "a.avif" and not features.check("avif"):
+        pytest.skip("this Pillow writes no AVIF")
     image = Image.fromarray(cut_out(), "RGBA")
     if name == "palette.png":
         image = image.quantize(8)
@@ -571,10 +573,13 @@ def test_an_animated_webp_is_a_video(tmp_path):
         probe(path)
 
 
-def test_a_transparent_animated_webp_is_on_black(tmp_path):
-    from PIL import Image
+@pytest.mark.parametrize("name", ["a.webp", "a.avif"])
+def test_a_transparent_animation_is_on_black(name, tmp_path):
+    from PIL import Image, features
 
-    path = tmp_path / "a.webp"
+    path = tmp_path / name
+    if name == "a.avif" and not features.check("avif"):
+        pytest.skip("this Pillow writes no AVIF")
     moved = [np.roll(cut_out(), 2 * k, axis=0) for k in range(3)]
     first, *others = (Image.fromarray(picture, "RGBA") for picture in moved)
     first.save(path, save_all=True, append_images=others, duration=40, lossless=True)
