@@ -37,7 +37,9 @@ def pillow_format(path: Path) -> str | None:
 
 
 def pillow_frames(path: Path, form: str) -> Iterator[Timed]:
-    """Yield the frames of a picture in Pillow's format `form`, upright, each with the time [start, end) in seconds in which it is displayed.
+    """Yield the frames of a picture in Pillow's format `form`, upright.
+
+    Each comes with the time [start, end) in seconds in which it is displayed.
 
     Raises:
         InputError: the file cannot be read, or pillow-heif is not installed.
