@@ -72,7 +72,7 @@ class SourcesOwnFaces(Speaker):
 
     def __init__(self):
         self.device, self.audio, self.predicts_heatmaps = torch.device("cpu"), "mel", False
-        self.references, self.window, self.crop = 5, 5, STSA
+        self.references, self.window, self.crop, self.ear = 5, 5, STSA, None
 
     def encode(self, images: np.ndarray, landmarks: np.ndarray) -> None:
         return None
