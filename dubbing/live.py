@@ -70,7 +70,7 @@ class Live:
         self._known: list[dict] = [{} for _ in self._cast.people]
         self._horizon = HORIZON
         self._motions = self._cast.motions(self._horizon, self._options, speaker.crop)
-        self._played = self._cast.source.play(sys.maxsize)
+        self._played = self._cast.source.play(sys.maxsize, self._options.when_short)
         self._made = 0  # pictures
         self._slack = 0.0  # seconds of sound that came before it was due; negative if it is late
         self._waiting: float | None = None  # since when

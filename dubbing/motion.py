@@ -41,6 +41,7 @@ def motion(
     length: int,
     smooth: bool = True,
     form: CropForm = STSA,
+    when_short: str = "bounce",
 ) -> Motion:
     """The motion of `person` in an output of `length` frames.
 
@@ -50,6 +51,7 @@ def motion(
         smooth: remove the tracker's jitter by fitting parabolas to 7 frames at a time. The window is symmetric in time,
             so the result does not lag.
         form: of the crop.
+        when_short: how the video goes on beyond its end (`source_index`).
     """
     shown = [i for i, frame in enumerate(person.frames) if dubbed[frame]]
     frames = np.array([person.frames[i] for i in shown])
@@ -69,8 +71,9 @@ def motion(
 
     position = np.full(len(dubbed), -1)
     position[frames] = np.arange(len(frames))
-    rows = position[source_index(np.arange(length), len(dubbed))]
-    first, last = _run_ends(np.where(rows >= 0, run[rows], -1))
+    rows = position[source_index(np.arange(length), len(dubbed), when_short)]
+    turn = np.arange(length) // len(dubbed) if when_short == "loop" else 0  # the first frame is not next to the last
+    first, last = _run_ends(np.where(rows >= 0, run[rows] + turn * (run[-1] + 1), -1))
     lights = np.array([person.lights[i] for i in shown])
     return Motion(select131(points), places, lights, rows, first, last)
 

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from media.errors import positive
 
 LENGTHS = ("sound", "video", "shorter")
+WHEN_SHORT = ("bounce", "loop", "freeze")
 
 
 def _option(value: Any, help: str, group: str, *flags: str, **argparse_options: Any) -> Any:
@@ -155,12 +156,35 @@ class DubOptions:
     end: float | None = _option(
         None, "use the video up to this time (default: its end)", "output", metavar="SECONDS", type=_seconds
     )
+    audio_start: float = _option(
+        0.0, "use the sound, and --voice, from this time on (default: 0)", "output", metavar="SECONDS", type=_seconds
+    )
+    audio_end: float | None = _option(
+        None,
+        "use the sound, and --voice, up to this time (default: its end)",
+        "output",
+        metavar="SECONDS",
+        type=_seconds,
+    )
     length: str = _option(
         "sound",
-        "length of the output where video and sound differ: the sound's (default; the video plays forward and back), "
+        "length of the output where video and sound differ: the sound's (default; see --when-short, --when-long), "
         "the video's (the mouth rests after the sound, or the sound is cut) or the shorter one's",
         "output",
         choices=LENGTHS,
+    )
+    when_short: str = _option(
+        "bounce",
+        "a video that is shorter than the sound plays forward and back (default), from its start again, or holds its "
+        "last frame",
+        "output",
+        choices=WHEN_SHORT,
+    )
+    when_long: str = _option(
+        "cut",
+        "a video that is longer than the sound is cut (default), or its rest is kept as it is, with its own sound",
+        "output",
+        choices=("cut", "keep"),
     )
     workers: int = _option(
         1,

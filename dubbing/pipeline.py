@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from dubbing.detail import Candidate, add_detail, candidate
+from dubbing.lengths import check_lengths, output_length, read_voice, sound_parts
 from dubbing.light import brightened, brightening, usual, well_lit
 from dubbing.motion import Motion, motion
 from dubbing.options import DubOptions
@@ -34,7 +35,7 @@ from media.lossless import check_lossless, lossless_writer
 from media.loudness import heard
 from media.place import Place, crop_face
 from media.references import choose_references, covering_references, lip_opening
-from media.sound import read_audio, track_with_sound
+from media.sound import SoundPart, track_with_sound
 from media.stages import Clock, background
 from media.timeline import FPS
 from media.video import VideoInfo, VideoWriter, check_suffix, probe, watchable
@@ -51,7 +52,8 @@ class Summary:
     `untouched` lists the spans, in seconds of the output, whose frames have no dubbed face. `unkept_rate` is the
     source's frame rate if `keep_fps` is set but the rate is not `watchable`. `unprepared` is the file of a prepared
     person that has no references for these networks, so that the dub encoded them. `notes` are clauses that the line
-    says of the inputs, such as `VideoInfo.changes`.
+    says of the inputs, such as `VideoInfo.changes`. `kept` are the seconds of the source's own pictures after the dub,
+    which are not `untouched` ones.
     """
 
     output: Path
@@ -63,6 +65,7 @@ class Summary:
     unkept_rate: Fraction | None = None
     unprepared: Path | None = None
     notes: tuple[str, ...] = ()
+    kept: float = 0.0
 
     def __str__(self) -> str:
         text = (
@@ -74,8 +77,10 @@ class Summary:
             text += f" ({self.unprepared} was prepared for another checkpoint: references encoded again)"
         if self.notes:
             text += f" ({'; '.join(self.notes)})"
+        if self.kept:
+            text += f" (the last {self.kept:.2f} s are the source's own)"
         if not self.untouched:
-            return f"{text}, a face in every one"
+            return f"{text}, a face in every {'dubbed ' if self.kept else ''}one"
         count = round(sum(end - start for start, end in self.untouched) * self.fps)
         spans = [f"{start:.2f}-{end:.2f} s" for start, end in self.untouched[:6]]
         more = f" and {len(self.untouched) - 6} more" if len(self.untouched) > 6 else ""
@@ -132,33 +137,24 @@ def dub(
     """Dub `video` with the speech in `audio` and write the result to `output`.
 
     Args:
-        video: any video, animation or image; played forward and back for as long as the sound lasts. A `Prepared` one
-            is tracked only as far as it is not yet, and keeps what is found.
+        video: any video, animation or image; played for as long as the sound lasts (`options.when_short`). A `Prepared`
+            one is tracked only as far as it is not yet, and keeps what is found.
         audio: a sound file, or a video with sound, that the output has. The mouth follows `options.voice` if given.
         output: an MP4 file.
         clock: collects the seconds that each stage works.
 
     Raises:
-        InputError: an input cannot be used, or the output cannot be written; no file is left behind.
+        InputError: an input cannot be used, no frame shows a face to dub, or the output cannot be written; no file is
+            left behind.
     """
     options, clock = options or DubOptions(), clock or Clock()
     if options.protocol == "authors":
         options = dataclasses.replace(options, smooth=False, reference_choice="truncated", detail=False)
-    wanted = (output, options.visualize, options.crop_output, options.source_crop_output, options.heatmap_output)
     prepared, video = (video, video.video) if isinstance(video, Prepared) else (None, video)
-    outputs = [Path(path) for path in wanted if path is not None]
-    if options.protocol == "authors":
-        check_lossless([options.crop_output, options.source_crop_output])
-    inputs = [path for path in (video, audio, options.voice, options.references) if path is not None]
-    _check_outputs(outputs, inputs)
-    if options.heatmap_output is not None and not speaker.predicts_heatmaps:
-        raise InputError(
-            f"--heatmap-output {options.heatmap_output}: the checkpoint's network predicts none (G4G); leave it out"
-        )
+    _check_options(video, audio, output, speaker, options)
     info = probe(video)
     with clock.time("sound"):
-        own = read_audio(audio, options.audio_track)
-        wav = own if options.voice is None else read_audio(options.voice)
+        wav, own = read_voice(audio, options)
         features = _sound_features(wav if options.protocol == "authors" else heard(wav), speaker)
     unprepared = None
     if prepared:
@@ -166,38 +162,43 @@ def dub(
         unprepared = prepared.file if speaker.fingerprint not in prepared.encoded else None
     fps = frame_rate(info, options.keep_fps)
     spoken = max(1, math.ceil(len(own) * fps / SAMPLE_RATE))
-    limit = sys.maxsize if options.length == "video" else max(spoken, SCANNED * math.ceil(fps))
+    whole = options.length == "video" or options.when_long == "keep"
+    limit = sys.maxsize if whole else max(spoken, SCANNED * math.ceil(fps))
 
     known = _people_of_references(options, clock)
     source, scene = _tracked(video, info, fps, limit, options, clock, prepared)
-    length = {"sound": spoken, "video": scene.frames, "shorter": min(spoken, scene.frames)}[options.length]
-    dubbed = _dubbed_people(scene, video, options)
+    length, spoken = output_length(spoken, scene.frames, options)
+    dubbed = [row if k < spoken else [] for k, row in enumerate(_dubbed_people(scene, video, options))]
     if options.missing_face == "error":
-        _refuse_gaps(scene, dubbed, min(length, scene.frames), video, fps)
+        _refuse_gaps(scene, dubbed, min(spoken, scene.frames), video, fps)
     people = list({id(person): person for row in dubbed for person in row}.values())
     motions = _motions(people, dubbed, scene, length, options, speaker.crop)
+    faceless = [all(m.first[k] < 0 for m in motions) for k in range(spoken)]
+    if all(faceless):
+        raise InputError(
+            f"video {video} shows no face to dub in {float(spoken / fps):.2f} s; choose another part or person"
+        )
     with clock.time("references"):
         references = _references(source, people, known, speaker, options, prepared)
 
     depth = int(np.clip(_QUEUED // (3 * info.width * info.height), 1, 32))
-    decoded = clock.iterate("decode", source.play(length))
+    decoded = clock.iterate("decode", source.play(length, options.when_short))
     frames = background(_with_jobs(decoded, motions, fps, speaker, clock), depth)
     frames = background(_spoken(frames, speaker, references, features, options.batch_size, clock), depth)
     frames = background(_pasted(frames, references, speaker.crop, options, clock), depth)
-    faceless = [all(m.first[k] < 0 for m in motions) for k in range(length)]
+    sound = sound_parts(audio, video, length, spoken, fps, options)
     with contextlib.ExitStack() as stack:
         stack.enter_context(contextlib.closing(frames))
-        write = _writers(stack, info, fps, audio, output, speaker.crop, options, length)
+        write = _writers(stack, info, fps, sound, output, speaker.crop, options, length)
         for frame in _progress(frames, length, "dubbing", options):
             with clock.time("encode"):
                 write(frame)
     spans = [(start / fps, end / fps) for start, end in _spans(faceless)]
     untouched = [(float(start), float(end)) for start, end in spans]
     unkept = info.frame_rate if options.keep_fps and watchable(info.frame_rate) != info.frame_rate else None
-    notes = (*info.changes, *_filled(info), *_silence(audio, own, options))
-    return Summary(
-        Path(output), length, fps, *stored_size(info.width, info.height), untouched, unkept, unprepared, notes
-    )
+    notes, kept = (*info.changes, *_filled(info), *_silence(audio, own, options)), float((length - spoken) / fps)
+    size = stored_size(info.width, info.height)
+    return Summary(Path(output), length, fps, *size, untouched, unkept, unprepared, notes, kept)
 
 
 def _filled(info: VideoInfo) -> list[str]:
@@ -313,11 +314,25 @@ def _sound_features(wav: np.ndarray, speaker: Speaker) -> np.ndarray:
 
 def _part(info: VideoInfo, fps: Fraction, options: DubOptions) -> tuple[int, int]:
     """The part of the video between `start` and `end`: its first frame, and the most frames that it can have."""
+    check_lengths(options)
     check_start(info, options.start)
-    if options.end is not None and options.end <= options.start:
-        raise InputError(f"--end {options.end:g} is not after --start {options.start:g}; give more")
     first = round(options.start * fps)
     return first, sys.maxsize if options.end is None else max(1, round(options.end * fps) - first)
+
+
+def _check_options(
+    video: str | os.PathLike, audio: str | os.PathLike, output: str | os.PathLike, speaker: Speaker, options: DubOptions
+) -> None:
+    check_lengths(options)
+    wanted = (output, options.visualize, options.crop_output, options.source_crop_output, options.heatmap_output)
+    inputs = (video, audio, options.voice, options.references)
+    if options.protocol == "authors":
+        check_lossless([options.crop_output, options.source_crop_output])
+    _check_outputs([Path(path) for path in wanted if path is not None], [path for path in inputs if path is not None])
+    if options.heatmap_output is not None and not speaker.predicts_heatmaps:
+        raise InputError(
+            f"--heatmap-output {options.heatmap_output}: the checkpoint's network predicts none (G4G); leave it out"
+        )
 
 
 def _check_outputs(outputs: list[Path], inputs: list[str | os.PathLike]) -> None:
@@ -373,7 +388,7 @@ def _motions(
 ) -> list[Motion]:
     shown = [np.array([any(person is other for other in row) for row in dubbed]) for person in people]
     return [
-        motion(person, where, scene.cuts, length, options.smooth, form)
+        motion(person, where, scene.cuts, length, options.smooth, form, options.when_short)
         for person, where in zip(people, shown, strict=True)
     ]
 
@@ -556,7 +571,7 @@ def _writers(
     stack: contextlib.ExitStack,
     info: VideoInfo,
     fps: Fraction,
-    audio: str | os.PathLike,
+    sound: list[SoundPart],
     output: str | os.PathLike,
     form: CropForm,
     options: DubOptions,
@@ -566,11 +581,9 @@ def _writers(
 
     The output is opened last and so closed first: if closing it fails, the others are not left behind.
     """
-    seconds = None if options.length == "sound" else float(length / fps)
+    seconds = None if options.length == "sound" and len(sound) == 1 else float(length / fps)
     exact = options.protocol == "authors"
-    opening = functools.partial(
-        VideoWriter, fps=fps, sound=audio, duration=seconds, crf=0 if exact else CRF, track=options.audio_track
-    )
+    opening = functools.partial(VideoWriter, fps=fps, sound=sound, duration=seconds, crf=0 if exact else CRF)
     writes = []
     if options.visualize is not None:
         width, height = panel_size(info.width, info.height, form.shape)

@@ -1,4 +1,4 @@
-"""Plays the source video's frames forward, back and forward again, in bounded memory."""
+"""Plays the frames of a video for any length, in bounded memory: forward and back, in a loop, or held at its end."""
 
 import contextlib
 import os
@@ -23,14 +23,21 @@ def check_start(info: VideoInfo, start: float) -> None:
 
 
 @overload
-def source_index(position: int, frames: int) -> int: ...
+def source_index(position: int, frames: int, when_short: str = "bounce") -> int: ...
 @overload
-def source_index(position: np.ndarray, frames: int) -> np.ndarray: ...
-def source_index(position: int | np.ndarray, frames: int) -> int | np.ndarray:
-    """Index of the frame shown at `position` when a video of `frames` frames plays forward, then back, and so on.
+def source_index(position: np.ndarray, frames: int, when_short: str = "bounce") -> np.ndarray: ...
+def source_index(position: int | np.ndarray, frames: int, when_short: str = "bounce") -> int | np.ndarray:
+    """Index of the frame shown at `position` when a video of `frames` frames goes on beyond its end.
 
-    Playback reverses at the end of the last frame, so the first and the last frame are shown twice in a row.
+    Args:
+        when_short: "bounce" plays it forward, then back, and so on; it reverses at the end of the last frame, so the
+            first and the last frame are shown twice in a row. "loop" plays it from its start again. "freeze" holds the
+            last frame.
     """
+    if when_short == "loop":
+        return position % frames
+    if when_short == "freeze":
+        return np.minimum(position, frames - 1)
     phase = position % (2 * frames)
     return np.minimum(phase, 2 * frames - 1 - phase)
 
@@ -70,16 +77,20 @@ class Source:
         """Take the number of frames, and the size of one, as known instead of scanning."""
         self.frames, self._frame_bytes, self._held = frames, frame_bytes, None
 
-    def play(self, length: int) -> Generator[tuple[int, np.ndarray], None, None]:
-        """Yield `length` pairs (frame index, frame), forward and back over the scanned frames."""
+    def play(self, length: int, when_short: str = "bounce") -> Generator[tuple[int, np.ndarray], None, None]:
+        """Yield `length` pairs (frame index, frame) of the scanned frames, in the order of `source_index`."""
         done = 0
         while done < length:
-            forward = (done // self.frames) % 2 == 0
-            for pair in self._forward() if forward else self._backward():
-                yield pair
+            last = None
+            backward = when_short == "bounce" and (done // self.frames) % 2 == 1
+            for last in self._backward() if backward else self._forward():
+                yield last
                 done += 1
                 if done == length:
                     return
+            if when_short == "freeze" and last is not None:
+                yield from repeat(last, length - done)
+                return
 
     def frame(self, index: int) -> np.ndarray:
         """The frame at `index`, which is below the number of scanned frames."""

@@ -2,7 +2,8 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 
 import av
@@ -39,6 +40,21 @@ LOWEST_RATE = 2000  # Hz; at a lower rate, a small file would fill the memory
 ToMono = Callable[[np.ndarray, av.AudioLayout], np.ndarray]  # (channels, n) samples in a layout -> (1, n)
 
 
+@dataclass(frozen=True)
+class SoundPart:
+    """A part of a sound file or of a video's sound track, which begins at `at` seconds of an output.
+
+    start, end: seconds in the file, on the timeline of `read_sound`; None is its end.
+    track: as in `read_sound`.
+    """
+
+    path: str | os.PathLike
+    start: float = 0.0
+    end: float | None = None
+    at: float = 0.0
+    track: int | None = None
+
+
 def sound_format(path: str | os.PathLike, track: int | None = None) -> tuple[int, int]:
     """The sample rate in Hz and the number of channels of a sound file or of a sound track as in `read_sound`.
 
@@ -71,6 +87,35 @@ def read_sound(path: str | os.PathLike, rate: int, layout: str, track: int | Non
         for _ in _blocks(path, SAMPLE_RATE, layout, _measuring(weights), track):
             pass
     yield from _blocks(path, rate, layout, _weighted(weights), track)
+
+
+def read_parts(parts: Sequence[SoundPart], rate: int, layout: str) -> Iterator[np.ndarray]:
+    """Stream `parts` one after the other like `read_sound`, with silence before those that begin later."""
+    position = 0
+    for part in parts:
+        begin = round(part.at * rate)
+        for first in range(position, begin, rate):
+            yield np.zeros((av.AudioLayout(layout).nb_channels, min(rate, begin - first)), np.float32)
+        position = max(position, begin)
+        for block in _between(read_sound(part.path, rate, layout, part.track), *span_of(part, rate)):
+            position += block.shape[1]
+            yield block
+
+
+def span_of(part: SoundPart, rate: int) -> tuple[int, int | None]:
+    """The part's first sample and the one after its last, at `rate` samples a second; None: the end of the file."""
+    return round(part.start * rate), None if part.end is None else round(part.end * rate)
+
+
+def _between(blocks: Iterator[np.ndarray], first: int, last: int | None) -> Iterator[np.ndarray]:
+    position = 0
+    for block in blocks:
+        part = block[:, max(0, first - position) : None if last is None else max(0, last - position)]
+        position += block.shape[1]
+        if part.size:
+            yield part
+        if last is not None and position >= last:
+            return
 
 
 def read_audio(path: str | os.PathLike, track: int | None = None) -> np.ndarray:

@@ -3,7 +3,7 @@
 import contextlib
 import itertools
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from media.colour import BT601, MATRICES, UNSPECIFIED, Colour, is_hd
 from media.container import reason
 from media.errors import InputError
 from media.files import replacing
-from media.sound import read_sound, sound_format
+from media.sound import SoundPart, read_parts, sound_format
 from media.timeline import FPS
 
 SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv")  # containers for H.264 with AAC
@@ -55,14 +55,14 @@ class VideoWriter(contextlib.AbstractContextManager):
         path: A .mp4, .m4v, .mov or .mkv file.
         width, height: Size of every frame in pixels.
         fps: Frames per second.
-        sound: A sound file, or a video with sound; None for a silent video. Its rate and channels are kept if AAC
-            supports them; rates above 48 kHz become 48 kHz.
+        sound: A sound file, a video with sound, or parts of such in the order of time; None for a silent video. The
+            rate and the channels are kept if AAC supports them, the most of several parts; rates above 48 kHz become
+            48 kHz.
         duration: Seconds after which the sound is cut; None keeps all of it.
         pixel_aspect: Width over height of a pixel.
         metadata: Tags of the file; the default marks it as synthesized.
         colour: Colour space of the video that the frames come from (`VideoInfo.colour`), which the output keeps.
         crf: x264's constant rate factor: 0 is lossless, 18 hard to tell from the source, 51 the worst.
-        track: Number of the track of `sound`, from 0 on; None for the default one.
 
     Raises:
         InputError: The sound cannot be read, or the file cannot be written.
@@ -74,19 +74,18 @@ class VideoWriter(contextlib.AbstractContextManager):
         width: int,
         height: int,
         fps: int | float | Fraction = FPS,
-        sound: str | os.PathLike | None = None,
+        sound: str | os.PathLike | Sequence[SoundPart] | None = None,
         duration: float | None = None,
         pixel_aspect: Fraction | int = 1,
         metadata: Mapping[str, str] = SYNTHESIZED,
         colour: Colour | None = None,
         crf: int = CRF,
-        track: int | None = None,
     ):
         check_suffix(path)
         self.path = Path(path)
         self.width, self.height, self._stored = width, height, stored_size(width, height)
         self.fps = Fraction(fps).limit_denominator(100_000)
-        self.sound, self.duration, self.track = sound, duration, track
+        self.sound, self.duration = sound, duration
         self.pixel_aspect = Fraction(pixel_aspect)
         self.metadata = metadata
         self.colour = colour if colour and colour.matrix in MATRICES else Colour(BT601)
@@ -175,11 +174,14 @@ class VideoWriter(contextlib.AbstractContextManager):
 class _SoundTrack:
     """The AAC track of an output; `sound` is decoded only as far as the picture has been written."""
 
-    def __init__(self, container: OutputContainer, sound: str | os.PathLike, duration: float | None, track: int | None):
-        source_rate, channels = sound_format(sound, track)
+    def __init__(
+        self, container: OutputContainer, sound: str | os.PathLike | Sequence[SoundPart], duration: float | None
+    ):
+        parts = [SoundPart(sound)] if isinstance(sound, str | os.PathLike) else sound
+        source_rate, channels = map(max, zip(*(sound_format(part.path, part.track) for part in parts), strict=True))
         self.rate = next((rate for rate in AAC_RATES if rate >= source_rate), AAC_RATES[-1])
         self.layout = AAC_LAYOUTS.get(channels, "5.1")
-        blocks = read_sound(sound, self.rate, self.layout, track)
+        blocks = read_parts(parts, self.rate, self.layout)
         self.blocks = itertools.chain([next(blocks)], blocks)  # faults of the sound show before any work
         self.stream = container.add_stream("aac", rate=self.rate, layout=self.layout)
         self.stream.bit_rate = self.stream.codec_context.layout.nb_channels * min(96_000, 4 * self.rate)

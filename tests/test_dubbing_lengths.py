@@ -2,14 +2,16 @@
 
 import numpy as np
 import pytest
-from faces import portrait, write_frames
-from media_files import write_sound
+from faces import empty, portrait, write_frames
+from media_files import beat_times, write_sound
 
 from benchmarks.dubbing import SourcesOwnFaces
 from dubbing import DubOptions, dub, pipeline
+from dubbing.motion import motion
+from dubbing.people import Person
 from media.errors import InputError
 from media.sound import read_audio
-from media.video import read_frames
+from media.video import VideoWriter, read_frames
 
 MOVES = [portrait(3.0 * i) for i in range(10)]  # 0.4 s, every frame at another place
 
@@ -45,6 +47,15 @@ def shown(output) -> list[int]:
         ({"length": "shorter"}, 0.2, range(5)),
         ({"length": "shorter"}, 0.8, range(10)),
         ({"length": "shorter", "start": 0.32}, 0.2, [8, 9]),
+        ({}, 0.8, [*range(10), *range(9, -1, -1)]),
+        ({"when_short": "loop"}, 0.8, [*range(10), *range(10)]),
+        ({"when_short": "loop", "end": 0.12}, 0.2, [0, 1, 2, 0, 1]),
+        ({"when_short": "freeze"}, 0.8, [*range(10), *[9] * 10]),
+        ({"when_long": "keep"}, 0.2, range(10)),
+        ({"when_long": "keep", "start": 0.12, "end": 0.36}, 0.2, range(3, 9)),
+        ({"when_long": "keep", "when_short": "freeze"}, 0.8, [*range(10), *[9] * 10]),
+        ({"audio_start": 0.4}, 0.8, range(10)),
+        ({"audio_start": 0.4, "audio_end": 0.6}, 0.8, range(5)),
     ],
 )
 def test_the_frames_of_the_output(tmp_path, video, speech, options, seconds, expected):
@@ -52,6 +63,48 @@ def test_the_frames_of_the_output(tmp_path, video, speech, options, seconds, exp
     summary = dub(video, speech[seconds], output, SourcesOwnFaces(), DubOptions(progress=None, **options))
     assert shown(output) == list(expected) and summary.frames == len(expected)
     assert len(read_audio(output)) / 16000 <= summary.frames / 25 + 0.001  # no sound after the last frame
+
+
+def test_the_rest_of_a_longer_video_is_its_own_in_picture_and_sound(tmp_path, speech):
+    """The source beeps at every half second, the sound is a hum."""
+    beeps = write_sound(tmp_path / "beeps.wav", "pcm_s16le", 48000, "stereo", seconds=1.2)
+    with VideoWriter(tmp_path / "video.mp4", 240, 224, sound=beeps, crf=10) as writer:
+        for picture in [*MOVES, *MOVES, *MOVES]:
+            writer.write(picture)
+    hum = 0.02 * np.sin(np.arange(4800) * 2 * np.pi * 440 / 16000).astype(np.float32)[None]
+    sound = write_sound(tmp_path / "hum.wav", "pcm_s16le", 16000, sound=hum)
+    output = tmp_path / "out.mp4"
+    options = DubOptions(progress=None, when_long="keep", start=0.2, crop_output=tmp_path / "crops.mp4")
+    summary = dub(tmp_path / "video.mp4", sound, output, SourcesOwnFaces(), options)
+    assert summary.frames == 25 and summary.untouched == [] and summary.kept == pytest.approx(17 / 25)
+    assert "the last 0.68 s are the source's own" in str(summary)
+    heard = read_audio(output)
+    assert len(heard) == pytest.approx(16000, abs=700)
+    np.testing.assert_allclose(beat_times(heard), [0.32, 0.8], atol=0.005)  # the dub ends within the first
+    assert np.abs(heard[800:4000]).max() < 0.03
+    dubbed = [frame.mean() > 10 for frame in read_frames(tmp_path / "crops.mp4")]  # black where no face is generated
+    assert dubbed == [True] * 8 + [False] * 17
+    options = DubOptions(progress=None, when_long="keep")
+    silent = dub(write_frames(tmp_path / "silent.mp4", MOVES), sound, output, SourcesOwnFaces(), options)
+    assert silent.frames == 10 and len(read_audio(output)) == pytest.approx(4800, abs=100)
+
+
+def test_a_loop_is_a_cut(video):
+    points = np.random.default_rng(0).uniform(0, 99, (132, 2)).astype(np.float32)
+    person = Person(list(range(10)), [points + i for i in range(10)], lights=[0.5] * 10)
+    dubbed = np.ones(10, bool)
+    bounced = motion(person, dubbed, [], 20, smooth=False)
+    looped = motion(person, dubbed, [], 20, smooth=False, when_short="loop")
+    assert bounced.first.tolist() == [0] * 20
+    assert looped.first.tolist() == [0] * 10 + [10] * 10 and looped.last.tolist() == [9] * 10 + [19] * 10
+
+
+def test_a_dub_in_which_nothing_is_dubbed_is_refused(tmp_path, speech):
+    frames = [empty()] * 8 + MOVES[:8]
+    video = write_frames(tmp_path / "late.mp4", frames)
+    with pytest.raises(InputError, match=r"no face to dub in 0\.20 s"):
+        dub(video, speech[0.2], tmp_path / "out.mp4", SourcesOwnFaces(), DubOptions(progress=None))
+    assert [path.name for path in tmp_path.iterdir()] == ["late.mp4"]
 
 
 def test_the_mouth_follows_the_voice_and_the_output_has_the_audio(tmp_path, video, speech, monkeypatch):
@@ -72,9 +125,16 @@ def test_the_mouth_follows_the_voice_and_the_output_has_the_audio(tmp_path, vide
 
 @pytest.mark.parametrize(
     ("options", "named"),
-    [({"start": 0.4}, "--start 0.4"), ({"start": 0.2, "end": 0.2}, "--end 0.2"), ({"end": 0.0}, "--end 0")],
+    [
+        ({"start": 0.4}, "--start 0.4"),
+        ({"start": 0.2, "end": 0.2}, "--end 0.2"),
+        ({"end": 0.0}, "--end 0"),
+        ({"audio_start": 0.2}, "--audio-start 0.2"),
+        ({"audio_start": 0.1, "audio_end": 0.05}, "--audio-end 0.05"),
+        ({"when_long": "keep", "length": "shorter"}, "--when-long keep contradicts"),
+    ],
 )
-def test_a_part_that_the_video_does_not_have_is_refused(tmp_path, video, speech, options, named):
+def test_a_part_that_an_input_does_not_have_is_refused(tmp_path, video, speech, options, named):
     with pytest.raises(InputError, match=named):
         dub(video, speech[0.2], tmp_path / "out.mp4", SourcesOwnFaces(), DubOptions(progress=None, **options))
     assert not any(tmp_path.iterdir())
