@@ -128,7 +128,7 @@ class VideoWriter(contextlib.AbstractContextManager):
             self._converter = self._to_yuv()
             self._audio = None
             if self.sound is not None:
-                self._audio = _SoundTrack(container, self.sound, self.duration, self.track)
+                self._audio = _SoundTrack(container, self.sound, self.duration)
             yield self
             if not self.frames:
                 raise InputError(f"output {self.path} would have no frame; give a video and a sound that are longer")
