@@ -55,7 +55,7 @@ def test_features_of_pieces_are_those_of_the_whole_sound(dubber, seconds):
 def test_its_pictures_are_those_of_the_dub(dubber, prepared, tmp_path, monkeypatch):
     wav = noise(0.79)
     written = []
-    monkeypatch.setattr(lengths, "read_audio", lambda path: wav)
+    monkeypatch.setattr(lengths, "read_audio", lambda path, track: wav)
     monkeypatch.setattr(pipeline, "_writers", lambda *_: lambda frame: written.append(frame.result))
     (tmp_path / "sound.wav").write_bytes(b"sound")
     dubber.dub(prepared, tmp_path / "sound.wav", tmp_path / "out.mp4")
