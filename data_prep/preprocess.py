@@ -3,7 +3,8 @@
     python -m data_prep.preprocess INPUT OUTPUT [--dataset lrs2] [--audio mel hama] [--workers N]
 
 Each source gives one clip file OUTPUT/<id>.safetensors and one line in OUTPUT/manifest.jsonl. A stopped run resumes
-when started again. Several machines share the work with --shard 1/N .. N/N or --backend dask.
+when started again. Several machines share the work with --shard 1/N .. N/N or --backend dask. The exit code is 2 if no
+source can be used.
 """
 
 import argparse
@@ -326,7 +327,7 @@ def main() -> int:
     failed = sum(line["outcome"] != "ok" for line in lines)
     earlier = f"; {len(done)} of them were done before" if done else ""
     print(f"{len(lines) - failed} succeeded, {failed} failed{earlier}; see {manifest.path}")
-    return 0
+    return 2 if failed and failed == len(lines) else 0
 
 
 if __name__ == "__main__":

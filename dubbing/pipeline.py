@@ -29,7 +29,7 @@ from dubbing.speaker import FaceJob, Speaker
 from media.audio import SAMPLE_RATE, sound_features
 from media.crop import CropForm
 from media.errors import InputError
-from media.files import check_output_folder, existing_file
+from media.files import check_output_folder, existing_file, remove_abandoned
 from media.heatmap import LIP_POINTS
 from media.lossless import check_lossless, lossless_writer
 from media.loudness import heard
@@ -152,7 +152,7 @@ def dub(
         options = dataclasses.replace(options, smooth=False, reference_choice="truncated", detail=False)
     prepared, video = (video, video.video) if isinstance(video, Prepared) else (None, video)
     _check_options(video, audio, output, speaker, options)
-    info = probe(video)
+    info, most = _probed(video, options), speaker.most
     with clock.time("sound"):
         wav, own = read_voice(audio, options)
         features = _sound_features(wav if options.protocol == "authors" else heard(wav), speaker)
@@ -196,9 +196,27 @@ def dub(
     spans = [(start / fps, end / fps) for start, end in _spans(faceless)]
     untouched = [(float(start), float(end)) for start, end in spans]
     unkept = info.frame_rate if options.keep_fps and watchable(info.frame_rate) != info.frame_rate else None
-    notes, kept = (*info.changes, *_filled(info), *_silence(audio, own, options)), float((length - spoken) / fps)
+    notes = (*info.changes, *_filled(info), *_silence(audio, own, options), *_halved(most, speaker))
+    kept = float((length - spoken) / fps)
     size = stored_size(info.width, info.height)
     return Summary(Path(output), length, fps, *size, untouched, unkept, unprepared, notes, kept)
+
+
+def _probed(video: str | os.PathLike, options: DubOptions) -> VideoInfo:
+    check_lengths(options)
+    info = probe(video)
+    check_start(info, options.start)
+    if options.face_at is not None and not (options.face_at[0] < info.width and options.face_at[1] < info.height):
+        point = ",".join(map(str, options.face_at))
+        raise InputError(f"--face-at {point} lies outside of {video}, {info.width}x{info.height}; give a point in it")
+    return info
+
+
+def _halved(before: int | None, speaker: Speaker) -> list[str]:
+    """What the summary says of a GPU whose memory became full during the dub."""
+    if speaker.most == before:
+        return []
+    return [f"the GPU's memory was full: batches of {speaker.most}; give --batch-size {speaker.most} or less"]
 
 
 def _filled(info: VideoInfo) -> list[str]:
@@ -230,7 +248,7 @@ def prepare(
         InputError: the video cannot be read, or shows no face.
     """
     options, clock = options or DubOptions(), clock or Clock()
-    info = probe(video)
+    info = _probed(video, options)
     prepared = Prepared.of(video, info, options)
     source, scene = _tracked(video, info, prepared.fps, sys.maxsize, options, clock, prepared)
     people = list({id(person): person for row in _dubbed_people(scene, video, options) for person in row}.values())
@@ -257,7 +275,7 @@ class Cast:
 def cast(prepared: Prepared, speaker: Speaker, options: DubOptions) -> Cast:
     """The people that the options choose, with their references; InputError where the video shows no face."""
     clock = Clock()
-    info = probe(prepared.video)
+    info = _probed(prepared.video, options)
     source, scene = _tracked(prepared.video, info, prepared.fps, sys.maxsize, options, clock, prepared)
     dubbed = _dubbed_people(scene, prepared.video, options)
     people = list({id(person): person for row in dubbed for person in row}.values())
@@ -314,8 +332,6 @@ def _sound_features(wav: np.ndarray, speaker: Speaker) -> np.ndarray:
 
 def _part(info: VideoInfo, fps: Fraction, options: DubOptions) -> tuple[int, int]:
     """The part of the video between `start` and `end`: its first frame, and the most frames that it can have."""
-    check_lengths(options)
-    check_start(info, options.start)
     first = round(options.start * fps)
     return first, sys.maxsize if options.end is None else max(1, round(options.end * fps) - first)
 
@@ -323,7 +339,6 @@ def _part(info: VideoInfo, fps: Fraction, options: DubOptions) -> tuple[int, int
 def _check_options(
     video: str | os.PathLike, audio: str | os.PathLike, output: str | os.PathLike, speaker: Speaker, options: DubOptions
 ) -> None:
-    check_lengths(options)
     wanted = (output, options.visualize, options.crop_output, options.source_crop_output, options.heatmap_output)
     inputs = (video, audio, options.voice, options.references)
     if options.protocol == "authors":
@@ -340,6 +355,7 @@ def _check_outputs(outputs: list[Path], inputs: list[str | os.PathLike]) -> None
         existing_file(path, "input")
     taken = {Path(path).resolve(): path for path in inputs}
     for path in outputs:
+        remove_abandoned(path)
         if path.is_dir():
             raise InputError(f"output {path} is a folder; name a file in it, such as {path / 'dubbed.mp4'}")
         check_suffix(path)
@@ -532,7 +548,7 @@ def _spoken(
                 if faces:
                     with clock.time("networks"):
                         jobs = [face.job for face in faces]
-                        made, heatmaps = speaker.speak(jobs, person.encoded, features, known[number])
+                        made, heatmaps = speaker.speak_in_memory(jobs, person.encoded, features, known[number])
                     for face, image, heatmap in zip(faces, made, heatmaps, strict=True):
                         face.made, face.heatmap = image, heatmap
             yield from batch

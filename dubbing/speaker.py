@@ -46,6 +46,8 @@ class Speaker(ABC):
     `crop` is the form of the faces that it takes and generates; S below is the side of its heatmaps. `ear` is the file
     of its sound features' encoder, `media.audio.sound_features`' `weights`.
 
+    `most` is None, or the number of faces to which `speak_in_memory` has lowered its batches.
+
     On CUDA the first batch records the networks as graphs of `batch_size` faces; smaller batches are padded.
 
     Args:
@@ -59,6 +61,9 @@ class Speaker(ABC):
     Raises:
         InputError: the device does not support the precision.
     """
+
+    most: int | None = None
+    padding = 0  # faces per graph; 0: no graphs
 
     def __init__(
         self,
@@ -75,7 +80,7 @@ class Speaker(ABC):
         self.device, self.dtype = device, PRECISIONS[precision]
         if self.dtype is None:
             forbid_tf32()
-        self.padding = batch_size or 0 if device.type == "cuda" else 0  # faces per graph; 0: no graphs
+        self.padding = batch_size or 0 if device.type == "cuda" else 0
         self._graphs: dict[Callable, Callable] = {}
         self.synthesizer = accelerate_inference(synthesizer).to(device)
         self.window, self.predicts_heatmaps = window, predicts_heatmaps
@@ -102,6 +107,40 @@ class Speaker(ABC):
             faces (B, H, W, 3) uint8 RGB, and heatmaps (B, S, S) float32 in [0, 1] for display: those of the faces if
             the speaker `predicts_heatmaps`, else those of the references.
         """
+
+    def speak_in_memory(
+        self, jobs: list[FaceJob], references: Any, features: np.ndarray, known: dict
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """`speak`, in batches of half the size from where the GPU's memory was full; arguments and result are the same.
+
+        Raises:
+            torch.OutOfMemoryError: the memory does not hold one face.
+        """
+        parts: list[tuple[np.ndarray, np.ndarray]] = []
+        done = 0
+        while done < len(jobs):
+            part = jobs[done : done + (self.most or len(jobs))]
+            full = None
+            try:
+                parts.append(self.speak(part, references, features, known))
+                done += len(part)
+            except torch.OutOfMemoryError as error:
+                full = error.with_traceback(None)  # its frames hold tensors
+            if full is not None:
+                self._halve(max(len(part), self.padding), full)
+        faces, heatmaps = zip(*parts, strict=True)
+        return np.concatenate(faces), np.concatenate(heatmaps)
+
+    def _halve(self, size: int, error: torch.OutOfMemoryError) -> None:
+        """Lower the batches of `size` faces, and their graphs; `error` if that is impossible."""
+        if size == 1:
+            raise error
+        self.most = size // 2
+        if self.padding:
+            self.padding = self.most
+            self._graphs.clear()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     @abstractmethod
     def state(self, references: Any) -> dict[str, Tensor]:

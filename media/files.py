@@ -1,8 +1,12 @@
 """Finds files below a folder, checks paths, and writes files either completely or not at all."""
 
 import contextlib
+import errno
+import fcntl
+import glob
 import hashlib
 import os
+import re
 import stat
 import uuid
 from collections.abc import Iterable, Iterator
@@ -85,20 +89,46 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a temporary name next to `path`; on success it is renamed to `path`, on any error it is removed.
 
     A reader therefore sees the old file or the complete new one. The temporary name keeps the suffix, from which some
-    writers take the format. Its random part keeps processes on this or other machines from sharing it.
+    writers take the format. Its random part keeps processes on this or other machines from sharing it. A lock on the
+    file, which ends with the process, tells `remove_abandoned` that it is in use.
     """
     path = Path(path)
     output_folder(path.parent)
     temporary = path.with_name(f".{short_stem(path)}.{uuid.uuid4().hex[:12]}.partial{path.suffix}")
     try:
-        yield temporary
-        os.replace(temporary, path)
+        with temporary.open("xb") as locked:
+            _locked(locked.fileno())
+            yield temporary
+            os.replace(temporary, path)
     except OSError as error:
         reason = error.strerror or error
         raise InputError(f"{path} cannot be written ({reason}); free some space or choose another place") from error
     finally:
         with contextlib.suppress(OSError):  # an error here would hide the first one
             temporary.unlink(missing_ok=True)
+
+
+def remove_abandoned(path: str | os.PathLike) -> None:
+    """Remove the temporary files of `path` that a crashed process left; those of a running one stay."""
+    path = Path(path)
+    name = re.compile(rf"\.{re.escape(short_stem(path))}\.[0-9a-f]{{12}}\.partial{re.escape(path.suffix)}")
+    with contextlib.suppress(OSError):  # to clean up is not the work that was asked for
+        for found in path.parent.glob(f".{glob.escape(short_stem(path))}.*"):
+            if name.fullmatch(found.name):
+                with found.open("rb") as file:
+                    if _locked(file.fileno()):
+                        found.unlink(missing_ok=True)
+
+
+def _locked(descriptor: int) -> bool:
+    """Lock an open file; False if another process has locked it, or the file system has no locks."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.EWOULDBLOCK, errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EBADF):
+            raise
+        return False
+    return True
 
 
 def named_paths(option: str, arguments: list[str]) -> dict[str, Path]:

@@ -5,6 +5,7 @@ import threading
 
 import numpy as np
 import pytest
+import torch
 from conftest import ROOT
 from faces import portraits, small_checkpoint, write_frames
 from media_files import write_sound
@@ -49,6 +50,40 @@ def test_it_dubs_as_the_pipeline_does(dubber, files, tmp_path):
     options = DubOptions(progress=None, start=0.08, keep_fps=True)
     assert str(dub(*given, tmp_path / "b.mp4", dubber.speaker, options)).partition(":")[2] in str(summary)
     assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
+
+
+def test_a_batch_that_does_not_fit_into_memory_is_halved(dubber, files, tmp_path, monkeypatch):
+    given, sizes = (files["video"], files["sound"]), []
+    whole = dubber.dub(*given, tmp_path / "whole.mp4", batch_size=5)
+    speak = type(dubber.speaker).speak
+
+    def limited(self, jobs, *further):
+        sizes.append(len(jobs))
+        if len(jobs) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return speak(self, jobs, *further)
+
+    monkeypatch.setattr(type(dubber.speaker), "speak", limited)
+    monkeypatch.setattr(dubber.speaker, "most", None)
+    summary = dubber.dub(*given, tmp_path / "halved.mp4", batch_size=5)
+    assert sizes == [5, 2, 2, 1] and "batches of 2; give --batch-size 2 or less" in str(summary)
+    assert "memory" not in str(whole)
+    for one, other in zip(read_frames(tmp_path / "whole.mp4"), read_frames(tmp_path / "halved.mp4"), strict=True):
+        assert np.abs(one.astype(int) - other).mean() < 0.5
+    sizes.clear()
+    assert "memory" not in str(dubber.dub(*given, tmp_path / "halved.mp4", batch_size=5)) and sizes == [
+        2,
+        2,
+        1,
+    ]  # said once
+
+    def nothing_fits(self, jobs, *further):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(type(dubber.speaker), "speak", nothing_fits)
+    with pytest.raises(torch.OutOfMemoryError):
+        dubber.dub(*given, tmp_path / "none.mp4")
+    assert not (tmp_path / "none.mp4").exists()
 
 
 def test_threads_may_share_it(dubber, files, tmp_path):

@@ -10,6 +10,7 @@ from dubbing import DubOptions, dub, pipeline
 from dubbing.motion import motion
 from dubbing.people import Person
 from media.errors import InputError
+from media.files import replacing
 from media.sound import read_audio
 from media.video import VideoWriter, read_frames
 
@@ -121,6 +122,29 @@ def test_the_mouth_follows_the_voice_and_the_output_has_the_audio(tmp_path, vide
     assert summary.frames == 15 and len(taken[0]) == 3200 and not np.abs(read_audio(output)).max() > 0.1
     with pytest.raises(InputError, match="also the input"):
         dub(video, music, output, SourcesOwnFaces(), DubOptions(voice=output))
+
+
+def test_a_point_outside_of_the_picture_is_refused_at_once(tmp_path, video, speech, monkeypatch):
+    monkeypatch.setattr(pipeline, "observe", None)
+    for point in ((240, 10), (10, 224)):
+        options = DubOptions(progress=None, face_at=point)
+        with pytest.raises(InputError, match=f"{point[0]},{point[1]} lies outside of .*, 240x224"):
+            dub(video, speech[0.2], tmp_path / "out.mp4", SourcesOwnFaces(), options)
+        with pytest.raises(InputError, match="lies outside"):
+            pipeline.prepare(video, [], options)
+
+
+def test_what_a_crashed_run_left_is_removed_by_the_next(tmp_path, video, speech):
+    output, left = tmp_path / "out.mp4", ".out.0123456789ab.partial.mp4"
+    others = [".out.partial.mp4", ".other.0123456789ab.partial.mp4", ".out.0123456789ab.partial.mkv"]
+    for name in (left, *others):
+        (tmp_path / name).touch()
+    with replacing(output) as running:  # of another process that writes the same output
+        dub(video, speech[0.2], output, SourcesOwnFaces(), DubOptions(progress=None))
+        assert running.is_file()
+        running.write_bytes(b"the later one")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*others, "out.mp4"])
+    assert output.read_bytes() == b"the later one"
 
 
 @pytest.mark.parametrize(

@@ -174,6 +174,13 @@ def test_bad_files_are_lines_in_the_manifest_and_the_rest_goes_on(tmp_path, talk
     assert len(manifest(output)) == 10
 
 
+def test_a_run_in_which_no_source_can_be_used_fails(tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "empty.mp4").touch()
+    code, out, _ = run(tmp_path / "in", tmp_path / "out", "--workers", 1, capsys=capsys)
+    assert code == 2 and "0 succeeded, 1 failed" in out
+
+
 def test_a_source_that_cannot_be_named_or_is_gone_does_not_stop_the_others(tmp_path, talk, capsys):
     source, output = tmp_path / "in", tmp_path / "out"
     shutil.copytree(talk.parent, source)
