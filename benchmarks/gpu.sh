@@ -28,10 +28,10 @@ part() {  # part NAME COMMAND...: runs a benchmark, unless it is skipped
     case ",$skip," in *",$name,"*) return ;; esac
     echo "== $name: python -m $*"
     # shellcheck disable=SC2086
-    "$python" -m "$@" 2>"$output/errors.txt" | tee -a "$output/$name.txt"
+    "$python" -m "$@" 2>"$output/$name.errors.txt" | tee -a "$output/$name.txt"
     if [ "${PIPESTATUS[0]}" -ne 0 ]; then
         failed+=("$name")
-        tail -n 3 "$output/errors.txt"
+        tail -n 3 "$output/$name.errors.txt"
     fi
     echo "($name: $((SECONDS - began)) s)"
 }
@@ -42,8 +42,8 @@ if [ -n "$small" ]; then
     part scripts benchmarks.scripts --device cpu --width 0.03125 --windows 2 --steps 2 --workers 0
     part memory benchmarks.training_memory
     part dub benchmarks.dubbing --device cpu --seconds 0.4 --width 256 --height 256
-    part prepared benchmarks.prepared --device cpu --seconds 0.4 --sound 0.2 --width 256 --height 256
-    part live benchmarks.live --device cpu --seconds 0.4
+    part prepared benchmarks.prepared --device cpu --seconds 1 --sound 1 --width 256 --height 256
+    part live benchmarks.live --device cpu --seconds 1
 else
     part networks benchmarks.inference --device cuda --batch 16
     part networks benchmarks.inference --device cuda --batch 16 --crop stsa-256 --seconds 1
@@ -58,6 +58,6 @@ else
     part live benchmarks.live --device cuda --seconds 5
 fi
 if [ "${#failed[@]}" -gt 0 ]; then
-    echo "failed: ${failed[*]}; $output/errors.txt has the last one's message"
+    echo "failed: ${failed[*]}; $output/PART.errors.txt has the message"
     exit 1
 fi
