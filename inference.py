@@ -37,7 +37,8 @@ def parse() -> argparse.Namespace:
         "--list",
         type=Path,
         metavar="CSV",
-        help="lines of video,audio,output or video,audio,output,crops,source_crops; finished ones are skipped",
+        help="lines of video,audio,output or video,audio,output,crops,source_crops, or a first line that names the "
+        "columns in any order, also voice; relative paths start from its folder; finished lines are skipped",
     )
     networks = parser.add_argument_group("networks")
     networks.add_argument("--checkpoint", type=Path, default=DEMO, metavar="DIR", help="default: the bundled one")
@@ -83,8 +84,8 @@ def pairs_of(arguments: argparse.Namespace) -> list[Pair]:
         )
         if any(path is not None for path in (*single, arguments.prepared, *further)):
             raise InputError(
-                "--list excludes --video, --prepared, --audio, --output and the files for crops, heatmaps and panels; "
-                "leave them out, or give crops as further columns: video,audio,output,crops,source_crops"
+                "--list excludes --video, --prepared, --audio, --voice, --output and the files for crops, heatmaps and "
+                "panels; leave them out, or give crops and voices as columns of the list (docs/dubbing.md)"
             )
         return read_pairs(arguments.list)
     if arguments.audio is None or arguments.output is None or (arguments.video or arguments.prepared) is None:
@@ -98,7 +99,7 @@ def pairs_of(arguments: argparse.Namespace) -> list[Pair]:
 
 def of_pair(options: DubOptions, pair: Pair) -> DubOptions:
     """The options of one line of a list."""
-    return replace(options, crop_output=pair.crops, source_crop_output=pair.source_crops)
+    return replace(options, crop_output=pair.crops, source_crop_output=pair.source_crops, voice=pair.voice)
 
 
 @command
