@@ -165,9 +165,9 @@ _computing = threading.Lock()
 def _table(source: Wide) -> av.VideoFrame:
     """The BT.709 colours of an even grid of `source`'s RGB: a picture as FFmpeg's filter haldclut takes it.
 
-    FFmpeg's scale filter computes it, with its tone curve for HDR. Set-up of that filter takes seconds for each size,
-    format and mastering metadata; the table serves all of a process's videos. A file's own mastering metadata are
-    not used, so that a frame has the same colours wherever the reading starts.
+    FFmpeg's scale filter computes it, with its tone curve for HDR of up to 1,000 cd/m2. Set-up of that filter takes
+    seconds for each size, format and mastering metadata; the table serves all of a process's videos. A file's own
+    mastering metadata are not used, so that a frame has the same colours wherever the reading starts.
     """
     with _computing:  # two threads would compute it twice
         return _computed(source)
@@ -183,7 +183,12 @@ def _computed(source: Wide) -> av.VideoFrame:
     graph = Graph()
     side, form = CUBE**3, av.VideoFormat(PACKED)
     frames = graph.add_buffer(width=side, height=side, format=form, time_base=Fraction(1, 25))
-    scale = graph.add("scale", "flags=accurate_rnd:out_primaries=bt709:out_transfer=bt709:intent=perceptual")
-    graph.link_nodes(frames, scale, graph.add("format", PACKED), graph.add("buffersink")).configure()
+    steps = ["out_primaries=bt709:out_transfer=bt709:intent=perceptual"]
+    if source.transfer == PQ:  # the tone curve would leave room for 10,000 cd/m2; HLG ends at 1,000
+        steps.insert(0, "out_transfer=arib-std-b67:intent=relative_colorimetric")
+    nodes = []
+    for step in steps:
+        nodes += [graph.add("scale", f"flags=accurate_rnd:{step}"), graph.add("format", PACKED)]
+    graph.link_nodes(frames, *nodes, graph.add("buffersink")).configure()
     graph.push(grid)
     return graph.vpull()
