@@ -340,8 +340,9 @@ def test_the_summary_says_what_was_transparent(tmp_path):
 
 
 def moment(time: int) -> np.ndarray:
-    """(96, 128, 3): a bar that moves by 4 px a field."""
+    """(96, 128, 3): a bar that moves by 4 px a field; from column 110 on, lines that stay."""
     picture = np.full((96, 128, 3), 60, np.uint8)
+    picture[::4, 110:] = 120
     picture[:, 8 + 4 * time : 28 + 4 * time] = 200
     return picture
 
@@ -388,8 +389,8 @@ def test_interlaced_frames_are_made_whole(name, first, tmp_path):
     frames = list(read_frames(path))
     assert len(frames) == 10 and probe(path).changes == ("deinterlaced",)
     for k, frame in enumerate(frames):
-        grey = frame[..., 0].astype(int)
-        assert np.abs(np.diff(grey, axis=0)).mean() < 0.5, (name, k)  # combed lines differ by 8.8
+        grey = frame[:, :108, 0].astype(int)
+        assert np.abs(np.diff(grey, axis=0)).mean() < 0.5, (name, k)  # combed lines differ by 10
         assert abs(int((grey[48] > 130).argmax()) - (8 + 8 * k)) <= 1, (name, k)  # the earlier field's moment
     for start in (1, 4, 5, 8):
         np.testing.assert_array_equal(list(read_frames(path, start=start)), frames[start:])
@@ -402,7 +403,7 @@ def test_progressive_video_that_becomes_interlaced_keeps_every_frame(tmp_path):
     frames = list(read_frames(tmp_path / "a.ts"))
     places = [int((frame[48, :, 0] > 130).argmax()) for frame in frames]
     np.testing.assert_allclose(places, [8 + 8 * k for k in (*range(6), *range(10))], atol=1)
-    assert max(np.abs(np.diff(frame[..., 0].astype(int), axis=0)).mean() for frame in frames) < 0.5
+    assert max(np.abs(np.diff(frame[:, :108, 0].astype(int), axis=0)).mean() for frame in frames) < 0.5
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv", ".avi"])
