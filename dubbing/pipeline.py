@@ -196,7 +196,7 @@ def dub(
     spans = [(start / fps, end / fps) for start, end in _spans(faceless)]
     untouched = [(float(start), float(end)) for start, end in spans]
     unkept = info.frame_rate if options.keep_fps and watchable(info.frame_rate) != info.frame_rate else None
-    notes = (*info.changes, *_filled(info), *_silence(audio, own, options), *_halved(most, speaker))
+    notes = (*sorted(source.changes), *_filled(info), *_silence(audio, own, options), *_halved(most, speaker))
     kept = float((length - spoken) / fps)
     size = stored_size(info.width, info.height)
     return Summary(Path(output), length, fps, *size, untouched, unkept, unprepared, notes, kept)

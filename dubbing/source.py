@@ -58,13 +58,14 @@ class Source:
     def __init__(self, path: str | os.PathLike, fps: int | Fraction, memory: int = MEMORY, start: int = 0):
         self.path, self.fps, self.memory, self.start = path, fps, memory, start
         self.frames = 0  # known after `scan`
+        self.changes: set[str] = set()  # what reading changed in the pictures so far, as `VideoInfo.changes`
         self._frame_bytes = 0
         self._held: list[np.ndarray] | None = []
 
     def scan(self, limit: int | None = None) -> Iterator[np.ndarray]:
         """Yield the frames (H, W, 3) uint8 from the first on, `limit` at most, and count them."""
         self.frames, self._held = 0, []
-        for frame in islice(read_frames(self.path, self.fps, self.start), limit):
+        for frame in islice(read_frames(self.path, self.fps, self.start, self.changes), limit):
             self.frames += 1
             self._frame_bytes = frame.nbytes
             if self._held is not None:
@@ -133,4 +134,4 @@ class Source:
 
     def _read(self, start: int, stop: int) -> Iterator[np.ndarray]:
         with contextlib.suppress(InputError):
-            yield from islice(read_frames(self.path, self.fps, self.start + start), stop - start)
+            yield from islice(read_frames(self.path, self.fps, self.start + start, self.changes), stop - start)

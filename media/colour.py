@@ -85,13 +85,11 @@ class ToRGB:
 
     Args:
         width, height: of the arrays, in pixels.
-
-    Attributes:
-        transparent: whether a frame so far had a transparent part.
+        changes: receives a clause for each of these changes that a frame had.
     """
 
-    def __init__(self, width: int, height: int):
-        self.width, self.height, self.transparent = width, height, False
+    def __init__(self, width: int, height: int, changes: set[str] | None = None):
+        self.width, self.height, self.changes = width, height, set() if changes is None else changes
         self._reformatter = VideoReformatter()
         self._graph: Graph | None = None
         self._form: tuple | None = None  # of the frames that the graph takes
@@ -100,7 +98,10 @@ class ToRGB:
     def __call__(self, frame: av.VideoFrame) -> np.ndarray:
         """(height, width, 3) uint8 RGB."""
         source = wide(frame)
-        image = self._converted(frame, source) if source else None
+        image = None
+        if source:
+            self.changes.add(f"{source} converted to SDR in BT.709")
+            image = self._converted(frame, source)
         if not has_alpha(frame):
             return self._reformatted(frame, "rgb24") if image is None else image
         whole = self._reformatted(frame, "rgba")
@@ -108,7 +109,7 @@ class ToRGB:
         image = whole[..., :3] if image is None else image
         if (alpha == 255).all():
             return np.ascontiguousarray(image)
-        self.transparent = True
+        self.changes.add("transparent parts made black")
         weight = alpha.astype(np.uint16)
         return ((image * weight + np.array(BACKGROUND, np.uint16) * (255 - weight) + 127) // 255).astype(np.uint8)
 

@@ -10,11 +10,14 @@ from av.filter import Graph
 
 Timed = tuple[av.VideoFrame, Fraction, Fraction]  # a frame, and when it is displayed: [start, end) in seconds
 
+DEINTERLACED = "deinterlaced"
 CONTEXT = 2  # frames before one that its deinterlacing may depend on
 
 
-def progressive(frames: Iterator[Timed]) -> Iterator[Timed]:
+def progressive(frames: Iterator[Timed], changes: set[str] | None = None) -> Iterator[Timed]:
     """Yield each frame with its times; those marked as interlaced are deinterlaced by FFmpeg's bwdif.
+
+    `changes` then receives the clause `DEINTERLACED`.
 
     bwdif takes the fields of the frames before and after one. A reader that seeks must decode the frame before too.
     """
@@ -25,6 +28,8 @@ def progressive(frames: Iterator[Timed]) -> Iterator[Timed]:
             before = frame
             yield frame, start, end
             continue
+        if changes is not None:
+            changes.add(DEINTERLACED)
         if bwdif is None or bwdif.form != _form(frame):
             if bwdif is not None:
                 yield from bwdif.rest()

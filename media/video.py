@@ -17,7 +17,7 @@ from av.sidedata.sidedata import SideDataContainer
 from av.sidedata.sidedata import Type as SideData
 from av.video.stream import VideoStream
 
-from media.colour import UNSPECIFIED, Colour, ToRGB, output_colour, wide
+from media.colour import UNSPECIFIED, Colour, ToRGB, output_colour
 from media.container import (
     LONGEST_DECLARED_PAUSE,
     REMEDY,
@@ -34,7 +34,7 @@ from media.container import (
     video_stream,
 )
 from media.errors import InputError
-from media.fields import CONTEXT, Timed, progressive
+from media.fields import CONTEXT, DEINTERLACED, Timed, progressive
 from media.files import existing_file
 from media.pillow_pictures import pillow_format, pillow_frames
 from media.timeline import FPS
@@ -99,13 +99,9 @@ def probe(path: str | os.PathLike) -> VideoInfo:
         duration = track.end
         if duration is None:
             duration = _packets(path) * (end - start)  # raw streams and single images declare none
-        picture, colour, source = _Picture(frame), output_colour(frame), wide(frame)
+        changes = {DEINTERLACED} if frame.interlaced_frame else set()
+        picture, colour = _Picture(frame, changes), output_colour(frame)
         picture.rgb(frame)
-        changes = {
-            f"{source} converted to SDR in BT.709": source is not None,
-            "deinterlaced": frame.interlaced_frame,
-            "transparent parts made black": picture.convert.transparent,
-        }
         return VideoInfo(
             path=Path(path),
             width=picture.height if picture.transpose else picture.width,
@@ -115,11 +111,13 @@ def probe(path: str | os.PathLike) -> VideoInfo:
             pixel_aspect=1 / track.aspect if picture.transpose else track.aspect,
             has_sound=track.has_sound,
             colour=colour,
-            changes=tuple(clause for clause, holds in changes.items() if holds),
+            changes=tuple(sorted(changes)),
         )
 
 
-def read_frames(path: str | os.PathLike, fps: int | Fraction | None = FPS, start: int = 0) -> Iterator[np.ndarray]:
+def read_frames(
+    path: str | os.PathLike, fps: int | Fraction | None = FPS, start: int = 0, changes: set[str] | None = None
+) -> Iterator[np.ndarray]:
     """Read a video, an animation or a single image as a stream of frames at a constant rate.
 
     Frame i covers the interval [i/fps, (i+1)/fps). It is the frame that the source displays at the middle of the
@@ -131,6 +129,7 @@ def read_frames(path: str | os.PathLike, fps: int | Fraction | None = FPS, start
         fps: Frames per second; None for the source's average rate if it is `watchable`, else 25.
         start: Index of the first frame to yield. Earlier frames are skipped by seeking where the file has an index,
             else by decoding; the frames are the same either way.
+        changes: Receives a clause for each of these changes that a frame read so far had, as `VideoInfo.changes`.
 
     Yields:
         (H, W, 3) uint8 RGB, rotated upright as the metadata says; the caller may modify each array.
@@ -138,17 +137,17 @@ def read_frames(path: str | os.PathLike, fps: int | Fraction | None = FPS, start
     Raises:
         InputError: The file cannot be read or has no frame.
     """
-    picture = _first_picture(path) if start else None  # all frames get its size
+    picture = _first_picture(path, changes) if start else None  # all frames get its size
     with _opened(path) as track:
         step = 1 / Fraction(fps or watchable(track.rate))
         middle = (start + Fraction(1, 2)) * step
         shown: av.VideoFrame | None = None
         end = Fraction(0)
-        for frame, begin, frame_end in progressive(track.frames(middle if start else Fraction(0))):
+        for frame, begin, frame_end in progressive(track.frames(middle if start else Fraction(0)), changes):
             while picture is not None and shown is not None and middle < begin:
                 yield picture.rgb(shown)
                 middle += step
-            picture = picture or _Picture(frame)
+            picture = picture or _Picture(frame, changes)
             shown, end = frame, frame_end
         assert picture is not None and shown is not None  # `_timed` raises where there is no frame
         while middle < end or middle == step / 2:
@@ -156,9 +155,9 @@ def read_frames(path: str | os.PathLike, fps: int | Fraction | None = FPS, start
             middle += step
 
 
-def _first_picture(path: str | os.PathLike) -> "_Picture":
+def _first_picture(path: str | os.PathLike, changes: set[str] | None) -> "_Picture":
     with _opened(path) as track:
-        return _Picture(next(track.frames(Fraction(0)))[0])
+        return _Picture(next(track.frames(Fraction(0)))[0], changes)
 
 
 @contextlib.contextmanager
@@ -294,9 +293,9 @@ def _refuse_foreign(frame: av.VideoFrame, path: str | os.PathLike) -> None:
 class _Picture:
     """Converts a video's frames to upright RGB arrays of the first frame's size."""
 
-    def __init__(self, first: av.VideoFrame):
+    def __init__(self, first: av.VideoFrame, changes: set[str] | None):
         self.width, self.height = first.width, first.height
-        self.convert = ToRGB(first.width, first.height)
+        self.convert = ToRGB(first.width, first.height, changes)
         self._last: tuple[av.VideoFrame, np.ndarray] | None = None
         kinds = _side_data(first)
         if kinds is None:  # PyAV does not know every kind of side data that FFmpeg gives

@@ -102,20 +102,20 @@ def test_what_a_later_pass_lacks_is_read_from_the_start_or_stands_still(tmp_path
     source = Source(path, 25, 1)
     assert sum(1 for _ in source.scan()) == 10
 
-    def short_from_the_middle(path, fps, start=0):
+    def short_from_the_middle(path, fps, start=0, changes=None):
         return itertools.islice(read_frames(path, fps, start), 1 if start else None)
 
     monkeypatch.setattr(playing, "read_frames", short_from_the_middle)
     assert [number_of(frame) for _, frame in source.play(20)] == [*range(10), *range(9, -1, -1)]
 
-    def ends_early(path, fps, start=0):
+    def ends_early(path, fps, start=0, changes=None):
         return itertools.islice(read_frames(path, fps), start, 7)
 
     monkeypatch.setattr(playing, "read_frames", ends_early)
     assert [number_of(frame) for _, frame in source.play(12)] == [*range(7), 6, 6, 6, 6, 6]
     assert number_of(source.frame(9)) == 6
 
-    def nothing(path, fps, start=0):
+    def nothing(path, fps, start=0, changes=None):
         raise InputError("no frame")
         yield
 

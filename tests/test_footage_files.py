@@ -339,6 +339,17 @@ def test_the_summary_says_what_was_transparent(tmp_path):
     assert next(read_frames(tmp_path / "out.mp4"))[5, 50].max() < 20
 
 
+def test_what_only_later_frames_have_is_said_too(tmp_path):
+    opaque = np.dstack([portraits(1)[0], np.full(portraits(1)[0].shape[:2], 255, np.uint8)])
+    holed = opaque.copy()
+    holed[:20] = (255, 0, 255, 0)
+    path = write_alpha(tmp_path / "a.mov", "qtrle", "argb", [opaque] * 3 + [holed] * 2, {})
+    sound = write_sound(tmp_path / "sound.wav", "pcm_s16le", 16000, seconds=0.2)
+    assert probe(path).changes == ()
+    summary = dub(path, sound, tmp_path / "out.mp4", SourcesOwnFaces(), DubOptions(progress=None))
+    assert summary.notes == ("transparent parts made black",)
+
+
 def moment(time: int) -> np.ndarray:
     """(96, 128, 3): a bar that moves by 4 px a field; from column 110 on, lines that stay."""
     picture = np.full((96, 128, 3), 60, np.uint8)
