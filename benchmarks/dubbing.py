@@ -57,6 +57,7 @@ STAGES = (
     "sound",
     "decode, first pass",
     "track",
+    "occlusion",
     "references",
     "decode",
     "crop",

@@ -147,6 +147,13 @@ class DubOptions:
         "--no-detail",
         action="store_false",
     )
+    occlusion: str = _option(
+        "keep",
+        "what is before a mouth (a hand, a microphone): keep it, and leave the frames in which the mouth is hidden "
+        "(default), or ignore it and paste the generated face over it",
+        "output",
+        choices=("keep", "ignore"),
+    )
     keep_fps: bool = _option(
         False, "keep the video's average frame rate (1 to 240) instead of 25", "output", action="store_true"
     )

@@ -61,7 +61,15 @@ def _toned(face: np.ndarray, source: np.ndarray, shown: np.ndarray) -> np.ndarra
     return np.clip(cv2.cvtColor(made, cv2.COLOR_YCrCb2RGB) * 255, 0, 255)
 
 
-def paste_face(frame: np.ndarray, face: np.ndarray, place: Place, landmarks: np.ndarray, form: CropForm) -> np.ndarray:
+def paste_face(
+    frame: np.ndarray,
+    face: np.ndarray,
+    place: Place,
+    landmarks: np.ndarray,
+    form: CropForm,
+    strength: float = 1.0,
+    visible: tuple[Place, np.ndarray] | None = None,
+) -> np.ndarray:
     """Paste the hidden part of `face` into `frame` at `place`, blended inside the face's contour.
 
     The blending weight is 0 outside the convex hull of the face oval: pixels there keep their exact values. Inside, it
@@ -74,12 +82,17 @@ def paste_face(frame: np.ndarray, face: np.ndarray, place: Place, landmarks: np.
         place: where the face belongs.
         landmarks: (478, 2), (132, 2) or (131, 2), pixels of the frame; they give the contour.
         form: only its `hidden` rectangle is pasted.
+        strength, visible: factors of the weight, as in `dubbing.occlusion.Covered`.
 
     Returns:
         A new (H, W, 3) uint8 frame.
     """
     blended = frame.copy()
     (left, top, right, bottom), weight = paste_weight((frame.shape[0], frame.shape[1]), place, landmarks, form)
+    if strength != 1:
+        weight *= np.float32(strength)
+    if visible is not None and weight.size:
+        weight *= _share(*visible, (left, top, right, bottom))
     if not weight.any():
         return blended
     region = np.ascontiguousarray(frame[top:bottom, left:right])
@@ -100,6 +113,17 @@ def _placed(face: np.ndarray, place: Place, shape: tuple[int, ...], box: tuple[i
     matrix[:, 2] -= [left, top]
     size = (right - left, bottom - top)
     return cv2.warpAffine(face, matrix, size, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+
+
+def _share(place: Place, visible: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:
+    """The values of `visible` (h, w) at `place` for each pixel of the part `box` of the frame; 1 beyond the place."""
+    left, top, right, bottom = box
+    matrix = place.matrix(visible.shape[1], visible.shape[0])
+    matrix[:, 2] -= [left, top]
+    size = (right - left, bottom - top)
+    return cv2.warpAffine(
+        visible, matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=(1,)
+    )
 
 
 def paste_whole(frame: np.ndarray, face: np.ndarray, place: Place, landmarks: np.ndarray) -> np.ndarray:

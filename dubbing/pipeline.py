@@ -7,6 +7,7 @@ import itertools
 import math
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -19,6 +20,7 @@ from dubbing.detail import Candidate, add_detail, candidate
 from dubbing.lengths import check_lengths, output_length, read_voice, sound_parts
 from dubbing.light import brightened, brightening, usual, well_lit
 from dubbing.motion import Motion, motion
+from dubbing.occlusion import Cover, Covered, examine
 from dubbing.options import DubOptions
 from dubbing.paste import match_colour, paste_face, paste_whole
 from dubbing.people import Person, Scene, choose, observe, recognise
@@ -42,6 +44,8 @@ from media.video import VideoInfo, VideoWriter, check_suffix, probe, watchable
 from media.video_writer import CRF, stored_size
 
 SCANNED = 60  # seconds of the source, at least, that are searched for references
+# How the protocol `authors` dubs.
+_AUTHORS: dict[str, Any] = {"smooth": False, "reference_choice": "truncated", "detail": False, "occlusion": "ignore"}
 _QUEUED = 48 * 2**20  # bytes of frames queued between two stages
 
 
@@ -53,7 +57,8 @@ class Summary:
     source's frame rate if `keep_fps` is set but the rate is not `watchable`. `unprepared` is the file of a prepared
     person that has no references for these networks, so that the dub encoded them. `notes` are clauses that the line
     says of the inputs, such as `VideoInfo.changes`. `kept` are the seconds of the source's own pictures after the dub,
-    which are not `untouched` ones.
+    which are not `untouched` ones. `covered` counts the frames in which something is before a dubbed mouth, `passed`
+    those of them that were left as they were.
     """
 
     output: Path
@@ -66,6 +71,8 @@ class Summary:
     unprepared: Path | None = None
     notes: tuple[str, ...] = ()
     kept: float = 0.0
+    covered: int = 0
+    passed: int = 0
 
     def __str__(self) -> str:
         text = (
@@ -112,6 +119,7 @@ class _Face:
     landmarks: np.ndarray
     crop: np.ndarray
     light: float
+    covered: Covered | None = None
     brightening: float = field(init=False, default=1.0)
     made: np.ndarray = field(init=False, repr=False)
     heatmap: np.ndarray = field(init=False, repr=False)
@@ -149,7 +157,7 @@ def dub(
     """
     options, clock = options or DubOptions(), clock or Clock()
     if options.protocol == "authors":
-        options = dataclasses.replace(options, smooth=False, reference_choice="truncated", detail=False)
+        options = dataclasses.replace(options, **_AUTHORS)
     prepared, video = (video, video.video) if isinstance(video, Prepared) else (None, video)
     _check_options(video, audio, output, speaker, options)
     info, most = _probed(video, options), speaker.most
@@ -175,15 +183,16 @@ def dub(
     motions = _motions(people, dubbed, scene, length, options, speaker.crop)
     faceless = [all(m.first[k] < 0 for m in motions) for k in range(spoken)]
     if all(faceless):
-        raise InputError(
-            f"video {video} shows no face to dub in {float(spoken / fps):.2f} s; choose another part or person"
-        )
+        seconds = float(spoken / fps)
+        raise InputError(f"video {video} shows no face to dub in {seconds:.2f} s; choose another part or person")
+    covers = _covers(source, scene, people, spoken, speaker, options, clock, prepared)
     with clock.time("references"):
-        references = _references(source, people, known, speaker, options, prepared)
+        references = _references(source, people, covers, known, speaker, options, prepared)
 
     depth = int(np.clip(_QUEUED // (3 * info.width * info.height), 1, 32))
     decoded = clock.iterate("decode", source.play(length, options.when_short))
-    frames = background(_with_jobs(decoded, motions, fps, speaker, clock), depth)
+    count = Counter[str]()
+    frames = background(_with_jobs(decoded, motions, covers, fps, speaker, clock, count=count), depth)
     frames = background(_spoken(frames, speaker, references, features, options.batch_size, clock), depth)
     frames = background(_pasted(frames, references, speaker.crop, options, clock), depth)
     sound = sound_parts(audio, video, length, spoken, fps, options)
@@ -197,9 +206,11 @@ def dub(
     untouched = [(float(start), float(end)) for start, end in spans]
     unkept = info.frame_rate if options.keep_fps and watchable(info.frame_rate) != info.frame_rate else None
     notes = (*sorted(source.changes), *_filled(info), *_silence(audio, own, options), *_halved(most, speaker))
+    covered = count["covered"], count["passed"]
+    notes += _before_mouths(count, covers, options)
     kept = float((length - spoken) / fps)
     size = stored_size(info.width, info.height)
-    return Summary(Path(output), length, fps, *size, untouched, unkept, unprepared, notes, kept)
+    return Summary(Path(output), length, fps, *size, untouched, unkept, unprepared, notes, kept, *covered)
 
 
 def _probed(video: str | os.PathLike, options: DubOptions) -> VideoInfo:
@@ -236,6 +247,16 @@ def _silence(audio: str | os.PathLike, wav: np.ndarray, options: DubOptions) -> 
     return [f"the sound track taken of {audio} is silent, its track {other} is not: --audio-track {other}"]
 
 
+def _before_mouths(count: Counter[str], covers: list[Cover | None], options: DubOptions) -> tuple[str, ...]:
+    """What the summary says of frames in which something is before a dubbed mouth."""
+    if not count["covered"]:
+        return ()
+    found = [f"something before the mouth in {count['covered']} frames, {count['passed']} of them left as they were"]
+    if options.references is None and not all(cover is None or cover.bare.any() for cover in covers):
+        found.append("no frame shows the bare mouth: give --references")
+    return tuple(found)
+
+
 def prepare(
     video: str | os.PathLike, speakers: Sequence[Speaker], options: DubOptions | None = None, clock: Clock | None = None
 ) -> Prepared:
@@ -253,7 +274,8 @@ def prepare(
     source, scene = _tracked(video, info, prepared.fps, sys.maxsize, options, clock, prepared)
     people = list({id(person): person for row in _dubbed_people(scene, video, options) for person in row}.values())
     for speaker in speakers:
-        _references(source, people, None, speaker, dataclasses.replace(options, detail=False), prepared)
+        covers = _covers(source, scene, people, scene.frames, speaker, options, clock, prepared)
+        _references(source, people, covers, None, speaker, dataclasses.replace(options, detail=False), prepared)
     return prepared
 
 
@@ -265,6 +287,7 @@ class Cast:
     scene: Scene
     dubbed: list[list[Person]]
     people: list[Person]
+    covers: list[Cover | None]
     references: list[_References]
 
     def motions(self, length: int, options: DubOptions, form: CropForm) -> list[Motion]:
@@ -279,8 +302,9 @@ def cast(prepared: Prepared, speaker: Speaker, options: DubOptions) -> Cast:
     source, scene = _tracked(prepared.video, info, prepared.fps, sys.maxsize, options, clock, prepared)
     dubbed = _dubbed_people(scene, prepared.video, options)
     people = list({id(person): person for row in dubbed for person in row}.values())
-    references = _references(source, people, None, speaker, options, prepared)
-    return Cast(source, scene, dubbed, people, references)
+    covers = _covers(source, scene, people, scene.frames, speaker, options, clock, prepared)
+    references = _references(source, people, covers, None, speaker, options, prepared)
+    return Cast(source, scene, dubbed, people, covers, references)
 
 
 def generated(
@@ -298,7 +322,7 @@ def generated(
     `known` holds, for each person, what the speaker keeps between batches.
     """
     clock = Clock()
-    jobs = _with_jobs(frames, motions, Fraction(FPS), speaker, clock, start)
+    jobs = _with_jobs(frames, motions, of.covers, Fraction(FPS), speaker, clock, start)
     spoken = _spoken(jobs, speaker, of.references, features, options.batch_size, clock, known)
     return _pasted(spoken, of.references, speaker.crop, options, clock)
 
@@ -322,7 +346,7 @@ def _tracked(
         return source, scene
     scene = _observe(source, limit, info.duration - options.start, options, clock, "tracking")
     if prepared:
-        prepared.scene, prepared.limit = scene, limit
+        prepared.scene, prepared.limit, prepared.covers = scene, limit, {}
     return source, scene
 
 
@@ -421,9 +445,41 @@ def _people_of_references(options: DubOptions, clock: Clock) -> tuple[Source, li
     return source, scene.people
 
 
+def _covers(
+    source: Source,
+    scene: Scene,
+    people: list[Person],
+    dubbed: int,
+    speaker: Speaker,
+    options: DubOptions,
+    clock: Clock,
+    prepared: Prepared | None,
+) -> list[Cover | None]:
+    """What covers each person's face in the first `dubbed` frames, and in some of the others; None if that is ignored.
+
+    Of a prepared person it is kept, for all frames.
+    """
+    if options.occlusion == "ignore":
+        return [None] * len(people)
+    if prepared is None:
+        return [*examine(source, people, scene.cuts, dubbed, speaker.device, clock)]
+    whole = prepared.scene
+    assert whole is not None
+    numbers = [i for i, person in enumerate(whole.people) if person.frames[0] < scene.frames]  # as in `scene`
+    numbers = [numbers[next(i for i, other in enumerate(scene.people) if other is person)] for person in people]
+    new = [number for number in numbers if number not in prepared.covers]
+    if new and scene.frames < whole.frames:
+        source = Source(source.path, source.fps, start=source.start)
+        source.skip_scan(whole.frames, 1)
+    found = examine(source, [whole.people[i] for i in new], whole.cuts, whole.frames, speaker.device, clock)
+    prepared.covers.update(zip(new, found, strict=True))
+    return [prepared.covers[number] for number in numbers]
+
+
 def _references(
     source: Source,
     people: list[Person],
+    covers: list[Cover | None],
     known: tuple[Source, list[Person]] | None,
     speaker: Speaker,
     options: DubOptions,
@@ -436,30 +492,39 @@ def _references(
     references from the source.
     """
     if known is None:
-        return [_encoded_references(source, person, speaker, options, prepared) for person in people]
+        pairs = zip(people, covers, strict=True)
+        return [_encoded_references(source, person, cover, speaker, options, prepared) for person, cover in pairs]
     other, others = known
     found: list[Person | None]
     if len(people) == 1:
         found = [max(others, key=lambda person: sum(person.area(i) for i in range(len(person.frames))))]
     else:
         found = recognise(people, others)
-    shown = [(source, person) if same is None else (other, same) for person, same in zip(people, found, strict=True)]
+    shown = []
+    for person, cover, same in zip(people, covers, found, strict=True):
+        if same is None:
+            shown.append((source, person, cover))
+        elif cover is None:
+            shown.append((other, same, None))
+        else:
+            shown.append((other, same, examine(other, [same], [], 0, speaker.device, Clock())[0]))
     return [_encoded_references(*where, speaker, options, None) for where in shown]
 
 
 def _encoded_references(
-    source: Source, person: Person, speaker: Speaker, options: DubOptions, prepared: Prepared | None
+    source: Source,
+    person: Person,
+    cover: Cover | None,
+    speaker: Speaker,
+    options: DubOptions,
+    prepared: Prepared | None,
 ) -> _References:
     faces, form, lights = person.in_crops(speaker.crop), speaker.crop, np.array(person.lights)
     if options.protocol == "authors":
         lights[:] = np.nan
-    usable = np.flatnonzero(well_lit(lights))
-    if options.reference_choice == "cover":
-        chosen = covering_references(faces[usable], speaker.references)
-    else:
-        truncated = options.reference_choice == "truncated"
-        chosen = choose_references(lip_opening(faces[usable]), speaker.references, truncated)
-    chosen = usable[chosen]
+    usable = np.arange(len(faces)) if cover is None else cover.usable(person.frames)
+    usable = usable[well_lit(lights[usable])]
+    chosen = usable[_chosen(faces[usable], speaker, options)]
     target = usual(lights[chosen])
     kept, key = {}, ""
     if prepared:
@@ -482,22 +547,43 @@ def _encoded_references(
     return _References(encoded, [candidates[i] for i in chosen] if options.detail else None, target)
 
 
+def _chosen(faces: np.ndarray, speaker: Speaker, options: DubOptions) -> np.ndarray:
+    """The reference frames among `faces` (F, 131, 2)."""
+    if options.reference_choice == "cover":
+        return covering_references(faces, speaker.references)
+    return choose_references(lip_opening(faces), speaker.references, options.reference_choice == "truncated")
+
+
 def _with_jobs(
     frames: Iterator[tuple[int, np.ndarray]],
     motions: list[Motion],
+    covers: list[Cover | None],
     fps: Fraction,
     speaker: Speaker,
     clock: Clock,
     start: int = 0,
+    count: Counter[str] | None = None,
 ) -> Generator[_Frame, None, None]:
-    """Yield each frame of the output, from `start` on, with the faces to generate in it."""
+    """Yield each frame of the output, from `start` on, with the faces to generate in it.
+
+    `count` receives the number of frames with a "covered" face, and of those whose covered faces "passed".
+    """
     offsets = np.arange(speaker.window) - speaker.window // 2
-    for k, (_, picture) in enumerate(frames, start):
-        frame = _Frame(picture)
+    for k, (index, picture) in enumerate(frames, start):
+        frame, before = _Frame(picture), []
         with clock.time("crop"):
-            for number, m in enumerate(motions):
-                if m.first[k] >= 0:
+            for number, (m, cover) in enumerate(zip(motions, covers, strict=True)):
+                if m.first[k] < 0:
+                    continue
+                covered = cover.at(index) if cover else None
+                if covered:
+                    before.append(covered)
+                if covered is None or covered.strength:
                     frame.faces.append(_face(number, m, k, picture, offsets, fps, speaker.crop))
+                    frame.faces[-1].covered = covered
+        if count is not None and any(each.visible or not each.strength for each in before):
+            count["covered"] += 1
+            count["passed"] += any(not each.strength for each in before)
         yield frame
 
 
@@ -579,7 +665,8 @@ def _pasted(
                         made = add_detail(made, own, lips, candidates, face.job.flow, form)
                 with clock.time("paste"):
                     made = brightened(made, 1 / face.brightening)
-                    frame.result = paste_face(frame.result, made, face.place, face.landmarks, form)
+                    over = (face.covered.strength, face.covered.visible) if face.covered else ()
+                    frame.result = paste_face(frame.result, made, face.place, face.landmarks, form, *over)
             yield frame
 
 

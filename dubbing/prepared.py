@@ -16,11 +16,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from dubbing.occlusion import PACKED, Cover
 from dubbing.options import DubOptions
 from dubbing.people import LOOK_SHAPE, Person, Scene
 from media.errors import InputError, first_line
 from media.files import existing_file, replacing
 from media.landmarks import TRACKED
+from media.place import Place
 from media.timeline import FPS
 from media.video import VideoInfo, watchable
 
@@ -34,6 +36,7 @@ class Prepared:
 
     `scene` covers the part's first `limit` frames, or all of it if it has fewer; None until it is tracked.
     `encoded` holds, for a checkpoint (`Speaker.fingerprint`), encoded references by `reference_key`.
+    `covers` holds what covers people's faces, by their number in `scene`.
     """
 
     video: Path
@@ -43,6 +46,7 @@ class Prepared:
     scene: Scene | None = None
     limit: int = 0
     encoded: dict[str, dict[str, Encoding]] = field(default_factory=dict)
+    covers: dict[int, Cover] = field(default_factory=dict)
     file: Path | None = None  # that this was read from
 
     @classmethod
@@ -85,6 +89,14 @@ class Prepared:
             arrays[f"people.{i}.boxes"] = np.stack(person.boxes).astype(np.int32)
             arrays[f"people.{i}.looks"] = person.looks
             arrays[f"people.{i}.lights"] = np.array(person.lights, np.float32)
+        for i, cover in self.covers.items():
+            covered = list(cover.masks)
+            arrays[f"covers.{i}.frames"], arrays[f"covers.{i}.shares"] = cover.frames.astype(np.int32), cover.shares
+            arrays[f"covers.{i}.strength"], arrays[f"covers.{i}.bare"] = cover.strength, cover.bare
+            arrays[f"covers.{i}.covered"] = np.array(covered, np.int32)
+            arrays[f"covers.{i}.masks"] = np.array([cover.masks[frame] for frame in covered], np.uint8)
+            sides = [dataclasses.astuple(cover.places[frame]) for frame in covered]
+            arrays[f"covers.{i}.places"] = np.array(sides, np.float64)
         tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
         names: dict[str, dict[str, list[str]]] = {}
         for checkpoint, people in self.encoded.items():
@@ -104,6 +116,7 @@ class Prepared:
             "limit": self.limit,
             "people": len(self.scene.people),
             "encoded": names,
+            "covers": list(self.covers),
         }
         with replacing(path) as temporary:
             save_file(tensors, temporary, {"prepared": json.dumps(about)})
@@ -135,7 +148,8 @@ class Prepared:
             people = [_person(arrays, i, about["frames"]) for i in range(about["people"])]
             scene = Scene(people, arrays["cuts"].tolist(), int(about["frames"]))
             where, rate = Path(about["video"]), Fraction(about["fps"])
-            prepared = cls(where, rate, about["start"], about["end"], scene, about["limit"], encoded, path)
+            covers = {i: _cover(arrays, i, people[i]) for i in about.get("covers", [])}
+            prepared = cls(where, rate, about["start"], about["end"], scene, about["limit"], encoded, covers, path)
             expected = str(about["digest"])
         except (SafetensorError, OSError, KeyError, ValueError, TypeError, AttributeError, ZeroDivisionError) as error:
             raise InputError(
@@ -193,3 +207,18 @@ def _person(arrays: dict[str, np.ndarray], number: int, total: int) -> Person:
     if not (np.diff(frames, prepend=-1) > 0).all() or frames[-1] >= total or not np.isfinite(points).all():
         raise ValueError(f"person {number} has impossible frames or points")
     return Person(frames.tolist(), list(points), list(boxes), lights.tolist(), looks)
+
+
+def _cover(arrays: dict[str, np.ndarray], number: int, person: Person) -> Cover:
+    """What covers a person of a file; ValueError where its arrays cannot be."""
+    names = ("frames", "shares", "strength", "bare", "covered", "masks", "places")
+    frames, shares, strength, bare, covered, masks, places = (arrays[f"covers.{number}.{name}"] for name in names)
+    of_all = {len(each) for each in (frames, shares, strength, bare)}
+    of_covered = {len(each) for each in (covered, masks, places)}
+    if len(of_all | {0}) != 2 or len(of_covered) != 1 or not np.isin(frames, person.frames).all():
+        raise ValueError(f"person {number} has what covers others' frames")
+    if len(covered) and (masks.shape[1:] != (PACKED,) or places.shape[1:] != (5,) or not np.isfinite(places).all()):
+        raise ValueError(f"person {number} is covered by masks of shape {masks.shape}, {places.shape}")
+    keys = covered.tolist()
+    where = {key: Place(*sides) for key, sides in zip(keys, places.tolist(), strict=True)}
+    return Cover(frames, shares, strength, bare, where, dict(zip(keys, masks, strict=True)))
