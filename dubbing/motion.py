@@ -12,6 +12,7 @@ from media.landmarks import select131
 from media.place import Place
 
 _WINDOW, _ORDER = 7, 2  # smoothing filter: window in frames, degree of its polynomial
+_FADE = 3  # frames in which the source's own mouth goes over into the generated one at a gap
 _NEAR = 2  # frames before and after that share a scale, where the form has one for a window
 
 
@@ -22,6 +23,7 @@ class Motion:
     landmarks: (P, 131, 2) float32 pixels; places: P places of the crop.
     lights: (P,) light of the face in each, grey levels.
     rows: (L,) row of `landmarks` and `places` for each output frame; -1 where the face is not dubbed.
+    weights: (L,) share of the generated face: below 1 in the frames before and after a gap in the shot.
     first, last: (L,) ends of the run that contains each output frame; -1 where the face is not dubbed. A run is a
         stretch of output frames that show the face without a gap or a cut.
     """
@@ -30,6 +32,7 @@ class Motion:
     places: list[Place]
     lights: np.ndarray
     rows: np.ndarray
+    weights: np.ndarray
     first: np.ndarray
     last: np.ndarray
 
@@ -42,6 +45,7 @@ def motion(
     smooth: bool = True,
     form: CropForm = STSA,
     when_short: str = "bounce",
+    level: bool = True,
 ) -> Motion:
     """The motion of `person` in an output of `length` frames.
 
@@ -52,6 +56,7 @@ def motion(
             so the result does not lag.
         form: of the crop.
         when_short: how the video goes on beyond its end (`source_index`).
+        level: turn the crop with a tilted face, see `CropForm.place`.
     """
     shown = [i for i, frame in enumerate(person.frames) if dubbed[frame]]
     frames = np.array([person.frames[i] for i in shown])
@@ -67,7 +72,7 @@ def motion(
     near = [
         np.flatnonzero(run[max(0, i - _NEAR) : i + _NEAR + 1] == run[i]) + max(0, i - _NEAR) for i in range(len(run))
     ]
-    places = [form.place(points[i], points[rows]) for i, rows in enumerate(near)]
+    places = [form.place(points[i], points[rows], level) for i, rows in enumerate(near)]
 
     position = np.full(len(dubbed), -1)
     position[frames] = np.arange(len(frames))
@@ -75,7 +80,21 @@ def motion(
     turn = np.arange(length) // len(dubbed) if when_short == "loop" else 0  # the first frame is not next to the last
     first, last = _run_ends(np.where(rows >= 0, run[rows] + turn * (run[-1] + 1), -1))
     lights = np.array([person.lights[i] for i in shown])
-    return Motion(select131(points), places, lights, rows, first, last)
+    weights = _faded(frames, run, cuts, len(dubbed))[rows]
+    return Motion(select131(points), places, lights, rows, weights, first, last)
+
+
+def _faded(frames: np.ndarray, run: np.ndarray, cuts: list[int], total: int) -> np.ndarray:
+    """Weight of the generated face in each of `frames`: rises and falls where a run borders on a gap in the shot."""
+    weights = np.ones(len(frames), np.float32)
+    for number in range(run[-1] + 1):
+        rows = np.flatnonzero(run == number)
+        steps = np.arange(1, len(rows) + 1) / (_FADE + 1)
+        if frames[rows[0]] > 0 and frames[rows[0]] not in cuts:
+            weights[rows] = np.minimum(weights[rows], steps)
+        if frames[rows[-1]] < total - 1 and frames[rows[-1]] + 1 not in cuts:
+            weights[rows] = np.minimum(weights[rows], steps[::-1])
+    return weights
 
 
 def _run_ends(run: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Links the faces of a video's frames into people, and chooses whom to dub."""
+"""The people of a video, and whom to dub."""
 
 import itertools
 from bisect import bisect_left
@@ -8,28 +8,23 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 
-import cv2
 import numpy as np
 
 from dubbing.light import light
+from dubbing.looks import LOOK_SHAPE, NEW_LOOK, SAME_LOOK, Shots, differences, thumbnail
+from dubbing.tracks import Linker, Track, divided, fleeting
 from media.crop import CropForm
 from media.errors import InputError
 from media.face import Face, FaceTracker
-from media.landmarks import select131, tracked
-from media.place import Place, crop_face, overlap
+from media.heatmap import LIP_POINTS
+from media.landmarks import TRACKED, select131, tracked
 from media.stages import Clock
+from media.turned import TurnedFaces
 
 MOST_FACES = 4  # most faces to find in a frame
-# Differences of two pictures are means of absolute differences, in grey levels.
-_CUT = 24.0  # two frames whose thumbnails differ by more are of two shots
-_SAME_PLACE = 0.3  # boxes of consecutive frames that overlap by more may be one person's
-_SAME_LOOK = 14.0  # two upper faces that differ by less are one person's
-_SIMILAR_LOOK = 22.0  # the same for consecutive frames of a shot, where the place is evidence too
-_NEW_LOOK = 5.0  # a look that differs by more from those remembered is remembered too
-_LOOK = CropForm(height=16, width=16)  # the thumbnail of a face, of which the first rows are compared
-LOOK_SHAPE = (10, _LOOK.width, 3)
 _LOOKS = 32  # most looks to remember of a person
 _NOSE, _LEFT_SIDE, _RIGHT_SIDE = 1, 234, 454  # MediaPipe ids
+_MOUTH = 0.5, 0.75  # a mouth of which a smaller share is in the picture passes, until a larger one is
 _PROFILE = 0.06  # a face is turned away if its nose tip is nearer to one side than this fraction of its width
 
 
@@ -40,8 +35,8 @@ class Person:
     frames: index of each frame that shows it, ascending.
     points: (132, 2) tracked points in each, in pixels; boxes: its `Face.box`, x1 y1 x2 y2.
     lights: light of the face in each, `dubbing.light.light`; NaN where it is not known.
-    looks: thumbnails of different upper faces, by which the person is recognised; last_look: the latest thumbnail, set
-        by the first `add`.
+    looks: thumbnails of different upper faces, by which the person is recognised.
+    unsure: those of `frames` that are no references: their points are interpolated, or two shots are mixed.
     """
 
     frames: list[int] = field(default_factory=list)
@@ -49,24 +44,30 @@ class Person:
     boxes: list[np.ndarray] = field(default_factory=list)
     lights: list[float] = field(default_factory=list)
     looks: np.ndarray = field(default_factory=lambda: np.empty((0, *LOOK_SHAPE), np.float32))
-    last_look: np.ndarray = field(init=False, repr=False)
+    unsure: set[int] = field(default_factory=set)
 
-    def add(self, frame: int, face: Face, look: np.ndarray) -> None:
+    def add(self, frame: int, points: np.ndarray, box: np.ndarray, look: np.ndarray) -> None:
+        """Add a frame with (478 or 132, 2) points."""
         self.frames.append(frame)
-        self.points.append(tracked(face.landmarks))
-        self.boxes.append(face.box)
+        self.points.append(points if len(points) == len(TRACKED) else tracked(points))
+        self.boxes.append(box)
         self.lights.append(light(look))
-        if not self.frames[1:] or self.unlikeness(look) > _NEW_LOOK:
-            self.looks = np.concatenate([self.looks, look[None]])[-_LOOKS:]
-        self.last_look = look
+        if not len(self.looks) or differences(look[None], self.looks).min() > NEW_LOOK:
+            self.looks = np.concatenate([self.looks, look[None].astype(np.float32)])[-_LOOKS:]
 
-    def unlikeness(self, look: np.ndarray) -> float:
-        """Mean difference, in grey levels, between `look` and the most similar one remembered."""
-        return float(np.abs(self.looks - look).mean(axis=(1, 2, 3)).min())
+    def unlikeness(self, looks: np.ndarray) -> float:
+        """How much (N, *LOOK_SHAPE) `looks` differ from those remembered: the most similar quarter of them."""
+        return float(np.quantile(differences(looks, self.looks).min(axis=1), 0.25))
 
-    def in_crops(self, form: CropForm) -> np.ndarray:
+    def in_crops(self, form: CropForm, level: bool = True) -> np.ndarray:
         """Landmarks in each of `frames` in units of the crop of `form`, (F, 131, 2): independent of the face's size."""
-        return np.stack([form.place(points).to_crop(select131(points)) for points in self.points])
+        return np.stack([form.place(points, level=level).to_crop(select131(points)) for points in self.points])
+
+    def inside(self, landmarks: np.ndarray) -> np.ndarray:
+        """(F,) share of the landmarks with indices `landmarks` that lie in the picture, for each of `frames`."""
+        points = np.stack(self.points)[:, landmarks]
+        boxes = np.stack(self.boxes)[:, None].astype(np.float64)  # they end where the picture does
+        return ((points >= boxes[..., :2]) & (points < boxes[..., 2:])).all(axis=-1).mean(axis=1)
 
     def centre(self, position: int) -> np.ndarray:
         box = self.boxes[position]
@@ -92,18 +93,46 @@ class Scene:
 
 def observe(frames: Iterable[np.ndarray], workers: int, clock: Clock | None = None) -> Scene:
     """Find and link the faces of `frames`, (H, W, 3) uint8 RGB each, with `workers` face trackers at once."""
+    shots, linker = Shots(), Linker()
+    for frame, faces in _tracked(frames, workers, clock or Clock()):
+        cut = shots.add(thumbnail(frame))
+        linker.add(frame, [face for face in faces if not turned_away(face.landmarks)], cut)
+    shots.end()
+    return Scene(people_of(linker.tracks, shots), shots.cuts, linker.frames)
+
+
+def people_of(tracks: list[Track], shots: Shots) -> list[Person]:
+    """The people of whom `tracks` are stretches, in the order in which they are first seen."""
+    parts = sorted(divided(tracks, shots.dissolves), key=lambda track: track.frames[0])
     people: list[Person] = []
-    cuts, count, last_thumbnail = [], 0, None
-    for index, (frame, faces) in enumerate(_tracked(frames, workers, clock or Clock())):
-        thumbnail = _thumbnail(frame)
-        cut = last_thumbnail is None or _difference(thumbnail, last_thumbnail) > _CUT
-        if cut:
-            cuts.append(index)
-        last_thumbnail = thumbnail
-        seen = [(face, _look(frame, face)) for face in faces if not turned_away(face.landmarks)]
-        _link(people, index, seen, cut)
-        count = index + 1
-    return Scene(people, cuts, count)
+    for _, group in itertools.groupby(parts, key=lambda track: track.frames[0]):
+        _join(people, list(group))
+    people = [person for person in people if not fleeting(person.frames, shots.cuts)] or people
+    mixed = {frame for dissolve in shots.dissolves for frame in range(dissolve.start, dissolve.stop)}
+    for person in people:
+        person.unsure |= mixed.intersection(person.frames)
+    return people
+
+
+def _join(people: list[Person], tracks: list[Track]) -> None:
+    """Add each of `tracks`, which begin together, to the person whose looks it has, or to a new person."""
+    pairs = [
+        (difference, i, j)
+        for i, track in enumerate(tracks)
+        for j, person in enumerate(people)
+        if person.frames[-1] < track.frames[0] and (difference := person.unlikeness(track.distinct())) < SAME_LOOK
+    ]
+    owners: dict[int, int] = {}
+    for _, i, j in sorted(pairs):
+        if i not in owners and j not in owners.values():
+            owners[i] = j
+    for i, track in enumerate(tracks):
+        if i not in owners:
+            people.append(Person())
+        person = people[owners.get(i, -1)]
+        for row in zip(track.frames, track.points, track.boxes, track.looks, strict=True):
+            person.add(*row)
+        person.unsure |= track.bridged
 
 
 def turned_away(landmarks: np.ndarray) -> bool:
@@ -149,6 +178,18 @@ def choose(scene: Scene, face: str = "largest", at: tuple[int, int] | None = Non
     return chosen
 
 
+def without_mouth(person: Person) -> np.ndarray:
+    """(F,) bool: in which of the person's frames the mouth lies beyond the border of the picture.
+
+    It comes back when most of it is seen again, so that a face at the border is dubbed in whole stretches.
+    """
+    lost, beyond = False, np.zeros(len(person.frames), bool)
+    for i, share in enumerate(person.inside(LIP_POINTS)):
+        lost = share < (_MOUTH[1] if lost else _MOUTH[0])
+        beyond[i] = lost
+    return beyond
+
+
 def _mark(chosen: list[list[Person]], person: Person, start: int, stop: int) -> None:
     for position in person.between(start, stop):
         chosen[person.frames[position]].append(person)
@@ -156,6 +197,11 @@ def _mark(chosen: list[list[Person]], person: Person, start: int, stop: int) -> 
 
 def _area_between(person: Person, start: int, stop: int) -> int:
     return sum(person.area(position) for position in person.between(start, stop))
+
+
+def unlike(person: Person, other: Person) -> float:
+    """How much two people differ: by their most similar looks."""
+    return float(differences(person.looks, other.looks).min())
 
 
 def recognise(people: list[Person], others: list[Person]) -> list[Person | None]:
@@ -167,7 +213,7 @@ def recognise(people: list[Person], others: list[Person]) -> list[Person | None]
         (difference, i, j)
         for i, person in enumerate(people)
         for j, other in enumerate(others)
-        if (difference := min(map(other.unlikeness, person.looks))) < _SAME_LOOK
+        if (difference := unlike(person, other)) < SAME_LOOK
     ]
     found: list[Person | None] = [None] * len(people)
     taken = set()
@@ -204,7 +250,7 @@ def _person_at(scene: Scene, point: tuple[int, int]) -> Person:
 
 def _tracked(frames: Iterable[np.ndarray], workers: int, clock: Clock) -> Iterator[tuple[np.ndarray, list[Face]]]:
     """Yield each frame with its faces, in order; at most twice `workers` frames are processed at a time."""
-    trackers: SimpleQueue = SimpleQueue()
+    trackers, turned = SimpleQueue[FaceTracker](), TurnedFaces(MOST_FACES)
     opened = [FaceTracker(MOST_FACES) for _ in range(workers)]
     for tracker in opened:
         trackers.put(tracker)
@@ -217,6 +263,10 @@ def _tracked(frames: Iterable[np.ndarray], workers: int, clock: Clock) -> Iterat
         finally:
             trackers.put(tracker)
 
+    def corrected(frame: np.ndarray, faces: list[Face]) -> tuple[np.ndarray, list[Face]]:
+        with clock.time("track"):
+            return frame, turned.corrected(frame, faces)
+
     pool = ThreadPoolExecutor(workers)
     pending: deque = deque()
     try:
@@ -224,52 +274,12 @@ def _tracked(frames: Iterable[np.ndarray], workers: int, clock: Clock) -> Iterat
             pending.append((frame, pool.submit(find, frame)))
             if len(pending) > 2 * workers:
                 frame, future = pending.popleft()
-                yield frame, future.result()
+                yield corrected(frame, future.result())
         while pending:
             frame, future = pending.popleft()
-            yield frame, future.result()
+            yield corrected(frame, future.result())
     finally:
         pool.shutdown(cancel_futures=True)
+        turned.close()
         for tracker in opened:
             tracker.close()
-
-
-def _link(people: list[Person], frame: int, seen: list[tuple[Face, np.ndarray]], cut: bool) -> None:
-    """Add each face of a frame to the person it matches, best matches first, or to a new person."""
-    scores = [
-        (score, i, j)
-        for i, (face, look) in enumerate(seen)
-        for j, person in enumerate(people)
-        if (score := _match(person, frame, face, look, cut)) is not None
-    ]
-    free_faces, free_people = set(range(len(seen))), set(range(len(people)))
-    for _, i, j in sorted(scores, reverse=True):
-        if i in free_faces and j in free_people:
-            free_faces.remove(i)
-            free_people.remove(j)
-            people[j].add(frame, *seen[i])
-    for i in sorted(free_faces):
-        people.append(Person())
-        people[-1].add(frame, *seen[i])
-
-
-def _match(person: Person, frame: int, face: Face, look: np.ndarray, cut: bool) -> float | None:
-    """Score of a face as a person's next, by place first, then by look; None if it is somebody else's."""
-    place = overlap(face.box, person.boxes[-1])
-    if not cut and frame - person.frames[-1] == 1 and place > _SAME_PLACE:
-        return 1 + place if _difference(look, person.last_look) < _SIMILAR_LOOK else None
-    difference = min(person.unlikeness(look), _difference(look, person.last_look))
-    return place - difference / _SAME_LOOK if difference < _SAME_LOOK else None
-
-
-def _look(frame: np.ndarray, face: Face) -> np.ndarray:
-    """Thumbnail of the upper part of a face, which speech hardly moves."""
-    return crop_face(frame, Place(*face.box.tolist()), _LOOK.shape)[: LOOK_SHAPE[0]].astype(np.float32)
-
-
-def _thumbnail(frame: np.ndarray) -> np.ndarray:
-    return cv2.resize(frame, (32, 32), interpolation=cv2.INTER_AREA).astype(np.float32)
-
-
-def _difference(a: np.ndarray, b: np.ndarray) -> float:
-    return float(np.abs(a - b).mean())

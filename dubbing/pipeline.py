@@ -23,16 +23,16 @@ from dubbing.motion import Motion, motion
 from dubbing.occlusion import Cover, Covered, examine
 from dubbing.options import DubOptions
 from dubbing.paste import match_colour, paste_face, paste_whole
-from dubbing.people import Person, Scene, choose, observe, recognise
+from dubbing.people import Person, Scene, choose, observe, recognise, unlike, without_mouth
 from dubbing.pictures import grey, panel, panel_size
 from dubbing.prepared import Prepared, frame_rate, reference_key
-from dubbing.source import Source, check_start
+from dubbing.source import Source, check_start, source_index
 from dubbing.speaker import FaceJob, Speaker
 from media.audio import SAMPLE_RATE, sound_features
 from media.crop import CropForm
 from media.errors import InputError
 from media.files import check_output_folder, existing_file, remove_abandoned
-from media.heatmap import LIP_POINTS
+from media.heatmap import LIP_POINTS, ORDER
 from media.lossless import check_lossless, lossless_writer
 from media.loudness import heard
 from media.place import Place, crop_face
@@ -43,6 +43,8 @@ from media.timeline import FPS
 from media.video import VideoInfo, VideoWriter, check_suffix, probe, watchable
 from media.video_writer import CRF, stored_size
 
+_STRANGER = 0.45  # difference of looks, above which references are of somebody else; `benchmarks.looks`
+_WHOLE = 0.97  # share of the landmarks that a reference shows within the picture
 SCANNED = 60  # seconds of the source, at least, that are searched for references
 # How the protocol `authors` dubs.
 _AUTHORS: dict[str, Any] = {"smooth": False, "reference_choice": "truncated", "detail": False, "occlusion": "ignore"}
@@ -110,7 +112,8 @@ class _References:
 class _Face:
     """A face to generate in a frame, and the networks' output for it, which `_spoken` sets.
 
-    light: grey level of the face in the frame. brightening: factor of `job.crop` to the frame, which `_spoken` sets.
+    weight: share of the generated face in the paste. light: grey level of the face in the frame.
+    brightening: factor of `job.crop` to the frame, which `_spoken` sets.
     """
 
     person: int
@@ -119,6 +122,7 @@ class _Face:
     landmarks: np.ndarray
     crop: np.ndarray
     light: float
+    weight: float
     covered: Covered | None = None
     brightening: float = field(init=False, default=1.0)
     made: np.ndarray = field(init=False, repr=False)
@@ -208,6 +212,7 @@ def dub(
     notes = (*sorted(source.changes), *_filled(info), *_silence(audio, own, options), *_halved(most, speaker))
     covered = count["covered"], count["passed"]
     notes += _before_mouths(count, covers, options)
+    notes += (*_mouths_beyond(scene, dubbed, length, options), *_strangers(people, known, options))
     kept = float((length - spoken) / fps)
     size = stored_size(info.width, info.height)
     return Summary(Path(output), length, fps, *size, untouched, unkept, unprepared, notes, kept, *covered)
@@ -237,6 +242,25 @@ def _filled(info: VideoInfo) -> list[str]:
         return []
     repeats = "repeats" if len(odd) == 1 else "repeat"
     return [f"{info.width}x{info.height} filled up to even sides: the last {' and '.join(odd)} {repeats}"]
+
+
+def _mouths_beyond(scene: Scene, dubbed: list[list[Person]], length: int, options: DubOptions) -> list[str]:
+    """What the summary says of frames in which a mouth lies beyond the border of the picture."""
+    chosen = choose(scene, options.face, options.face_at)
+    beyond = np.array([len(all_) > len(row) for all_, row in zip(chosen, dubbed, strict=True)])
+    count = int(beyond[source_index(np.arange(length), scene.frames, options.when_short)].sum())
+    return [f"{count} frames show a face whose mouth is outside the picture, and leave it"] if count else []
+
+
+def _strangers(people: list[Person], known: tuple[Source, list[Person]] | None, options: DubOptions) -> list[str]:
+    """What the summary says of reference frames that seem to show somebody else."""
+    if known is None:
+        return []
+    strangers = [person for person in people if min(unlike(person, other) for other in known[1]) > _STRANGER]
+    if not strangers:
+        return []
+    whom = "the person who is dubbed" if len(people) == 1 else f"{len(strangers)} of the {len(people)} people"
+    return [f"warning: nobody in references {options.references} looks like {whom}; give frames of the same person"]
 
 
 def _silence(audio: str | os.PathLike, wav: np.ndarray, options: DubOptions) -> list[str]:
@@ -405,7 +429,12 @@ def _progress(frames: Iterator, total: int | None, title: str, options: DubOptio
 def _dubbed_people(scene: Scene, video: str | os.PathLike, options: DubOptions) -> list[list[Person]]:
     if not scene.people:
         raise InputError(f"video {video} shows no face that can be dubbed; give one with a face turned to the camera")
-    return choose(scene, options.face, options.face_at)
+    dubbed = choose(scene, options.face, options.face_at)
+    for person in {id(person): person for row in dubbed for person in row}.values():
+        for position in np.flatnonzero(without_mouth(person)):
+            frame = person.frames[position]
+            dubbed[frame] = [other for other in dubbed[frame] if other is not person]
+    return dubbed
 
 
 def _refuse_gaps(scene: Scene, dubbed: list[list[Person]], shown: int, video: str | os.PathLike, fps: Fraction) -> None:
@@ -428,7 +457,9 @@ def _motions(
 ) -> list[Motion]:
     shown = [np.array([any(person is other for other in row) for row in dubbed]) for person in people]
     return [
-        motion(person, where, scene.cuts, length, options.smooth, form, options.when_short)
+        motion(
+            person, where, scene.cuts, length, options.smooth, form, options.when_short, options.protocol != "authors"
+        )
         for person, where in zip(people, shown, strict=True)
     ]
 
@@ -519,11 +550,14 @@ def _encoded_references(
     options: DubOptions,
     prepared: Prepared | None,
 ) -> _References:
-    faces, form, lights = person.in_crops(speaker.crop), speaker.crop, np.array(person.lights)
-    if options.protocol == "authors":
+    level = options.protocol != "authors"
+    faces, form, lights = person.in_crops(speaker.crop, level), speaker.crop, np.array(person.lights)
+    if not level:
         lights[:] = np.nan
-    usable = np.arange(len(faces)) if cover is None else cover.usable(person.frames)
-    usable = usable[well_lit(lights[usable])]
+    bare = np.isin(np.arange(len(faces)), cover.usable(person.frames)) if cover else np.ones(len(faces), bool)
+    sure = ~np.isin(person.frames, list(person.unsure))
+    whole = person.inside(np.arange(len(ORDER))) > _WHOLE
+    usable = _those_of(bare, well_lit(lights), sure, whole)
     chosen = usable[_chosen(faces[usable], speaker, options)]
     target = usual(lights[chosen])
     kept, key = {}, ""
@@ -533,7 +567,7 @@ def _encoded_references(
             return _References(speaker.restored(kept[key]), None, target)
     images, candidates = {}, {}
     for i in set(chosen.tolist()):
-        frame, place = source.frame(person.frames[i]), form.place(person.points[i])
+        frame, place = source.frame(person.frames[i]), form.place(person.points[i], level=level)
         factor = brightening(person.lights[i], target)
         images[i] = brightened(crop_face(frame, place, form.shape), factor)
         if options.detail:
@@ -552,6 +586,15 @@ def _chosen(faces: np.ndarray, speaker: Speaker, options: DubOptions) -> np.ndar
     if options.reference_choice == "cover":
         return covering_references(faces, speaker.references)
     return choose_references(lip_opening(faces), speaker.references, options.reference_choice == "truncated")
+
+
+def _those_of(*wishes: np.ndarray) -> np.ndarray:
+    """Indices of the frames that meet all `wishes` (F,) bool; a wish that none of those left meets is dropped."""
+    usable = np.ones(len(wishes[0]), bool)
+    for wish in wishes:
+        if (usable & wish).any():
+            usable &= wish
+    return np.flatnonzero(usable)
 
 
 def _with_jobs(
@@ -605,7 +648,8 @@ def _face(
         places = np.clip(centre + offsets, first, last)
     poses = np.stack([m.places[r].to_crop(m.landmarks[r]) for r in m.rows[window]])
     crop = crop_face(picture, m.places[row], form.shape)
-    return _Face(number, FaceJob(crop, window, places, poses), m.places[row], m.landmarks[row], crop, m.lights[row])
+    job = FaceJob(crop, window, places, poses)
+    return _Face(number, job, m.places[row], m.landmarks[row], crop, m.lights[row], m.weights[k])
 
 
 def _places(frames: np.ndarray, fps: Fraction) -> np.ndarray:
@@ -665,8 +709,9 @@ def _pasted(
                         made = add_detail(made, own, lips, candidates, face.job.flow, form)
                 with clock.time("paste"):
                     made = brightened(made, 1 / face.brightening)
-                    over = (face.covered.strength, face.covered.visible) if face.covered else ()
-                    frame.result = paste_face(frame.result, made, face.place, face.landmarks, form, *over)
+                    strength, visible = (face.covered.strength, face.covered.visible) if face.covered else (1.0, None)
+                    share = strength * face.weight
+                    frame.result = paste_face(frame.result, made, face.place, face.landmarks, form, share, visible)
             yield frame
 
 

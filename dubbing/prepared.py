@@ -88,6 +88,7 @@ class Prepared:
             arrays[f"people.{i}.points"] = np.stack(person.points).astype(np.float32)
             arrays[f"people.{i}.boxes"] = np.stack(person.boxes).astype(np.int32)
             arrays[f"people.{i}.looks"] = person.looks
+            arrays[f"people.{i}.unsure"] = np.array(sorted(person.unsure), np.int32)
             arrays[f"people.{i}.lights"] = np.array(person.lights, np.float32)
         for i, cover in self.covers.items():
             covered = list(cover.masks)
@@ -177,7 +178,8 @@ def until(scene: Scene, frames: int) -> Scene:
         count = bisect_left(person.frames, frames)
         if count:
             points, boxes, lights = person.points[:count], person.boxes[:count], person.lights[:count]
-            people.append(Person(person.frames[:count], points, boxes, lights, person.looks))
+            unsure = {frame for frame in person.unsure if frame < frames}
+            people.append(Person(person.frames[:count], points, boxes, lights, person.looks, unsure))
     return Scene(people, [cut for cut in scene.cuts if cut < frames], frames)
 
 
@@ -200,13 +202,14 @@ def _person(arrays: dict[str, np.ndarray], number: int, total: int) -> Person:
     )
     count = len(frames)
     lights = arrays.get(f"people.{number}.lights", np.full(count, np.nan, np.float32))  # absent in older files
+    unsure = arrays.get(f"people.{number}.unsure", np.empty(0, np.int32))
     shapes = (points.shape, boxes.shape, looks.shape[1:])
     expected = ((count, len(TRACKED), 2), (count, 4), LOOK_SHAPE)
     if not count or shapes != expected or not len(looks) or lights.shape != (count,):
         raise ValueError(f"person {number} has arrays of shapes {frames.shape}, {shapes}")
     if not (np.diff(frames, prepend=-1) > 0).all() or frames[-1] >= total or not np.isfinite(points).all():
         raise ValueError(f"person {number} has impossible frames or points")
-    return Person(frames.tolist(), list(points), list(boxes), lights.tolist(), looks)
+    return Person(frames.tolist(), list(points), list(boxes), lights.tolist(), looks, set(unsure.tolist()))
 
 
 def _cover(arrays: dict[str, np.ndarray], number: int, person: Person) -> Cover:

@@ -1,19 +1,25 @@
 """Face tracking: finds the faces of a frame with MediaPipe and follows one through a video."""
 
 import contextlib
+import math
 import os
 import sys
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
 from media.landmarks import select131
-from media.place import overlap
+from media.place import Place, crop_face, overlap
 
 _SMALL = 0.2  # fraction of the frame's longer side; the mesh of a narrower face is fitted twice
+_EYE_CORNERS = [33, 263]  # MediaPipe ids: outer corners of the right and left eye
 _MARGIN = 5  # px of the frame, around the landmarks in a face's box
+_TILTED = math.radians(12)  # the mesh of a face that is tilted by more is fitted again, upright
+_FITTED = 512  # px of the picture that it is fitted to
+_SAME_MESH = 0.1  # mean distance, in the face's longer side, up to which the second mesh is of the same face
 _SMALLEST = 8  # px; a box with a shorter side is not used as a face
 
 
@@ -41,7 +47,7 @@ class FaceTracker:
     """
 
     def __init__(self, faces: int = 1):
-        with _silence, _one_at_a_time:
+        with opened():
             from mediapipe.python.solutions import face_detection, face_mesh
 
             self._mesh = face_mesh.FaceMesh(static_image_mode=True, max_num_faces=faces, refine_landmarks=True)
@@ -83,14 +89,13 @@ class FaceTracker:
         """All faces of `frame` (H, W, 3) uint8 RGB, at most `faces` of them, the largest first."""
         frame = np.ascontiguousarray(frame)
         # MediaPipe warns once, at its first face. Afterwards stderr stays open for other threads' progress bars.
-        with contextlib.nullcontext() if self._warned else _silence:
-            points = [self._steadied(frame, found) for found in _mesh_points(self._mesh, frame)]
+        with contextlib.nullcontext() if self._warned else silence:
+            points = [self._levelled(frame, self._steadied(frame, each)) for each in mesh_points(self._mesh, frame)]
             if not points:
                 windows = self._windows(frame)
                 points = [found for window in windows for found in self._look_closely(frame, window)]
         self._warned = self._warned or bool(points)
-        height, width = frame.shape[:2]
-        found = [Face(each.astype(np.float32), _bounds(each, width, height).astype(np.int32)) for each in points]
+        found = [face_of(each, frame.shape) for each in points]
         found = [face for face in found if (face.box[2:] - face.box[:2]).min() >= _SMALLEST]
         return sorted(found, key=lambda face: -int(np.prod(face.box[2:] - face.box[:2])))
 
@@ -145,6 +150,22 @@ class FaceTracker:
         same = closer and overlap(_bounds(closer[0], width, height), _bounds(points, width, height)) > 0.3
         return closer[0] if same else points
 
+    def _levelled(self, frame: np.ndarray, points: np.ndarray) -> np.ndarray:
+        """Fit the mesh of a tilted face again, in a window that shows it upright; other points are returned unchanged.
+
+        The detector is less exact for tilted faces, and the mesh of one differs from that of the same face upright.
+        """
+        angle = roll(points)
+        if abs(angle) < _TILTED:
+            return points
+        place = window(points, angle)
+        closer = mesh_points(self._close_mesh, crop_face(frame, place, (_FITTED, _FITTED)))
+        if not closer:
+            return points
+        level = place.to_frame(closer[0] / _FITTED)
+        size = (points.max(axis=0) - points.min(axis=0)).max()
+        return level if np.linalg.norm(level - points, axis=1).mean() < _SAME_MESH * size else points
+
     def _look_closely(self, frame: np.ndarray, window: np.ndarray) -> list[np.ndarray]:
         x1, y1, x2, y2 = window
         crop = np.ascontiguousarray(frame[y1:y2, x1:x2])
@@ -152,7 +173,25 @@ class FaceTracker:
         if scale > 1:
             crop = cv2.resize(crop, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
         size = np.array([x2 - x1, y2 - y1]) / [crop.shape[1], crop.shape[0]]
-        return [points * size + [x1, y1] for points in _mesh_points(self._close_mesh, crop)]
+        return [points * size + [x1, y1] for points in mesh_points(self._close_mesh, crop)]
+
+
+def face_of(points: np.ndarray, shape: tuple[int, ...]) -> Face:
+    """The face with mesh points (478, 2), in pixels of a frame of `shape` (H, W, ...)."""
+    return Face(points.astype(np.float32), _bounds(points, shape[1], shape[0]).astype(np.int32))
+
+
+def roll(points: np.ndarray) -> float:
+    """The angle of the eye line of mesh points (478, 2), in radians, clockwise in the picture."""
+    right, left = points[_EYE_CORNERS]
+    return math.atan2(left[1] - right[1], left[0] - right[0])
+
+
+def window(points: np.ndarray, angle: float) -> Place:
+    """A square around mesh points (478, 2), twice as wide as the face, turned by `angle`."""
+    low, high = points.min(axis=0), points.max(axis=0)
+    (x, y), half = ((low + high) / 2).tolist(), float((high - low).max())
+    return Place(x - half, y - half, x + half, y + half, angle)
 
 
 def _bounds(points: np.ndarray, width: int, height: int) -> np.ndarray:
@@ -170,7 +209,7 @@ def _tiles(length: int, side: int) -> list[int]:
     return np.linspace(0, length - side, count).astype(int).tolist()
 
 
-def _mesh_points(mesh, frame: np.ndarray) -> list[np.ndarray]:
+def mesh_points(mesh, frame: np.ndarray) -> list[np.ndarray]:
     """Mesh points in pixels of `frame`, one (478, 2) float64 array per face."""
     size = np.array([frame.shape[1], frame.shape[0]], np.float64)
     faces = mesh.process(frame).multi_face_landmarks or []
@@ -210,5 +249,12 @@ class _Silence:
                 self._kept = None
 
 
-_silence = _Silence()
+silence = _Silence()
 _one_at_a_time = threading.Lock()  # MediaPipe does not document that two threads may set it up at once
+
+
+@contextlib.contextmanager
+def opened() -> Iterator[None]:
+    """The context in which MediaPipe's networks are set up."""
+    with silence, _one_at_a_time:
+        yield

@@ -46,15 +46,16 @@ class Place:
 
     def to_crop(self, points: np.ndarray) -> np.ndarray:
         """Convert points (..., 2) from pixels of the frame to units of the crop, [0, 1] inside it; float32."""
-        points = self._turned(np.asarray(points, np.float64), -self.angle)
+        points = self.turned(np.asarray(points, np.float64), -self.angle)
         return ((points - [self.left, self.top]) / [self.width, self.height]).astype(np.float32)
 
     def to_frame(self, points: np.ndarray) -> np.ndarray:
         """The inverse of `to_crop`; float64."""
         points = np.asarray(points, np.float64) * [self.width, self.height] + [self.left, self.top]
-        return self._turned(points, self.angle)
+        return self.turned(points, self.angle)
 
-    def _turned(self, points: np.ndarray, angle: float) -> np.ndarray:
+    def turned(self, points: np.ndarray, angle: float) -> np.ndarray:
+        """Points (..., 2) in pixels of the frame, turned by `angle` about the place's centre."""
         if not angle:
             return points
         centre = np.array([self.left + self.right, self.top + self.bottom]) / 2
@@ -103,6 +104,19 @@ def crop_face(frame: np.ndarray, place: Place, shape: tuple[int, int]) -> np.nda
         borderMode=cv2.BORDER_REPLICATE,
     )
     return read if across == down == 1 else cv2.resize(read, (width, height), interpolation=cv2.INTER_AREA)
+
+
+def shrunk_crop(frame: np.ndarray, place: Place, shape: tuple[int, int]) -> np.ndarray:
+    """`crop_face` for a small `shape`: a large face is shrunk first, to about twice that size, which is faster."""
+    corners, (height, width) = place.corners, frame.shape[:2]
+    sides = np.concatenate([np.floor(corners.min(axis=0)), np.ceil(corners.max(axis=0))])
+    x1, y1, x2, y2 = (int(side) for side in np.clip(sides, 0, [width, height, width, height]))
+    scale = 2 * shape[0] / place.height
+    if x2 - x1 < 2 or y2 - y1 < 2 or scale >= 1:
+        return crop_face(frame, place, shape)
+    size = max(1, round((x2 - x1) * scale)), max(1, round((y2 - y1) * scale))
+    part = cv2.resize(frame[y1:y2, x1:x2], size, interpolation=cv2.INTER_AREA)
+    return crop_face(part, place.within(np.array([x1, y1]), (size[0] / (x2 - x1), size[1] / (y2 - y1))), shape)
 
 
 def resize(image: np.ndarray, width: int, height: int) -> np.ndarray:

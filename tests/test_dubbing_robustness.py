@@ -21,7 +21,7 @@ from dubbing.source import Source, source_index
 from media.audio import audio_windows
 from media.crop import STSA
 from media.errors import InputError
-from media.face import Face, FaceTracker
+from media.face import FaceTracker
 from media.landmarks import select131
 from media.stages import Clock, background
 from media.video import read_frames
@@ -105,8 +105,7 @@ def test_people_are_told_apart_and_followed(two_faces):
             choose(scene, **choice)
 
 
-def _face(points: np.ndarray) -> Face:
-    return Face(points.astype(np.float32), np.array([50, 50, 150, 150], np.int32))
+BOX = np.array([50, 50, 150, 150], np.int32)
 
 
 def _mesh(turn: float = 0.0) -> np.ndarray:
@@ -128,7 +127,7 @@ def test_trembling_is_taken_out_without_lag_and_cuts_are_kept():
     path = np.concatenate([10 * np.sin(np.arange(30) / 5), 40 + np.zeros(20)])  # a movement, a cut, a rest
     for frame in range(50):
         moved = still + np.array([path[frame], 0]) + random.normal(0, 0.5, still.shape)
-        person.add(frame, _face(moved), np.zeros((10, 16, 3), np.float32))
+        person.add(frame, moved.astype(np.float32), BOX, np.zeros((10, 16, 3), np.uint8))
     dubbed = np.ones(50, bool)
     smooth = motion(person, dubbed, [0, 30], 120)
     rough = motion(person, dubbed, [0, 30], 120, smooth=False)
@@ -149,7 +148,7 @@ def test_trembling_is_taken_out_without_lag_and_cuts_are_kept():
 def test_frames_that_are_not_dubbed_part_the_runs():
     person = Person()
     for frame in (0, 1, 2, 4, 5):
-        person.add(frame, _face(_mesh()), np.zeros((10, 16, 3), np.float32))
+        person.add(frame, _mesh().astype(np.float32), BOX, np.zeros((10, 16, 3), np.uint8))
     dubbed = np.array([True, True, True, False, True, False])
     m = motion(person, dubbed, [0], 6)
     assert m.rows.tolist() == [0, 1, 2, -1, 3, -1]

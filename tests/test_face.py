@@ -14,7 +14,7 @@ from faces import empty, portrait
 
 from dubbing.paste import paste_face
 from media.crop import STSA, CropForm
-from media.face import Face, FaceTracker, _silence
+from media.face import Face, FaceTracker, silence
 from media.landmarks import ORDER, OVAL_POINTS, select131
 from media.place import Place, crop_face, overlap
 from media.references import CANDIDATES, by_lip_opening, choose_references, covering_references, lip_opening
@@ -118,12 +118,12 @@ def test_stderr_is_silent_as_long_as_anyone_asks_for_it(capfd):
     inside, leave = threading.Event(), threading.Event()
 
     def other() -> None:
-        with _silence:
+        with silence:
             inside.set()
             leave.wait(10)
             os.write(2, b"the other")
 
-    with _silence:
+    with silence:
         thread = threading.Thread(target=other)
         thread.start()
         assert inside.wait(10)  # at once, not after the first

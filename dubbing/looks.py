@@ -1,0 +1,122 @@
+"""Thumbnails of upper faces, by which people are recognised in any light, and of frames, by which shots are found."""
+
+from collections import deque
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from media.crop import CropForm
+from media.place import shrunk_crop
+
+# A look is the part of an upright crop between the hair and the nose's tip, which speech hardly moves.
+_UPRIGHT = CropForm(height=32, width=32, framing="upright")
+_PART = (slice(0, 20), slice(6, 26))
+LOOK_SHAPE = (10, 16, 3)
+
+# Looks differ by the mean absolute difference of their standardised levels; `python -m benchmarks.looks` measures it.
+SAME_LOOK = 0.33  # two that differ by less are one person's
+SIMILAR_LOOK = 0.55  # the same for consecutive frames of a shot, where the place is evidence too
+NEW_LOOK = 0.12  # one that differs by more from those remembered is remembered too
+
+_CUT = 24.0  # grey levels; two frames whose thumbnails differ by more are of two shots
+_DISSOLVES = (5, 9, 16, 26, 40)  # frames between the ends of a dissolve that are compared
+_CHANGED = 10.0  # grey levels; least mean difference of a dissolve's ends
+_UNLIKE = 0.8  # correlation; ends with a higher one are one picture in two lights
+_FLAT = 6.0  # grey levels; ends with a smaller deviation are black or white, not a shot
+# In shares of the ends' difference:
+_MIXED = 0.16  # most that a frame between the ends differs from a mixture of the two
+_UNEVEN = 0.05  # most that a frame's mixture goes back
+_STEP = 0.4  # most that it goes on in one frame
+
+
+def look(frame: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """The look of a face with mesh or tracked points (478 or 132, 2) in `frame` (H, W, 3) uint8: `LOOK_SHAPE` uint8."""
+    crop = shrunk_crop(frame, _UPRIGHT.place(points), _UPRIGHT.shape)
+    return cv2.resize(crop[_PART], LOOK_SHAPE[1::-1], interpolation=cv2.INTER_AREA)
+
+
+def standardised(looks: np.ndarray) -> np.ndarray:
+    """Looks (..., *LOOK_SHAPE) in units of their standard deviation within a channel, less their mean; float32.
+
+    Neither the light nor the contrast of a picture changes them.
+    """
+    levels = np.asarray(looks, np.float32)
+    centred = levels - levels.mean(axis=(-3, -2), keepdims=True)
+    deviation = np.sqrt((centred**2).mean(axis=(-3, -2, -1), keepdims=True))
+    return (levels - levels.mean(axis=(-3, -2, -1), keepdims=True)) / np.maximum(deviation, 0.5)
+
+
+def differences(looks: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """(N, M): how much each of N looks differs from each of M."""
+    a, b = standardised(looks), standardised(others)
+    return np.stack([np.abs(b - each).mean(axis=(-3, -2, -1)) for each in a])
+
+
+def thumbnail(frame: np.ndarray) -> np.ndarray:
+    """(32, 32, 3) float32."""
+    return cv2.resize(frame, (32, 32), interpolation=cv2.INTER_AREA).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Dissolve:
+    """Frames `start` to `stop`, exclusive, that mix two shots; from `middle` on, the second one prevails."""
+
+    start: int
+    middle: int
+    stop: int
+
+
+class Shots:
+    """Finds where shots begin. `add` takes each frame's thumbnail.
+
+    cuts: frames at which a shot begins, those of the dissolves included, once `end` is called.
+    """
+
+    def __init__(self):
+        self.cuts: list[int] = []
+        self.dissolves: list[Dissolve] = []
+        self._recent: deque[np.ndarray] = deque(maxlen=max(_DISSOLVES) + 1)
+        self._frames = 0
+
+    def add(self, picture: np.ndarray) -> bool:
+        """Whether the frame begins a shot by a cut."""
+        cut = not self._recent or float(np.abs(picture - self._recent[-1]).mean()) > _CUT
+        if cut:
+            self.cuts.append(self._frames)
+            self._recent.clear()
+        self._recent.append(picture)
+        self._frames += 1
+        for length in _DISSOLVES:
+            if length < len(self._recent) and (found := self._dissolve(length)):
+                self._keep(found)
+        return cut
+
+    def _dissolve(self, length: int) -> Dissolve | None:
+        """The dissolve between the latest frame and the one `length` before it; None if there is none."""
+        pictures = np.stack([self._recent[i] for i in range(-length - 1, 0)])
+        first, last = pictures[0], pictures[-1]
+        change = last - first
+        if np.abs(change).mean() < _CHANGED or min(first.std(), last.std()) < _FLAT:
+            return None
+        if np.corrcoef(first.ravel(), last.ravel())[0, 1] > _UNLIKE:
+            return None
+        shares = ((pictures - first) * change).sum(axis=(1, 2, 3)) / (change**2).sum()
+        mixtures = first + shares[:, None, None, None] * change
+        errors = np.sqrt(((pictures - mixtures) ** 2).mean(axis=(1, 2, 3)) / (change**2).mean())
+        steps = np.diff(shares)
+        if errors.max() > _MIXED or steps.min() < -_UNEVEN or steps.max() > _STEP:
+            return None
+        begin = self._frames - 1 - length  # the frame of `first`
+        start, stop = np.flatnonzero(shares < _UNEVEN)[-1] + 1, np.flatnonzero(shares > 1 - _UNEVEN)[0]
+        return Dissolve(*(begin + int(at) for at in (start, np.argmax(shares >= 0.5), stop)))
+
+    def _keep(self, found: Dissolve) -> None:
+        if self.dissolves and found.start < self.dissolves[-1].stop:
+            last = self.dissolves.pop()
+            found = Dissolve(min(last.start, found.start), found.middle, max(last.stop, found.stop))
+        self.dissolves.append(found)
+
+    def end(self) -> None:
+        """Count the dissolves' middles as cuts."""
+        self.cuts = sorted({*self.cuts, *(dissolve.middle for dissolve in self.dissolves)})
