@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from dubbing.blur import Sharpness, blurred, sharpness
 from dubbing.detail import Candidate, add_detail, candidate
 from dubbing.lengths import check_lengths, output_length, read_voice, sound_parts
 from dubbing.light import brightened, brightening, usual, well_lit
@@ -100,12 +101,13 @@ class Summary:
 class _References:
     """A person's reference frames: `Speaker.encode`'s result, and where the dub adds detail, the frames' own.
 
-    light: grey level to which the references and the faces to dub are brought.
+    light: grey level to which the references and the faces to dub are brought. sharpness: None if it is not known.
     """
 
     encoded: Any
     candidates: list[Candidate] | None
     light: float
+    sharpness: Sharpness | None = None
 
 
 @dataclass
@@ -113,7 +115,7 @@ class _Face:
     """A face to generate in a frame, and the networks' output for it, which `_spoken` sets.
 
     weight: share of the generated face in the paste. light: grey level of the face in the frame.
-    brightening: factor of `job.crop` to the frame, which `_spoken` sets.
+    brightening: factor of `job.crop` to the frame, blur: of the face in the frame; `_spoken` sets them.
     """
 
     person: int
@@ -125,6 +127,7 @@ class _Face:
     weight: float
     covered: Covered | None = None
     brightening: float = field(init=False, default=1.0)
+    blur: tuple[float, float] = field(init=False, default=(0.0, 0.0))
     made: np.ndarray = field(init=False, repr=False)
     heatmap: np.ndarray = field(init=False, repr=False)
 
@@ -578,7 +581,8 @@ def _encoded_references(
         encoded = speaker.encode(np.stack([images[i] for i in chosen]), faces[chosen])
         if prepared:
             kept[key] = speaker.state(encoded)
-    return _References(encoded, [candidates[i] for i in chosen] if options.detail else None, target)
+    known = sharpness([images[i] for i in chosen], form) if level else None
+    return _References(encoded, [candidates[i] for i in chosen] if options.detail else None, target, known)
 
 
 def _chosen(faces: np.ndarray, speaker: Speaker, options: DubOptions) -> np.ndarray:
@@ -675,6 +679,8 @@ def _spoken(
                 for face in faces:
                     face.brightening = brightening(face.light, person.light)
                     face.job.crop = brightened(face.crop, face.brightening)
+                    if person.sharpness is not None:
+                        face.blur = person.sharpness.blur(face.job.crop)
                 if faces:
                     with clock.time("networks"):
                         jobs = [face.job for face in faces]
@@ -708,7 +714,7 @@ def _pasted(
                         lips = face.place.to_crop(face.landmarks[LIP_POINTS])
                         made = add_detail(made, own, lips, candidates, face.job.flow, form)
                 with clock.time("paste"):
-                    made = brightened(made, 1 / face.brightening)
+                    made = brightened(blurred(made, face.blur), 1 / face.brightening)
                     strength, visible = (face.covered.strength, face.covered.visible) if face.covered else (1.0, None)
                     share = strength * face.weight
                     frame.result = paste_face(frame.result, made, face.place, face.landmarks, form, share, visible)

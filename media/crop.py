@@ -158,7 +158,8 @@ class CropForm:
 
     def _tilted(self, points: np.ndarray, window: np.ndarray | None, angle: float) -> Place:
         """The place in the frame, turned about the middle of `points` by -`angle`, turned back."""
-        pivot = Place(*(points.mean(axis=0) - 1), *(points.mean(axis=0) + 1), angle)
+        x, y = points.mean(axis=0).tolist()
+        pivot = Place(x - 1, y - 1, x + 1, y + 1, angle)
         others = None if window is None else pivot.turned(np.asarray(window, np.float64), -angle)
         place = self.place(pivot.turned(points, -angle), others)
         middle = np.array([place.left + place.right, place.top + place.bottom]) / 2

@@ -74,7 +74,8 @@ def test_a_few_missed_frames_are_bridged(two, missed):
 
 def test_what_is_not_bridged(two):
     (hopper, hers), _ = two
-    for gap in ([(hopper, [])] * 6, [(empty(), [])] * 2):  # a longer gap; a picture of something else, between cuts
+    gaps: tuple[list[tuple[np.ndarray, list[np.ndarray]]], ...] = [(hopper, [])] * 6, [(empty(), [])] * 2
+    for gap in gaps:  # a longer gap; a picture of something else, between cuts
         person = linked([(hopper, [hers])] * 4 + gap + [(hopper, [hers])] * 4).people[0]
         assert person.frames == [*range(4), *range(4 + len(gap), 8 + len(gap))] and not person.unsure
     covered = hopper.copy()  # the whole face, within the shot
@@ -176,7 +177,7 @@ def turn(picture: np.ndarray, degrees: float) -> tuple[np.ndarray, np.ndarray]:
     height, width = picture.shape[:2]
     side = int(np.hypot(height, width))
     matrix = cv2.getRotationMatrix2D((width / 2, height / 2), -degrees, 1)
-    matrix[:, 2] += [(side - width) / 2, (side - height) / 2]
+    matrix = np.add(matrix, [[0, 0, (side - width) / 2], [0, 0, (side - height) / 2]])
     return cv2.warpAffine(picture, matrix, (side, side), borderMode=cv2.BORDER_REPLICATE), matrix
 
 
@@ -214,7 +215,7 @@ def test_a_face_at_the_border_is_dubbed_throughout_or_not_at_all(two, tmp_path):
     person, picture = Person(), hopper
     for frame, share in enumerate([0.9, 0.6, 0.45, 0.6, 0.45, 0.6, 0.8, 0.6]):
         mouth = np.sort(select131(hers)[LIP_POINTS][:, 1])
-        shifted = np.add(hers, [0, HEIGHT - np.interp(share, np.linspace(0, 1, len(mouth)), mouth)])
+        shifted = np.add(hers, [0, HEIGHT - float(np.interp(share, np.linspace(0, 1, len(mouth)), mouth))])
         person.add(frame, shifted, face_of(shifted, picture.shape).box, look(picture, hers))
     assert without_mouth(person).tolist() == [False, False, True, True, True, True, False, False]
 
