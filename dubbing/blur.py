@@ -4,6 +4,8 @@ The power of the gradients of a crop's visible part, across and down, is compare
 by Gaussians of several widths. Not in the papers.
 """
 
+import itertools
+import math
 from collections.abc import Sequence
 
 import cv2
@@ -12,7 +14,8 @@ import numpy as np
 from media.crop import CropForm
 
 _SHARP = 0.4  # a face with more of the references' power is not blurred
-_WIDTHS = np.array([0, 0.4, 0.7, 1, 1.5, 2, 3, 4, 6, 8, 12, 16]) / 128  # of the crop's width
+_WIDTHS = np.array([0, 0.7, 1.2, 2, 3, 5, 8, 13]) / 128  # of the crop's width
+_ROUNDS = 4
 
 
 def _power(crop: np.ndarray, form: CropForm) -> np.ndarray:
@@ -22,27 +25,39 @@ def _power(crop: np.ndarray, form: CropForm) -> np.ndarray:
 
 
 class Sharpness:
-    """How sharp a person's references (N, H, W, 3) uint8 are."""
+    """How sharp a person's references (N, H, W, 3) uint8 are, and how much of it blurs of several widths leave."""
 
     def __init__(self, references: Sequence[np.ndarray], form: CropForm):
         self._form = form
-        self._powers = np.zeros((2, len(_WIDTHS)))
-        for i, width in enumerate(_WIDTHS):
-            for axis, blur in enumerate(((width, 0.0), (0.0, width))):
-                self._powers[axis, i] = np.mean([_power(blurred(each, blur), form)[axis] for each in references])
+        self._powers = np.zeros((2, len(_WIDTHS), len(_WIDTHS)))  # direction, width across, width down
+        for (i, across), (j, down) in itertools.product(enumerate(_WIDTHS), enumerate(_WIDTHS)):
+            self._powers[:, i, j] = np.mean(
+                [_power(blurred(each, (across, down)), form) for each in references], axis=0
+            )
 
     def blur(self, crop: np.ndarray) -> tuple[float, float]:
         """Standard deviations, across and down, of the blur that `crop` (H, W, 3) uint8 has; in units of its width."""
-        across, down = (
-            self._width(power, powers) for power, powers in zip(_power(crop, self._form), self._powers, strict=True)
-        )
+        power = _power(crop, self._form)
+        if (power >= _SHARP * self._powers[:, 0, 0]).all():
+            return 0.0, 0.0
+        across = down = 0.0
+        for _ in range(_ROUNDS):  # a blur in one direction takes power from the other's gradients too
+            across = _width(power[0], _between(self._powers[0], down))
+            down = _width(power[1], _between(self._powers[1].T, across))
         return across, down
 
-    def _width(self, power: float, powers: np.ndarray) -> float:
-        if power >= _SHARP * powers[0]:
-            return 0.0
-        found, least = (np.interp(-each, -powers, _WIDTHS) for each in (power, _SHARP * powers[0]))
-        return float(np.sqrt(max(found**2 - least**2, 0.0)))
+
+def _between(powers: np.ndarray, width: float) -> np.ndarray:
+    """Powers (widths, widths of the other direction) at `width` of the other direction: (widths,)."""
+    return np.array([np.interp(width, _WIDTHS, row) for row in powers])
+
+
+def _width(power: float, powers: np.ndarray) -> float:
+    """The width at which `powers`, which fall, are `power`; from `_SHARP` of the first one on it grows from 0."""
+    if power >= _SHARP * powers[0]:
+        return 0.0
+    found, least = (float(np.interp(-each, -powers, _WIDTHS)) for each in (power, _SHARP * powers[0]))
+    return math.sqrt(max(found**2 - least**2, 0.0))
 
 
 def sharpness(references: Sequence[np.ndarray], form: CropForm) -> Sharpness | None:
