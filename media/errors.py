@@ -64,6 +64,16 @@ def positive(text: str) -> int:
     return number
 
 
+# What PyTorch's gloo says where another process does not come, or has ended.
+_WAITED = ("Timed out waiting", "Connection closed by peer", "Connection reset by peer")
+
+
+def waited_in_vain(error: BaseException) -> bool:
+    """Whether `error` says that another process of a training did not come to a collective operation."""
+    lost = type(error).__name__ in ("DistBackendError", "DistNetworkError")  # by name: see `explanation`
+    return lost or (isinstance(error, RuntimeError) and any(text in str(error) for text in _WAITED))
+
+
 def explanation(error: Exception) -> str | None:
     """The one line that a command says of `error`; None if it is a defect of the program."""
     if isinstance(error, InputError | OmegaConfBaseException):
@@ -76,6 +86,12 @@ def explanation(error: Exception) -> str | None:
         return (
             "the GPU's memory is full; set a lower train.micro_batch or train.batch_size of a training, "
             "--batch-size of a dub, --size of a comparison"
+        )
+    if waited_in_vain(error):
+        return (
+            f"process {os.environ.get('RANK', '0')} waited for another one of the training, which did not come "
+            f"({first_line(error)}); see the other's message. If it was still validating, set fewer "
+            f"train.validation_windows"
         )
     return None
 

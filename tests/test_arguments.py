@@ -56,6 +56,7 @@ def test_help_needs_no_pytorch(tmp_path):
 @pytest.mark.parametrize(
     ("error", "words"),
     [
+        (RuntimeError("[pair.cc:144] Timed out waiting 7200000ms for recv"), "process 0 waited for another one"),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate\n20 GiB"), "the GPU's memory is full; set"),
         (ModuleNotFoundError("No module named 'mediapipe'"), "No module named 'mediapipe'; install what is missing"),
         (InputError("clip a\nis  empty"), "clip a; is  empty"),

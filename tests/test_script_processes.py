@@ -5,12 +5,14 @@ import json
 import os
 import subprocess
 import sys
+import time
+from datetime import timedelta
 from pathlib import Path
 from unittest import mock
 
 import numpy as np
 import pytest
-from training_runs import InFloat64, arguments, run, run_group, scalars_and_images, write_checkpoints
+from training_runs import InFloat64, arguments, last_error, run, run_group, scalars_and_images, write_checkpoints
 
 pytestmark = pytest.mark.slow
 
@@ -101,6 +103,44 @@ def test_l_mi_compares_the_windows_of_both_processes_and_of_a_steps_parts(clips,
     assert first["weights"] == second["weights"]
     scalars, _ = scalars_and_images(tmp_path / "run")
     assert scalars["mutual_information/ln_windows"] == pytest.approx([(np.log(2) + np.log(4)) / 2] * 2)
+
+
+class Slow:
+    """Has process 0 validate for `seconds`, and the processes wait for `wait` seconds at most; each has its `log`."""
+
+    def __init__(self, seconds: float, wait: float, log: Path):
+        self.seconds, self.wait, self.log = seconds, wait, log
+
+    def __call__(self) -> None:
+        import train_heatmap
+        from training import config, run
+
+        sys.stdout = sys.stderr = self.log.with_suffix(f".{os.environ['RANK']}").open("w")
+        validate = train_heatmap.validate
+
+        def slow(*given):
+            time.sleep(self.seconds)
+            return validate(*given)
+
+        mock.patch.object(train_heatmap, "validate", slow).start()
+        mock.patch.object(config, "WAIT", timedelta(seconds=self.wait)).start()
+        mock.patch.object(run, "LONG", self.seconds).start()
+
+
+def test_a_validation_that_takes_long_is_waited_for_and_said(clips, tmp_path):
+    settings = ["train.steps=2", "train.validate_every=1", "train.batch_size=4"]
+    command = arguments("train_heatmap", clips, tmp_path / "run", *settings)
+    assert run_group("train_heatmap", command, [Slow(0.5, 600, tmp_path / "log")] * 2) == [0, 0]
+    assert "step 1: 1 other processes waited 0 min for process 0, which validated" in (tmp_path / "log.0").read_text()
+
+
+def test_a_process_that_waits_in_vain_says_so_in_one_line(clips, tmp_path):
+    settings = ["train.steps=2", "train.validate_every=1", "train.batch_size=4"]
+    command = arguments("train_heatmap", clips, tmp_path / "run", *settings)
+    assert run_group("train_heatmap", command, [Slow(60, 20, tmp_path / "log")] * 2) == [2, 2]
+    assert "error: process 1 waited for another one of the training, which did not come (" in last_error(
+        tmp_path / "log.1"
+    )
 
 
 @pytest.mark.parametrize("weights", [["heatmap_losses.keypoints=0", "heatmap_losses.temporal=0"], []])

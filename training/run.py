@@ -30,10 +30,12 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 from yaml import YAMLError
 
-from media.errors import InputError, first_line
+from media.errors import InputError, first_line, waited_in_vain
 from media.files import output_folder
 from models.checkpoint import check_form, save_checkpoint, speech_encoder
 from training.best import Score
+
+LONG = 600  # seconds of validation, from which on it is said that the other processes wait
 
 Tensors = tuple[Tensor, ...] | list[Tensor]
 
@@ -83,6 +85,7 @@ class Run:
         if self.train.ema > 0:
             self.ema = AveragedModel(self._trained, multi_avg_fn=moving_average(self.train.ema), use_buffers=True)
         self._log_time, self._log_step, self._waited = time.perf_counter(), 0, 0.0
+        self._validating_since = time.perf_counter()
 
         # States hold the unwrapped networks, so that a run can resume with another number of processes.
         def bare(models: list[nn.Module]) -> list[nn.Module]:
@@ -192,6 +195,7 @@ class Run:
     def due(self, step: int) -> bool:
         """Whether this process validates after `step`; only the main process does, the others wait at the next step."""
         due = step % self.train.validate_every == 0 or step == self.train.steps
+        self._validating_since = time.perf_counter()
         return due and self.accelerator.is_main_process
 
     def evaluated(self, name: str) -> Any:
@@ -211,6 +215,12 @@ class Run:
         Raises:
             InputError: `values` lacks the scalar of `train.best_by`.
         """
+        others, seconds = self.accelerator.num_processes - 1, time.perf_counter() - self._validating_since
+        if others and seconds > LONG:
+            self.accelerator.print(
+                f"step {step}: {others} other processes waited {seconds / 60:.0f} min for process 0, which validated; "
+                f"fewer train.validation_windows would take less"
+            )
         self.accelerator.log(values, step=step)
         score = self.measure.of(values)
         writer = self.accelerator.get_tracker("tensorboard").writer
@@ -275,6 +285,8 @@ def writing(folder: Path, temporary: Path | None = None) -> Iterator[None]:
     except _DEVICE_ERRORS:
         raise
     except (OSError, RuntimeError, SafetensorError) as error:  # PyTorch raises RuntimeError
+        if waited_in_vain(error):
+            raise
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
         raise InputError(
