@@ -224,7 +224,6 @@ def dub(
 def _probed(video: str | os.PathLike, options: DubOptions) -> VideoInfo:
     check_lengths(options)
     info = probe(video)
-    check_start(info, options.start)
     if options.face_at is not None and not (options.face_at[0] < info.width and options.face_at[1] < info.height):
         point = ",".join(map(str, options.face_at))
         raise InputError(f"--face-at {point} lies outside of {video}, {info.width}x{info.height}; give a point in it")
@@ -383,6 +382,8 @@ def _sound_features(wav: np.ndarray, speaker: Speaker) -> np.ndarray:
 
 def _part(info: VideoInfo, fps: Fraction, options: DubOptions) -> tuple[int, int]:
     """The part of the video between `start` and `end`: its first frame, and the most frames that it can have."""
+    check_lengths(options)
+    check_start(info, options.start)
     first = round(options.start * fps)
     return first, sys.maxsize if options.end is None else max(1, round(options.end * fps) - first)
 

@@ -180,7 +180,7 @@ def test_a_list_may_name_files_for_the_crops(tmp_path):
     path = tmp_path / "list.csv"
     path.write_text("video,audio,output,crops,source_crops\nv.mp4,s.wav,o.mp4,c.mkv,t.mkv\nv.mp4,s.wav,p.mp4\n")
     first, second = read_pairs(path)
-    assert first == Pair(Path("v.mp4"), Path("s.wav"), Path("o.mp4"), Path("c.mkv"), Path("t.mkv"))
+    assert first == Pair(*(tmp_path / name for name in ("v.mp4", "s.wav", "o.mp4", "c.mkv", "t.mkv")))
     assert second.crops is None
     path.write_text("v.mp4,s.wav,o.mp4,c.mkv,o.mp4\n")
     with pytest.raises(InputError, match=r"o\.mp4 is the output of an earlier"):
