@@ -97,9 +97,9 @@ def main() -> None:
             for number in range(CLIPS):
                 write_clip(folder / f"{number}.safetensors", data)
             for kind in ("mel", "wav2vec2"):
-                stages = {"pictures": False}, {"poses": False}  # the heatmap stage's items, then the face stage's
-                datasets = [ClipDataset(folder, kind, augment=True, **stage) for stage in stages]
-                times = [cost(dataset, options.items) for dataset in datasets]
+                heatmap_stage = ClipDataset(folder, kind, augment=True, pictures=False)
+                face_stage = ClipDataset(folder, kind, augment=True, poses=False)
+                times = [cost(dataset, options.items) for dataset in (heatmap_stage, face_stage)]
                 print(f"{what} | {kind} | " + " | ".join(f"{each:.1f}" for each in times), flush=True)
         folder, data = Path(place, "many"), repeated(faces, 30)
         data.audio.pop("wav2vec2")

@@ -108,18 +108,19 @@ class _Step:
             features = vgg19(weights=None, init_weights=False).features[: ENDS[-1]].requires_grad_(False)
         synthesizer.eval()  # batch norm refuses the one window
         recomputing(synthesizer, TrainConfig(gradient_checkpointing=checkpointing))
+        self.synthesizer, self.judge, self.features = synthesizer, judge, features
         self.networks: list[nn.Module] = [synthesizer, judge, features]
         self.states = _STATE * sum(p.numel() for network in (synthesizer, judge) for p in network.parameters())
 
     def forward(self, windows: int) -> Tensor:
         """The sum of what the networks return for `windows` windows."""
-        synthesizer, judge, features = self.networks
         batch = {name: value.expand(windows, *value.shape[1:]) for name, value in _window(self.crop).items()}
         batch = {name: value.to(self.device) for name, value in batch.items()}
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            faces = synthesizer(*inputs_of(synthesizer, batch))
-            found = [features(x) for x in (faces.flatten(0, 1), nn.functional.avg_pool2d(faces.flatten(0, 1), 2))]
-            for maps in judge(faces):
+            faces = self.synthesizer(*inputs_of(self.synthesizer, batch))
+            images = faces.flatten(0, 1)
+            found = [self.features(x) for x in (images, nn.functional.avg_pool2d(images, 2))]
+            for maps in self.judge(faces):
                 found += maps
         return torch.stack([each.float().sum() for each in found]).sum()
 
