@@ -58,6 +58,7 @@ _NEAR = 2  # frames next to a covered one
 # A frame is unlike the person's others where its difference exceeds the median one by so many median deviations, and by
 # so many grey levels.
 _UNLIKE, _UNLIKE_LEVELS = 10.0, 20.0
+_STILL = 2.5  # grey levels; a face whose median difference is smaller is a photograph's, and its marks do not count
 
 
 @dataclass
@@ -211,6 +212,8 @@ def judge(
         cuts: frames at which shots begin.
     """
     shot = np.searchsorted(np.asarray(cuts), frames, side="right")
+    if np.median(unlike) < _STILL:
+        marks = [None] * len(frames)
     masks: dict[int, np.ndarray] = {}
     shares, outside, passing = np.zeros(len(frames)), np.zeros(len(frames)), np.zeros(len(frames), bool)
     nearly, unsure = passing.copy(), passing.copy()

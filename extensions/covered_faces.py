@@ -311,6 +311,8 @@ def example(rng: np.random.Generator, clips: list[Clip]) -> tuple[np.ndarray, np
     if rng.random() < 0.15:
         beard = _whiskers(rng, landmarks, shape)
         face, usual = _over(face, beard), _over(usual, beard)
+    if rng.random() < 0.25:  # a photograph, or a mouth that is at rest most of the time
+        usual = face.copy() if rng.random() < 0.6 else clip.crops[clip.draw(rng)].astype(np.float32)
     if rng.random() < 0.12:  # most frames of the person have an object which is not in this one
         usual = _over(usual, covered(rng, clip, i, other.crops[0]))
     if rng.random() < 0.5:

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from faces import portraits, write_frames
 from media_files import write_sound
 from safetensors.torch import load_file
@@ -82,7 +83,7 @@ def covers_of(frames: list[np.ndarray], tmp_path) -> Cover:
 def judged(marked: dict[int, np.ndarray], landmarks: np.ndarray, count: int = 30, cuts=(0,)) -> Cover:
     """`judge` on `count` frames of which some are marked by (H, W) bool masks."""
     marks = [marked[i].astype(np.uint8) * 255 if i in marked else None for i in range(count)]
-    return judge(np.arange(count), marks, [landmarks] * count, [PLACE] * count, np.zeros(count), cuts)
+    return judge(np.arange(count), marks, [landmarks] * count, [PLACE] * count, np.full(count, 8.0), cuts)
 
 
 def square(x: float, y: float, half: float) -> np.ndarray:
@@ -178,6 +179,14 @@ def test_the_network_runs_on_faces_of_the_form():
 def test_a_bare_face_is_covered_by_nothing(tmp_path):
     cover = covers_of(portraits(COUNT), tmp_path)
     assert not cover.shares.any() and cover.bare.all() and (cover.strength == 1).all()
+
+
+@pytest.mark.slow
+def test_the_bundled_portrait_is_covered_by_nothing():
+    source = Source(ROOT / "assets" / "portrait.mp4", 25)
+    scene = observe(source.scan(8), 1)
+    (cover,) = examine(source, scene.people, scene.cuts, source.frames, torch.device("cpu"), Clock())
+    assert not cover.shares.any() and cover.bare.all()
 
 
 @pytest.fixture(scope="module")
