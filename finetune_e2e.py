@@ -165,7 +165,7 @@ def validate(
 def check(config: Finetuning, predictor: WindowEncoder, synthesizer: FaceSynthesizer) -> None:
     """InputError where the two networks or the settings do not go together."""
     ours, theirs = predictor.config, synthesizer.config
-    for name in ("audio", "references"):
+    for name in ("audio", "references") if synthesizer.takes_sound else ("references",):
         if getattr(ours, name) != getattr(theirs, name):
             raise InputError(
                 f"the predictor was trained with {name}={getattr(ours, name)}, the synthesizer with "

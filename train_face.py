@@ -94,7 +94,11 @@ class FaceTraining(SynthesizerTraining):
     """The settings for STSA's network."""
 
     trained: ClassVar[str] = "face_synthesizer"  # the network of `model`, by its name in checkpoints
-    extensions: ClassVar[dict[str, str]] = {"": "FaceExtension", "landmarks": "LandmarkSynthesizerExtension"}
+    extensions: ClassVar[dict[str, str]] = {
+        "": "FaceExtension",
+        "landmarks": "LandmarkSynthesizerExtension",
+        "region": "RegionSynthesizerExtension",
+    }
     train: FaceTrainConfig = field(default_factory=FaceTrainConfig)
     model: FaceSynthesizerConfig = field(default_factory=lambda: FaceSynthesizerConfig(mutual_information=None))
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)

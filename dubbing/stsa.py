@@ -61,12 +61,13 @@ class StsaSpeaker(Speaker):
         batch_size: int | None = None,
     ):
         taken, expected = predictor.config.audio, synthesizer.config.audio
-        if taken != expected:
+        if synthesizer.takes_sound and taken != expected:
             raise InputError(
                 f"checkpoint: the heatmap predictor takes {taken}, the face synthesizer {expected}; "
                 f"combine two networks that were trained on the same sound features"
             )
         super().__init__(synthesizer, predictor.config.frames, True, device, precision, batch_size)
+        self.audio = taken
         self.predictor = predictor.to(device).eval()
 
     @torch.inference_mode()

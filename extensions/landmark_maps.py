@@ -4,15 +4,17 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from media.crop import CropForm
-from media.heatmap import KEYPOINTS, ORDER
+from media.heatmap import KEYPOINTS, LIP_POINTS, ORDER
 from models.precision import full_precision, without_autocast
 
 ANCHORS = [position for position in range(len(ORDER)) if position not in KEYPOINTS]  # the upper face
 _SOFTNESS = 0.02  # of the crop: the accuracy of landmarks
 _UNLIKE = 0.1  # of the crop: largest distance between two mouths of one person
+_CHIN = [ORDER.index(point) for point in (148, 176, 152, 377, 400)]  # MediaPipe ids of the chin's middle
+_POSE = 0.5  # weight of the pose among the references' differences, compared with the lips' shape
 _AROUND_THE_MOUTH = 0.15  # of the crop: radius in which the lips' shape selects the reference
 
 
@@ -112,6 +114,124 @@ def landmark_warp(points: Tensor, references: Tensor, crop: CropForm) -> Tensor:
         x, y = (2 * (carried + moved.view_as(carried)) - 1).unbind(dim=1)
         within = [axis.clamp(1 / n - 1, 1 - 1 / n) for axis, n in ((x, crop.width), (y, crop.height))]
         return torch.stack(within, dim=1)
+
+
+class FaceParts(nn.Module):
+    """Selects the upper face (74), the lips (40) and the middle of the chin (5) of landmarks (..., 131, 2).
+
+    The indices are buffers, on the network's device: a CUDA graph cannot use an index tensor of the host.
+    """
+
+    upper: Tensor
+    lips: Tensor
+    chin: Tensor
+
+    def __init__(self):
+        super().__init__()
+        for name, points in (("upper", ANCHORS), ("lips", LIP_POINTS), ("chin", _CHIN)):
+            self.register_buffer(name, torch.as_tensor(points), persistent=False)
+
+    def forward(self, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(..., 131, 2) -> (..., 74, 2), (..., 40, 2), (..., 5, 2)."""
+        upper, lips, chin = (points.index_select(-2, part) for part in (self.upper, self.lips, self.chin))
+        return upper, lips, chin
+
+
+class RegionWarp(NamedTuple):
+    """Three warps from the pixels of a region of the target to N references, in units of `grid_sample`.
+
+    skin: (B, N, 2, h, w), interpolated from the landmarks, as by `landmark_warp`.
+    skull, jaw: (B, N, 2, h, w), how the skull moves, by the upper face, and the lower jaw, which also follows the chin.
+    bent: (B, N, 2, h, w), `skin` minus the affine map between the landmarks.
+    around: (B, 1, 1, h, w) in [0, 1], 1 in the middle of the mouth.
+    linear: (B, N, 3, 2), the affine map, of units of the crop.
+    """
+
+    skin: Tensor
+    skull: Tensor
+    jaw: Tensor
+    bent: Tensor
+    around: Tensor
+    linear: Tensor
+
+    def seen(self, unit: float) -> Tensor:
+        """(B, N, 6, h, w): `bent`, and the other warps minus `skin`; in `unit`, a share of the crop."""
+        return torch.cat([self.bent, self.skull - self.skin, self.jaw - self.skin], dim=2) / (2 * unit)
+
+    def affine(self, points: Tensor) -> Tensor:
+        """The affine map of points (2, h, w) in units of `grid_sample`: (B, N, 2, h, w)."""
+        return _carried((points + 1) / 2, self.linear)
+
+
+def centres(crop: CropForm, rows: slice, columns: slice, stride: int) -> Tensor:
+    """(2, h, w), x and y in [-1, 1], of the centres of a region's pixels, each `stride` px of the crop wide."""
+    y, x = (
+        (torch.arange(part.start, part.stop, stride) + stride / 2) * (2 / side) - 1
+        for part, side in ((rows, crop.height), (columns, crop.width))
+    )
+    return torch.stack(torch.meshgrid(x, y, indexing="xy"))
+
+
+def region_warp(points: Tensor, references: Tensor, pixels: Tensor, parts: FaceParts) -> RegionWarp:
+    """The warps of a part of the target's pixels.
+
+    Args:
+        points: (B, 131, 2), the landmarks of the targets in units of the crop.
+        references: (B, N, 131, 2), those of each target's N references.
+        pixels: (2, h, w), the pixels' centres, as of `centres`.
+        parts: selects the parts of the face.
+    """
+    points, references = full_precision(points), full_precision(references)
+    with without_autocast(points):
+        targets = points[:, None].expand_as(references)
+        linear = fit_affine(targets, references)
+        left = references - apply_affine(targets, linear)  # (B, N, P, 2)
+        places = ((pixels + 1) / 2).to(points)
+        flat = places.flatten(1).T  # (pixels, 2)
+        distance = (flat[None, :, None] - points[:, None]).square().sum(dim=-1)  # (B, pixels, P)
+        shares = (distance + _SOFTNESS**2).square().reciprocal()
+        shares = shares / shares.sum(dim=-1, keepdim=True)
+        bent = left.permute(0, 1, 3, 2).flatten(1, 2) @ shares.transpose(1, 2)  # (B, 2 N, pixels)
+        bent = 2 * bent.view(*references.shape[:2], 2, *pixels.shape[1:])
+        (upper, lips, chin), (other_upper, _, other_chin) = parts(targets), parts(references)
+        rigid = fit_similarity(upper, other_upper)
+        skull = _carried(places, rigid)
+        jaw = skull + 2 * (other_chin - apply_affine(chin, rigid)).mean(dim=2)[..., None, None]
+        middle = lips[:, 0].mean(dim=1)[:, :, None, None]
+        far = (places - middle).square().sum(dim=1) / _AROUND_THE_MOUTH**2
+        around = torch.exp(-far / 2)[:, None, None]
+    return RegionWarp(_carried(places, linear) + bent, skull, jaw, bent, around, linear)
+
+
+def _carried(places: Tensor, linear: Tensor) -> Tensor:
+    """Places (2, h, w) in units of the crop, mapped by (B, N, 3, 2), in units of `grid_sample`: (B, N, 2, h, w)."""
+    mapped = apply_affine(places.flatten(1).T, linear)  # (B, N, h w, 2)
+    return (2 * mapped - 1).transpose(2, 3).unflatten(3, places.shape[1:])
+
+
+def unlike_references(points: Tensor, references: Tensor, around: Tensor, parts: FaceParts) -> Tensor:
+    """How unlike each reference is to the target at each pixel of a region: its lips near the mouth, else its pose.
+
+    Args:
+        points: (B, 131, 2), of the targets in units of the crop.
+        references: (B, N, 131, 2), of each target's N references.
+        around: the `RegionWarp`'s.
+        parts: selects the parts of the face.
+
+    Returns:
+        (B, N, 1, h, w): near the mouth, the squared mean distance of the lips' landmarks in units of the crop, with
+        the upper faces and then the centres of both mouths aligned; elsewhere, `_POSE` of the mean squared distance of
+        all landmarks, with these aligned.
+    """
+    points, references = full_precision(points)[:, None], full_precision(references)
+    (upper, lips, _), (other_upper, other_lips, _) = parts(points), parts(references)
+    others = apply_affine(other_lips, fit_similarity(other_upper, upper))
+    shapes = lips - lips.mean(dim=2, keepdim=True), others - others.mean(dim=2, keepdim=True)
+    apart = (shapes[0] - shapes[1]).norm(dim=-1).mean(dim=-1).clamp_max(_UNLIKE).square()  # (B, N)
+    whole = apply_affine(references, fit_similarity(references, points.expand_as(references)))
+    posed = _POSE * (whole - points).square().sum(dim=-1).mean(dim=-1)
+    apart, posed = apart[..., None, None, None], posed[..., None, None, None]
+    return apart * around + posed * (1 - around)
 
 
 def unlike_lips(lips: Tensor, others: Tensor, crop: CropForm) -> Tensor:

@@ -12,9 +12,22 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from losses.reconstruction import hidden_weight, l1_loss, mouth_weight, weighted_mean
+from media.crop import CropForm
 from media.errors import InputError
+from media.landmarks import edges_of, position_of
 from models.face_synthesizer import Alignment, FaceSynthesizerConfig
 from models.precision import exact, full_precision, without_autocast
+
+
+def _contour() -> list[list[int]]:
+    """The first and the last landmarks of the edges of the face's contour, which runs straight across the forehead."""
+    edges = edges_of("face_oval_upper", "face_oval_lower")
+    (start,) = {a for a, _ in edges} - {b for _, b in edges}
+    (end,) = {b for _, b in edges} - {a for a, _ in edges}
+    return [[position_of(end) for end in ends] for ends in zip(*edges, (end, start), strict=True)]
+
+
+_CONTOUR = _contour()
 
 
 @dataclass
@@ -26,6 +39,8 @@ class ExtraLosses:
     ssim: float = 0.0  # weight of 1 - SSIM
     mouth: float = 1.0  # weight of the pixels around the lips in these three terms; other pixels have 1
     upper: float = 1.0  # weight of the visible pixels in these three terms; dubbing takes them from the source
+    # Weight of the pixels outside the face's contour in these three terms; dubbing does not paste them.
+    outside: float = 1.0
     flow: float = 0.0  # weight of the distance, in pixels, between the points that the flow reads and the landmarks
 
 
@@ -58,6 +73,10 @@ class ExtraObjective:
         if weights.l1 > 0 or weights.gradient > 0 or weights.ssim > 0:
             pixels = mouth_weight(batch["keypoints"], self.crop, weights.mouth)
             pixels = pixels * hidden_weight(self.crop, outside=weights.upper, device=pixels.device)
+            if weights.outside != 1:
+                pixels = pixels * contour_weight(batch["landmarks"], self.crop, weights.outside)
+            if weights.upper == 0:  # nothing else counts
+                faces, true, pixels = (x[..., *self.crop.hidden_pixels] for x in (faces, true, pixels))
             if weights.l1 > 0:
                 terms["l1"] = weights.l1 * l1_loss(faces, true, pixels)
             if weights.gradient > 0:
@@ -94,6 +113,30 @@ def ssim_loss(faces: Tensor, true_faces: Tensor, weight: Tensor | None = None) -
     with without_autocast(faces):
         _, similarity = structural_similarity_index_measure(made, true, data_range=1.0, return_full_image=True)
     return weighted_mean(1 - similarity.view_as(faces), weight).to(full_precision(faces).dtype)
+
+
+def contour_weight(landmarks: Tensor, crop: CropForm, outside: float) -> Tensor:
+    """Weights of the pixels: 1 within the contour of the face, `outside` elsewhere, in cells of 4x4 pixels.
+
+    Args:
+        landmarks: (B, T, 131, 2), in units of the crop.
+        crop: the form of the faces.
+
+    Returns:
+        (B, T, 1, H, W), without a gradient.
+    """
+    points = full_precision(landmarks.detach())
+    (x1, y1), (x2, y2) = (points[..., end, :, None].unbind(-2) for end in _CONTOUR)  # (B, T, edges, 1)
+    y, x = (
+        (torch.arange(side // 4, device=points.device, dtype=points.dtype) + 0.5) / (side // 4) for side in crop.shape
+    )
+    # A cell is inside if a ray to its right crosses the contour an odd number of times.
+    crosses = (y1 > y) != (y2 > y)  # (B, T, edges, h)
+    at = x1 + (y - y1) * (x2 - x1) / torch.where(y1 == y2, 1, y2 - y1)
+    crossed = crosses[..., None] & (x < at[..., None])  # (B, T, edges, h, w)
+    inside = (crossed.sum(dim=2, keepdim=True) % 2).to(points.dtype)
+    weight = outside + (1 - outside) * inside
+    return F.interpolate(weight.flatten(0, 1), size=crop.shape, mode="nearest").unflatten(0, points.shape[:2])
 
 
 def landmark_flow_loss(grid: Tensor, landmarks: Tensor, reference_landmarks: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from extensions.landmark_predictor import LandmarkPredictorConfig
 from extensions.landmark_synthesizer import LandmarkSynthesizerConfig
 from extensions.lessons import ReadingTraining, SpeechTraining, VisemeTraining
 from extensions.losses import ExtraLosses
+from extensions.region_synthesizer import RegionSynthesizerConfig
 from training.config import Extension
 
 
@@ -44,3 +45,10 @@ class LandmarkSynthesizerExtension(FaceExtension):
     model: LandmarkSynthesizerConfig = field(default_factory=lambda: LandmarkSynthesizerConfig(mutual_information=None))
     # A lesson before a fresh network's training. finetune_e2e.py and checkpoints.combine copy the predictor's reader.
     reading: ReadingTraining = field(default_factory=ReadingTraining)
+
+
+@dataclass
+class RegionSynthesizerExtension(FaceExtension):
+    """Settings of train_face.py with `model.form: region`."""
+
+    model: RegionSynthesizerConfig = field(default_factory=lambda: RegionSynthesizerConfig(mutual_information=None))

@@ -45,6 +45,7 @@ NETWORKS: dict[str, dict[str, str]] = {
         "paper": "models.face_synthesizer:FaceSynthesizer",
         "released": "models.face_synthesizer:FaceSynthesizer",
         "landmarks": "extensions.landmark_synthesizer:LandmarkSynthesizer",
+        "region": "extensions.region_synthesizer:RegionSynthesizer",
     },
     "g4g_synthesizer": {"": "models.g4g:G4GSynthesizer"},
     "sync_expert": {"": "models.sync_expert:SyncExpert"},

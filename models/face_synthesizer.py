@@ -276,6 +276,7 @@ class FaceSynthesizer(nn.Module):
 
     Attributes:
         inputs: the names in a batch of `ClipDataset` that `forward` takes, in its order.
+        takes_sound: whether the faces depend on `audio`; else it can have any kind of features.
 
     Raises:
         ValueError: an option of the config has no such value, or the options exclude each other.
@@ -283,6 +284,7 @@ class FaceSynthesizer(nn.Module):
 
     Config = FaceSynthesizerConfig
     inputs: ClassVar[tuple[str, ...]] = ("frames", "heatmaps", "reference_images", "reference_heatmaps", "audio")
+    takes_sound: ClassVar[bool] = True
 
     def __init__(self, config: FaceSynthesizerConfig):
         super().__init__()

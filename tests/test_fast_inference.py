@@ -10,7 +10,8 @@ from benchmarks.inference import FastDubbing, Inputs, PlainDubbing, count_gflop,
 from dubbing import StsaSpeaker
 from dubbing.speaker import FaceJob
 from extensions.landmark_predictor import LandmarkPredictor, LandmarkPredictorConfig
-from extensions.landmark_synthesizer import LandmarkSynthesizer, LandmarkSynthesizerConfig
+from extensions.landmark_synthesizer import LandmarkSynthesizerConfig
+from extensions.region_synthesizer import RegionSynthesizerConfig
 from media.errors import InputError
 from media.heatmap import KEYPOINTS, ORDER, POSE
 from models.checkpoint import build_network
@@ -26,6 +27,7 @@ FORMS = {
     "released with ReLU": FaceSynthesizerConfig(form="released", width=0.125, spade_relu=True),
     "copying": LandmarkSynthesizerConfig(base="released", width=0.125, landmark_flow=False),
     "landmarks": LandmarkSynthesizerConfig(width=0.125),
+    "region": RegionSynthesizerConfig(width=0.125),
     "spatial path alone": FaceSynthesizerConfig(width=0.125, temporal=False),
     "temporal path alone": FaceSynthesizerConfig(width=0.125, spatial=False),
 }
@@ -96,12 +98,12 @@ def test_the_fast_line_dubs_the_same_frames_for_less(form):
         assert expected.std() > 0.05 and fast_error < 3 * error + 1e-7
 
 
-def test_what_the_sources_own_mouth_does_is_not_seen():
+@pytest.mark.parametrize("synthesizer", [LandmarkSynthesizerConfig(width=0.06), RegionSynthesizerConfig(width=0.125)])
+def test_what_the_sources_own_mouth_does_is_not_seen(synthesizer):
     """Landmarks are given to both networks, and of the target's only those of the pose may tell them anything."""
     random = np.random.default_rng(0)
     form = LandmarkPredictorConfig(width=0.125, layers=2)
-    synthesizer = LandmarkSynthesizerConfig(width=0.06)
-    networks = trained_like(LandmarkPredictor(form)), trained_like(LandmarkSynthesizer(synthesizer))
+    networks = trained_like(LandmarkPredictor(form)), trained_like(build_network("face_synthesizer", synthesizer))
     crops = random.integers(0, 255, (5, 8, 8, 3)).astype(np.uint8).repeat(16, axis=1).repeat(16, axis=2)
     points = random.uniform(0.2, 0.8, (5, 131, 2)).astype(np.float32)
     sound = random.normal(0, 1, (40, 80)).astype(np.float32)

@@ -29,6 +29,13 @@ TINY = {
     "train_sync": ["model.width=0.03", "train.batch_size=4", "negatives=2"],
     "finetune_e2e": ["train.batch_size=2"],
 }
+# The demo's networks take "upright" crops, and the synthesizer has its own form; these tests take the smaller crops of
+# the drawn clips, and a synthesizer with all of STSA's parts.
+FORMS = {
+    "train_heatmap": ["model.crop=stsa"],
+    "train_face": ["model.crop=stsa", "model.form=landmarks"],
+    "train_sync": ["model.crop=stsa"],
+}
 STEPS = ["train.steps=2", "train.save_every=1", "train.validate_every=2"]
 COMMON = ["data.workers=0", "data.augment=false", "train.validation_windows=2", "train.warmup=0", "train.log_every=1"]
 
@@ -67,11 +74,12 @@ def write_clips(folder: Path, count: int = 2, frames: int = 24, first: int = 0) 
 
 
 def arguments(script: str, clips: Path, output: Path, *settings: str, config: str | None = None) -> list[str]:
-    """The command line of a tiny run of `script` on `clips`, with its demo config or another."""
+    """The command line of a tiny run of `script` on `clips`, with its demo config's settings or another config."""
     name = config or f"demo_{script.split('_')[1]}.yaml"
     path = Path(__file__).resolve().parent.parent / "configs" / name
     data = [f"data.train={clips}", f"data.val={clips}", f"output={output}"]
-    return ["--config", str(path), *data, *TINY[script], *COMMON, *settings]
+    form = FORMS.get(script, []) if config is None else []
+    return ["--config", str(path), *data, *form, *TINY[script], *COMMON, *settings]
 
 
 def run(script: str, arguments: list[str], before: Callable[[], None] | None = None, **environment: str) -> int:
