@@ -72,7 +72,7 @@ def test_an_earlier_config_has_the_same_weights(first):
     assert config.extra_losses == ExtraLosses(l1=1.0, gradient=2.0, ssim=0.5, mouth=3.0, upper=0.1, flow=0.25)
     assert config.losses.perceptual == 0.0 and config.losses.gan == 0.5 and config.losses.feature == 1.0
     later: Any = read_config(Finetuning, ROOT / "configs/demo_e2e.yaml", ["losses.l1=3", "extra_losses.ssim=2"])
-    assert later.extra_losses == ExtraLosses(l1=3.0, gradient=2.0, ssim=2.0, mouth=4.0, upper=0.1)
+    assert later.extra_losses == ExtraLosses(l1=3.0, gradient=2.0, ssim=2.0, mouth=4.0, upper=0.0, outside=0.2)
 
 
 @pytest.mark.parametrize(("there", "perceptual", "l1"), [(False, 4, 2.0), (True, 4, 1.0), (False, 0, 1.0)])

@@ -34,7 +34,7 @@ TINY = {
 FORMS = {
     "train_heatmap": ["model.crop=stsa"],
     "train_face": ["model.crop=stsa", "model.form=landmarks"],
-    "train_sync": ["model.crop=stsa"],
+    "train_sync": ["model.crop.framing=landmark_box"],
 }
 STEPS = ["train.steps=2", "train.save_every=1", "train.validate_every=2"]
 COMMON = ["data.workers=0", "data.augment=false", "train.validation_windows=2", "train.warmup=0", "train.log_every=1"]
