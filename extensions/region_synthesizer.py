@@ -28,7 +28,8 @@ _SHARPNESS = 3.0  # initial factor on the logits of the references' shares
 # the share of one with the target's lips.
 _UNLIKENESS = 15000.0
 _STEP = 1 / 128  # of the crop: unit of the displacements that the network sees and predicts
-_SHADE = 0.1  # unit of the copy's shading
+_SHADE = 0.1  # unit of the shading
+_PAINT = 0.25  # unit of the painted colours
 _TEETH = -4.0  # initial logit of the teeth's two warps, against 0 of the skin's
 
 
@@ -149,11 +150,11 @@ class Painter(nn.Module):
         fine = 3 * c // 4
         self.fine = nn.Sequential(ConvBlock(2, fine + 3 * 4 + 1, fine), *_residual(fine, 1))
         self.colours = nn.Conv2d(fine, 4 * 4, 3, padding=1)
-        nn.init.zeros_(self.shade.weight)
-        nn.init.zeros_(cast(Tensor, self.shade.bias))
+        for parameter in (*self.shade.parameters(), *self.colours.parameters()):
+            nn.init.zeros_(parameter)
 
     def forward(self, aligned: Tensor, target: Tensor, drawn: Tensor, copied: Tensor) -> tuple[Tensor, Tensor]:
-        """The painted colours and their weight's logit (B, 4, h, w), and the copy's shading (B, 3, h/4, w/4).
+        """The painted colours, the copy's weight's logit (B, 4, h, w), and the shading (B, 3, h/4, w/4).
 
         Args:
             aligned, target: (B, C, h/4, w/4).
@@ -350,11 +351,13 @@ def _read(features: Tensor, points: Tensor) -> Tensor:
 def _over(painted: Tensor, copied: Tensor, shade: Tensor) -> Tensor:
     """Colours in [0, 1] (B, 3, h, w) of the painting (B, 4, h, w) over the shaded copy (B, 3, h, w).
 
-    Training starts near the copy. Computed in float32: bfloat16 resolves half of an image's grey levels.
+    The painting is a change of the blurred copy, so that training starts near the copy. Computed in float32: bfloat16
+    resolves half of an image's grey levels.
     """
     painted, copied, shade = (full_precision(x) for x in (painted, copied, shade))
-    mixed = torch.lerp(torch.sigmoid(painted[:, :3]), copied + _SHADE * shade, torch.sigmoid(painted[:, 3:] + 2))
-    return mixed.clamp(0, 1)
+    blurred = _enlarged(F.avg_pool2d(copied, STRIDE), STRIDE)
+    mixed = torch.lerp(blurred + _PAINT * painted[:, :3], copied, torch.sigmoid(painted[:, 3:] + 2))
+    return (mixed + _SHADE * shade).clamp(0, 1)
 
 
 def _check(config: RegionSynthesizerConfig) -> None:
