@@ -103,6 +103,17 @@ def test_an_untrained_network_copies_a_reference_that_is_the_target():
     assert (alignment.grid - still).abs().max() < 1e-4
 
 
+def test_an_untrained_networks_flow_is_the_landmarks_motion():
+    synthesizer = network().double().eval()
+    items = batch(synthesizer, frames=1)
+    shift = torch.tensor([0.05, -0.03], dtype=torch.float64)
+    items["reference_landmarks"] = (items["landmarks"] + shift).expand_as(items["reference_landmarks"])
+    with torch.inference_mode():
+        _, alignment = synthesizer(*given(synthesizer, items), alignment=True)
+    moved = centres(SMALL, slice(0, 96), slice(0, 64), 1).double() + 2 * shift[:, None, None]
+    assert (alignment.grid - moved).abs().max() < 1e-4
+
+
 def test_the_sound_and_the_heatmaps_size_do_not_matter():
     synthesizer = trained_like(network()).double()
     items = batch(synthesizer)
