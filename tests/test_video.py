@@ -1,6 +1,7 @@
 """Reading videos of any kind as frames in time, and writing them in step with their sound."""
 
 import itertools
+import os
 import resource
 import signal
 from fractions import Fraction
@@ -40,6 +41,12 @@ KINDS: dict[str, dict[str, Any]] = {
     "a.gif": {"codec": "gif", "pix_fmt": "rgb8"},
     "a.apng": {"codec": "apng", "pix_fmt": "rgb24"},
 }
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getscheduler"), reason="this system has no scheduling policies")
+def test_writing_av1_leaves_the_process_its_priority(tmp_path):
+    write_video(tmp_path / "av1.mp4", pictures=2, **KINDS["av1.mp4"])
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER
 
 
 def numbers(path, **options) -> list[int]:
