@@ -12,6 +12,7 @@ keypoint head, not the decoded heatmaps: with `model.form` paper or released, us
 """
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, cast
 
@@ -20,10 +21,13 @@ from training.settings import answer_help
 answer_help(__name__, __file__)
 
 import torch
+from accelerate import Accelerator
 from omegaconf import MISSING
 from torch import Tensor
+from torch.utils.data import Dataset
 from torchvision.utils import make_grid
 
+from data_prep.windows import ClipDataset
 from losses.heatmap import HeatmapLosses, freeze_unread, heatmap_scores, heatmap_terms
 from media.errors import command
 from models.checkpoint import build_network, load_network
@@ -43,7 +47,10 @@ class HeatmapTraining:
     """The settings of this script."""
 
     trained: ClassVar[str] = "heatmap_predictor"  # the network of `model`, by its name in checkpoints
-    extensions: ClassVar[dict[str, str]] = {"landmarks": "LandmarkPredictorExtension"}
+    extensions: ClassVar[dict[str, str]] = {
+        "landmarks": "LandmarkPredictorExtension",
+        "speech": "SpeechPredictorExtension",
+    }
     data: DataConfig = field(default_factory=DataConfig)
     model: HeatmapPredictorConfig = field(default_factory=HeatmapPredictorConfig)
     losses: HeatmapLosses = field(default_factory=HeatmapLosses)
@@ -79,6 +86,38 @@ def validate(
     return values, {"val/reference, pose, predicted, true": grid}
 
 
+def prepared(
+    further: Any, predictor: WindowEncoder, dataset: ClipDataset, fresh: bool, accelerator: Accelerator
+) -> tuple[Dataset, Callable[[Callable, dict], dict[str, Tensor]] | None]:
+    """The items of a form of extensions/, and its loss terms if it has its own: of the network and a batch.
+
+    `fresh` weights are fitted or pretrained first.
+    """
+    # Imported here: the papers' networks train without extensions/.
+    from extensions.landmark_predictor import LandmarkPredictor
+    from extensions.lessons import learn_all
+    from extensions.speech_predictor import SpeechPredictor
+    from extensions.speech_training import SpokenWindows, fit_shapes, spoken_terms
+
+    if isinstance(predictor, SpeechPredictor):
+        if fresh:
+            fit_shapes(predictor, dataset)
+
+        def terms_of(predict: Callable, part: dict) -> dict[str, Tensor]:
+            places = part["landmarks"], part["reference_landmarks"]
+            _, keypoints = predict(part["audio"], None, None, *places)
+            return spoken_terms(keypoints, predictor.shut_mouth(*places), part, further.spoken)
+
+        return SpokenWindows(dataset, further.windows, further.output), terms_of
+    assert isinstance(predictor, LandmarkPredictor)
+    predictor.draws_in_training = further.losses.heatmap > 0
+    if fresh:
+        lessons = further.reading, further.speech
+        explained = learn_all(predictor, dataset, *lessons, further.train.seed, further.output)
+        accelerator.print(f"speech explains {100 * explained:.1f} % of the mouth's motion in the training clips")
+    return dataset, None
+
+
 @command
 def main() -> None:
     config = parse_config(HeatmapTraining, __doc__)
@@ -99,17 +138,11 @@ def main() -> None:
 
     further = extension(config)
     if further is not None:
-        # Imported here: the papers' networks train without extensions/.
-        from extensions.landmark_predictor import LandmarkPredictor
-        from extensions.lessons import learn_all
-
-        assert isinstance(predictor, LandmarkPredictor)
-        predictor.draws_in_training = config.losses.heatmap > 0
-        if not config.start_from and not holds_a_run(config.output):
-            predictor.to(accelerator.device)
-            lessons = further.reading, further.speech
-            explained = learn_all(predictor, dataset, *lessons, config.train.seed, config.output)
-            accelerator.print(f"speech explains {100 * explained:.1f} % of the mouth's motion in the training clips")
+        predictor.to(accelerator.device)
+        fresh = not config.start_from and not holds_a_run(config.output)
+        items, terms_of = prepared(further, predictor, dataset, fresh, accelerator)
+    else:
+        items, terms_of = dataset, None
     freeze_unread(predictor, config.losses)
     shared = {"": predictor.shared_parameters()}
     learner = Learner(synchronised(predictor, accelerator, config.train), config.train, accelerator, shared=shared)
@@ -122,10 +155,12 @@ def main() -> None:
 
     def compute(part: dict) -> tuple[dict[str, Tensor], None]:
         with accelerator.autocast():
+            if terms_of is not None:
+                return terms_of(predict, part), None
             heatmaps, keypoints = predict(*inputs_of(predictor, part))
         return heatmap_terms(heatmaps, keypoints, part, config.losses), None
 
-    for step, batch in run.progress(training_batches(dataset, config, accelerator, first)):
+    for step, batch in run.progress(training_batches(items, config, accelerator, first)):
         train_mode(learner.network, config.train)
         values, _ = learner.step(batch, step, compute)
         run.average()

@@ -98,7 +98,7 @@ class ClipDataset(Dataset):
         self.kind, self.window, self.references, self.crop, self.augment = audio, window, references, crop, augment
         self.warp, self.negatives, self.furthest, self.pictures, self.poses = warp, negatives, furthest, pictures, poses
         self.clips: list[Clip] = []
-        self._late: list[int] = []
+        self.late: list[int] = []  # frames by which each clip's sound is read later
         spans: list[tuple[int, int, int]] = []  # clip, first and last-plus-one position of the windows' first faces
         manifest = Manifest(Path(folder))
         small = 0
@@ -116,7 +116,7 @@ class ClipDataset(Dataset):
             if late is not None and found:
                 spans += [(len(self.clips), *span) for span in found]
                 self.clips.append(clip)
-                self._late.append(late)
+                self.late.append(late)
         if not self.clips:
             reasons = " outside the part that holdout reserves" if holdout else ""
             reasons += f", and {small} have faces below smallest_face={smallest_face}" if small else ""
@@ -178,7 +178,7 @@ class ClipDataset(Dataset):
             landmarks = warped(landmarks, self.window, self.warp, random)
 
         numbers = clip.frames[targets]
-        sounding = numbers + self._late[which]
+        sounding = numbers + self.late[which]
         sounds, shifted = sounding, {}
         if self.negatives:
             middle, from_frame = sounding[self.window // 2], sounding[0] + self.mel_from
@@ -225,7 +225,7 @@ class ClipDataset(Dataset):
         """Yield each clip's windows of sound (F, C, W) and `landmarks` (F, 131, 2), without its images."""
         for which, landmarks in enumerate(self.landmarks()):
             clip = self.clips[which]
-            yield clip.audio_windows(self.kind, clip.frames[: len(landmarks)] + self._late[which]), landmarks
+            yield clip.audio_windows(self.kind, clip.frames[: len(landmarks)] + self.late[which]), landmarks
 
 
 def warped(landmarks: np.ndarray, window: int, most: float, random: np.random.Generator) -> np.ndarray:

@@ -53,7 +53,7 @@ class LandmarkPredictor(WindowEncoder):
         super().__init__(config)
         self.draws_in_training = True
         self.drawing = CurveDrawing(config.crop.guidance)
-        self.turning = _TurnedHead()
+        self.turning = TurnedHead()
         self.reader = PointReader()
         self.lip_keypoints = _TokenKeypoints(len(LIP_POINTS), config.width)
         self.jaw_keypoints = _TokenKeypoints(len(JAW_POINTS), config.width)
@@ -166,7 +166,7 @@ class _TokenKeypoints(nn.Module):
         return _STEP * in_full_precision(self.linear, token).unflatten(1, (-1, 2))
 
 
-class _TurnedHead(nn.Module):
+class TurnedHead(nn.Module):
     """A linear map of the upper face's shape to the keypoints' displacements by the head's turn.
 
     Fitted in closed form before the rest is trained (`extensions.lessons`), then frozen.

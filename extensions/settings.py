@@ -10,6 +10,8 @@ from extensions.landmark_synthesizer import LandmarkSynthesizerConfig
 from extensions.lessons import ReadingTraining, SpeechTraining, VisemeTraining
 from extensions.losses import ExtraLosses
 from extensions.region_synthesizer import RegionSynthesizerConfig
+from extensions.speech_predictor import SpeechPredictorConfig
+from extensions.speech_training import SpokenLosses, SpokenWindowsConfig
 from training.config import Extension
 
 
@@ -29,6 +31,15 @@ class LandmarkPredictorExtension(Extension):
     model: LandmarkPredictorConfig = field(default_factory=LandmarkPredictorConfig)
     reading: ReadingTraining = field(default_factory=ReadingTraining)
     speech: SpeechTraining = field(default_factory=SpeechTraining)
+
+
+@dataclass
+class SpeechPredictorExtension(Extension):
+    """Settings of train_heatmap.py with `model.form: speech` (speech_training.py), in place of `losses`."""
+
+    model: SpeechPredictorConfig = field(default_factory=SpeechPredictorConfig)
+    spoken: SpokenLosses = field(default_factory=SpokenLosses)
+    windows: SpokenWindowsConfig = field(default_factory=SpokenWindowsConfig)
 
 
 @dataclass

@@ -40,6 +40,7 @@ NETWORKS: dict[str, dict[str, str]] = {
         "paper": "models.heatmap_predictor:HeatmapPredictor",
         "released": "models.heatmap_predictor:HeatmapPredictor",
         "landmarks": "extensions.landmark_predictor:LandmarkPredictor",
+        "speech": "extensions.speech_predictor:SpeechPredictor",
     },
     "face_synthesizer": {
         "paper": "models.face_synthesizer:FaceSynthesizer",

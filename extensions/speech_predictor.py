@@ -1,0 +1,252 @@
+"""A heatmap predictor whose mouth follows the sound alone. Not in the paper.
+
+The references give the person's shut mouth, by linear maps that close each of them. A small convolutional network over
+sound features of some half a second (`hama`) moves it. The upper face gives the pose: with crops of framing `upright`,
+the source's jaw has no part in it.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from extensions.drawing import CurveDrawing
+from extensions.landmark_maps import ANCHORS, apply_affine, fit_similarity
+from extensions.landmark_predictor import TurnedHead
+from media.audio import FEATURES
+from media.heatmap import KEYPOINTS, ORDER
+from models.heatmap_predictor import WindowEncoder, WindowEncoderConfig
+from models.layers import in_full_precision, scaled
+from models.precision import without_autocast
+
+REACH = 4  # frames on either side of a frame whose sound moves its mouth
+SHUT = 0.005  # inner lips' distance of a shut mouth, share of the face's height
+MOTIONS = 20  # number of principal directions of the mouth's motion
+_PERSON = 4  # numbers that describe a person's mouth
+_NEAR = 0.014  # share of the face's height: a reference's weight falls by e with that much opening
+_UPPER, _LOWER, _OUTER_UPPER, _OUTER_LOWER, _RIGHT, _LEFT = (
+    KEYPOINTS.tolist().index(ORDER.index(id)) for id in (13, 14, 0, 17, 61, 291)
+)
+
+
+@dataclass
+class SpeechPredictorConfig(WindowEncoderConfig):
+    """The settings of a `SpeechPredictor`. It has no transformer: `layers` and `heads` have no effect."""
+
+    form: str = "speech"  # the form of this network
+    audio: str = "hama"  # kind of sound features: "mel", "wav2vec2", "hama" or "whisper"
+    width: float = 0.1875  # factor of every layer's channels, 512 at 1
+    frames: int = 9  # T, consecutive frames in a window: 2 REACH + 1
+    dropout: float = 0.2  # of features, channels and hidden units
+
+
+def opening(keypoints: Tensor) -> Tensor:
+    """Distance of the inner lips' middles (MediaPipe ids 13 and 14) of keypoints (..., 57, 2): (...)."""
+    return (keypoints[..., _UPPER, :] - keypoints[..., _LOWER, :]).norm(dim=-1)
+
+
+def face_height(landmarks: Tensor) -> Tensor:
+    """Mean height of the box of landmarks (..., N, 131, 2): (...)."""
+    y = landmarks[..., 1]
+    return (y.amax(dim=-1) - y.amin(dim=-1)).mean(dim=-1)
+
+
+class SpeechPredictor(WindowEncoder):
+    """Predicts 57 keypoints from sound, the upper face and the references' landmarks; draws heatmaps through them.
+
+    It has the methods of a `WindowEncoder`, and none of its layers.
+
+    Attributes:
+        inputs: the names in a batch of `ClipDataset` that `forward` takes, in its order.
+        draws_in_training: whether `forward` draws heatmaps in training mode; if not, it returns None for them.
+    """
+
+    Config = SpeechPredictorConfig
+    inputs: ClassVar[tuple[str, ...]] = (
+        "audio",
+        "pose_heatmaps",
+        "reference_heatmaps",
+        "landmarks",
+        "reference_landmarks",
+    )
+    upper_points: Tensor
+    keypoints: Tensor
+    mean: Tensor
+    deviation: Tensor
+    closing: Tensor
+    motions: Tensor
+
+    def __init__(self, config: SpeechPredictorConfig | None = None):
+        nn.Module.__init__(self)
+        self.config = config = config or SpeechPredictorConfig()
+        if config.audio not in FEATURES:
+            raise ValueError(f"audio is {config.audio!r}; give one of {', '.join(FEATURES)}")
+        channels, rows = FEATURES[config.audio]
+        width = scaled(512, config.width)
+        narrow = scaled(340, config.width)
+        self.draws_in_training = True
+        self.drawing = CurveDrawing(config.crop.guidance)
+        self.turning = TurnedHead()
+        self.row = nn.Linear(channels, narrow)
+        self.token = nn.Linear(rows * narrow, width)
+        self.first = nn.Conv1d(width + _PERSON, width, REACH + 1)
+        self.second = nn.Conv1d(width, width, REACH + 1)
+        self.head = nn.Linear(width, MOTIONS)
+        self.amplitude = nn.Linear(_PERSON, 1)
+        nn.init.zeros_(self.amplitude.weight)
+        nn.init.zeros_(self.amplitude.bias)
+        self.dropout, self.channel_dropout = nn.Dropout(config.dropout), nn.Dropout1d(config.dropout)
+        # Fitted in closed form before training (`extensions.speech_training`).
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("deviation", torch.ones(channels))
+        self.register_buffer("closing", torch.zeros(len(KEYPOINTS), 2))  # keypoints' motion as the lips part by 1
+        self.register_buffer("motions", torch.zeros(MOTIONS, 2 * len(KEYPOINTS)))
+        self.register_buffer("upper_points", torch.tensor(ANCHORS), persistent=False)
+        self.register_buffer("keypoints", torch.as_tensor(KEYPOINTS), persistent=False)
+
+    def forward(
+        self,
+        audio: Tensor,
+        pose_heatmaps: Tensor | None,
+        reference_heatmaps: Tensor | None,
+        landmarks: Tensor,
+        reference_landmarks: Tensor,
+    ) -> tuple[Tensor | None, Tensor]:
+        """Predict the 57 keypoints of T consecutive frames, and draw their heatmaps.
+
+        Args:
+            audio: (B, T, C, W), the window of sound around each frame.
+            pose_heatmaps: (B, T, 1, G, G) in [0, 1], the upper face of the target frames; None where none are drawn.
+            reference_heatmaps: not used.
+            landmarks: (B, T, 131, 2) in units of the crop; only those of the upper faces are used.
+            reference_landmarks: (B, N, 131, 2) in units of the crop.
+
+        Returns:
+            heatmaps (B, T, 1, G, G) in [0, 1], or None (`draws_in_training`); keypoints (B, T, 57, 2) in units of
+            the crop, 17 of the jaw, then 40 of the lips.
+        """
+        tokens = self._embed(audio.flatten(0, 1)).unflatten(0, audio.shape[:2])
+        # At both ends of a window, its last frame is repeated.
+        padded = torch.cat([tokens[:, :1].expand(-1, REACH, -1), tokens, tokens[:, -1:].expand(-1, REACH, -1)], dim=1)
+        keypoints = self._move(padded, landmarks, reference_landmarks)
+        if pose_heatmaps is None or (self.training and not self.draws_in_training):
+            return None, keypoints
+        drawn = torch.maximum(pose_heatmaps.flatten(0, 1), self.drawing(keypoints.flatten(0, 1)))
+        return drawn.unflatten(0, pose_heatmaps.shape[:2]), keypoints
+
+    def encode_frames(self, audio: Tensor, pose_heatmaps: Tensor) -> Tensor:
+        """Embed the sound of frames independently: audio (F, C, W) -> (F, 1, width)."""
+        return self._embed(audio)[:, None]
+
+    def encode_references(self, reference_heatmaps: Tensor) -> Tensor:
+        """Nothing: the references' landmarks say all. (B, N, 1, G, G) -> zeros (B, N, 1)."""
+        return reference_heatmaps.new_zeros(*reference_heatmaps.shape[:2], 1)
+
+    def predict_centre(
+        self,
+        frames: Tensor,
+        references: Tensor,
+        pose_heatmaps: Tensor,
+        landmarks: Tensor,
+        reference_landmarks: Tensor,
+        *,
+        keypoints: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """`forward` of B windows, for the centre frames T // 2 only.
+
+        Args:
+            frames: (B, T, 1, width), windows of `encode_frames`; at both ends of a video its last frame is repeated.
+            references: not used.
+            pose_heatmaps: (B, 1, G, G) of the centre frames.
+            landmarks: (B, 131, 2) of the centre frames.
+            reference_landmarks: (B or 1, N, 131, 2).
+            keypoints: whether to return the keypoints.
+
+        Returns:
+            heatmaps (B, 1, G, G) in [0, 1], and keypoints (B, 57, 2), or None.
+        """
+        centre = frames.shape[1] // 2
+        places = torch.arange(-REACH, REACH + 1, device=frames.device) + centre
+        window = frames[:, places.clamp(0, frames.shape[1] - 1), 0]
+        moved = self._move(window, landmarks[:, None], reference_landmarks.expand(len(frames), -1, -1, -1))[:, 0]
+        return torch.maximum(pose_heatmaps, self.drawing(moved)), moved if keypoints else None
+
+    def shared_parameters(self) -> list[nn.Parameter]:
+        """The parameters that the gradient of every loss term reaches."""
+        return [parameter for parameter in self.parameters() if parameter.requires_grad]
+
+    def shut_mouth(self, landmarks: Tensor, reference_landmarks: Tensor) -> Tensor:
+        """The keypoints of a shut mouth in the pose of `landmarks` (B, T, 131, 2): (B, T, 57, 2)."""
+        still, _ = self._person(reference_landmarks)
+        return self._posed(still[:, None], landmarks, reference_landmarks)
+
+    def frontal(self, landmarks: Tensor, reference_landmarks: Tensor) -> Tensor:
+        """Keypoints of `landmarks` (B, F, 131, 2), pose-normalised to the references' mean and without the turn."""
+        home, turned, _ = self._pose(landmarks, reference_landmarks)
+        return apply_affine(landmarks.index_select(2, self.keypoints), home) - self.turning(turned)
+
+    def _embed(self, audio: Tensor) -> Tensor:
+        """(M, C, W) -> (M, width)."""
+        x = (audio.transpose(1, 2) - self.mean) / self.deviation
+        rows = F.gelu(self.row(self.dropout(x)))
+        return F.gelu(self.token(self.dropout(rows).flatten(1)))
+
+    def _move(self, tokens: Tensor, landmarks: Tensor, reference_landmarks: Tensor) -> Tensor:
+        """Keypoints (B, T, 57, 2) in the pose of landmarks (B, T, 131, 2); tokens (B, T + 2 REACH, width)."""
+        still, person = self._person(reference_landmarks)
+        told = person[:, None].expand(-1, tokens.shape[1], -1).to(tokens.dtype)
+        x = torch.cat([tokens, told], dim=2).transpose(1, 2)
+        x = F.gelu(self.first(self.channel_dropout(x)))
+        x = F.gelu(self.second(self.channel_dropout(x))).transpose(1, 2)
+        shares = (
+            in_full_precision(self.head, self.dropout(x)) * in_full_precision(self.amplitude, person).exp()[:, None]
+        )
+        with without_autocast(shares):
+            motion = (shares @ self.motions).unflatten(-1, (-1, 2)) * face_height(reference_landmarks)[
+                :, None, None, None
+            ]
+        return self._posed(still[:, None] + motion, landmarks, reference_landmarks)
+
+    def _posed(self, mouths: Tensor, landmarks: Tensor, reference_landmarks: Tensor) -> Tensor:
+        """Frontal keypoints (B, T or 1, 57, 2) in the pose of landmarks (B, T, 131, 2)."""
+        _, turned, away = self._pose(landmarks, reference_landmarks)
+        return apply_affine(mouths + self.turning(turned), away)
+
+    def _pose(self, landmarks: Tensor, reference_landmarks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Similarities of upper faces to the mean reference and back (B, T, 3, 2), and their turn (B, T, 74, 2)."""
+        anchors = landmarks.index_select(2, self.upper_points)
+        mean = self._aligned(reference_landmarks)[0].mean(dim=1, keepdim=True)
+        home = fit_similarity(anchors, mean)
+        return home, apply_affine(anchors, home) - mean, fit_similarity(mean, anchors)
+
+    def _aligned(self, reference_landmarks: Tensor) -> tuple[Tensor, Tensor]:
+        """Upper faces (B, N, 74, 2) and keypoints (B, N, 57, 2) of references, pose-normalised to the first."""
+        anchors = reference_landmarks.index_select(2, self.upper_points)
+        together = fit_similarity(anchors, anchors[:, :1])
+        return apply_affine(anchors, together), apply_affine(
+            reference_landmarks.index_select(2, self.keypoints), together
+        )
+
+    def _person(self, reference_landmarks: Tensor) -> tuple[Tensor, Tensor]:
+        """The shut mouth (B, 57, 2) of references (B, N, 131, 2), and the person's numbers (B, 4).
+
+        The numbers are the largest and the mean opening, the lips' thickness and the mouth's width, in units of the
+        face's height, centred and scaled. Each reference is closed by `closing`; the more open it is, the less it
+        counts.
+        """
+        anchors, keypoints = self._aligned(reference_landmarks)
+        frontal = keypoints - self.turning(anchors - anchors.mean(dim=1, keepdim=True))
+        with without_autocast(frontal):
+            height = face_height(reference_landmarks)[:, None]
+            openings = opening(frontal)
+            closed = frontal - self.closing * (openings - SHUT * height)[..., None, None]
+            weights = torch.softmax(-openings / (_NEAR * height), dim=1)
+            mean = (closed * weights[..., None, None]).sum(dim=1)
+            still = mean - self.closing * (opening(mean)[:, None] - SHUT * height)[..., None]
+            lips = (still[:, _OUTER_UPPER] - still[:, _OUTER_LOWER]).norm(dim=-1)
+            wide = (still[:, _RIGHT] - still[:, _LEFT]).norm(dim=-1)
+            sizes = torch.stack([openings.amax(dim=1), openings.mean(dim=1), lips, wide], dim=1) / height
+            scale, centre = sizes.new_tensor([14.0, 28.0, 7.0, 3.5]), sizes.new_tensor([1.0, 0.6, 1.0, 1.0])
+            return still, sizes * scale - centre
