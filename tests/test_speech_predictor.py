@@ -113,7 +113,7 @@ def test_items_are_silent_where_their_sound_is(dataset, tmp_path, monkeypatch):
     length = 17 + 2 * REACH
     assert seen[0]["audio"].shape == (length, *FEATURES["mel"]) and seen[0]["keypoints"].shape == (length, 57, 2)
     assert seen[0]["reference_landmarks"].shape == (5, 131, 2)
-    levels = {0: [], 1: []}
+    levels: dict[int, list[float]] = {0: [], 1: []}
     for item in seen:
         for frame, (silent, doubtful) in enumerate(zip(item["silent"], item["doubtful"], strict=True)):
             assert silent + doubtful <= 1
