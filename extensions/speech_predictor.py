@@ -24,7 +24,8 @@ from models.precision import without_autocast
 REACH = 4  # frames on either side of a frame whose sound moves its mouth
 SHUT = 0.005  # inner lips' distance of a shut mouth, share of the face's height
 MOTIONS = 20  # number of principal directions of the mouth's motion
-_PERSON = 4  # numbers that describe a person's mouth
+_SHAPES = 6  # of the motions, whose shares in the references' mean describe a person
+_PERSON = 4 + _SHAPES  # numbers that describe a person's mouth
 _NEAR = 0.014  # share of the face's height: a reference's weight falls by e with that much opening
 _UPPER, _LOWER, _OUTER_UPPER, _OUTER_LOWER, _RIGHT, _LEFT = (
     KEYPOINTS.tolist().index(ORDER.index(id)) for id in (13, 14, 0, 17, 61, 291)
@@ -39,7 +40,7 @@ class SpeechPredictorConfig(WindowEncoderConfig):
     audio: str = "hama"  # kind of sound features: "mel", "wav2vec2", "hama" or "whisper"
     width: float = 0.1875  # factor of every layer's channels, 512 at 1
     frames: int = 9  # T, consecutive frames in a window: 2 REACH + 1
-    dropout: float = 0.2  # of features, channels and hidden units
+    dropout: float = 0.3  # of features, channels and hidden units
 
 
 def opening(keypoints: Tensor) -> Tensor:
@@ -230,11 +231,11 @@ class SpeechPredictor(WindowEncoder):
         )
 
     def _person(self, reference_landmarks: Tensor) -> tuple[Tensor, Tensor]:
-        """The shut mouth (B, 57, 2) of references (B, N, 131, 2), and the person's numbers (B, 4).
+        """The shut mouth (B, 57, 2) of references (B, N, 131, 2), and the person's numbers (B, 10).
 
         The numbers are the largest and the mean opening, the lips' thickness and the mouth's width, in units of the
-        face's height, centred and scaled. Each reference is closed by `closing`; the more open it is, the less it
-        counts.
+        face's height, centred and scaled; and the main motions' shares in the references' mean. Each reference is
+        closed by `closing`; the more open it is, the less it counts.
         """
         anchors, keypoints = self._aligned(reference_landmarks)
         frontal = keypoints - self.turning(anchors - anchors.mean(dim=1, keepdim=True))
@@ -249,4 +250,7 @@ class SpeechPredictor(WindowEncoder):
             wide = (still[:, _RIGHT] - still[:, _LEFT]).norm(dim=-1)
             sizes = torch.stack([openings.amax(dim=1), openings.mean(dim=1), lips, wide], dim=1) / height
             scale, centre = sizes.new_tensor([14.0, 28.0, 7.0, 3.5]), sizes.new_tensor([1.0, 0.6, 1.0, 1.0])
-            return still, sizes * scale - centre
+            motion = (frontal.mean(dim=1) - still).flatten(1) / height
+            shapes = self.motions[:_SHAPES]
+            shares = motion @ shapes.T / shapes.square().sum(dim=1).clamp_min(1e-12)
+            return still, torch.cat([sizes * scale - centre, 0.7 * shares], dim=1)

@@ -40,8 +40,8 @@ class SpokenLosses:
 
     keypoints: float = 1.0  # mean distance of the keypoints; those of the jaw count half
     velocity: float = 1.0  # the same of their motion between two frames
-    opening: float = 1.0  # absolute difference of the inner lips' opening
-    correlation: float = 0.5  # 1 - the correlation of the opening over a window
+    opening: float = 0.5  # squared difference of the inner lips' opening
+    correlation: float = 1.0  # 1 - the correlation of the opening over a window
     closures: float = 1.0  # binary cross-entropy of shut lips
     shut: float = 2.0  # further weight of frames whose true lips are shut
 
@@ -271,7 +271,7 @@ def spoken_terms(keypoints: Tensor, shut: Tensor, batch: dict, weights: SpokenLo
     terms = {
         "keypoints": 100 * (((keypoints - true).norm(dim=-1) @ share) * weight).sum(),
         "velocity": 100 * (steps * pairs).sum(),
-        "opening": 100 * ((openings - expected).abs() * weight).sum(),
+        "opening": ((100 * (openings - expected)).square() * weight).sum(),
         "correlation": (1 - _correlation(openings, expected, counts)).mean(),
         "closures": (missed * counts).sum() / counts.sum(),
     }
