@@ -1,6 +1,6 @@
 """Train the network that finds what is before a mouth, dubbing/occlusion.safetensors. It is in no paper.
 
-    python -m extensions.train_occlusion VIDEO_FOLDER ... [--output dubbing/occlusion.safetensors]
+    python -m extensions.train_occlusion VIDEO_FOLDER ... --output dubbing/occlusion.safetensors
 
 Objects are drawn over the faces of the videos: microphones, hands, masks, paper, cups, captions, food. The network
 takes the covered face and the person's usual face, and is supervised by the object's pixels. Every tenth video is held
@@ -8,8 +8,25 @@ out; of these, the script prints the share of bare pixels that are marked and of
 that it writes are a running mean over the steps, so that the training can end at any time.
 """
 
+import argparse
 import sys
 from pathlib import Path
+
+from media.errors import InputError, Parser, command, positive, quick_help
+from media.files import VIDEO_SUFFIXES, files_below, replacing
+
+
+@quick_help
+def parse() -> argparse.Namespace:
+    parser = Parser(__doc__)
+    parser.add_argument("folders", nargs="+", type=Path, metavar="VIDEO_FOLDER")
+    parser.add_argument(
+        "--output", type=Path, default=Path("runs/occlusion.safetensors"), metavar="FILE", help="default: %(default)s"
+    )
+    parser.add_argument("--steps", type=positive, default=4000, help="default: 4000")
+    parser.add_argument("--batch-size", type=positive, default=16, help="default: 16")
+    return parser.parse_args()
+
 
 import numpy as np
 import torch
@@ -18,11 +35,9 @@ from torch import nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from dubbing.occlusion import WEIGHTS, OcclusionNetwork
+from dubbing.occlusion import OcclusionNetwork
 from extensions.covered_faces import DRAWN, Clip, clip_of, example
-from media.errors import InputError, Parser, command, positive
 from media.face import FaceTracker
-from media.files import VIDEO_SUFFIXES, files_below
 from media.landmarks import select131, tracked
 from media.place import crop_face
 from media.timeline import FPS
@@ -92,17 +107,14 @@ def train(clips: list[Clip], held_out: list[Clip], steps: int, size: int, output
             total = 0.0
             if held_out:
                 print(validate(averaged.module, held_out), flush=True)
-            save_file({name: tensor.half() for name, tensor in averaged.module.state_dict().items()}, output)
+            weights = {name: tensor.half() for name, tensor in averaged.module.state_dict().items()}
+            with replacing(output) as temporary:
+                save_file(weights, temporary)
 
 
 @command
 def main() -> None:
-    parser = Parser(__doc__)
-    parser.add_argument("folders", nargs="+", type=Path, metavar="VIDEO_FOLDER")
-    parser.add_argument("--output", type=Path, default=WEIGHTS, metavar="FILE")
-    parser.add_argument("--steps", type=positive, default=4000)
-    parser.add_argument("--batch-size", type=positive, default=16)
-    arguments = parser.parse_args()
+    arguments = parse()
     videos = sorted(video for folder in arguments.folders for video in files_below(folder, VIDEO_SUFFIXES))
     clips = [clip for video in videos if (clip := read_clip(video)) is not None]
     if len(clips) < 2:
