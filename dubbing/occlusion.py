@@ -44,6 +44,10 @@ _MARKED, _CERTAIN = 0.25, 0.5
 # frames; then they last down to the second, and to the frames next to these. Of the lips alone, teeth and tongue are
 # often marked, and what is before a mouth is rarely so small.
 _STRONG, _WEAK, _FRAMES = 0.03, 0.012, 3
+# They count only if a ratio of them is above this probability: the first, or the second if they last for so large a
+# share of the frames. What is always before a mouth is in the usual face too; a stranger's bare mouth is then marked at
+# times, but with less confidence.
+_CONFIDENT, _RATIOS, _OFTEN = 0.9, (0.08, 0.3), 0.5
 _MARGIN = 2  # px around the lips, and inside the oval
 _RIM = 0.4  # share of the frame's own pixels in the second pixel next to what is covered; all of them in the first
 _SPECK = 6  # px; smaller marks are noise
@@ -55,10 +59,11 @@ _UNSURE = 0.25  # two frames pass if so large a share of the lips is uncertain, 
 _SURE = (0.2, 0.8)  # probabilities, between which a pixel is uncertain
 _FADE = 4  # frames from a frame that passes to the next in which the whole face is pasted
 _NEAR = 2  # frames next to a covered one
+# Without bare frames, this share of the frames may be references, if less than that of their lower faces is covered.
+_LEAST_COVERED, _IN_REFERENCES = 0.1, 0.08
 # A frame is unlike the person's others where its difference exceeds the median one by so many median deviations, and by
 # so many grey levels.
 _UNLIKE, _UNLIKE_LEVELS = 10.0, 20.0
-_STILL = 2.5  # grey levels; a face whose median difference is smaller is a photograph's, and its marks do not count
 
 
 @dataclass
@@ -112,7 +117,16 @@ class Cover:
         if self.bare[nearest].any():
             return np.flatnonzero(self.bare[nearest])
         shares = self.shares[nearest]
-        return np.flatnonzero(shares <= np.quantile(shares, 0.1))
+        return np.flatnonzero(shares <= np.quantile(shares, _LEAST_COVERED))
+
+    def without_references(self) -> "Cover":
+        """This cover if its frames can be references; else one in which every frame passes.
+
+        A face that is generated from covered ones shows pieces of what covers them.
+        """
+        if self.bare.any() or np.quantile(self.shares, _LEAST_COVERED) <= _IN_REFERENCES:
+            return self
+        return dataclasses.replace(self, strength=np.zeros_like(self.strength), places={}, masks={})
 
     def _nearest(self, frames: np.ndarray) -> np.ndarray:
         """Position in `self.frames` of the nearest to each of `frames`, the earlier of two."""
@@ -212,10 +226,9 @@ def judge(
         cuts: frames at which shots begin.
     """
     shot = np.searchsorted(np.asarray(cuts), frames, side="right")
-    if np.median(unlike) < _STILL:
-        marks = [None] * len(frames)
     masks: dict[int, np.ndarray] = {}
-    shares, outside, passing = np.zeros(len(frames)), np.zeros(len(frames)), np.zeros(len(frames), bool)
+    shares, outside, confident = np.zeros((3, len(frames)))
+    passing = np.zeros(len(frames), bool)
     nearly, unsure = passing.copy(), passing.copy()
     for i, probability in _steadied(marks, frames, shot):
         parts = _parts(landmarks[i])
@@ -224,12 +237,15 @@ def judge(
         shares[i], masks[i] = lower, np.packbits(mask)
         inner = parts[0] & ~_grown(parts[1]) & ~_grown(~(parts[0] | parts[2]))
         outside[i] = _share(mask & (probability > _CERTAIN) & inner, parts[0])
+        confident[i] = _share((probability > _CONFIDENT) & inner, parts[0])
         most = max(lower / _LOWER, lips / _LIPS, upper / _UPPER)
         nearly[i] = most > _NEARLY
         passing[i], unsure[i] = most > 1, _unsure(marks[i], parts[1])
     kept = np.zeros(len(frames), bool)
     for start, stop in _stretches(_joined(outside > _WEAK, frames, shot, _BRIDGED)):
-        if (outside[start:stop] > _STRONG).sum() >= min(_FRAMES, len(frames)):
+        ratio = confident[start:stop].sum() / outside[start:stop].sum()
+        least = _RATIOS[int(stop - start > _OFTEN * len(frames))]
+        if (outside[start:stop] > _STRONG).sum() >= min(_FRAMES, len(frames)) and ratio > least:
             kept[max(0, start - _NEAR) : stop + _NEAR] = True
     twice = unsure[1:] & unsure[:-1] & (shot[1:] == shot[:-1])
     passing[1:] |= twice

@@ -198,7 +198,7 @@ def dub(
 
     depth = int(np.clip(_QUEUED // (3 * info.width * info.height), 1, 32))
     decoded = clock.iterate("decode", source.play(length, options.when_short))
-    count = Counter[str]()
+    count = Counter(covered=0, passed=0)
     frames = background(_with_jobs(decoded, motions, covers, fps, speaker, clock, count=count), depth)
     frames = background(_spoken(frames, speaker, references, features, options.batch_size, clock), depth)
     frames = background(_pasted(frames, references, speaker.crop, options, clock), depth)
@@ -213,12 +213,11 @@ def dub(
     untouched = [(float(start), float(end)) for start, end in spans]
     unkept = info.frame_rate if options.keep_fps and watchable(info.frame_rate) != info.frame_rate else None
     notes = (*sorted(source.changes), *_filled(info), *_silence(audio, own, options), *_halved(most, speaker))
-    covered = count["covered"], count["passed"]
     notes += _before_mouths(count, covers, options)
     notes += (*_mouths_beyond(scene, dubbed, length, options), *_strangers(people, known, options))
     kept = float((length - spoken) / fps)
     size = stored_size(info.width, info.height)
-    return Summary(Path(output), length, fps, *size, untouched, unkept, unprepared, notes, kept, *covered)
+    return Summary(Path(output), length, fps, *size, untouched, unkept, unprepared, notes, kept, *count.values())
 
 
 def _probed(video: str | os.PathLike, options: DubOptions) -> VideoInfo:
@@ -497,7 +496,7 @@ def _covers(
     if options.occlusion == "ignore":
         return [None] * len(people)
     if prepared is None:
-        return [*examine(source, people, scene.cuts, dubbed, speaker.device, clock)]
+        return _with_references(examine(source, people, scene.cuts, dubbed, speaker.device, clock), options)
     whole = prepared.scene
     assert whole is not None
     numbers = [i for i, person in enumerate(whole.people) if person.frames[0] < scene.frames]  # as in `scene`
@@ -508,7 +507,12 @@ def _covers(
         source.skip_scan(whole.frames, 1)
     found = examine(source, [whole.people[i] for i in new], whole.cuts, whole.frames, speaker.device, clock)
     prepared.covers.update(zip(new, found, strict=True))
-    return [prepared.covers[number] for number in numbers]
+    return _with_references([prepared.covers[number] for number in numbers], options)
+
+
+def _with_references(covers: list[Cover], options: DubOptions) -> list[Cover | None]:
+    """`covers`, in which the frames of people without usable references pass."""
+    return [cover if options.references else cover.without_references() for cover in covers]
 
 
 def _references(

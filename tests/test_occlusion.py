@@ -168,6 +168,9 @@ def test_references_are_bare_and_like_the_others(upright):
     assert cover.usable(range(30)).tolist() == left
     always = judged({i: square(x, y + 0.1, 0.06 if i < 20 else 0.05) for i in range(30)}, upright)
     assert set(always.usable(range(30))) <= set(range(20, 30))
+    assert always.without_references() is always  # there is little of it
+    much = judged({i: square(x, y + 0.12, 0.1) for i in range(30)}, upright)
+    assert (much.strength == 1).all() and not much.without_references().strength.any()
 
 
 def test_the_network_runs_on_faces_of_the_form():
