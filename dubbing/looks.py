@@ -1,6 +1,8 @@
 """Thumbnails of upper faces, by which people are recognised in any light, and of frames, by which shots are found."""
 
+import math
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import cv2
@@ -37,25 +39,41 @@ def look(frame: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 
 def standardised(looks: np.ndarray) -> np.ndarray:
-    """Looks (..., *LOOK_SHAPE) in units of their standard deviation within a channel, less their mean; float32.
+    """Looks (..., *LOOK_SHAPE) in units of their standard deviation within a channel, less their mean: (..., 480).
 
-    Neither the light nor the contrast of a picture changes them.
+    Neither the light nor the contrast of a picture changes them. float32.
     """
-    levels = np.asarray(looks, np.float32)
-    centred = levels - levels.mean(axis=(-3, -2), keepdims=True)
-    deviation = np.sqrt((centred**2).mean(axis=(-3, -2, -1), keepdims=True))
-    return (levels - levels.mean(axis=(-3, -2, -1), keepdims=True)) / np.maximum(deviation, 0.5)
+    levels = np.asarray(looks, np.float32).reshape(*looks.shape[:-3], -1, 3)
+    deviation = np.sqrt(levels.var(axis=-2).mean(axis=-1))[..., None, None]
+    centred = levels - levels.mean(axis=(-2, -1), keepdims=True)
+    return (centred / np.maximum(deviation, 0.5)).reshape(*looks.shape[:-3], -1)
 
 
 def differences(looks: np.ndarray, others: np.ndarray) -> np.ndarray:
     """(N, M): how much each of N looks differs from each of M."""
     a, b = standardised(looks), standardised(others)
-    return np.stack([np.abs(b - each).mean(axis=(-3, -2, -1)) for each in a])
+    return np.stack([np.abs(b - each).mean(axis=-1) for each in a])
+
+
+def distinct(looks: Iterable[np.ndarray], most: int) -> np.ndarray:
+    """The first `most` looks that differ by more than `NEW_LOOK` from those before them: (N, *LOOK_SHAPE)."""
+    kept: list[np.ndarray] = []
+    known = np.empty((0, math.prod(LOOK_SHAPE)), np.float32)
+    for each in looks:
+        there = standardised(each)
+        if not kept or np.abs(known - there).mean(axis=-1).min() > NEW_LOOK:
+            kept.append(each)
+            known = np.concatenate([known, there[None]])
+            if len(kept) == most:
+                break
+    return np.stack(kept)
 
 
 def thumbnail(frame: np.ndarray) -> np.ndarray:
     """(32, 32, 3) float32."""
-    return cv2.resize(frame, (32, 32), interpolation=cv2.INTER_AREA).astype(np.float32)
+    step = max(1, min(frame.shape[:2]) // 200)  # six pixels across are enough for the mean of a thumbnail's pixel
+    part = np.ascontiguousarray(frame[::step, ::step])
+    return cv2.resize(part, (32, 32), interpolation=cv2.INTER_AREA).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -94,13 +112,13 @@ class Shots:
 
     def _dissolve(self, length: int) -> Dissolve | None:
         """The dissolve between the latest frame and the one `length` before it; None if there is none."""
-        pictures = np.stack([self._recent[i] for i in range(-length - 1, 0)])
-        first, last = pictures[0], pictures[-1]
+        first, last = self._recent[-length - 1], self._recent[-1]
         change = last - first
         if np.abs(change).mean() < _CHANGED or min(first.std(), last.std()) < _FLAT:
             return None
         if np.corrcoef(first.ravel(), last.ravel())[0, 1] > _UNLIKE:
             return None
+        pictures = np.stack([self._recent[i] for i in range(-length - 1, 0)])
         shares = ((pictures - first) * change).sum(axis=(1, 2, 3)) / (change**2).sum()
         mixtures = first + shares[:, None, None, None] * change
         errors = np.sqrt(((pictures - mixtures) ** 2).mean(axis=(1, 2, 3)) / (change**2).mean())

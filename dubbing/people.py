@@ -11,18 +11,17 @@ from queue import SimpleQueue
 import numpy as np
 
 from dubbing.light import light
-from dubbing.looks import LOOK_SHAPE, NEW_LOOK, SAME_LOOK, Shots, differences, thumbnail
-from dubbing.tracks import Linker, Track, divided, fleeting
+from dubbing.looks import LOOK_SHAPE, SAME_LOOK, Shots, differences, distinct, thumbnail
+from dubbing.tracks import MOST_LOOKS, Linker, Track, divided, fleeting
 from media.crop import CropForm
 from media.errors import InputError
 from media.face import Face, FaceTracker
 from media.heatmap import LIP_POINTS
-from media.landmarks import TRACKED, select131, tracked
+from media.landmarks import select131
 from media.stages import Clock
 from media.turned import TurnedFaces
 
 MOST_FACES = 4  # most faces to find in a frame
-_LOOKS = 32  # most looks to remember of a person
 _NOSE, _LEFT_SIDE, _RIGHT_SIDE = 1, 234, 454  # MediaPipe ids
 _MOUTH = 0.5, 0.75  # a mouth of which a smaller share is in the picture passes, until a larger one is
 _PROFILE = 0.06  # a face is turned away if its nose tip is nearer to one side than this fraction of its width
@@ -46,14 +45,14 @@ class Person:
     looks: np.ndarray = field(default_factory=lambda: np.empty((0, *LOOK_SHAPE), np.float32))
     unsure: set[int] = field(default_factory=set)
 
-    def add(self, frame: int, points: np.ndarray, box: np.ndarray, look: np.ndarray) -> None:
-        """Add a frame with (478 or 132, 2) points."""
-        self.frames.append(frame)
-        self.points.append(points if len(points) == len(TRACKED) else tracked(points))
-        self.boxes.append(box)
-        self.lights.append(light(look))
-        if not len(self.looks) or differences(look[None], self.looks).min() > NEW_LOOK:
-            self.looks = np.concatenate([self.looks, look[None].astype(np.float32)])[-_LOOKS:]
+    def extend(self, track: Track) -> None:
+        """Add the frames of a track."""
+        self.frames += track.frames
+        self.points += track.points
+        self.boxes += track.boxes
+        self.lights += [light(each) for each in track.looks]
+        self.unsure |= track.bridged
+        self.looks = distinct([*self.looks, *track.distinct().astype(np.float32)], MOST_LOOKS)
 
     def unlikeness(self, looks: np.ndarray) -> float:
         """How much (N, *LOOK_SHAPE) `looks` differ from those remembered: the most similar quarter of them."""
@@ -130,9 +129,7 @@ def _join(people: list[Person], tracks: list[Track]) -> None:
         if i not in owners:
             people.append(Person())
         person = people[owners.get(i, -1)]
-        for row in zip(track.frames, track.points, track.boxes, track.looks, strict=True):
-            person.add(*row)
-        person.unsure |= track.bridged
+        person.extend(track)
 
 
 def turned_away(landmarks: np.ndarray) -> bool:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from dubbing.looks import NEW_LOOK, SAME_LOOK, SIMILAR_LOOK, Dissolve, differences, look
+from dubbing.looks import SAME_LOOK, SIMILAR_LOOK, Dissolve, differences, distinct, look
 from media.face import Face
 from media.landmarks import tracked
 from media.place import overlap
@@ -14,7 +14,7 @@ BRIDGED = 5  # most frames between two of a track in which its face is missed
 _SAME_PLACE = 0.3  # boxes of neighbouring frames that overlap by more may be one person's
 _SAME_MESH = 0.06  # mean distance of the points of one face, in two ways, in its diagonal
 _RECENT = 16  # tracks, and frames of them, that are searched for a face in a missed frame
-_LOOKS = 32  # most different looks by which a track is recognised
+MOST_LOOKS = 32  # most different looks by which a track is recognised
 _FLEETING = 2  # frames; a face that is seen no longer in a longer shot is no person
 
 
@@ -46,11 +46,7 @@ class Track:
 
     def distinct(self) -> np.ndarray:
         """Looks that differ from each other, the first ones of the track: (N, *LOOK_SHAPE), N from 1 to 32."""
-        kept = [self.looks[0]]
-        for each in self.looks[1:]:
-            if len(kept) < _LOOKS and differences(each[None], np.stack(kept)).min() > NEW_LOOK:
-                kept.append(each)
-        return np.stack(kept)
+        return distinct(self.looks, MOST_LOOKS)
 
 
 class Linker:

@@ -115,7 +115,9 @@ def shrunk_crop(frame: np.ndarray, place: Place, shape: tuple[int, int]) -> np.n
     if x2 - x1 < 2 or y2 - y1 < 2 or scale >= 1:
         return crop_face(frame, place, shape)
     size = max(1, round((x2 - x1) * scale)), max(1, round((y2 - y1) * scale))
-    part = cv2.resize(frame[y1:y2, x1:x2], size, interpolation=cv2.INTER_AREA)
+    step = max(1, int(0.5 / scale))  # averaging two pixels across is enough
+    part = np.ascontiguousarray(frame[y1:y2:step, x1:x2:step])
+    part = cv2.resize(part, size, interpolation=cv2.INTER_AREA)
     return crop_face(part, place.within(np.array([x1, y1]), (size[0] / (x2 - x1), size[1] / (y2 - y1))), shape)
 
 

@@ -4,9 +4,9 @@ MediaPipe's detector finds faces up to 90 degrees from upright. Beyond that it f
 an inverted face. The detector's score of the face, turned upright by its mesh, tells such a mesh.
 """
 
-import contextlib
 import dataclasses
 import math
+from typing import Any
 
 import cv2
 import numpy as np
@@ -60,33 +60,36 @@ class TurnedFaces:
     """
 
     def __init__(self, faces: int):
-        with opened():
-            from mediapipe.python.solutions import face_detection, face_mesh
-
-            self._mesh = face_mesh.FaceMesh(static_image_mode=True, max_num_faces=faces, refine_landmarks=True)
-            self._close_mesh = face_mesh.FaceMesh(static_image_mode=True, max_num_faces=1, refine_landmarks=True)
-            self._detector = face_detection.FaceDetection(model_selection=0, min_detection_confidence=0.1)
-            for graph in (self._mesh, self._close_mesh, self._detector):
-                graph.process(np.zeros((64, 64, 3), np.uint8))
-        self._warned = False
+        self._faces = faces
         self._number = 0
         self._examined: list[tuple[int, np.ndarray, bool]] = []  # frame, box, whether it was searched for
         self._empty = 0
+        self._graphs: dict[str, Any] = {}
+
+    def _graph(self, name: str) -> Any:
+        """The network `name`: detector, mesh (of all faces of a picture) or close_mesh (of one). Loaded when needed."""
+        if name not in self._graphs:
+            with opened():
+                from mediapipe.python.solutions import face_detection, face_mesh
+
+                if name == "detector":
+                    graph = face_detection.FaceDetection(model_selection=0, min_detection_confidence=0.1)
+                else:
+                    faces = self._faces if name == "mesh" else 1
+                    graph = face_mesh.FaceMesh(static_image_mode=True, max_num_faces=faces, refine_landmarks=True)
+                graph.process(np.zeros((64, 64, 3), np.uint8))  # loads the network, which writes to stderr
+            self._graphs[name] = graph
+        return self._graphs[name]
 
     def close(self) -> None:
-        for graph in (self._mesh, self._close_mesh, self._detector):
+        for graph in self._graphs.values():
             graph.close()
 
     def corrected(self, frame: np.ndarray, found: list[Face]) -> list[Face]:
         """The faces of the next frame (H, W, 3) uint8, of which `FaceTracker.find` found some."""
-        with contextlib.nullcontext() if self._warned else silence:
-            faces = self._corrected(np.ascontiguousarray(frame), found)
-        self._warned = self._warned or bool(faces)
-        return faces
-
-    def _corrected(self, frame: np.ndarray, found: list[Face]) -> list[Face]:
+        frame = np.ascontiguousarray(frame)
         self._number += 1
-        self._examined = [each for each in self._examined if self._number - each[0] <= _EVERY]
+        self._examined = [each for each in self._examined if self._number - each[0] < _EVERY]
         if found:
             self._empty = 0
             return [self._righted(frame, face) for face in found]
@@ -105,7 +108,7 @@ class TurnedFaces:
         score = self._score(frame, place)
         turned = _turned(place, math.pi)
         if score < _UPRIGHT and self._score(frame, turned) > max(score + _BETTER, _UPRIGHT):
-            meshes = mesh_points(self._close_mesh, crop_face(frame, turned, (_FITTED, _FITTED)))
+            meshes = self._meshes("close_mesh", crop_face(frame, turned, (_FITTED, _FITTED)))
             if meshes:
                 other = face_of(turned.to_frame(meshes[0] / _FITTED), frame.shape)
                 self._examined.append((self._number, other.box, True))
@@ -120,7 +123,7 @@ class TurnedFaces:
         height, width = padded.shape[:2]
         for quarters in (0, 2, 1, 3):
             faces = []
-            for mesh in mesh_points(self._mesh, np.ascontiguousarray(np.rot90(padded, quarters))):
+            for mesh in self._meshes("mesh", np.ascontiguousarray(np.rot90(padded, quarters))):
                 x, y = mesh.T
                 # np.rot90 turns anticlockwise: by a quarter, x, y of the turned picture are y, width - x of the frame.
                 points = {0: (x, y), 1: (width - y, x), 2: (width - x, height - y), 3: (y, height - x)}[quarters]
@@ -134,8 +137,13 @@ class TurnedFaces:
                 return faces
         return []
 
+    def _meshes(self, name: str, picture: np.ndarray) -> list[np.ndarray]:
+        graph = self._graph(name)
+        with silence:  # MediaPipe warns at its first face
+            return mesh_points(graph, picture)
+
     def _score(self, frame: np.ndarray, place: Place) -> float:
-        found = self._detector.process(shrunk_crop(frame, place, (_SIDE, _SIDE))).detections or []
+        found = self._graph("detector").process(shrunk_crop(frame, place, (_SIDE, _SIDE))).detections or []
         return max((detection.score[0] for detection in found), default=0.0)
 
 

@@ -14,15 +14,17 @@ from media_files import number_of, write_sound, write_video
 from benchmarks.dubbing import SourcesOwnFaces
 from benchmarks.flicker import flicker, regions
 from dubbing import DubOptions, dub
+from dubbing.looks import LOOK_SHAPE
 from dubbing.motion import motion
 from dubbing.paste import match_colour
 from dubbing.people import Person, Scene, choose, observe, turned_away
 from dubbing.source import Source, source_index
+from dubbing.tracks import Track
 from media.audio import audio_windows
 from media.crop import STSA
 from media.errors import InputError
 from media.face import FaceTracker
-from media.landmarks import select131
+from media.landmarks import select131, tracked
 from media.stages import Clock, background
 from media.video import read_frames
 
@@ -105,7 +107,10 @@ def test_people_are_told_apart_and_followed(two_faces):
             choose(scene, **choice)
 
 
-BOX = np.array([50, 50, 150, 150], np.int32)
+def _track(frame: int, points: np.ndarray) -> Track:
+    """A track of one frame."""
+    box = np.array([50, 50, 150, 150], np.int32)
+    return Track([frame], [tracked(points.astype(np.float32))], [box], [np.zeros(LOOK_SHAPE, np.uint8)])
 
 
 def _mesh(turn: float = 0.0) -> np.ndarray:
@@ -127,7 +132,7 @@ def test_trembling_is_taken_out_without_lag_and_cuts_are_kept():
     path = np.concatenate([10 * np.sin(np.arange(30) / 5), 40 + np.zeros(20)])  # a movement, a cut, a rest
     for frame in range(50):
         moved = still + np.array([path[frame], 0]) + random.normal(0, 0.5, still.shape)
-        person.add(frame, moved.astype(np.float32), BOX, np.zeros((10, 16, 3), np.uint8))
+        person.extend(_track(frame, moved))
     dubbed = np.ones(50, bool)
     smooth = motion(person, dubbed, [0, 30], 120)
     rough = motion(person, dubbed, [0, 30], 120, smooth=False)
@@ -148,7 +153,7 @@ def test_trembling_is_taken_out_without_lag_and_cuts_are_kept():
 def test_frames_that_are_not_dubbed_part_the_runs():
     person = Person()
     for frame in (0, 1, 2, 4, 5):
-        person.add(frame, _mesh().astype(np.float32), BOX, np.zeros((10, 16, 3), np.uint8))
+        person.extend(_track(frame, _mesh()))
     dubbed = np.array([True, True, True, False, True, False])
     m = motion(person, dubbed, [0], 6)
     assert m.rows.tolist() == [0, 1, 2, -1, 3, -1]

@@ -12,7 +12,7 @@ from dubbing import DubOptions, dub
 from dubbing.looks import SAME_LOOK, Shots, differences, look, thumbnail
 from dubbing.motion import motion
 from dubbing.people import Person, Scene, observe, people_of, without_mouth
-from dubbing.tracks import Linker
+from dubbing.tracks import Linker, Track
 from media.crop import CROPS
 from media.face import FaceTracker, face_of
 from media.heatmap import LIP_POINTS
@@ -147,7 +147,7 @@ def test_the_source_s_mouth_goes_over_into_the_generated_one_at_a_gap(two):
     (hopper, hers), _ = two
     person = Person()
     for frame in (*range(10), *range(20, 30), *range(30, 36)):
-        person.add(frame, hers, face_of(hers, hopper.shape).box, look(hopper, hers))
+        person.extend(one(frame, hers, hopper))
     m = motion(person, np.ones(40, bool), [0, 30], 40)
     np.testing.assert_allclose(m.weights[:7], 1)  # the video begins
     np.testing.assert_allclose(m.weights[7:10], [0.75, 0.5, 0.25])
@@ -170,6 +170,11 @@ def test_the_crop_of_a_tilted_face_is_that_of_the_upright_one(two, name):
         np.testing.assert_allclose(place.to_crop(select131(turned)), expected, atol=0.05)
     if name != "upright":
         assert form.place(level + 300, level=True) == form.place(level + 300)
+
+
+def one(frame: int, points: np.ndarray, picture: np.ndarray) -> Track:
+    """A track of one frame."""
+    return Track([frame], [tracked(points)], [face_of(points, picture.shape).box], [look(picture, points)])
 
 
 def turn(picture: np.ndarray, degrees: float) -> tuple[np.ndarray, np.ndarray]:
@@ -216,7 +221,7 @@ def test_a_face_at_the_border_is_dubbed_throughout_or_not_at_all(two, tmp_path):
     for frame, share in enumerate([0.9, 0.6, 0.45, 0.6, 0.45, 0.6, 0.8, 0.6]):
         mouth = np.sort(select131(hers)[LIP_POINTS][:, 1])
         shifted = np.add(hers, [0, HEIGHT - float(np.interp(share, np.linspace(0, 1, len(mouth)), mouth))])
-        person.add(frame, shifted, face_of(shifted, picture.shape).box, look(picture, hers))
+        person.extend(one(frame, shifted, picture))
     assert without_mouth(person).tolist() == [False, False, True, True, True, True, False, False]
 
     low = portrait(dy=round(HEIGHT + 14 - hers[[0, 17], 1].mean()))  # the mouth is below the picture
