@@ -106,8 +106,7 @@ class Shots:
         self._recent.append(picture)
         self._frames += 1
         for length in _DISSOLVES:
-            due = self._frames % max(1, length // 4) == 0  # a longer window need not end at every frame
-            if due and length < len(self._recent) and (found := self._dissolve(length)):
+            if length < len(self._recent) and (found := self._dissolve(length)):
                 self._keep(found)
         return cut
 
