@@ -144,6 +144,7 @@ class RegionWarp(NamedTuple):
     skull, jaw: (B, N, 2, h, w), how the skull moves, by the upper face, and the lower jaw, which also follows the chin.
     bent: (B, N, 2, h, w), `skin` minus the affine map between the landmarks.
     around: (B, 1, 1, h, w) in [0, 1], 1 in the middle of the mouth.
+    mouth: (B, 1, h, w) in [0, 1]: an ellipse around the lips with a soft edge; without a gradient.
     linear: (B, N, 3, 2), the affine map, of units of the crop.
     """
 
@@ -152,6 +153,7 @@ class RegionWarp(NamedTuple):
     jaw: Tensor
     bent: Tensor
     around: Tensor
+    mouth: Tensor
     linear: Tensor
 
     def seen(self, unit: float) -> Tensor:
@@ -200,7 +202,16 @@ def region_warp(points: Tensor, references: Tensor, pixels: Tensor, parts: FaceP
         middle = lips[:, 0].mean(dim=1)[:, :, None, None]
         far = (places - middle).square().sum(dim=1) / _AROUND_THE_MOUTH**2
         around = torch.exp(-far / 2)[:, None, None]
-    return RegionWarp(_carried(places, linear) + bent, skull, jaw, bent, around, linear)
+        mouth = _ellipse(places, lips[:, 0].detach())
+    return RegionWarp(_carried(places, linear) + bent, skull, jaw, bent, around, mouth, linear)
+
+
+def _ellipse(places: Tensor, lips: Tensor) -> Tensor:
+    """(B, 1, h, w): 1 at the places (2, h, w) within the ellipse around the lips (B, P, 2), 0 far from it."""
+    low, high = lips.amin(dim=1), lips.amax(dim=1)
+    middle, radii = (low + high) / 2, (high - low) / 2 + _SOFTNESS
+    distance = ((places - middle[..., None, None]) / radii[..., None, None]).square().sum(dim=1, keepdim=True)
+    return torch.sigmoid(4 * (1.2 - distance))
 
 
 def _carried(places: Tensor, linear: Tensor) -> Tensor:

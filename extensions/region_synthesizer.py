@@ -133,7 +133,7 @@ class Aligner(nn.Module):
 
 
 class Painter(nn.Module):
-    """A U-Net that paints the region, and says where its colours replace those of the copied references."""
+    """A U-Net that shades the region, and paints the mouth: teeth and tongue that no reference shows."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -149,12 +149,12 @@ class Painter(nn.Module):
         self.to_half = ConvBlock(2, 2 * c, 4 * (3 * c // 4), kernel_size=1, padding=0)
         fine = 3 * c // 4
         self.fine = nn.Sequential(ConvBlock(2, fine + 3 * 4 + 1, fine), *_residual(fine, 1))
-        self.colours = nn.Conv2d(fine, 4 * 4, 3, padding=1)
+        self.colours = nn.Conv2d(fine, 3 * 4, 3, padding=1)
         for parameter in (*self.shade.parameters(), *self.colours.parameters()):
             nn.init.zeros_(parameter)
 
     def forward(self, aligned: Tensor, target: Tensor, drawn: Tensor, copied: Tensor) -> tuple[Tensor, Tensor]:
-        """The painted colours, the copy's weight's logit (B, 4, h, w), and the shading (B, 3, h/4, w/4).
+        """The painted change of the colours (B, 3, h, w), and the shading (B, 3, h/4, w/4).
 
         Args:
             aligned, target: (B, C, h/4, w/4).
@@ -269,7 +269,8 @@ class RegionSynthesizer(FaceSynthesizer):
         copied = _blended(images, full, weights).to(seen.dtype)
 
         painted, shade = self.painter(pooled, target, drawn, copied)
-        hidden = _over(painted, copied, _enlarged(shade, STRIDE))[..., *region.hidden]
+        enlarged = _enlarged(torch.cat([shade, start.mouth.to(shade.dtype)], dim=1), STRIDE)
+        hidden = _over(painted, enlarged[:, 3:], copied, enlarged[:, :3])[..., *region.hidden]
         faces = frames.clone()
         faces[..., *crop.hidden_pixels] = hidden.to(faces.dtype)
         faces = faces.unflatten(0, shape)
@@ -348,16 +349,14 @@ def _read(features: Tensor, points: Tensor) -> Tensor:
     return F.grid_sample(features.to(points.dtype), places, padding_mode="border", align_corners=False)
 
 
-def _over(painted: Tensor, copied: Tensor, shade: Tensor) -> Tensor:
-    """Colours in [0, 1] (B, 3, h, w) of the painting (B, 4, h, w) over the shaded copy (B, 3, h, w).
+def _over(painted: Tensor, mouth: Tensor, copied: Tensor, shade: Tensor) -> Tensor:
+    """Colours in [0, 1] (B, 3, h, w): the shaded copy, changed by the painting within the `mouth` (B, 1, h, w).
 
-    The painting is a change of the blurred copy, so that training starts near the copy. Computed in float32: bfloat16
-    resolves half of an image's grey levels.
+    Nothing can blend the copy with a blurred one, which pixel losses prefer to a sharp face. Training starts from the
+    copy. Computed in float32: bfloat16 resolves half of an image's grey levels.
     """
-    painted, copied, shade = (full_precision(x) for x in (painted, copied, shade))
-    blurred = _enlarged(F.avg_pool2d(copied, STRIDE), STRIDE)
-    mixed = torch.lerp(blurred + _PAINT * painted[:, :3], copied, torch.sigmoid(painted[:, 3:] + 2))
-    return (mixed + _SHADE * shade).clamp(0, 1)
+    painted, mouth, copied, shade = (full_precision(x) for x in (painted, mouth, copied, shade))
+    return (copied + _SHADE * shade + _PAINT * mouth * painted).clamp(0, 1)
 
 
 def _check(config: RegionSynthesizerConfig) -> None:

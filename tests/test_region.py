@@ -1,6 +1,6 @@
 """The synthesizer that generates the hidden region only, and the warps between landmarks that it starts from."""
 
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
@@ -93,9 +93,6 @@ def test_an_untrained_network_copies_a_reference_that_is_the_target():
     items = batch(synthesizer, frames=1)
     items["reference_images"] = items["frames"].expand_as(items["reference_images"]).contiguous()
     items["reference_landmarks"] = items["landmarks"].expand_as(items["reference_landmarks"]).contiguous()
-    torch.nn.init.zeros_(synthesizer.painter.colours.weight)
-    with torch.no_grad():
-        cast(Tensor, synthesizer.painter.colours.bias)[12:] = 50.0  # the copy alone
     with torch.inference_mode():
         faces, alignment = synthesizer(*given(synthesizer, items), alignment=True)
     torch.testing.assert_close(faces, items["frames"], atol=1e-3, rtol=0)
@@ -112,6 +109,25 @@ def test_an_untrained_networks_flow_is_the_landmarks_motion():
         _, alignment = synthesizer(*given(synthesizer, items), alignment=True)
     moved = centres(SMALL, slice(0, 96), slice(0, 64), 1).double() + 2 * shift[:, None, None]
     assert (alignment.grid - moved).abs().max() < 1e-4
+
+
+def test_the_mouth_alone_is_painted():
+    torch.manual_seed(0)
+    points = torch.rand(1, 131, 2, dtype=torch.float64) * 0.1 + 0.2
+    points[:, LIP_POINTS] = torch.tensor([0.5, 0.75]) + 0.1 * (torch.rand(40, 2, dtype=torch.float64) - 0.5)
+    pixels = centres(SMALL, slice(48, 96), slice(0, 64), 4).double()
+    mouth = region_warp(points, points[:, None], pixels, FaceParts()).mouth[0, 0]
+    far = ((pixels - torch.tensor([0, 0.5])[:, None, None]) / 2).norm(dim=0)
+    assert mouth.max() > 0.95 and mouth[far > 0.15].max() < 0.01
+    synthesizer = trained_like(network()).double()
+    items = batch(synthesizer)
+    items["landmarks"][..., LIP_POINTS, :] = points[0, LIP_POINTS]
+    with torch.inference_mode():
+        faces = synthesizer(*given(synthesizer, items))
+        torch.nn.init.normal_(synthesizer.painter.colours.weight)
+        others = synthesizer(*given(synthesizer, items))
+    changed = (faces - others).abs().amax(dim=(0, 1, 2))
+    assert changed[60:84].max() > 0.1 and changed[:60].max() < 0.02
 
 
 def test_the_sound_and_the_heatmaps_size_do_not_matter():
