@@ -80,12 +80,15 @@ def motion(
     turn = np.arange(length) // len(dubbed) if when_short == "loop" else 0  # the first frame is not next to the last
     first, last = _run_ends(np.where(rows >= 0, run[rows] + turn * (run[-1] + 1), -1))
     lights = np.array([person.lights[i] for i in shown])
-    weights = _faded(frames, run, cuts, len(dubbed))[rows]
+    weights = _faded(frames, run, cuts, min(len(dubbed), length))[rows]
     return Motion(select131(points), places, lights, rows, weights, first, last)
 
 
 def _faded(frames: np.ndarray, run: np.ndarray, cuts: list[int], total: int) -> np.ndarray:
-    """Weight of the generated face in each of `frames`: rises and falls where a run borders on a gap in the shot."""
+    """Weight of the generated face in each of `frames`: rises and falls where a run borders on a gap in the shot.
+
+    `total`: number of the video's frames that are shown.
+    """
     weights = np.ones(len(frames), np.float32)
     for number in range(run[-1] + 1):
         rows = np.flatnonzero(run == number)

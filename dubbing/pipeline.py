@@ -214,7 +214,7 @@ def dub(
     unkept = info.frame_rate if options.keep_fps and watchable(info.frame_rate) != info.frame_rate else None
     notes = (*sorted(source.changes), *_filled(info), *_silence(audio, own, options), *_halved(most, speaker))
     notes += _before_mouths(count, covers, options)
-    notes += (*_mouths_beyond(scene, dubbed, length, options), *_strangers(people, known, options))
+    notes += (*_mouths_beyond(scene, dubbed, spoken, options), *_strangers(people, known, options))
     kept = float((length - spoken) / fps)
     size = stored_size(info.width, info.height)
     return Summary(Path(output), length, fps, *size, untouched, unkept, unprepared, notes, kept, *count.values())
@@ -245,11 +245,11 @@ def _filled(info: VideoInfo) -> list[str]:
     return [f"{info.width}x{info.height} filled up to even sides: the last {' and '.join(odd)} {repeats}"]
 
 
-def _mouths_beyond(scene: Scene, dubbed: list[list[Person]], length: int, options: DubOptions) -> list[str]:
+def _mouths_beyond(scene: Scene, dubbed: list[list[Person]], spoken: int, options: DubOptions) -> list[str]:
     """What the summary says of frames in which a mouth lies beyond the border of the picture."""
     chosen = choose(scene, options.face, options.face_at)
-    beyond = np.array([len(all_) > len(row) for all_, row in zip(chosen, dubbed, strict=True)])
-    count = int(beyond[source_index(np.arange(length), scene.frames, options.when_short)].sum())
+    beyond = np.array([len(everyone) > len(row) for everyone, row in zip(chosen, dubbed, strict=True)])
+    count = int(beyond[source_index(np.arange(spoken), scene.frames, options.when_short)].sum())
     return [f"{count} frames show a face whose mouth is outside the picture, and leave it"] if count else []
 
 

@@ -154,6 +154,12 @@ def test_the_source_s_mouth_goes_over_into_the_generated_one_at_a_gap(two):
     np.testing.assert_allclose(m.weights[20:24], [0.25, 0.5, 0.75, 1])
     np.testing.assert_allclose(m.weights[26:33], 1)  # a cut
     np.testing.assert_allclose(m.weights[33:36], [0.75, 0.5, 0.25])
+    shorter = motion(
+        person, np.arange(40) < 8, [0, 30], 8
+    )  # of the video, only what the sound lasts is dubbed and shown
+    np.testing.assert_allclose(shorter.weights, 1)
+    kept = motion(person, np.arange(40) < 8, [0, 30], 40)  # the rest of the video goes on with its own mouth
+    np.testing.assert_allclose(kept.weights[5:8], [0.75, 0.5, 0.25])
 
 
 @pytest.mark.parametrize("name", ["stsa", "g4g", "upright"])
