@@ -12,9 +12,8 @@ from networks import built
 from test_fast_inference import predictor
 
 import dubbing.detail
-import dubbing.pipeline
 from benchmarks.sharpness import COLUMNS, sharpness
-from dubbing import DubOptions, StsaSpeaker, dub, load_speaker
+from dubbing import DubOptions, StsaSpeaker, dub, load_speaker, reference_frames, second_pass
 from dubbing.detail import add_detail, candidate
 from dubbing.speaker import FaceJob
 from media.crop import CROPS, STSA
@@ -140,8 +139,9 @@ def test_without_detail_none_is_computed(tmp_path, monkeypatch):
     def never(*arguments):
         raise AssertionError("detail was computed")
 
-    monkeypatch.setattr(dubbing.pipeline, "add_detail", never)
-    monkeypatch.setattr(dubbing.pipeline, "candidate", never)
+    monkeypatch.setattr(second_pass, "add_detail", never)
+    monkeypatch.setattr(second_pass, "candidate", never)
+    monkeypatch.setattr(reference_frames, "candidate", never)
     video = write_frames(tmp_path / "video.mp4", portraits(3))
     speech = write_sound(tmp_path / "speech.wav", "pcm_s16le", 16000, sound=np.zeros((1, 1280), np.float32))
     speaker = load_speaker(DEMO, torch.device("cpu"))

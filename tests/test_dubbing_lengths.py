@@ -6,7 +6,7 @@ from faces import empty, portrait, write_frames
 from media_files import beat_times, write_sound
 
 from benchmarks.dubbing import SourcesOwnFaces
-from dubbing import DubOptions, dub, pipeline
+from dubbing import DubOptions, dub, first_pass, pipeline
 from dubbing.motion import motion
 from dubbing.people import Person
 from media.errors import InputError
@@ -125,7 +125,7 @@ def test_the_mouth_follows_the_voice_and_the_output_has_the_audio(tmp_path, vide
 
 
 def test_a_point_outside_of_the_picture_is_refused_at_once(tmp_path, video, speech, monkeypatch):
-    monkeypatch.setattr(pipeline, "observe", None)
+    monkeypatch.setattr(first_pass, "observe", None)
     for point in ((240, 10), (10, 224)):
         options = DubOptions(progress=None, face_at=point)
         with pytest.raises(InputError, match=f"{point[0]},{point[1]} lies outside of .*, 240x224"):

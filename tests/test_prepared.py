@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 import inference
-from dubbing import Dubber, DubOptions, G4GSpeaker, Prepared, pipeline
+from dubbing import Dubber, DubOptions, G4GSpeaker, Prepared, first_pass
 from dubbing.pipeline import prepare
 from media.errors import InputError
 from models import G4GConfig, G4GSynthesizer
@@ -44,14 +44,14 @@ def dubber(files):
 @pytest.fixture
 def observed(monkeypatch):
     """The number of frames of each first pass."""
-    counts, observe = [], pipeline.observe
+    counts, observe = [], first_pass.observe
 
     def counting(frames, *others):
         scene = observe(frames, *others)
         counts.append(scene.frames)
         return scene
 
-    monkeypatch.setattr(pipeline, "observe", counting)
+    monkeypatch.setattr(first_pass, "observe", counting)
     return counts
 
 
