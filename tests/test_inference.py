@@ -17,7 +17,7 @@ from faces import empty, portrait, portraits, small_checkpoint, write_frames
 from media_files import write_sound
 
 import inference
-from dubbing import pipeline
+from dubbing import first_pass
 from dubbing.pairs import Pair, read_pairs
 from dubbing.people import observe
 from media.errors import InputError
@@ -283,7 +283,7 @@ def test_what_is_wrong_beside_the_video_is_found_before_its_faces_are_tracked(
         seen.append(len(frames))
         return observe(iter(frames), *arguments)
 
-    monkeypatch.setattr(pipeline, "observe", counted)
+    monkeypatch.setattr(first_pass, "observe", counted)
     faceless = write_frames(tmp_path / "faceless.mp4", [empty()] * 3)
     good = ("--video", video, "--audio", speech)
     for arguments, passes in [

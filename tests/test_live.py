@@ -56,7 +56,7 @@ def test_its_pictures_are_those_of_the_dub(dubber, prepared, tmp_path, monkeypat
     wav = noise(0.79)
     written = []
     monkeypatch.setattr(lengths, "read_audio", lambda path, track: wav)
-    monkeypatch.setattr(pipeline, "_writers", lambda *_: lambda frame: written.append(frame.result))
+    monkeypatch.setattr(pipeline, "open_writers", lambda *_: lambda frame: written.append(frame.result))
     (tmp_path / "sound.wav").write_bytes(b"sound")
     dubber.dub(prepared, tmp_path / "sound.wav", tmp_path / "out.mp4")
     pictures = spoken(dubber.live(prepared, still, loudness(wav)), pieces(wav))

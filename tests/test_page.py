@@ -93,7 +93,7 @@ def test_the_documented_client_runs_as_written(page, files, tmp_path, monkeypatc
 def test_a_second_dub_of_an_upload_does_not_track_again(page, client, files, monkeypatch):
     asked = {**given(files, "pair"), "api_name": "/dub"}
     first = client.predict(**asked)
-    monkeypatch.setattr("dubbing.pipeline.observe", lambda *_: pytest.fail("tracked again"))
+    monkeypatch.setattr("dubbing.first_pass.observe", lambda *_: pytest.fail("tracked again"))
     second = client.predict(**asked)
     assert Path(first[0]).read_bytes() == Path(second[0]).read_bytes()
 
