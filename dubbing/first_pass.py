@@ -52,6 +52,7 @@ def _part(info: VideoInfo, fps: Fraction, options: DubOptions) -> tuple[int, int
 
 
 def observed(source: Source, limit: int, seconds: float, options: DubOptions, clock: Clock, title: str) -> Scene:
+    """The scene of the first `limit` frames of `source`, which lasts `seconds`; `title` names the progress bar."""
     total = min(limit, round(seconds * source.fps)) or None
     frames = background(clock.iterate("decode, first pass", source.scan(limit)), 4)
     with contextlib.closing(frames):
@@ -59,12 +60,18 @@ def observed(source: Source, limit: int, seconds: float, options: DubOptions, cl
 
 
 def with_progress(frames: Iterator, total: int | None, title: str, options: DubOptions) -> Iterable:
+    """`frames`, with the progress bar of the options if they have one."""
     return (
         frames if options.progress is None else options.progress(frames, title, total, unit="frame", dynamic_ncols=True)
     )
 
 
 def dubbed_people(scene: Scene, video: str | os.PathLike, options: DubOptions) -> list[list[Person]]:
+    """The people to dub in each frame of `scene`; a face whose mouth lies outside of the picture is none of them.
+
+    Raises:
+        InputError: there is no face, or not the one that the options name.
+    """
     if not scene.people:
         raise InputError(f"video {video} shows no face that can be dubbed; give one with a face turned to the camera")
     dubbed = choose(scene, options.face, options.face_at)

@@ -1,4 +1,4 @@
-"""Checks and writes the output and the optional videos beside it."""
+"""The output and the optional videos beside it: their names are checked, then they are opened and written."""
 
 import contextlib
 import functools
@@ -22,6 +22,10 @@ from media.video_writer import CRF
 
 
 def check_outputs(outputs: list[Path], inputs: list[str | os.PathLike]) -> None:
+    """InputError if an input does not exist, or an output cannot be written there.
+
+    Removes what a crashed run left beside an output.
+    """
     for path in inputs:
         existing_file(path, "input")
     taken = {Path(path).resolve(): path for path in inputs}

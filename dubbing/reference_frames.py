@@ -63,7 +63,7 @@ def covers_of(
 ) -> list[Cover | None]:
     """What covers each person's face in the first `dubbed` frames, and in some of the others; None if that is ignored.
 
-    Of a prepared person it is kept, for all frames.
+    A prepared person keeps what is found, for all frames.
     """
     if options.occlusion == "ignore":
         return [None] * len(people)

@@ -23,6 +23,7 @@ from media.audio import SAMPLE_RATE, audio_windows, sound_features
 from media.files import replacing
 from media.heatmap import KEYPOINTS, LIP_KEYPOINTS
 from media.loudness import heard
+from media.noise import pink_noise, voice_level
 from media.references import covering_references
 from media.timeline import FPS
 
@@ -195,8 +196,8 @@ def changed_sounds(clip: Clip, kind: str, seed: int, folder: Path) -> dict[str, 
     if path.is_file():
         return load_file(path)
     wav, random = clip.wav, np.random.default_rng([seed, zlib.crc32(clip.id.encode())])
-    level = _level(wav)
-    pink = _pink(len(wav), random)
+    level = voice_level(wav)
+    pink = pink_noise(len(wav), random)
     hiss = random.standard_normal(len(wav)).astype(np.float32)
     cut, silent = _with_silence(wav, random)
     if random.random() < 0.6:
@@ -217,20 +218,6 @@ def changed_sounds(clip: Clip, kind: str, seed: int, folder: Path) -> dict[str, 
 
 def _factor(decibels: float) -> np.float32:
     return np.float32(10 ** (decibels / 20))
-
-
-def _level(wav: np.ndarray) -> np.float32:
-    """Root mean square of the louder half of blocks of 25 ms."""
-    blocks = np.sqrt((wav[: len(wav) // 400 * 400].reshape(-1, 400) ** 2).mean(axis=1))
-    return np.sqrt((blocks[blocks >= np.median(blocks)] ** 2).mean()).astype(np.float32)
-
-
-def _pink(samples: int, random: np.random.Generator) -> np.ndarray:
-    """Noise (samples,) whose power falls by 3 dB an octave, of root mean square 1."""
-    spectrum = np.fft.rfft(random.standard_normal(samples))
-    spectrum[1:] /= np.sqrt(np.arange(1, len(spectrum)))
-    noise = np.fft.irfft(spectrum, samples)
-    return (noise / np.sqrt((noise**2).mean())).astype(np.float32)
 
 
 def _with_silence(wav: np.ndarray, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

@@ -23,10 +23,9 @@ import numpy as np
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2Model
-from transformers.utils import logging
 
-from media.errors import InputError, first_line
-from media.files import DOWNLOADS
+from media.errors import InputError
+from media.pretrained import load_pretrained
 
 UNTRAINED = {"masked_spec_embed"}  # used in pretraining only; published files may lack it
 
@@ -48,29 +47,13 @@ def load(model: str, device: str = "cpu") -> Wav2Vec2:
     Raises:
         InputError: The model's files are missing, lack weights, or hold another kind of network.
     """
-    downloaded = DOWNLOADS / model.rsplit("/", 1)[-1]
-    source = next((str(place) for place in (Path(model), downloaded) if (place / "config.json").is_file()), model)
     name = f"Wav2Vec2 model {model}"
     remedy = "give a folder with a Wav2Vec2 model of the base kind"
     if model == "facebook/wav2vec2-base-960h":
         name += f" (https://huggingface.co/{model})"
         remedy = "run `python -m checkpoints.fetch wav2vec2`"
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        network, info = Wav2Vec2Model.from_pretrained(
-            source, local_files_only=True, weights_only=True, output_loading_info=True
-        )
-    except Exception as error:  # transformers raises a different exception for each fault of the files
-        fault = f"cannot be loaded from {source} ({first_line(error)})"
-        if source == model and not Path(model).is_dir():
-            fault = f"is not in {downloaded}"
-        raise InputError(f"{name} {fault}; {remedy}") from error
-    finally:
-        logging.set_verbosity(verbosity)
-        logging.enable_progress_bar()
-    missing = sorted(set(info["missing_keys"]) - UNTRAINED)
+    network, source, lacking = load_pretrained(Wav2Vec2Model, model, name, remedy)
+    missing = [key for key in lacking if key not in UNTRAINED]
     if missing or network.config.do_stable_layer_norm or network.config.add_adapter:
         fault = f"lacks {len(missing)} weights, {missing[0]} the first" if missing else "is not of the base kind"
         raise InputError(f"{name} in {source} {fault}; {remedy}")

@@ -5,17 +5,15 @@ computed in pieces of at most 30 s, each with context from its neighbours.
 """
 
 import functools
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from transformers import WhisperFeatureExtractor, WhisperModel
-from transformers.utils import logging
 
-from media.errors import InputError, first_line
-from media.files import DOWNLOADS
+from media.errors import InputError
+from media.pretrained import load_pretrained
 
 LAYER = 4  # whose output is the features
 HOP = 320  # samples between two features, feature k centred on sample 320 k
@@ -37,28 +35,12 @@ def load(model: str, device: str = "cpu") -> Whisper:
     Raises:
         InputError: the model's files are missing, or hold another kind of network.
     """
-    downloaded = DOWNLOADS / model.rsplit("/", 1)[-1]
-    source = next((str(place) for place in (Path(model), downloaded) if (place / "config.json").is_file()), model)
     name, remedy = f"Whisper model {model}", "give a folder with a Whisper model"
     if model == "openai/whisper-base":
         name += f" (https://huggingface.co/{model})"
         remedy = "run `python -m checkpoints.fetch whisper`"
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        network, info = WhisperModel.from_pretrained(
-            source, local_files_only=True, weights_only=True, output_loading_info=True
-        )
-    except Exception as error:  # transformers raises a different exception for each fault of the files
-        fault = f"cannot be loaded from {source} ({first_line(error)})"
-        if source == model and not Path(model).is_dir():
-            fault = f"is not in {downloaded}"
-        raise InputError(f"{name} {fault}; {remedy}") from error
-    finally:
-        logging.set_verbosity(verbosity)
-        logging.enable_progress_bar()
-    missing = sorted(key for key in info["missing_keys"] if key.startswith("encoder."))
+    network, source, lacking = load_pretrained(WhisperModel, model, name, remedy)
+    missing = [key for key in lacking if key.startswith("encoder.")]
     if missing or len(network.encoder.layers) < LAYER:
         fault = f"lacks {len(missing)} weights, {missing[0]} the first" if missing else f"has under {LAYER} layers"
         raise InputError(f"{name} in {source} {fault}; {remedy}")

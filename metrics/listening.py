@@ -55,6 +55,7 @@ from media.audio import audio_windows, sound_features
 from media.crop import STSA, CropForm
 from media.heatmap import FULL_FACE, KEYPOINTS, LIP_KEYPOINTS, ORDER, POSE, draw_heatmaps
 from media.loudness import heard
+from media.noise import pink_noise, voice_level
 from media.references import covering_references
 from metrics.quality import mouth_opening, predict
 from models import is_g4g, load_network
@@ -72,23 +73,14 @@ def inner_opening(keypoints: np.ndarray) -> np.ndarray:
     return np.linalg.norm(keypoints[:, _UPPER] - keypoints[:, _LOWER], axis=1)
 
 
-def pink_noise(samples: int, seed: int = 0) -> np.ndarray:
-    """(samples,) float32 whose power falls by 3 dB an octave, of root mean square 1."""
-    spectrum = np.fft.rfft(np.random.default_rng(seed).standard_normal(samples))
-    spectrum[1:] /= np.sqrt(np.arange(1, len(spectrum)))
-    noise = np.fft.irfft(spectrum, samples)
-    return (noise / np.sqrt((noise**2).mean())).astype(np.float32)
-
-
 def changed(wav: np.ndarray) -> dict[str, np.ndarray]:
     """The sounds of the measurement by name, each (samples,) float32 at the loudness at which networks hear it."""
-    blocks = np.sqrt((wav[: len(wav) // 400 * 400].reshape(-1, 400) ** 2).mean(axis=1))
-    voice = np.sqrt((blocks[blocks >= np.median(blocks)] ** 2).mean())  # the louder half of blocks of 25 ms
+    noise = pink_noise(len(wav), np.random.default_rng(0))
     sounds = {
         "own": wav,
         "backward": wav[::-1].copy(),
         "soft": wav * 10 ** (SOFT / 20),
-        "noise": wav + pink_noise(len(wav)) * voice * 10 ** (NOISE / 20),
+        "noise": wav + noise * voice_level(wav) * 10 ** (NOISE / 20),
         "silence": np.zeros_like(wav),
     }
     return {name: heard(sound.astype(np.float32)) for name, sound in sounds.items()}

@@ -343,9 +343,9 @@ def test_wav2vec2_counts_frames_as_the_network_does(samples, frames, small_wav2v
 
 
 def test_a_missing_wav2vec2_names_its_url_and_the_command(monkeypatch, tmp_path):
-    from media import wav2vec2
+    from media import pretrained, wav2vec2
 
-    monkeypatch.setattr(wav2vec2, "DOWNLOADS", tmp_path)
+    monkeypatch.setattr(pretrained, "DOWNLOADS", tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     wav2vec2.load.cache_clear()
     with pytest.raises(InputError) as error:

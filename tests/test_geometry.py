@@ -52,8 +52,7 @@ OTHER_NUMBERS = {
 # What a slice with a share of a length takes elsewhere.
 OTHER_SLICES = {
     "dubbing/live.py": "rows of audio features",
-    "extensions/speech_training.py": "rows of sound features",
-    "metrics/listening.py": "samples of sound",
+    "media/noise.py": "samples of sound",
     "metrics/quality.py": "the middle reference",
     "models/fast.py": "AdaIN's gamma",
 }
