@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from media.errors import InputError
-from media.files import DOWNLOADS
+from media.files import DEMO, DOWNLOADS
 
 NAME = "speech_encoder.safetensors"  # in a checkpoint folder, or in checkpoints/downloads
 HOP = 320  # samples between two frames
@@ -143,12 +143,12 @@ class _Convolution(nn.Module):
 
 
 def encoder_file(*folders: str | os.PathLike) -> Path:
-    """The weights' path: in the first of `folders` that holds them, or among the downloads.
+    """The weights' path: in the first of `folders` that holds them, among the downloads, or in the bundled checkpoint.
 
     Raises:
         InputError: they are nowhere.
     """
-    places = [Path(folder) / NAME for folder in (*folders, DOWNLOADS)]
+    places = [Path(folder) / NAME for folder in (*folders, DOWNLOADS, DEMO)]
     found = next((place for place in places if place.is_file()), None)
     if found is None:
         raise InputError(f"the speech encoder {places[0]} is missing; run `python -m checkpoints.import_hama`")

@@ -1,33 +1,34 @@
 #!/usr/bin/env bash
 # Train a checkpoint like the bundled one: bash scripts/train_demo.sh TRAIN_VIDEOS VAL_VIDEOS [OUTPUT=runs/demo]
-# Started again, the command resumes where it stopped. For four minutes of video it takes five hours on two CPU cores.
-# Training the synthesizer takes three of them; on cores with AMX it takes two hours, on a large GPU minutes.
+# A table offsets.tsv in a folder of videos corrects offsets that are known (data_prep.preprocess --offsets); the sync expert
+# finds the others. Started again, the command resumes where it stopped. docs/training.md has times.
 set -u
 if [ $# -lt 2 ]; then
     echo "usage: bash scripts/train_demo.sh TRAIN_VIDEOS VAL_VIDEOS [OUTPUT]" >&2
     exit 2
 fi
-echo "trains for three to five hours on two CPU cores, less with a GPU; started again, it goes on where it was"
+echo "trains for hours on two CPU cores, less with a GPU; started again, it goes on where it was"
 train=$(realpath "$1") val=$(realpath "$2") output=$(realpath -m "${3:-runs/demo}")
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 clips=(data.train="$output/clips/train" data.val="$output/clips/val")
 
 set -e
-"$python" -m data_prep.preprocess "$train" "$output/clips/train" --audio mel
-"$python" -m data_prep.preprocess "$val" "$output/clips/val" --audio mel
-# Needs the speech synthesizers flite and eSpeak NG (Debian: apt-get install flite espeak-ng).
-speech="$output/speech.safetensors"
-[ -f "$speech" ] || "$python" -m extensions.synthetic_speech "$speech" --minutes 180
+preprocess() {  # VIDEOS CLIPS
+    local known=()
+    if [ -f "$1/offsets.tsv" ]; then known=(--offsets "$1/offsets.tsv"); fi
+    "$python" -m data_prep.preprocess "$1" "$2" --audio mel hama "${known[@]}"
+}
+preprocess "$train" "$output/clips/train"
+preprocess "$val" "$output/clips/val"
 # The expert measures the audio offsets of the clips. If it proves accurate, training corrects them. It also scores the
 # checkpoint at the end.
-"$python" train_sync.py --config configs/demo_sync.yaml "${clips[@]}" speech.data="$speech" output="$output/sync"
+"$python" train_sync.py --config configs/demo_sync.yaml "${clips[@]}" output="$output/sync"
 if "$python" -m data_prep.offsets "$output/clips/train" --expert "$output/sync/best" --proven-on "$output/clips/val"; then
     clips+=(data.correct_offsets=true)
 elif [ $? -ne 2 ]; then  # 2 means that the expert was refused
     exit 1
 fi
-"$python" train_heatmap.py --config configs/demo_heatmap.yaml "${clips[@]}" speech.data="$speech" \
-    output="$output/heatmap"
+"$python" train_heatmap.py --config configs/demo_speech.yaml "${clips[@]}" output="$output/heatmap"
 settings=("${clips[@]}")
 if "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
     launch=("$python")
@@ -38,6 +39,7 @@ else  # two processes of one thread each are nearly twice as fast as one of two 
 fi
 "${launch[@]}" train_face.py --config configs/demo_face.yaml "${settings[@]}" output="$output/face"
 "${launch[@]}" finetune_e2e.py --config configs/demo_e2e.yaml "${settings[@]}" output="$output/e2e" \
-    heatmap_predictor="$output/heatmap/best" face_synthesizer="$output/face/best"
-"$python" -m checkpoints.combine "$output/e2e/best" "$output/heatmap/best" --output "$output/checkpoint" --half
+    heatmap_predictor="$output/heatmap" face_synthesizer="$output/face/best"
+"$python" -m checkpoints.combine "$output/e2e/best" "$output/heatmap" --output "$output/checkpoint" --half
+"$python" -m metrics.listening --checkpoint "$output/checkpoint" --clips "$output/clips/val"
 "$python" -m metrics.quality --checkpoint "$output/checkpoint" --clips "$output/clips/val" --expert "$output/sync/best"
