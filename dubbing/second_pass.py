@@ -10,7 +10,7 @@ from fractions import Fraction
 import numpy as np
 
 from dubbing.blur import blurred
-from dubbing.detail import add_detail, candidate
+from dubbing.detail import Candidate, add_detail, candidate
 from dubbing.light import brightened, brightening
 from dubbing.motion import Motion
 from dubbing.occlusion import Cover, Covered
@@ -145,6 +145,11 @@ def with_faces(
             yield from batch
 
 
+def lenders(candidates: list[Candidate], job: FaceJob) -> list[Candidate]:
+    """The candidates of the references that the job's flow is of."""
+    return candidates if job.chosen is None else [candidates[which] for which in job.chosen]
+
+
 def pasted(
     frames: Generator[DubbedFrame, None, None],
     references: list[ReferenceFrames],
@@ -167,7 +172,7 @@ def pasted(
                     with clock.time("detail"):
                         own = candidate(frame.picture, face.place, face.job.crop, form, face.brightening)
                         lips = face.place.to_crop(face.landmarks[LIP_POINTS])
-                        made = add_detail(made, own, lips, candidates, face.job.flow, form)
+                        made = add_detail(made, own, lips, lenders(candidates, face.job), face.job.flow, form)
                 with clock.time("paste"):
                     made = brightened(blurred(made, face.blur), 1 / face.brightening)
                     strength, visible = (face.covered.strength, face.covered.visible) if face.covered else (1.0, None)

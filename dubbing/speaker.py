@@ -29,8 +29,9 @@ class FaceJob:
     window: (T,) indices of the output frames in the speaker's window; the frame to generate is in the middle.
     sound: (T,) position of each of the window's frames on the 25 fps timeline of the sound.
     pose: (T, 131, 2) landmarks of each of the window's frames, in the crop's units.
-    flow: (N, 2, rows, columns) float32, set by `speak` if the network has a flow: for each pixel of the crop's hidden
-        part, the point x, y of each reference, in [-1, 1] between the crop's outer edges.
+    flow: (K, 2, rows, columns) float32, set by `speak` if the network has a flow: for each pixel of the crop's hidden
+        part, the point x, y of each reference that the face is made of, in [-1, 1] between the crop's outer edges.
+    chosen: (K,) which of the person's references these are; set with `flow`.
     """
 
     crop: np.ndarray
@@ -38,6 +39,7 @@ class FaceJob:
     sound: np.ndarray
     pose: np.ndarray
     flow: np.ndarray | None = field(default=None, init=False, repr=False)
+    chosen: np.ndarray | None = field(default=None, init=False, repr=False)
 
 
 class Speaker(ABC):
@@ -85,7 +87,8 @@ class Speaker(ABC):
         self.synthesizer = accelerate_inference(synthesizer).to(device)
         self.window, self.predicts_heatmaps = window, predicts_heatmaps
         config = synthesizer.config
-        self.audio, self.references, self.crop = config.audio, config.references, config.crop
+        self.audio, self.crop = config.audio, config.crop
+        self.references = getattr(config, "bank", config.references)  # form region chooses some of them for each frame
         self.ear: Path | None = None
 
     @abstractmethod

@@ -111,10 +111,11 @@ class StsaSpeaker(Speaker):
         crops = to_tensor(np.stack([job.crop for job in jobs]), self.device)
         batch = self._padded(embeddings, poses, points, sound, crops)
         self._form = references
-        faces, heatmaps, *flow = self._run(self._dub, *batch, *references.tensors())
-        for grids in flow:
-            for job, grid in zip(jobs, grids[:count].float().cpu().numpy(), strict=True):
-                job.flow = grid
+        faces, heatmaps, *moved = self._run(self._dub, *batch, *references.tensors())
+        if moved:
+            flow, chosen = (x[:count].cpu().numpy() for x in moved)
+            for job, grid, which in zip(jobs, flow, chosen, strict=True):
+                job.flow, job.chosen = grid, which
         return to_pictures(faces[:count]), heatmaps[:count, 0].cpu().numpy()
 
     def _dub(
@@ -122,7 +123,8 @@ class StsaSpeaker(Speaker):
     ) -> tuple[Tensor, ...]:
         """Faces (B, 3, S, S) and heatmaps (B, 1, S, S) for one person's frames; with a temporal path, their flow too.
 
-        The flow is of the hidden part: (B, N, 2, rows, columns), as `Alignment.grid`.
+        The flow is of the hidden part: (B, K, 2, rows, columns) float32, as `Alignment.grid`. With it come the indices
+        (B, K) of its references.
         """
         person = self._form.holding(references)
         with autocast(self.device, self.dtype):
@@ -140,7 +142,12 @@ class StsaSpeaker(Speaker):
                 crops[None], heatmaps[None], person.images, sound[None], *placed, alignment=True
             )
         made = faces[0].float(), heatmaps
-        return made if alignment.grid is None else (*made, alignment.grid[0][..., *self.crop.hidden_pixels])
+        if alignment.grid is None:
+            return made
+        flow = alignment.grid[0][..., *self.crop.hidden_pixels].float()
+        if alignment.chosen is not None:
+            return *made, flow, alignment.chosen[0]
+        return *made, flow, torch.arange(flow.shape[1], device=flow.device).expand(len(flow), -1)
 
     def _encode_frames(self, sound: Tensor, poses: Tensor) -> Tensor:
         with autocast(self.device, self.dtype):

@@ -220,29 +220,35 @@ def _carried(places: Tensor, linear: Tensor) -> Tensor:
     return (2 * mapped - 1).transpose(2, 3).unflatten(3, places.shape[1:])
 
 
-def unlike_references(points: Tensor, references: Tensor, around: Tensor, parts: FaceParts) -> Tensor:
-    """How unlike each reference is to the target at each pixel of a region: its lips near the mouth, else its pose.
+class Unlikeness(NamedTuple):
+    """How unlike N references are to each target.
 
-    Args:
-        points: (B, 131, 2), of the targets in units of the crop.
-        references: (B, N, 131, 2), of each target's N references.
-        around: the `RegionWarp`'s.
-        parts: selects the parts of the face.
+    lips: (B, N), the squared mean distance of the lips' landmarks in units of the crop, with the upper faces and then
+        the centres of both mouths aligned.
+    pose: (B, N), `_POSE` of the mean squared distance of all landmarks, with these aligned.
+    """
 
-    Returns:
-        (B, N, 1, h, w): near the mouth, the squared mean distance of the lips' landmarks in units of the crop, with
-        the upper faces and then the centres of both mouths aligned; elsewhere, `_POSE` of the mean squared distance of
-        all landmarks, with these aligned.
+    lips: Tensor
+    pose: Tensor
+
+    def at(self, around: Tensor) -> Tensor:
+        """At each pixel of a region, (B, N, 1, h, w): the lips' near the mouth, else the pose's; by `RegionWarp.around`."""
+        lips, pose = (x[..., None, None, None] for x in self)
+        return lips * around + pose * (1 - around)
+
+
+def unlike_references(points: Tensor, references: Tensor, parts: FaceParts) -> Unlikeness:
+    """Compare targets' landmarks (B, 131, 2) in units of the crop with those of their references (B, N, 131, 2).
+
+    parts: selects the parts of the face.
     """
     points, references = full_precision(points)[:, None], full_precision(references)
     (upper, lips, _), (other_upper, other_lips, _) = parts(points), parts(references)
     others = apply_affine(other_lips, fit_similarity(other_upper, upper))
     shapes = lips - lips.mean(dim=2, keepdim=True), others - others.mean(dim=2, keepdim=True)
-    apart = (shapes[0] - shapes[1]).norm(dim=-1).mean(dim=-1).clamp_max(_UNLIKE).square()  # (B, N)
+    apart = (shapes[0] - shapes[1]).norm(dim=-1).mean(dim=-1).clamp_max(_UNLIKE).square()
     whole = apply_affine(references, fit_similarity(references, points.expand_as(references)))
-    posed = _POSE * (whole - points).square().sum(dim=-1).mean(dim=-1)
-    apart, posed = apart[..., None, None, None], posed[..., None, None, None]
-    return apart * around + posed * (1 - around)
+    return Unlikeness(apart, _POSE * (whole - points).square().sum(dim=-1).mean(dim=-1))
 
 
 def unlike_lips(lips: Tensor, others: Tensor, crop: CropForm) -> Tensor:

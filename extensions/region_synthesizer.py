@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from extensions.landmark_maps import FaceParts, RegionWarp, centres, region_warp, unlike_references
+from extensions.landmark_maps import FaceParts, RegionWarp, centres, region_warp, Unlikeness, unlike_references
 from media.crop import CropForm
 from media.heatmap import KEYPOINTS
 from models.face_synthesizer import Alignment, FaceSynthesizer, FaceSynthesizerConfig, References
@@ -24,9 +24,9 @@ STRIDE = 4  # px of the crop in a pixel of the flow
 _COARSEST = 16  # px of the crop in a pixel of the painter's coarsest features
 _CONTEXT = 1 / 16  # of the crop: the visible margin around the hidden rectangle that the network also sees
 _SHARPNESS = 3.0  # initial factor on the logits of the references' shares
-# Initial factor on `unlike_references`: a reference whose lips differ by 0.01 of the crop gets less than a fourth of
-# the share of one with the target's lips.
-_UNLIKENESS = 15000.0
+# Initial factor on `unlike_references`: a reference whose lips differ by 0.005 of the crop gets a tenth of the share of
+# one with the target's lips. With a sixth of it, the mean of several mouths has half the detail of a true one.
+_UNLIKENESS = 90000.0
 _STEP = 1 / 128  # of the crop: unit of the displacements that the network sees and predicts
 _SHADE = 0.1  # unit of the shading
 _PAINT = 0.25  # unit of the painted colours
@@ -39,6 +39,7 @@ class RegionSynthesizerConfig(FaceSynthesizerConfig):
 
     form: str = "region"  # the form of this network
     spatial: bool = False  # it has no spatial path
+    bank: int = 16  # references in dubbing; of these, each frame blends the `references` that are most like it
 
     def resolved(self) -> "RegionSynthesizerConfig":
         """This config: no default depends on the form."""
@@ -246,7 +247,7 @@ class RegionSynthesizer(FaceSynthesizer):
         *,
         alignment: bool = False,
     ) -> Tensor | tuple[Tensor, Alignment]:
-        """As `forward`, with `encode_references`' result for the B windows."""
+        """As `forward`, with `encode_references`' result for the B windows, of any number of references."""
         shape, landmarks = frames.shape[:2], _given(landmarks)
         features, images, others = references.repeat(shape[1]).temporal
         frames, heatmaps, landmarks = (x.flatten(0, 1) for x in (frames, heatmaps, landmarks))
@@ -257,12 +258,17 @@ class RegionSynthesizer(FaceSynthesizer):
         drawn = region.of(_resized(heatmaps, (crop.height // 2, crop.width // 2)), 2).to(seen.dtype)
         target = self.target(torch.cat([F.pixel_unshuffle(seen, STRIDE), F.pixel_unshuffle(drawn, STRIDE // 2)], dim=1))
 
+        unlike = unlike_references(landmarks.detach(), others, self.parts)
+        chosen = None
+        if others.shape[1] > self.config.references:
+            chosen = (unlike.lips + unlike.pose).topk(self.config.references, dim=1, largest=False).indices
+            features, images, others = (_taken(x, chosen) for x in (features, images, others))
+            unlike = Unlikeness(*(_taken(x, chosen) for x in unlike))
         start = region_warp(landmarks, others, self.coarse, self.parts)
         own = torch.cat([_sampled(features, start.skin), start.seen(_STEP)], dim=2)
         aligned, heads = self.aligner(own, target)
         grid, logits = self._moved(start, heads.unflatten(0, own.shape[:2]))
-        unlike = unlike_references(landmarks.detach(), others, start.around, self.parts)
-        logits = self.sharpness.exp() * logits - self.unlikeness.exp() * unlike
+        logits = self.sharpness.exp() * logits - self.unlikeness.exp() * unlike.at(start.around)
         shares = logits.softmax(dim=1)  # (B, N, 1, h/4, w/4)
         pooled = (aligned.unflatten(0, shares.shape[:2]) * shares).sum(dim=1)
         full, weights = self._full_size(grid), _enlarged(shares.flatten(0, 1), STRIDE).unflatten(0, shares.shape[:2])
@@ -276,7 +282,8 @@ class RegionSynthesizer(FaceSynthesizer):
         faces = faces.unflatten(0, shape)
         if not alignment:
             return faces
-        return faces, Alignment(None, *self._whole(full, weights, start, shape))
+        chosen = chosen if chosen is None else chosen.unflatten(0, shape)
+        return faces, Alignment(None, *self._whole(full, weights, start, shape), chosen)
 
     def whole_faces(self, landmarks: Tensor, keypoints: Tensor) -> Tensor:
         """Landmarks (..., 131, 2) with the predicted keypoints (..., 57, 2) in place of their own."""
@@ -314,6 +321,11 @@ def _given(landmarks: Tensor | None) -> Tensor:
     if landmarks is None:
         raise ValueError("form region takes landmarks and reference_landmarks, and reads none off heatmaps; give both")
     return landmarks
+
+
+def _taken(x: Tensor, chosen: Tensor) -> Tensor:
+    """For each of B frames, K of x (B, N, ...), by their indices (B, K): (B, K, ...)."""
+    return x[torch.arange(len(x), device=x.device)[:, None], chosen]
 
 
 def _residual(channels: int, count: int) -> nn.Sequential:
@@ -360,7 +372,7 @@ def _over(painted: Tensor, mouth: Tensor, copied: Tensor, shade: Tensor) -> Tens
 
 
 def _check(config: RegionSynthesizerConfig) -> None:
-    check_positive(config, "width", "references")
+    check_positive(config, "width", "references", "bank")
     if config.spatial or not config.temporal or config.mutual_information:
         raise ValueError("form region has the temporal path alone; leave spatial, temporal and mutual_information out")
     for name in ("height", "width"):

@@ -127,11 +127,13 @@ class Alignment(NamedTuple):
         the image's outer edges; None without that path.
     weights: each reference's weight at each pixel in that path's sum, (B, T, N, 1, H, W) in [0, 1], before division by
         the weights' sum; None without that path.
+    chosen: which references `grid` and `weights` are of, (B, T, N) int64; None: all, in their order.
     """
 
     information: list[tuple[Tensor, Tensor]] | None
     grid: Tensor | None
     weights: Tensor | None = None
+    chosen: Tensor | None = None
 
 
 class SpatialPath(nn.Module):

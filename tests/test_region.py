@@ -203,8 +203,30 @@ def test_the_reference_with_the_targets_lips_is_the_least_unlike():
     other[:, LIP_POINTS] += 0.03 * torch.randn(1, len(LIP_POINTS), 2)
     same = turned(points, 0.3, 1.05, (0.04, 0.0))
     around = torch.ones(1, 1, 1, 2, 2, dtype=torch.float64)
-    unlike = unlike_references(points, torch.stack([other, same], dim=1), around, FaceParts())
+    unlike = unlike_references(points, torch.stack([other, same], dim=1), FaceParts()).at(around)
     assert unlike.shape == (1, 2, 1, 2, 2) and unlike[0, 1].max() < 1e-12 < 1e-4 < unlike[0, 0].min()
+
+
+def test_a_frame_blends_the_references_that_are_most_like_it():
+    synthesizer = trained_like(network(SMALL)).double().eval()  # which blends three
+    items = batch(synthesizer)
+    names = [f"reference_{name}" for name in ("images", "heatmaps", "landmarks")]
+    strangers = {name: torch.rand_like(items[name][:, :2]) for name in names}  # a random face has random lips
+    target = items["frames"], items["heatmaps"]
+    places = [3, 0, 4, 1, 2]  # where the five are in the bank
+    bank = {name: torch.cat([items[name], strangers[name]], dim=1)[:, places] for name in names}
+    bank["reference_landmarks"][:, [0, 2]] += 0.3 * torch.rand_like(strangers["reference_landmarks"])
+    near = items["landmarks"][:, :1].expand(-1, 3, -1, -1) + 1e-3 * torch.randn(1, 3, 131, 2, dtype=torch.float64)
+    items["reference_landmarks"] = near
+    bank["reference_landmarks"][:, [1, 3, 4]] = near
+    items["landmarks"] = items["landmarks"][:, :1].expand(-1, 2, -1, -1)
+    with torch.inference_mode():
+        alone = synthesizer(*given(synthesizer, items))
+        references = synthesizer.encode_references(*(bank[name] for name in names))
+        made, alignment = synthesizer.render(*target, references, items["audio"], items["landmarks"], alignment=True)
+    assert torch.allclose(made, alone, atol=1e-9)
+    assert alignment.chosen.shape == (1, 2, 3) and alignment.grid.shape[2] == 3
+    assert set(alignment.chosen.flatten().tolist()) == {1, 3, 4}
 
 
 def test_pixels_outside_the_contour_weigh_less():
