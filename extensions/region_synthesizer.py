@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from extensions.landmark_maps import FaceParts, RegionWarp, centres, region_warp, Unlikeness, unlike_references
+from extensions.landmark_maps import FaceParts, RegionWarp, Unlikeness, centres, region_warp, unlike_references
 from media.crop import CropForm
 from media.heatmap import KEYPOINTS
 from models.face_synthesizer import Alignment, FaceSynthesizer, FaceSynthesizerConfig, References

@@ -220,6 +220,7 @@ def test_a_frame_blends_the_references_that_are_most_like_it():
     items["reference_landmarks"] = near
     bank["reference_landmarks"][:, [1, 3, 4]] = near
     items["landmarks"] = items["landmarks"][:, :1].expand(-1, 2, -1, -1)
+    alignment: Any
     with torch.inference_mode():
         alone = synthesizer(*given(synthesizer, items))
         references = synthesizer.encode_references(*(bank[name] for name in names))
