@@ -232,7 +232,7 @@ class Unlikeness(NamedTuple):
     pose: Tensor
 
     def at(self, around: Tensor) -> Tensor:
-        """At a region's pixels, (B, N, 1, h, w): the lips' near the mouth, else the pose's. `around`: `RegionWarp`'s."""
+        """(B, N, 1, h, w), at a region's pixels: the lips' near the mouth, else the pose's; by `RegionWarp.around`."""
         lips, pose = (x[..., None, None, None] for x in self)
         return lips * around + pose * (1 - around)
 
