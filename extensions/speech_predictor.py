@@ -1,6 +1,6 @@
 """A heatmap predictor whose mouth follows the sound alone. Not in the paper.
 
-The references give the person's shut mouth, by linear maps that close each of them. A small convolutional network over
+The references' mean gives the person's shut mouth, by a linear map that closes it. A small convolutional network over
 sound features of some half a second (`hama`) moves it. The upper face gives the pose: with crops of framing `upright`,
 the source's jaw has no part in it.
 """
@@ -26,7 +26,6 @@ SHUT = 0.005  # inner lips' distance of a shut mouth, share of the face's height
 MOTIONS = 20  # number of principal directions of the mouth's motion
 _SHAPES = 6  # of the motions, whose shares in the references' mean describe a person
 _PERSON = 4 + _SHAPES  # numbers that describe a person's mouth
-_NEAR = 0.014  # share of the face's height: a reference's weight falls by e with that much opening
 _UPPER, _LOWER, _OUTER_UPPER, _OUTER_LOWER, _RIGHT, _LEFT = (
     KEYPOINTS.tolist().index(ORDER.index(id)) for id in (13, 14, 0, 17, 61, 291)
 )
@@ -234,23 +233,21 @@ class SpeechPredictor(WindowEncoder):
         """The shut mouth (B, 57, 2) of references (B, N, 131, 2), and the person's numbers (B, 10).
 
         The numbers are the largest and the mean opening, the lips' thickness and the mouth's width, in units of the
-        face's height, centred and scaled; and the main motions' shares in the references' mean. Each reference is
-        closed by `closing`; the more open it is, the less it counts.
+        face's height, centred and scaled; and the main motions' shares in the references' mean. The shut mouth is that
+        mean closed by `closing`: of one shut reference, the place would be off by the noise of its pose.
         """
         anchors, keypoints = self._aligned(reference_landmarks)
         frontal = keypoints - self.turning(anchors - anchors.mean(dim=1, keepdim=True))
         with without_autocast(frontal):
             height = face_height(reference_landmarks)[:, None]
             openings = opening(frontal)
-            closed = frontal - self.closing * (openings - SHUT * height)[..., None, None]
-            weights = torch.softmax(-openings / (_NEAR * height), dim=1)
-            mean = (closed * weights[..., None, None]).sum(dim=1)
+            mean = frontal.mean(dim=1)
             still = mean - self.closing * (opening(mean)[:, None] - SHUT * height)[..., None]
             lips = (still[:, _OUTER_UPPER] - still[:, _OUTER_LOWER]).norm(dim=-1)
             wide = (still[:, _RIGHT] - still[:, _LEFT]).norm(dim=-1)
             sizes = torch.stack([openings.amax(dim=1), openings.mean(dim=1), lips, wide], dim=1) / height
             scale, centre = sizes.new_tensor([14.0, 28.0, 7.0, 3.5]), sizes.new_tensor([1.0, 0.6, 1.0, 1.0])
-            motion = (frontal.mean(dim=1) - still).flatten(1) / height
+            motion = (mean - still).flatten(1) / height
             shapes = self.motions[:_SHAPES]
             shares = motion @ shapes.T / shapes.square().sum(dim=1).clamp_min(1e-12)
             return still, torch.cat([sizes * scale - centre, 0.7 * shares], dim=1)

@@ -32,7 +32,7 @@ _REFERENCES_OF = 40  # random frames, of which the references cover the landmark
 _QUIET = 0.16  # seconds of silence on either side of a frame, without which its mouth need not be shut
 _CLOSED = 0.0105  # opening, share of the face's height, below which true lips count as shut
 _SHARPNESS = 0.004  # of the closures' logits
-_TURNS, _NOISE = 2, 1e-4  # as in `extensions.lessons.learn_turning`
+_NOISE = 2e-4  # of the upper face's points, in units of the crop: the ridge of the head's turn
 
 
 @dataclass
@@ -78,13 +78,13 @@ def fit_shapes(predictor: SpeechPredictor, dataset: ClipDataset) -> None:
 
 
 def _turning(faces: list[Tensor]) -> Tensor:
-    """The linear map (148, 114) from an upper face's main directions of variation to the keypoints' slow motion.
+    """The linear map (148, 114) from an upper face's shape to the keypoints' slow motion, by ridge regression.
 
     All lip points move up and down together: else the upper face, which the jaw moves a little, would open the mouth.
     """
     from scipy.ndimage import uniform_filter1d
 
-    shape = slow = both = np.zeros(())
+    slow = both = np.zeros(())
     count = 0
     for landmarks in faces:
         anchors = landmarks[:, ANCHORS]
@@ -93,13 +93,11 @@ def _turning(faces: list[Tensor]) -> Tensor:
         turned = (apply_affine(anchors, home) - mean).flatten(1).double().numpy()
         moved = apply_affine(landmarks[:, KEYPOINTS], home).flatten(1).double().numpy()
         moved = moved - moved.mean(axis=0)
-        shape = shape + turned.T @ turned
         turned, moved = (uniform_filter1d(x, FPS, axis=0) for x in (turned, moved))
         slow, both = slow + turned.T @ turned, both + turned.T @ moved
         count += len(turned)
-    directions = np.linalg.eigh(shape)[1][:, -_TURNS:]
-    gram = directions.T @ slow @ directions + count * len(ANCHORS) * _NOISE**2 * np.eye(_TURNS)
-    weight = (directions @ np.linalg.solve(gram, directions.T @ both)).reshape(-1, len(KEYPOINTS), 2)
+    ridge = count * len(ANCHORS) * _NOISE**2 * np.eye(len(slow))
+    weight = np.linalg.solve(slow + ridge, both).reshape(-1, len(KEYPOINTS), 2)
     weight[:, LIP_KEYPOINTS, 1] = weight[:, LIP_KEYPOINTS, 1].mean(axis=1, keepdims=True)
     return torch.from_numpy(weight.reshape(len(weight), -1)).float()
 

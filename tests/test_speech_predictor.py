@@ -13,7 +13,7 @@ from data_prep.clips import Clip, ClipData, write_clip
 from data_prep.index import open_clips
 from data_prep.windows import ClipDataset
 from extensions import speech_training
-from extensions.landmark_maps import ANCHORS
+from extensions.landmark_maps import ANCHORS, apply_affine, fit_similarity
 from extensions.speech_predictor import REACH, SHUT, SpeechPredictor, SpeechPredictorConfig, face_height, opening
 from extensions.speech_training import SpokenLosses, SpokenWindows, SpokenWindowsConfig, fit_shapes, spoken_terms
 from media.audio import FEATURES
@@ -104,6 +104,37 @@ def test_a_shut_mouth_is_shut_whatever_the_references(predictor, dataset):
     share = opening(mouths) / face_height(widest)
     assert (share - SHUT).abs().max() < 0.004
     assert opening(widest[0][:, KEYPOINTS]).min() / face_height(widest) > 0.05
+
+
+def test_every_reference_counts_for_the_place_of_the_shut_mouth(predictor, dataset):
+    points = torch.from_numpy(next(iter(dataset.landmarks()))).float()[None]
+    references = points[:, opening(points[0][:, KEYPOINTS]).argsort()[::9]]
+    raised = references.clone()
+    raised[:, 0, KEYPOINTS, 1] += 0.02  # of the most shut one
+    with torch.no_grad():
+        moved = predictor.shut_mouth(points, raised) - predictor.shut_mouth(points, references)
+    expected = torch.tensor([0.0, 0.02]) / references.shape[1]
+    torch.testing.assert_close(moved, expected.expand_as(moved), atol=1e-4, rtol=0)
+
+
+def test_the_turn_takes_the_pose_from_every_direction_of_the_upper_face():
+    """A third direction, weaker than two others that are no turn, moves the mouth."""
+    random = np.random.default_rng(0)
+    still = torch.from_numpy(random.uniform(0.2, 0.8, (131, 2))).double()
+    directions = torch.from_numpy(random.standard_normal((3, len(ANCHORS), 2)))
+    time = torch.arange(500).double()
+    sizes = torch.stack([0.02 * torch.sin(time / 31), 0.02 * torch.sin(time / 47), 0.006 * torch.sin(time / 71)])
+    face = still.repeat(500, 1, 1)
+    face[:, ANCHORS] += torch.einsum("dt,dpx->tpx", sizes, directions)
+    face[:, KEYPOINTS, 1] += 2 * sizes[2, :, None]
+    anchors = face[:, ANCHORS]
+    mean = anchors.mean(dim=0)
+    home = fit_similarity(anchors, mean[None])
+    true = apply_affine(face[:, KEYPOINTS], home).flatten(1)
+    turned = (apply_affine(anchors, home) - mean).flatten(1)
+    predicted = turned.float() @ speech_training._turning([face])
+    left = (true - true.mean(dim=0) - predicted)[:, 1::2][:, LIP_KEYPOINTS]
+    assert left.std() < 0.3 * true[:, 1::2][:, LIP_KEYPOINTS].std(dim=0).mean()
 
 
 def test_items_are_silent_where_their_sound_is(dataset, tmp_path, monkeypatch):
