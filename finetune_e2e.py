@@ -37,7 +37,7 @@ from losses.face import FaceLosses, FaceObjective
 from losses.heatmap import HeatmapLosses, freeze_unread, heatmap_scores, heatmap_terms
 from media.errors import InputError, command
 from metrics.crops import Validation
-from models.checkpoint import build_network, check_crops, load_network
+from models.checkpoint import build_network, check_crops, expert_audio, load_network
 from models.discriminator import DiscriminatorConfig, PatchDiscriminator
 from models.face_synthesizer import Alignment, FaceSynthesizer, mask_hidden
 from models.guidance import guidance, inputs_of, share_reader
@@ -220,7 +220,8 @@ def windows_of(config: Finetuning, predictor: WindowEncoder) -> tuple[ClipDatase
     """The training and the validation dataset, of the predictor's windows."""
     model = predictor.config
     shape = {"audio": model.audio, "window": model.frames, "references": model.references, "crop": model.crop}
-    return training_windows(config.data, shape | {"mel_from": first_synthesized(predictor, config.frames)})
+    shape |= {"sync_from": first_synthesized(predictor, config.frames), "sync_kind": expert_audio(config.sync_expert)}
+    return training_windows(config.data, shape)
 
 
 def freeze_untrained(
@@ -267,7 +268,7 @@ def main() -> None:
     run = Run(config, accelerator, networks, sections, ["heatmap_predictor", "face_synthesizer"], measure)
     if accelerator.is_main_process:
         true, crop = windows["frames"][:, bare.synthesized], synthesizer.config.crop
-        validation = face_validation(config, objective, true, windows["mel"], crop, measure, accelerator)
+        validation = face_validation(config, objective, true, windows["sync_audio"], crop, measure, accelerator)
     first = run.resume()
 
     def score(step: int) -> dict:

@@ -42,7 +42,7 @@ from losses.warp import warp_score
 from media.crop import check_same_crop
 from media.errors import InputError, command
 from metrics.crops import Validation
-from models.checkpoint import build_network, load_network
+from models.checkpoint import build_network, expert_audio, load_network
 from models.discriminator import DiscriminatorConfig
 from models.face_synthesizer import Alignment, FaceSynthesizer, FaceSynthesizerConfig, mask_hidden
 from models.g4g import G4GAlignment, G4GConfig, G4GSynthesizer
@@ -295,6 +295,7 @@ def windows_of(config: FaceTraining | G4GTraining) -> tuple[ClipDataset, ClipDat
     """The training and the validation dataset."""
     shape: dict[str, Any] = {"audio": config.model.audio, "window": config.frames}
     shape |= {"references": config.model.references, "crop": config.model.crop, "poses": False}
+    shape |= {"sync_kind": expert_audio(config.sync_expert)}
     if isinstance(config, G4GTraining) and config.losses.contrastive > 0:
         shape |= {"negatives": config.negatives, "furthest": config.furthest}
     return training_windows(config.data, shape)
@@ -340,7 +341,7 @@ def main() -> None:
     if accelerator.is_main_process:
         windows = validation_batch(others, config.train.validation_windows)
         true, crop = windows["frames"], config.model.crop
-        validation = face_validation(config, objective, true, windows["mel"], crop, measure, accelerator)
+        validation = face_validation(config, objective, true, windows["sync_audio"], crop, measure, accelerator)
     learn_to_read(config, synthesizer.to(accelerator.device), dataset)
 
     synthesizer = recomputing(synthesizer, config.train)

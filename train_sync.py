@@ -1,4 +1,4 @@
-"""Train the lip-sync expert of L_sync, Wav2Lip's network, which embeds five frames of a lower face and their sound.
+"""Train the lip-sync expert of L_sync, which embeds five frames of a lower face and their sound.
 
     python train_sync.py --config configs/demo_sync.yaml data.train=CLIPS data.val=OTHER_CLIPS output=runs/sync
 
@@ -8,7 +8,8 @@
 - `loss: bce` is Wav2Lip's binary cross-entropy on true pairs and on pairs shifted within the clip. L_sync, which is
   -log cos, needs an expert of this loss: the other two losses do not determine the level of the cosines.
 
-On few people, the expert needs `shifted` and the settings `speech` and `motion` (extensions/README.md).
+The expert is Wav2Lip's network on log-mel. On few people, `model.form: features` learns what Wav2Lip's does not
+(extensions/README.md); it has loss terms of its own, in place of `loss`.
 
 Validation on clips of people outside the training set: accuracy of the offset, found among -15 .. 15 frames, for
 windows of five frames and for whole clips; mean -log cos of true and of shifted windows (losses/calibration.py). `best`
@@ -16,8 +17,9 @@ keeps the weights with the highest accuracy of windows within one frame.
 """
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from training.settings import answer_help
 
@@ -27,6 +29,7 @@ import numpy as np
 import torch
 from omegaconf import MISSING
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from data_prep.clips import Clip, window_starts
 from data_prep.index import open_clips
@@ -42,14 +45,15 @@ from training.best import best_score
 from training.config import DataConfig, TrainConfig, check_batch, extension, parse_config, start
 from training.data import training_batches
 from training.learner import Learner, compiled, synchronised, train_mode
-from training.run import Run, holds_a_run
+from training.run import Run
 
 
 @dataclass
 class SyncTraining:
     """The settings of this script."""
 
-    extensions: ClassVar[dict[str, str]] = {"": "SyncExtension"}
+    trained: ClassVar[str] = "sync_expert"  # the network of `model`, by its name in checkpoints
+    extensions: ClassVar[dict[str, str]] = {"features": "FeatureExpertExtension"}
     data: DataConfig = field(default_factory=DataConfig)
     model: SyncExpertConfig = field(default_factory=SyncExpertConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -82,7 +86,7 @@ def validate(expert: SyncExpert, clips: list[Clip]) -> dict[str, float]:
 
 
 class SoundsAndFaces(nn.Module):
-    """Applies the expert to a batch of `SyncDataset`: each face with its own and with shifted sounds."""
+    """Applies Wav2Lip's expert to a batch of `SyncDataset`: each face with its own and with shifted sounds."""
 
     def __init__(self, expert: SyncExpert):
         super().__init__()
@@ -115,14 +119,14 @@ def check(config: SyncTraining) -> None:
         raise InputError(f"data.holdout={config.data.holdout}: the expert is validated on whole clips; set it to 0")
 
 
-def clips_of(config: SyncTraining, kind: type[SyncDataset]) -> tuple[SyncDataset, list[Clip]]:
-    """The training dataset, of the class `kind`, and the clips for validation.
+def clips_of(config: SyncTraining) -> tuple[SyncDataset, list[Clip]]:
+    """The training dataset and the clips for validation.
 
     Raises:
         InputError: clips cannot be used, or are too short.
     """
     data = config.data
-    dataset = kind(
+    dataset = SyncDataset(
         data.train,
         config.negatives,
         config.furthest,
@@ -137,6 +141,23 @@ def clips_of(config: SyncTraining, kind: type[SyncDataset]) -> tuple[SyncDataset
     if not any(len(window_starts(clip, FRAMES)) for clip in clips):
         raise InputError(f"data folder {data.val}: no clip has five frames in a row; add longer clips")
     return dataset, clips
+
+
+def prepared(
+    further: Any, expert: Any, dataset: SyncDataset
+) -> tuple[Dataset, nn.Module, Callable[[Callable, dict], dict[str, Tensor]]]:
+    """The items of `form: features`, the network that trains, and its loss terms: of that network and a batch."""
+    # Imported here: Wav2Lip's expert trains without extensions/.
+    from extensions.sync_stretches import ExpertOnStretches, SyncStretches, fit_scale, stretch_terms
+
+    fit_scale(expert, dataset)
+    items = SyncStretches(dataset, expert, further.stretches.windows, further.data.augment)
+
+    def terms_of(embed: Callable, part: dict) -> dict[str, Tensor]:
+        compared = embed(part["mouths"], part["rows"], part["motion"])
+        return stretch_terms(compared, part["motion"], further.temperature, further.stretches)
+
+    return items, ExpertOnStretches(expert, further.furthest), terms_of
 
 
 def verdict(scores: dict[str, float], loss: str) -> str:
@@ -159,21 +180,13 @@ def main() -> None:
     accelerator = start(config)
     check_batch(1, config.train, accelerator)
 
+    dataset, clips = clips_of(config)
+    expert = build_network("sync_expert", config.model)
     further = extension(config)
     if further is not None:
-        from extensions import sync_motion  # here, so that the papers' expert trains without extensions/
-    moving = further is not None and further.motion > 0
-    dataset, clips = clips_of(config, sync_motion.MotionDataset if moving else SyncDataset)
-
-    expert = build_network("sync_expert", config.model)
-    frozen = nn.Sequential()
-    if further is not None and further.speech.data:
-        if not holds_a_run(config.output):
-            expert.to(accelerator.device)
-            sync_motion.learn_speech(expert, further.speech, config.train.seed, config.output)
-        if further.freeze_speech:
-            frozen = expert.audio_encoder[:-2].requires_grad_(False)
-    network = sync_motion.ExpertAndMotion(expert) if moving else SoundsAndFaces(expert)
+        items, network, terms_of = prepared(further, expert, dataset)
+    else:
+        items, network, terms_of = dataset, SoundsAndFaces(expert), None
     network = synchronised(network, accelerator, config.train)
     learner = Learner(network, config.train, accelerator)
     expert = accelerator.unwrap_model(learner.network).expert
@@ -185,17 +198,14 @@ def main() -> None:
 
     def compute(part: dict) -> tuple[dict[str, Tensor], None]:
         with accelerator.autocast():
-            sounds, face, *motions = embed(part["mel"], lower_faces(part["frames"]))
-            terms = sync_terms(sounds, face, config)
-            if moving:
-                of_faces, of_sounds = motions
-                terms |= sync_motion.motion_terms(of_faces, of_sounds, part["motion"], further.motion)
-            return terms, None
+            if terms_of is not None:
+                return terms_of(embed, part), None
+            sounds, face = embed(part["sync_audio"], lower_faces(part["frames"]))
+            return sync_terms(sounds, face, config), None
 
     scores = {}
-    for step, batch in run.progress(training_batches(dataset, config, accelerator, first)):
+    for step, batch in run.progress(training_batches(items, config, accelerator, first)):
         train_mode(learner.network, config.train)
-        frozen.eval()
         values, _ = learner.step(batch, step, compute)
         run.average()
         run.log(step, values)
@@ -204,7 +214,7 @@ def main() -> None:
             run.validated(step, scores, {})
 
     if scores:
-        accelerator.print(verdict(scores, config.loss))
+        accelerator.print(verdict(scores, config.loss if further is None else "bce"))
     run.finish(f"trained the sync expert for {run.step} steps")
 
 

@@ -344,7 +344,11 @@ class Clip:
     def audio_windows(self, kind: str, numbers: np.ndarray) -> np.ndarray:
         """`media.audio.audio_windows` around the frames `numbers` (n,); reads the features between these alone."""
         self.check_kind(kind)
-        rows = window_rows(kind, numbers)
+        return self.audio_at(kind, window_rows(kind, numbers))
+
+    def audio_at(self, kind: str, rows: np.ndarray) -> np.ndarray:
+        """`media.audio.at_rows` of the features, at rows (n, width); reads the features between these alone."""
+        self.check_kind(kind)
         with self.reading() as file:
             part = file.get_slice(f"audio_{kind}")
             length, channels = part.get_shape()

@@ -46,13 +46,13 @@ from tqdm import tqdm
 from data_prep.clips import Clip, window_starts
 from data_prep.index import open_clips
 from data_prep.manifest import Manifest
-from data_prep.unsynced import sync_mel
+from data_prep.unsynced import sync_sounds
 from media.audio import mfcc
 from media.crop import STSA
 from media.place import Place
 from models.checkpoint import digest, load_any_sync_expert
 from models.chung_syncnet import GREY, MARGIN, SHIFTS, SIZE, ChungSyncNet, mfcc_windows, sync_crop
-from models.sync_expert import FRAMES, SyncExpert, lower_faces
+from models.sync_expert import FRAMES, SyncExpert
 
 
 @torch.no_grad()
@@ -93,14 +93,15 @@ def similarity_curves(
         batch = min(batch, 8)  # its faces are seven times as large
         sound = mfcc(voice.wav)
     else:
-        sound = voice.audio("mel")
+        sound = voice.audio(expert.config.audio)
     parts = []
     for i in range(0, len(sound_frames), batch):
         part = sound_frames[i : i + batch]
         if isinstance(expert, ChungSyncNet):
             parts.append(expert.audio(torch.from_numpy(mfcc_windows(sound, part)).to(device)))
         else:
-            parts.append(expert.embed_audio(torch.from_numpy(sync_mel(sound, part)).to(device)))
+            sounding = sync_sounds(sound, expert.config.audio, part)
+            parts.append(expert.embed_audio(torch.from_numpy(sounding).to(device)))
     sounds = torch.cat(parts)
     curves = []
     for i in range(0, len(starts), batch):
@@ -122,7 +123,7 @@ def similarity_curves(
             lips = expert.video(frames.flip(-1).permute(0, 4, 1, 2, 3).float())
             near = -(shifted - lips[:, None]).norm(dim=-1)
         else:
-            lips = expert.embed_faces(lower_faces(frames.permute(0, 1, 4, 2, 3).float() / 255))
+            lips = expert.embed_faces(expert.lower_faces(frames.permute(0, 1, 4, 2, 3).float() / 255))
             near = (shifted @ lips[..., None])[..., 0]
         curves.append(near.float().cpu())
     return torch.cat(curves).numpy()

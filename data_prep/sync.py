@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 from data_prep.clips import Clip, window_starts
 from data_prep.index import open_clips
 from data_prep.manifest import Manifest
-from data_prep.unsynced import check_shifts, clip_sync_mel, draw_shifts
+from data_prep.unsynced import check_shifts, clip_sync_sounds, draw_shifts
 from media.crop import STSA, CropForm
 from media.errors import InputError
 from media.timeline import FPS
@@ -62,7 +62,7 @@ class SyncDataset(Dataset):
         manifest = Manifest(Path(folder))
         self.clips: list[Clip] = []
         self._starts: list[np.ndarray] = []
-        self._late: list[int] = []
+        self.late: list[int] = []
         for clip in open_clips(folder, decoded, crop):
             if not len(window_starts(clip, FRAMES)):
                 continue
@@ -72,7 +72,7 @@ class SyncDataset(Dataset):
                 continue
             self.clips.append(clip)
             self._starts.append(starts)
-            self._late.append(late)
+            self.late.append(late)
         self._ends = np.cumsum([len(starts) for starts in self._starts])
         if not len(self):
             raise InputError(f"data folder {folder}: no clip to use has {FRAMES} frames in a row; add longer clips")
@@ -90,10 +90,10 @@ class SyncDataset(Dataset):
             cv2.setNumThreads(0)
 
         number = int(clip.frames[first])
-        place = number + self._late[which]
+        place = number + self.late[which]
         earliest, latest = (None, None) if self.near else (-place, int(clip.seconds * FPS) - FRAMES - place)
         shifts = draw_shifts(random, self.negatives, self.furthest, earliest, latest, self.near)
-        mel = clip_sync_mel(clip, place + np.concatenate([[0], shifts]))
+        mel = clip_sync_sounds(clip, "mel", place + np.concatenate([[0], shifts]))
         positions = range(first, first + FRAMES)
         with clip.reading():
             points = clip.points_at(positions)
@@ -105,7 +105,7 @@ class SyncDataset(Dataset):
             faces = _augmented_faces(faces[:, :, ::-1] if mirrored else faces, random)
         window = {
             "frames": torch.from_numpy(np.ascontiguousarray(faces.transpose(0, 3, 1, 2))).float().div_(255),
-            "mel": torch.from_numpy(mel),
+            "sync_audio": torch.from_numpy(mel),
             "clip": clip.id,
             "start": number,
         }

@@ -3,9 +3,10 @@
 import numpy as np
 
 from data_prep.clips import Clip
-from media.audio import audio_windows
+from media.audio import at_rows, window_rows
 from media.errors import InputError
 
+CONTEXT = 4  # rows of features on either side of five frames; log-mel has none, as Wav2Lip's
 _NEAR = 3  # frames; half of the shifts are no larger
 
 
@@ -48,14 +49,24 @@ def draw_shifts(
     return np.concatenate(chosen)
 
 
-def sync_mel(mel: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-    """The expert's sound of five frames from each of `numbers` on: log-mel (frames, 80) -> (n, 1, 80, 16).
+def sync_sounds(features: np.ndarray, kind: str, numbers: np.ndarray) -> np.ndarray:
+    """A sync expert's sounds of five frames from each of `numbers` on.
 
-    `audio_windows` are centred: those of the third frame begin with the first.
+    Args:
+        features: (frames, C) of `kind`, a key of `media.audio.FEATURES`.
+
+    Returns:
+        (n, 1, C, W) float32: W is 16 for log-mel, and 18 for other kinds, with `CONTEXT`.
     """
-    return audio_windows(mel, "mel", np.asarray(numbers) + 2)[:, None]
+    return at_rows(features, kind, sync_rows(kind, numbers))[:, None]
 
 
-def clip_sync_mel(clip: Clip, numbers: np.ndarray) -> np.ndarray:
-    """`sync_mel` of a clip's log-mel, of which it reads the windows alone."""
-    return clip.audio_windows("mel", np.asarray(numbers) + 2)[:, None]
+def clip_sync_sounds(clip: Clip, kind: str, numbers: np.ndarray) -> np.ndarray:
+    """`sync_sounds` of a clip's features, of which it reads the windows alone."""
+    return clip.audio_at(kind, sync_rows(kind, numbers))[:, None]
+
+
+def sync_rows(kind: str, numbers: np.ndarray) -> np.ndarray:
+    """Rows of the features in each of `sync_sounds`: (n, W) int64; they may lie beyond either end of the sound."""
+    rows = window_rows(kind, np.asarray(numbers) + 2)  # these are centred: the third frame's begin with the first
+    return rows if kind == "mel" else rows[:, :1] + np.arange(-CONTEXT, rows.shape[1] + CONTEXT)

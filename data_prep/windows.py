@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from data_prep.clips import Clip, window_spans
 from data_prep.index import open_clips
 from data_prep.manifest import Manifest
-from data_prep.unsynced import check_shifts, clip_sync_mel, draw_shifts
+from data_prep.unsynced import check_shifts, clip_sync_sounds, draw_shifts
 from media.audio import SAMPLE_RATE
 from media.crop import STSA, CropForm
 from media.errors import InputError
@@ -29,11 +29,11 @@ class ClipDataset(Dataset):
     augmentation), so an item does not depend on the worker that loads it. A dict of
 
         audio (T, C, W), frames (T, 3, H, W) RGB in [0, 1], heatmaps and pose_heatmaps (T, 1, G, G),
-        keypoints (T, 57, 2), mel (1, 80, 16), the sync expert's five frames of sound from frame `mel_from` on,
+        keypoints (T, 57, 2), sync_audio (1, C, W), the sync expert's five frames of sound from frame `sync_from` on,
         reference_images (N, 3, H, W), reference_heatmaps (N, 1, G, G),
         landmarks (T, 131, 2) and reference_landmarks (N, 131, 2), through which the heatmaps are drawn,
-        with `negatives` K: audio_negatives (K, C, W) and mel_negatives (K, 1, 80, 16), the middle frame's window of
-        `audio` and `mel`, both shifted by the same K numbers of frames, all float32;
+        with `negatives` K: audio_negatives (K, C, W) and sync_negatives (K, 1, C, W), the middle frame's window of
+        `audio` and `sync_audio`, both shifted by the same K numbers of frames, all float32;
         clip, the clip's id, and start, the first frame's index on the 25 fps timeline.
 
     References are N different frames outside the window (repeated where the clip has fewer), in the order of
@@ -51,7 +51,8 @@ class ClipDataset(Dataset):
             crop. The frames of a window get the same change, each reference its own. For networks that take no images.
         max_offset: leave out clips whose offset in the manifest is larger, in frames; None keeps all.
         correct_offsets: shift each clip's sound by the offset in the manifest.
-        mel_from: the frame of the window with which `mel` begins.
+        sync_from: the frame of the window with which `sync_audio` begins.
+        sync_kind: the kind of the sound features in `sync_audio`.
         decoded: folder for decoded copies of the faces (see `Clip`); None decodes them each time.
         holdout: share at each clip's end that is held out. It contains no reference. Neither it nor the second before
             it contains a window.
@@ -78,7 +79,7 @@ class ClipDataset(Dataset):
         crop: CropForm = STSA,
         augment: bool = False,
         max_offset: int | None = None,
-        mel_from: int = 0,
+        sync_from: int = 0,
         warp: float = 0.0,
         decoded: str | os.PathLike | None = None,
         holdout: float = 0.0,
@@ -89,12 +90,13 @@ class ClipDataset(Dataset):
         pictures: bool = True,
         poses: bool = True,
         smallest_face: int = 0,
+        sync_kind: str = "mel",
     ):
         if negatives:
             check_shifts(negatives, furthest)
         if not 0 <= holdout < 1:
             raise InputError(f"holdout={holdout} is a share of each clip; use 0 or more and less than 1")
-        self.mel_from, self.holdout, self.held_out = mel_from, holdout, held_out
+        self.sync_from, self.sync_kind, self.holdout, self.held_out = sync_from, sync_kind, holdout, held_out
         self.kind, self.window, self.references, self.crop, self.augment = audio, window, references, crop, augment
         self.warp, self.negatives, self.furthest, self.pictures, self.poses = warp, negatives, furthest, pictures, poses
         self.clips: list[Clip] = []
@@ -104,6 +106,7 @@ class ClipDataset(Dataset):
         small = 0
         for clip in open_clips(folder, decoded, crop):
             clip.check_kind(audio)
+            clip.check_kind(sync_kind)
             if clip.outline.face_width < smallest_face:
                 small += 1
                 continue
@@ -181,10 +184,10 @@ class ClipDataset(Dataset):
         sounding = numbers + self.late[which]
         sounds, shifted = sounding, {}
         if self.negatives:
-            middle, from_frame = sounding[self.window // 2], sounding[0] + self.mel_from
+            middle, from_frame = sounding[self.window // 2], sounding[0] + self.sync_from
             shifts = self._shifts(clip, (middle - 2, from_frame), random)
             sounds = np.concatenate([sounding, middle + shifts])
-            shifted["mel_negatives"] = torch.from_numpy(clip_sync_mel(clip, from_frame + shifts))
+            shifted["sync_negatives"] = torch.from_numpy(clip_sync_sounds(clip, self.sync_kind, from_frame + shifts))
         windows = clip.audio_windows(self.kind, sounds)
         if self.augment and self.kind == "mel":
             windows = _varied_mel(windows, random)
@@ -195,7 +198,7 @@ class ClipDataset(Dataset):
             "audio": torch.from_numpy(windows[: self.window]),
             "heatmaps": full[: self.window],
             "keypoints": torch.from_numpy(np.ascontiguousarray(landmarks[: self.window, KEYPOINTS])),
-            "mel": torch.from_numpy(clip_sync_mel(clip, sounding[:1] + self.mel_from)[0]),
+            "sync_audio": torch.from_numpy(clip_sync_sounds(clip, self.sync_kind, sounding[:1] + self.sync_from)[0]),
             "reference_heatmaps": full[self.window :],
             "landmarks": torch.from_numpy(landmarks[: self.window]),
             "reference_landmarks": torch.from_numpy(landmarks[self.window :]),

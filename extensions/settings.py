@@ -5,23 +5,24 @@
 
 from dataclasses import dataclass, field
 
+from extensions.feature_expert import FeatureExpertConfig
 from extensions.landmark_predictor import LandmarkPredictorConfig
 from extensions.landmark_synthesizer import LandmarkSynthesizerConfig
-from extensions.lessons import ReadingTraining, SpeechTraining, VisemeTraining
+from extensions.lessons import ReadingTraining, SpeechTraining
 from extensions.losses import ExtraLosses
 from extensions.region_synthesizer import RegionSynthesizerConfig
 from extensions.speech_predictor import SpeechPredictorConfig
 from extensions.speech_training import SpokenLosses, SpokenWindowsConfig
+from extensions.sync_stretches import StretchesConfig
 from training.config import Extension
 
 
 @dataclass
-class SyncExtension(Extension):
-    """Settings of train_sync.py for few people (sync_motion.py)."""
+class FeatureExpertExtension(Extension):
+    """Settings of train_sync.py with `model.form: features` (sync_stretches.py), in place of `loss` and `negatives`."""
 
-    speech: VisemeTraining = field(default_factory=VisemeTraining)
-    motion: float = 0.0  # weight of a head that predicts the mouth's motion from either embedding
-    freeze_speech: bool = True  # freeze the audio encoder that `speech` has pretrained, except its last two layers
+    model: FeatureExpertConfig = field(default_factory=FeatureExpertConfig)
+    stretches: StretchesConfig = field(default_factory=StretchesConfig)
 
 
 @dataclass

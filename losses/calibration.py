@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from losses.sync import cosine, negative_log
-from models.sync_expert import SyncExpert, lower_faces
+from models.sync_expert import SyncExpert
 
 FURTHEST = 0.5  # largest mean -log cos of true windows; uninformative cosines of 1/2 have 0.69
 CLOSEST = 0.2  # smallest difference between unsynced and true windows
@@ -29,7 +29,7 @@ class SyncLevel:
     Args:
         expert: the frozen expert of L_sync; its device computes.
         frames: (W, 5, 3, H, W') true RGB windows in [0, 1].
-        mel: (W, 1, 80, 16), their sounds.
+        sounds: (W, 1, C, W''), theirs, as the expert takes them (`data_prep.unsynced.sync_sounds`).
         say: prints a line if the expert is not calibrated; None if no L_sync uses it.
 
     Attributes:
@@ -38,9 +38,9 @@ class SyncLevel:
     """
 
     @torch.no_grad()
-    def __init__(self, expert: SyncExpert, frames: Tensor, mel: Tensor, say: Callable[[str], None] | None = print):
+    def __init__(self, expert: SyncExpert, frames: Tensor, sounds: Tensor, say: Callable[[str], None] | None = print):
         self.expert, self.device = expert, next(expert.parameters()).device
-        parts = mel.split(_WINDOWS)
+        parts = sounds.split(_WINDOWS)
         self.sound = torch.cat([expert.embed_audio(part.to(self.device)) for part in parts])
         lips = self._embed(frames)
         self.true = self._level(self.sound, lips)
@@ -60,7 +60,8 @@ class SyncLevel:
 
     def _embed(self, faces: Tensor) -> Tensor:
         parts = faces.split(_WINDOWS)
-        return torch.cat([self.expert.embed_faces(lower_faces(part.to(self.device))) for part in parts])
+        embed = self.expert.embed_faces
+        return torch.cat([embed(self.expert.lower_faces(part.to(self.device))) for part in parts])
 
     def _level(self, sound: Tensor, lips: Tensor) -> float:
         return float(negative_log(cosine(sound, lips)).mean())

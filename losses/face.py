@@ -20,7 +20,7 @@ from losses.sync import frozen_expert, sync_loss
 from losses.warp import warp_loss
 from media.errors import InputError
 from models.face_synthesizer import Alignment, FaceSynthesizerConfig, MutualInformation
-from models.sync_expert import SyncExpert, lower_faces
+from models.sync_expert import SyncExpert
 
 
 @dataclass
@@ -104,7 +104,8 @@ class FaceObjective(nn.Module):
         """The weighted terms of generated `faces` (B,T,3,H,W).
 
         Args:
-            batch: true `frames` (B,T,3,H,W), `reference_images` (B,N,3,H,W) and `mel` (B,1,80,16).
+            batch: true `frames` (B,T,3,H,W), `reference_images` (B,N,3,H,W) and
+                `sync_audio` (B,1,C,W).
             discriminator: maps (B,T,3,H,W) to the features of each scale; None without adversarial terms.
             alignment: returned by the synthesizer together with `faces`.
         """
@@ -123,7 +124,7 @@ class FaceObjective(nn.Module):
                 terms["feature"] = weights.feature * feature_matching_loss(generated, real)
             discriminator.requires_grad_(True)
         if self.expert is not None:
-            sound, lips = self.expert(batch["mel"], lower_faces(faces))
+            sound, lips = self.expert(batch["sync_audio"], self.expert.lower_faces(faces))
             terms["sync"] = weights.sync * sync_loss(sound, lips)
         if self.information is not None:
             assert alignment.information is not None  # of a synthesizer with the CIL module

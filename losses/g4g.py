@@ -18,7 +18,7 @@ from media.crop import CropForm
 from media.errors import InputError
 from models.g4g import G4GAlignment, G4GConfig, G4GSynthesizer
 from models.precision import full_precision, total
-from models.sync_expert import SyncExpert, lower_faces
+from models.sync_expert import SyncExpert
 
 
 @dataclass
@@ -131,8 +131,8 @@ class G4GObjective(nn.Module):
         """The weighted terms for generated `faces` (B, T, 3, H, W).
 
         Args:
-            batch: true `frames` (B, T, 3, H, W), `keypoints` (B, T, 57, 2), `mel` (B, 1, 80, 16) and, with unsynced
-                sounds, `mel_negatives` (B, K, 1, 80, 16).
+            batch: true `frames` (B, T, 3, H, W), `keypoints` (B, T, 57, 2), `sync_audio` (B, 1, C, W) and, with
+                unsynced sounds, `sync_negatives` (B, K, 1, C, W).
             discriminator: takes (B, T, 3, H, W), scores frames and windows; None without the adversarial term.
             alignment: the network's alignment features of the same windows.
         """
@@ -159,7 +159,7 @@ class G4GObjective(nn.Module):
                     (alignment.audio_embedding[:, middle], alignment.visual_embedding[:, middle], alignment.unsynced)
                 )
             if self.expert is not None:
-                sound, face = self.expert(batch["mel"], lower_faces(faces))
+                sound, face = self.expert(batch["sync_audio"], self.expert.lower_faces(faces))
                 pairs.append((sound, face, _embed_unsynced(self.expert, batch)))
             losses = [contrastive_loss(sound, face, negatives=unsynced) for sound, face, unsynced in pairs]
             terms["contrastive"] = weights.contrastive / 2 * total(losses)
@@ -167,8 +167,8 @@ class G4GObjective(nn.Module):
 
 
 def _embed_unsynced(expert: SyncExpert, batch: dict) -> Tensor | None:
-    """The expert's embeddings of `mel_negatives`, (B, K, D); None without them."""
-    if "mel_negatives" not in batch:
+    """The expert's embeddings of `sync_negatives`, (B, K, D); None without them."""
+    if "sync_negatives" not in batch:
         return None
-    mel = batch["mel_negatives"]
-    return expert.embed_audio(mel.flatten(0, 1)).unflatten(0, mel.shape[:2])
+    sounds = batch["sync_negatives"]
+    return expert.embed_audio(sounds.flatten(0, 1)).unflatten(0, sounds.shape[:2])

@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 import torch
 
-from data_prep.unsynced import sync_mel
-from media.audio import SAMPLE_RATE, mel_spectrogram
+from data_prep.unsynced import sync_sounds
+from media.audio import SAMPLE_RATE, sound_features
 from media.loudness import heard
 from media.pictures import to_tensor
 from media.place import crop_face, overlap
@@ -21,7 +21,7 @@ from media.timeline import FPS
 from models.checkpoint import load_state, read_foreign
 from models.chung_syncnet import MFCC_A_FRAME, MFCC_A_WINDOW, SHIFTS, SIZE, ChungSyncNet, mfcc_windows, sync_crop
 from models.s3fd import S3FD, detect
-from models.sync_expert import FRAMES, SyncExpert, lower_faces
+from models.sync_expert import FRAMES, SyncExpert
 
 EPSILON = 1e-6  # torch's pairwise distance, which the published scores use, adds it to each difference
 BATCH = 8  # windows embedded at once
@@ -112,6 +112,7 @@ class ExpertEmbeddings:
     def __init__(self, network: SyncExpert, device: str = "cpu"):
         self._network = network
         self._device = device
+        self._kind = network.config.audio
         config = network.config  # STSA's framing is stretched to any size, so its faces are cut at the expert's own
         self._crop = config.crop if config.crop.framing == "landmark_box" else config.faces
         self._crops: list[np.ndarray] = []
@@ -133,10 +134,9 @@ class ExpertEmbeddings:
             return
         frames = to_tensor(np.stack(self._crops), self._device)
         windows = torch.stack([frames[first : first + FRAMES] for first in range(count)])
-        self._lips.append(self._network.embed_faces(lower_faces(windows)))
+        self._lips.append(self._network.embed_faces(self._network.lower_faces(windows)))
         del self._crops[:count]
 
-    @torch.no_grad()
     def score(self, wav: np.ndarray) -> float | None:
         """Similarity of lips and sound minus its median over shifts of the sound by up to 15 frames; higher is better.
 
@@ -149,26 +149,44 @@ class ExpertEmbeddings:
         Returns:
             None without five consecutive frames that have sound.
         """
+        first, curves = self.curves(wav)
+        if not len(curves):
+            return None
+        numbers, last = first + np.arange(len(curves)), int(len(wav) / SAMPLE_RATE * FPS) - FRAMES
+        whole = (numbers >= SHIFTS) & (numbers + SHIFTS <= last)
+        curve = (curves[whole] if whole.any() else curves).astype(np.float64).mean(axis=0)
+        return float(curve[SHIFTS] - np.median(curve))
+
+    def curves(self, wav: np.ndarray, features: np.ndarray | None = None) -> tuple[int, np.ndarray]:
+        """Similarity of each window of five frames to its sound, shifted by -15 .. 15 frames.
+
+        Args:
+            wav: (samples,) at 16 kHz.
+            features: of `wav`, from `features_of`; None computes them.
+
+        Returns:
+            The first window's first frame, and (windows, 31) float32, of the windows that have sound.
+        """
         self._embed()
         if self._first is None or not self._lips:
-            return None
+            return 0, np.empty((0, 2 * SHIFTS + 1), np.float32)
         lips = torch.cat(self._lips)
         numbers = self._first + np.arange(len(lips))
-        last = int(len(wav) / SAMPLE_RATE * FPS) - FRAMES
-        numbers = numbers[numbers <= last]
+        numbers = numbers[numbers <= int(len(wav) / SAMPLE_RATE * FPS) - FRAMES]
         if not len(numbers):
-            return None
-        whole = numbers[(numbers >= SHIFTS) & (numbers + SHIFTS <= last)]
-        numbers = whole if len(whole) else numbers
+            return 0, np.empty((0, 2 * SHIFTS + 1), np.float32)
         spread = np.arange(numbers[0] - SHIFTS, numbers[-1] + SHIFTS + 1)
-        mel = sync_mel(mel_spectrogram(heard(wav)), spread)
-        sound = torch.cat(
-            [self._network.embed_audio(part.to(self._device)) for part in torch.from_numpy(mel).split(64)]
-        )
-        places = torch.from_numpy(numbers - numbers[0])[:, None] + torch.arange(2 * SHIFTS + 1)
-        near = (sound[places.to(self._device)] @ lips[numbers - self._first][..., None])[..., 0]
-        curve = near.double().mean(dim=0).cpu().numpy()
-        return float(curve[SHIFTS] - np.median(curve))
+        sounds = sync_sounds(self.features_of(wav) if features is None else features, self._kind, spread)
+        with torch.no_grad():
+            parts = torch.from_numpy(sounds).split(64)
+            sound = torch.cat([self._network.embed_audio(part.to(self._device)) for part in parts])
+            places = torch.from_numpy(numbers - numbers[0])[:, None] + torch.arange(2 * SHIFTS + 1)
+            near = (sound[places.to(self._device)] @ lips[numbers - self._first][..., None])[..., 0]
+        return int(numbers[0]), near.float().cpu().numpy()
+
+    def features_of(self, wav: np.ndarray) -> np.ndarray:
+        """The features of `wav`, (samples,) at 16 kHz, that the network takes, at the loudness of its training."""
+        return sound_features(heard(wav), self._kind, self._device, self._network.ear)
 
 
 class SyncEmbeddings:

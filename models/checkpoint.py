@@ -49,7 +49,10 @@ NETWORKS: dict[str, dict[str, str]] = {
         "region": "extensions.region_synthesizer:RegionSynthesizer",
     },
     "g4g_synthesizer": {"": "models.g4g:G4GSynthesizer"},
-    "sync_expert": {"": "models.sync_expert:SyncExpert"},
+    "sync_expert": {
+        "wav2lip": "models.sync_expert:SyncExpert",
+        "features": "extensions.feature_expert:FeatureExpert",
+    },
     "discriminator": {"": "models.discriminator:PatchDiscriminator"},
 }
 Network = TypeVar("Network", bound=nn.Module)
@@ -331,14 +334,27 @@ def load_sync_expert(path: str | os.PathLike) -> SyncExpert:
         InputError: it is neither.
     """
     if Path(path).is_dir():
-        return load_network(path, "sync_expert")
+        return _expert_of(Path(path))
     return _released_expert(read_foreign(path), path)
+
+
+def _expert_of(folder: Path) -> SyncExpert:
+    expert = load_network(folder, "sync_expert")
+    ear = folder / hama.NAME
+    expert.ear = ear if ear.is_file() else None
+    return expert
+
+
+def expert_audio(path: str | os.PathLike) -> str:
+    """The kind of sound features that the sync expert at `path` takes: "mel" for a file, and where there is none."""
+    config = Path(path) / "config.yaml"
+    return network_config(config, "sync_expert").audio if path and config.is_file() else "mel"
 
 
 def load_any_sync_expert(path: str | os.PathLike) -> SyncExpert | ChungSyncNet:
     """As `load_sync_expert`; also accepts Chung's `syncnet_v2.model`, recognised by its tensors."""
     if Path(path).is_dir():
-        return load_network(path, "sync_expert")
+        return _expert_of(Path(path))
     state = read_foreign(path)
     return _syncnet(state, path) if "netcnnaud.0.weight" in state else _released_expert(state, path)
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +40,10 @@ _AUDIO_LAYERS = (
 class SyncExpertConfig:
     """The architecture of a `SyncExpert`."""
 
+    # The form of the network: "wav2lip", or "features", a small network on pretrained sound features. It is in no paper
+    # (extensions/README.md).
+    form: str = "wav2lip"
+    audio: str = "mel"  # kind of sound features; wav2lip takes mel only
     width: float = 1.0  # factor of every layer's channels, the embeddings' 512 included
     # Faces of the same framing and margin are scaled to this crop, whose hidden part is the expert's input.
     crop: CropForm = field(default_factory=lambda: CropForm(height=96, width=96))
@@ -69,11 +74,14 @@ class SyncExpert(nn.Module):
     """
 
     Config = SyncExpertConfig
+    ear: Path | None = None  # file of the speech encoder of its sound features, where its checkpoint has one
 
     def __init__(self, config: SyncExpertConfig | None = None):
         super().__init__()
         self.config = config = dataclasses.replace(config) if config else SyncExpertConfig()
         check_positive(config, "width")
+        if config.audio != "mel":
+            raise ValueError(f"audio is {config.audio!r}; form wav2lip takes mel, set form: features for other kinds")
         if config.crop.difference(CROP, ("height", "width", "hidden")):
             raise ValueError(
                 f"crop.height, crop.width and crop.hidden can only be {CROP.height}, {CROP.width} and "
@@ -102,6 +110,10 @@ class SyncExpert(nn.Module):
     def embed_faces(self, lower_faces: Tensor) -> Tensor:
         """(B, 15, 48, 96) -> (B, 512) of length 1."""
         return F.normalize(self.face_encoder(lower_faces).flatten(1))
+
+    def lower_faces(self, frames: Tensor) -> Tensor:
+        """Face crops (B, 5, 3, H, W), RGB in [0, 1], as `embed_faces` takes them: (B, 15, 48, 96), differentiable."""
+        return lower_faces(frames)
 
 
 def lower_faces(frames: Tensor) -> Tensor:

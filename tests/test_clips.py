@@ -12,7 +12,7 @@ from training_runs import write_clips
 
 from data_prep.clips import Clip, ClipData, encode_face, stored_part, write_clip
 from data_prep.sync import SyncDataset
-from data_prep.unsynced import draw_shifts, sync_mel
+from data_prep.unsynced import draw_shifts, sync_sounds
 from data_prep.windows import ClipDataset
 from extensions.landmark_maps import apply_affine, fit_affine
 from media.audio import audio_windows
@@ -299,7 +299,7 @@ def test_windows_are_in_a_row_and_hold_what_the_clip_holds(folder):
     numbers = range(item["start"], item["start"] + 5)
     np.testing.assert_array_equal(item["audio"], audio_windows(clip.audio("mel"), "mel", numbers))
     first = 80 * item["start"] // 25  # the sync expert hears the window's own 0.2 s
-    np.testing.assert_array_equal(item["mel"][0], clip.audio("mel")[first : first + 16].T)
+    np.testing.assert_array_equal(item["sync_audio"][0], clip.audio("mel")[first : first + 16].T)
 
 
 def test_references_are_different_frames_outside_the_window(folder):
@@ -351,7 +351,9 @@ def test_negatives_are_the_clips_own_sound_shifted(tmp_path, window):
     mel, drawn = dataset.clips[0].audio("mel"), set()
     for index in range(len(dataset)):
         item, without = dataset[index, 3], plain[index, 3]
-        assert all(torch.equal(item[name], without[name]) for name in ("audio", "mel", "frames", "reference_images"))
+        assert all(
+            torch.equal(item[name], without[name]) for name in ("audio", "sync_audio", "frames", "reference_images")
+        )
         start, middle = item["start"], item["start"] + window // 2
         places = [shift for shift in range(-9, 10) if shift]
         cuts = audio_windows(mel, "mel", [middle + shift for shift in places])
@@ -360,7 +362,7 @@ def test_negatives_are_the_clips_own_sound_shifted(tmp_path, window):
             item["audio_negatives"], audio_windows(mel, "mel", [middle + shift for shift in shifts])
         )
         np.testing.assert_array_equal(
-            item["mel_negatives"], sync_mel(mel, np.array([start + shift for shift in shifts]))
+            item["sync_negatives"], sync_sounds(mel, "mel", np.array([start + shift for shift in shifts]))
         )
         first, last = min(start, middle - 2), max(start, middle - 2)
         inside = [shift for shift in places if first + shift >= 0 and last + shift + 5 <= 40]  # 40 frames of sound
@@ -400,7 +402,7 @@ def test_batches_have_the_networks_shapes(tmp_path):
     shapes = {name: tuple(value.shape) for name, value in batch.items() if torch.is_tensor(value)}
     assert shapes == {
         "audio": (2, 3, 80, 16), "frames": (2, 3, 3, 64, 48), "heatmaps": (2, 3, 1, 32, 32),
-        "pose_heatmaps": (2, 3, 1, 32, 32), "keypoints": (2, 3, 57, 2), "mel": (2, 1, 80, 16),
+        "pose_heatmaps": (2, 3, 1, 32, 32), "keypoints": (2, 3, 57, 2), "sync_audio": (2, 1, 80, 16),
         "reference_images": (2, 2, 3, 64, 48), "reference_heatmaps": (2, 2, 1, 32, 32), "start": (2,),
         "landmarks": (2, 3, 131, 2), "reference_landmarks": (2, 2, 131, 2),
     }  # fmt: skip
@@ -461,7 +463,7 @@ def test_an_item_reads_no_whole_track(folder, monkeypatch):
     datasets = ClipDataset(folder, negatives=2, augment=True), SyncDataset(folder)
     monkeypatch.setattr(Clip, "_read", None)
     for dataset in datasets:
-        assert dataset[9, 5]["mel"].isfinite().all()
+        assert dataset[9, 5]["sync_audio"].isfinite().all()
 
 
 @pytest.mark.parametrize("more", [{}, {"augment": True, "warp": 0.1}, {"augment": True, "negatives": 2}])

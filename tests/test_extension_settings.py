@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from extensions.settings import SyncExtension
+from extensions.settings import FaceExtension, FeatureExpertExtension
 from media.errors import InputError
 from train_face import SCHEMAS
 from train_heatmap import HeatmapTraining
@@ -24,9 +24,11 @@ def without_extensions(monkeypatch):
 def test_a_config_gains_the_settings_of_extensions_with_the_first_of_them():
     paper = read_config(SyncTraining, CONFIGS / "stsa_sync.yaml")
     assert type(paper) is SyncTraining and extension(paper) is None
-    config = read_config(SyncTraining, CONFIGS / "stsa_sync.yaml", ["motion=2"])
-    assert isinstance(config, SyncTraining) and isinstance(config, SyncExtension) and extension(config) is config
-    assert config.motion == 2 and config.freeze_speech and config.speech.data == "" and config.loss == "bce"
+    config = read_config(SyncTraining, CONFIGS / "stsa_sync.yaml", ["model.form=features", "stretches.motion=2"])
+    assert isinstance(config, SyncTraining) and isinstance(config, FeatureExpertExtension)
+    assert extension(config) is config and config.stretches.motion == 2 and config.model.audio == "hama"
+    face = read_config(SCHEMAS, CONFIGS / "stsa_face.yaml", ["extra_losses.l1=2"])  # a setting of any form
+    assert isinstance(face, FaceExtension) and face.extra_losses.l1 == 2
 
 
 @pytest.mark.usefixtures("without_extensions")
@@ -43,7 +45,7 @@ def test_the_papers_configs_need_no_extensions(schema, name):
 @pytest.mark.parametrize(
     ("schema", "name", "setting", "fault"),
     [
-        (SyncTraining, "demo_sync", "motion=1", "Key 'motion' not in 'SyncTraining'"),
+        (SyncTraining, "demo_sync", "furthest=9", "model.form=features needs the folder extensions/, which is absent"),
         (SCHEMAS, "stsa_face", "model.form=landmarks", "needs the folder extensions/, which is absent; restore it"),
         (SCHEMAS, "stsa_face", "extra_losses.l1=1", "Key 'extra_losses' not in 'FaceTraining'"),
     ],

@@ -48,9 +48,9 @@ def test_eq_3_sees_heatmaps_above_1_that_the_synthesizer_does_not(clips):
 
 def test_the_sound_of_the_sync_loss_is_that_of_the_synthesized_frames(clips):
     """Where the predictor's window is longer than the five frames that the expert sees."""
-    longer = ClipDataset(clips, window=9, references=1, mel_from=2)[(3, 0)]
+    longer = ClipDataset(clips, window=9, references=1, sync_from=2)[(3, 0)]
     own = ClipDataset(clips, window=5, references=1)[(5, 0)]
-    assert longer["start"] + 2 == own["start"] and torch.equal(longer["mel"], own["mel"])
+    assert longer["start"] + 2 == own["start"] and torch.equal(longer["sync_audio"], own["sync_audio"])
     assert first_synthesized(HeatmapPredictor(HeatmapPredictorConfig(width=0.03, layers=1, frames=9)), 5) == 2
 
 

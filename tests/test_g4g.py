@@ -170,7 +170,11 @@ def test_the_reconstruction_weighs_the_mouth_most():
 def batch_of(given: dict, windows: int = 2, frames: int = 3) -> dict:
     random = torch.Generator().manual_seed(2)
     landmarks = torch.rand(windows, frames, 57, 2, generator=random)
-    return {"frames": given["frames"], "keypoints": landmarks, "mel": torch.randn(windows, 1, 80, 16, generator=random)}
+    return {
+        "frames": given["frames"],
+        "keypoints": landmarks,
+        "sync_audio": torch.randn(windows, 1, 80, 16, generator=random),
+    }
 
 
 def test_the_objective_contrasts_the_windows_middle_frames():
@@ -225,13 +229,13 @@ def test_the_objective_contrasts_unsynced_sounds_too(tmp_path):
     network, given = trained(), inputs(windows=1, frames=5)
     random = torch.Generator().manual_seed(3)
     shifted = {"audio_negatives": torch.randn(1, 4, 80, 16, generator=random)}
-    shifted["mel_negatives"] = torch.randn(1, 4, 1, 80, 16, generator=random)
+    shifted["sync_negatives"] = torch.randn(1, 4, 1, 80, 16, generator=random)
     batch = batch_of(given, windows=1, frames=5) | shifted
     faces, aligned = network(**given, alignment=True, **unsynced_sounds(batch))
     objective = G4GObjective(G4GLosses(perceptual=0, gan=0), network.config, 5, str(tmp_path))
     found = objective(faces, batch, None, aligned)["contrastive"]
 
-    sound, face = expert.eval()(torch.cat([batch["mel"], batch["mel_negatives"][0]]), lower_faces(faces))
+    sound, face = expert.eval()(torch.cat([batch["sync_audio"], batch["sync_negatives"][0]]), lower_faces(faces))
     expected = F.cross_entropy(face @ sound.T / 0.07, torch.zeros(1, dtype=torch.long)) / 2
     assert network.hear is not None
     sounds = network.hear(network.audio_encoder(torch.cat([given["audio"][0, 2:3], batch["audio_negatives"][0]])))
@@ -254,7 +258,7 @@ def test_an_expert_judges_the_generated_windows(tmp_path):
         faces, aligned = network(**given, alignment=True)
         batch = batch_of(given, frames=5)
         terms = G4GObjective(weights, network.config, 5, str(tmp_path))(faces, batch, judge, aligned)
-        sound, face = expert.eval()(batch["mel"], lower_faces(faces))
+        sound, face = expert.eval()(batch["sync_audio"], lower_faces(faces))
         judged = contrastive_loss(sound, face)
         features = contrastive_loss(aligned.audio_embedding[:, 2], aligned.visual_embedding[:, 2]) if alignment else 0
         torch.testing.assert_close(terms["contrastive"], 2.5 * (judged + features))

@@ -149,7 +149,7 @@ def test_the_objective_takes_an_expert_of_its_framing(tmp_path):
     frames = torch.rand(2, 5, 3, *crop.shape, generator=random)
     given = torch.rand(2, 5, 3, *crop.shape, generator=random), torch.rand(2, 5, 1, 128, 128, generator=random)
     faces, aligned = network(frames, *given, torch.randn(2, 5, 80, 16, generator=random), alignment=True)
-    batch = {"frames": frames, "keypoints": torch.rand(2, 5, 57, 2), "mel": torch.randn(2, 1, 80, 16)}
+    batch = {"frames": frames, "keypoints": torch.rand(2, 5, 57, 2), "sync_audio": torch.randn(2, 1, 80, 16)}
     terms = G4GObjective(G4GLosses(perceptual=0, gan=0), network.config, 5, str(expert))(faces, batch, None, aligned)
     sum(terms.values()).backward()
     assert terms.keys() == {"attribute", "reconstruction", "contrastive"}

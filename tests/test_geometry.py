@@ -35,6 +35,7 @@ OTHER_NUMBERS = {
     "dubbing/live.py": (3, "samples from one feature to the next, at 50 Hz"),
     "dubbing/occlusion.py": (1, "a grey level"),
     "dubbing/paste.py": (2, "the chroma of grey"),
+    "extensions/feature_expert.py": (1, "channels"),
     "extensions/region_synthesizer.py": (1, "denominator of a displacement in units of the crop"),
     "media/hama.py": (1, "samples from one feature to the next"),
     "media/turned.py": (1, "side of the picture that MediaPipe's detector takes"),

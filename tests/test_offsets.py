@@ -11,8 +11,6 @@ from data_prep.manifest import Manifest
 from data_prep.offsets import check_expert, find_offset, framed, similarity_curves, sync_crops
 from data_prep.sync import SyncDataset
 from data_prep.windows import ClipDataset
-from extensions.landmark_maps import mouth_motion
-from extensions.sync_motion import MotionDataset
 from media.audio import mfcc
 from media.errors import InputError
 from media.place import Place
@@ -24,25 +22,17 @@ from models.sync_expert import SyncExpert, SyncExpertConfig
 def test_a_sync_item_has_its_own_sound_first_and_others_of_the_same_clip(clips):
     dataset = SyncDataset(clips, negatives=5, furthest=6)
     item = dataset[(3, 0)]
-    assert item["frames"].shape == (5, 3, 128, 128) and item["mel"].shape == (6, 1, 80, 16)
+    assert item["frames"].shape == (5, 3, 128, 128) and item["sync_audio"].shape == (6, 1, 80, 16)
     own = ClipDataset(clips, window=5, references=1)[(3, 0)]
-    assert torch.equal(item["mel"][0], own["mel"]) and torch.equal(item["frames"], own["frames"])
-    assert all(not torch.equal(item["mel"][0], other) for other in item["mel"][1:])
-    assert torch.equal(dataset[(3, 7)]["mel"], dataset[(3, 7)]["mel"])
+    assert torch.equal(item["sync_audio"][0], own["sync_audio"]) and torch.equal(item["frames"], own["frames"])
+    assert all(not torch.equal(item["sync_audio"][0], other) for other in item["sync_audio"][1:])
+    assert torch.equal(dataset[(3, 7)]["sync_audio"], dataset[(3, 7)]["sync_audio"])
     for seed in range(6):
         augmented = SyncDataset(clips, augment=True)[(3, seed)]
         frames = augmented["frames"]
-        assert frames.min() >= 0 and frames.max() <= 1 and augmented["mel"].abs().max() <= 4
+        assert frames.min() >= 0 and frames.max() <= 1 and augmented["sync_audio"].abs().max() <= 4
     clip = dataset.clips[0]
     assert "points" not in vars(clip)
-
-    moving = MotionDataset(clips, negatives=5, furthest=6)
-    further = moving[(3, 0)]
-    assert further.keys() - item.keys() == {"motion"} and torch.equal(further["mel"], item["mel"])
-    assert (
-        not {"points", "landmarks"} & vars(moving.clips[0]).keys()
-    )  # of thousands of clips they would fill the memory
-    assert torch.equal(further["motion"], mouth_motion(torch.from_numpy(clip.landmarks))[3:8])
 
 
 class LoudMouth(SyncExpert):
@@ -111,10 +101,12 @@ def test_offsets_go_into_the_manifest_and_leave_clips_out(tmp_path):
     )
     for dataset in (ClipDataset(folder, max_offset=1), SyncDataset(folder, max_offset=1)):
         assert [clip.id for clip in dataset.clips] == ["clip_1", "clip_2"]
-    shifted, plain = (SyncDataset(folder, correct_offsets=correct)[(0, 0)]["mel"][0] for correct in (True, False))
+    shifted, plain = (
+        SyncDataset(folder, correct_offsets=correct)[(0, 0)]["sync_audio"][0] for correct in (True, False)
+    )
     assert not torch.equal(shifted, plain)
     corrected, plain = (ClipDataset(folder, correct_offsets=correct) for correct in (True, False))
-    for name in ("audio", "mel"):  # what belongs to frame 5 of clip_0 comes two frames late, with frame 7
+    for name in ("audio", "sync_audio"):  # what belongs to frame 5 of clip_0 comes two frames late, with frame 7
         torch.testing.assert_close(corrected[(5, 0)][name], plain[(7, 0)][name])
     assert corrected[(5, 0)]["start"] == plain[(5, 0)]["start"] == 5
     (heard, _), (uncorrected, _) = next(corrected.sounds()), next(plain.sounds())

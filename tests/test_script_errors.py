@@ -35,7 +35,7 @@ from training_runs import STEPS, arguments, last_error, run, write_clips
         ("train_heatmap", "model.layers=0", "layers is 0; it must be positive"),
         ("train_sync", "model.width=0", "width is 0.0; it must be positive"),
         ("train_heatmap", "reading.batch_size=0", "teach nothing; use 1 or more of both"),
-        ("train_sync", "speech.data=/nowhere speech.batch_size=1", "gives batch norm no statistics; use 2 or more"),
+        ("train_sync", "model.audio=hama", "form wav2lip takes mel, set form: features"),
         ("train_heatmap", "reading.learning_rate=-1", "learning_rate=-1.0 must be positive"),
         ("train_face", "start_from=/nowhere/run", "/nowhere/run is not a folder"),
         ("train_face", "train.batch_size=1", "raise train.batch_size"),

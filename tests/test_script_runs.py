@@ -26,7 +26,7 @@ def test_the_four_scripts_train_one_after_the_other(clips, tmp_path):
         assert run(script, arguments(script, clips, output, *STEPS, *extra.get(script, []))) == 0, script
 
     expected = {
-        "train_sync": {"shifted", "face_motion", "sound_motion"},
+        "train_sync": {"shifted"},
         "train_heatmap": {"heatmap", "keypoints", "temporal"},
         "train_face": {"l1", "gradient", "gan", "feature", "sync", "mutual_information", "flow", "discriminator"},
     }

@@ -89,7 +89,7 @@ def test_bce_draws_its_shifts_evenly_and_within_the_clip(clips):
     mel = dataset.clips[0].audio("mel")
     frames = [np.floor(80 / 25 * frame + 1e-6).astype(int) for frame in range(36)]
     inside = {mel[first : first + 16].T.tobytes() for first in frames}
-    seen = {dataset[(2, seed)]["mel"][1, 0].numpy().tobytes() for seed in range(40)}
+    seen = {dataset[(2, seed)]["sync_audio"][1, 0].numpy().tobytes() for seed in range(40)}
     assert seen <= inside and len(seen) > 15
 
 
@@ -166,7 +166,7 @@ def test_train_sync_validates_the_level(clips):
             continue
         with torch.no_grad():
             face = expert.embed_faces(lower_faces(item["frames"][None])).double()
-            own_sound = expert.embed_audio(item["mel"][:1]).double()
+            own_sound = expert.embed_audio(item["sync_audio"][:1]).double()
             true.append(-torch.cosine_similarity(own_sound, face).log())
             mel = torch.from_numpy(dataset.clips[0].audio("mel"))  # of the first clip below
             if index < len(dataset) // 2:

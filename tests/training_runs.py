@@ -29,12 +29,12 @@ TINY = {
     "train_sync": ["model.width=0.03", "train.batch_size=4", "negatives=2"],
     "finetune_e2e": ["train.batch_size=2"],
 }
-# The demo's networks take "upright" crops, and the synthesizer has its own form; these tests take the smaller crops of
-# the drawn clips, and a synthesizer with all of STSA's parts.
+# The demo's networks take "upright" crops, and the synthesizer and the expert have their own form; these tests take the
+# smaller crops of the drawn clips, a synthesizer with all of STSA's parts, and Wav2Lip's expert.
 FORMS = {
     "train_heatmap": ["model.crop=stsa"],
     "train_face": ["model.crop=stsa", "model.form=landmarks"],
-    "train_sync": ["model.crop.framing=landmark_box"],
+    "train_sync": ["model.form=wav2lip", "model.audio=mel", "loss=shifted"],
 }
 STEPS = ["train.steps=2", "train.save_every=1", "train.validate_every=2"]
 COMMON = ["data.workers=0", "data.augment=false", "train.validation_windows=2", "train.warmup=0", "train.log_every=1"]

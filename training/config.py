@@ -21,7 +21,7 @@ from yaml import YAMLError
 from losses.face import FaceLosses
 from media.errors import InputError, Parser, first_line
 from media.files import check_output_folder, existing_file
-from models.checkpoint import network_config
+from models.checkpoint import NETWORKS, network_config
 from models.discriminator import DiscriminatorConfig
 from models.first_form import from_first_form, is_earlier, with_crop
 from training.first_form import drop_unused_lessons, losses_of_first_form, with_keypoints
@@ -184,7 +184,7 @@ def _extended(schema: type[Config], settings: Any, path: str | Path) -> type[Con
         if form and form in classes:
             raise InputError(
                 f"config {path}: model.form={form} needs the folder extensions/, which is absent; restore it or set "
-                f"form: paper"
+                f"form: {next(iter(NETWORKS[network]))}"
             ) from error
         return schema  # whose error will name the unknown key
     return make_dataclass(schema.__name__, [], bases=(getattr(module, further), schema))

@@ -18,7 +18,7 @@ def face_validation(
     config: Any,
     objective: FaceObjective | G4GObjective,
     true: Tensor,
-    mel: Tensor,
+    sounds: Tensor,
     crop: CropForm,
     measure: Score,
     accelerator: Accelerator,
@@ -28,7 +28,7 @@ def face_validation(
     Args:
         config: the run's, of which it takes `sync_expert` and `frames`.
         true: the true frames of the windows, (W, T, 3, H, W').
-        mel: their sounds, (W, 1, 80, 16).
+        sounds: theirs, (W, 1, C, W''), as the expert takes them.
         crop: the form of the frames.
 
     Raises:
@@ -37,5 +37,5 @@ def face_validation(
     level, supervised = None, isinstance(objective, FaceObjective) and objective.expert is not None
     if supervised or measure.name == "sync":  # G4G's contrastive loss needs no level: it compares cosines
         expert = objective.expert or frozen_expert(config.sync_expert, config.frames, crop).to(accelerator.device)
-        level = SyncLevel(expert, true, mel, accelerator.print if supervised else None)
+        level = SyncLevel(expert, true, sounds, accelerator.print if supervised else None)
     return Validation(true, crop, accelerator.device, level=level)
