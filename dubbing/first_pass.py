@@ -13,9 +13,11 @@ from dubbing.options import DubOptions
 from dubbing.people import Person, Scene, choose, observe, without_mouth
 from dubbing.prepared import Prepared
 from dubbing.source import Source, check_start
+from dubbing.speaking import speaking
 from media.errors import InputError
 from media.stages import Clock, background
 from media.video import VideoInfo
+from models.sync_expert import SyncExpert
 
 SCANNED = 60  # seconds of the source, at least, that are searched for references
 
@@ -66,15 +68,28 @@ def with_progress(frames: Iterator, total: int | None, title: str, options: DubO
     )
 
 
-def dubbed_people(scene: Scene, video: str | os.PathLike, options: DubOptions) -> list[list[Person]]:
-    """The people to dub in each frame of `scene`; a face whose mouth lies outside of the picture is none of them.
+def chosen_people(source: Source, scene: Scene, expert: SyncExpert | None, options: DubOptions) -> list[list[Person]]:
+    """The people whom the options name in each frame of `scene`.
+
+    Args:
+        expert: of `--face speaking`; None for another choice.
 
     Raises:
         InputError: there is no face, or not the one that the options name.
     """
     if not scene.people:
-        raise InputError(f"video {video} shows no face that can be dubbed; give one with a face turned to the camera")
-    dubbed = choose(scene, options.face, options.face_at)
+        raise InputError(
+            f"video {source.path} shows no face that can be dubbed; give one with a face turned to the camera"
+        )
+    if expert is None:
+        return choose(scene, options.face, options.face_at)
+    frames = with_progress(source.play(scene.frames), scene.frames, "who speaks", options)
+    return speaking(source, scene, expert, options, frames)
+
+
+def dubbed_people(chosen: list[list[Person]]) -> list[list[Person]]:
+    """Those of the `chosen` people of each frame whose mouth lies in the picture."""
+    dubbed = [list(row) for row in chosen]
     for person in {id(person): person for row in dubbed for person in row}.values():
         for position in np.flatnonzero(without_mouth(person)):
             frame = person.frames[position]

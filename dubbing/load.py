@@ -1,6 +1,7 @@
 """Loads the networks of a checkpoint folder for dubbing."""
 
 import os
+from pathlib import Path
 
 import torch
 
@@ -26,6 +27,7 @@ def load_speaker(
         speaker = G4GSpeaker(load_network(folder, "g4g_synthesizer"), device, precision, batch_size)
     else:
         speaker = StsaSpeaker(*load_checkpoint(folder), device, precision, batch_size)
+    speaker.folder = Path(folder)
     if speaker.audio == "hama":
         speaker.ear = hama.encoder_file(folder)
     return speaker

@@ -23,8 +23,8 @@ def _option(value: Any, help: str, group: str, *flags: str, **argparse_options: 
 
 
 def parse_face(text: str) -> str:
-    if text not in ("largest", "left", "right", "all") and not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text} is none of largest, left, right, all or a number from 0 on")
+    if text not in ("largest", "left", "right", "all", "speaking") and not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text} is none of largest, left, right, all, speaking or a number from 0 on")
     return text
 
 
@@ -102,11 +102,12 @@ class DubOptions:
     face: str = _option(
         "largest",
         "whom to dub: the largest face of each shot (default), the person on the left, on the right or INDEX from the "
-        "left (0, 1, ...) in the first frame that shows most faces, or everyone",
+        "left (0, 1, ...) in the first frame that shows most faces, everyone, or whoever speaks: the one "
+        "whose mouth follows the video's own sound, by a sync expert",
         "faces",
         "--face",
         "--faces",
-        metavar="largest|left|right|INDEX|all",
+        metavar="largest|left|right|INDEX|all|speaking",
         type=parse_face,
     )
     face_at: tuple[int, int] | None = _option(
@@ -115,6 +116,13 @@ class DubOptions:
         "faces",
         metavar="X,Y",
         type=parse_point,
+    )
+    expert: Path | None = _option(
+        None,
+        "for --face speaking: checkpoint folder of train_sync.py (default: --checkpoint, where it has a sync expert)",
+        "faces",
+        metavar="DIR",
+        type=Path,
     )
     missing_face: str = _option(
         "pass", "frames without a face: leave them (default), or refuse the video", "faces", choices=("pass", "error")

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from dubbing.first_pass import SCANNED, dubbed_people, tracked_scene, with_progress
+from dubbing.first_pass import SCANNED, chosen_people, dubbed_people, tracked_scene, with_progress
 from dubbing.lengths import check_lengths, output_length, read_voice, sound_parts
 from dubbing.motion import Motion, motion
 from dubbing.occlusion import Cover
@@ -26,6 +26,7 @@ from dubbing.reference_frames import ReferenceFrames, covers_of, people_of_refer
 from dubbing.second_pass import DubbedFrame, pasted, with_faces, with_jobs
 from dubbing.source import Source
 from dubbing.speaker import Speaker
+from dubbing.speaking import expert_for
 from dubbing.summary import (
     Summary,
     before_mouths,
@@ -77,7 +78,7 @@ def dub(
         options = dataclasses.replace(options, **_AUTHORS)
     prepared, video = (video, video.video) if isinstance(video, Prepared) else (None, video)
     _check_options(video, audio, output, speaker, options)
-    info, most = _probed(video, options), speaker.most
+    info, most, expert = _probed(video, options), speaker.most, expert_for(speaker, options)
     with clock.time("sound"):
         wav, own = read_voice(audio, options)
         features = _sound_features(wav if options.protocol == "authors" else heard(wav), speaker)
@@ -89,11 +90,11 @@ def dub(
     spoken = max(1, math.ceil(len(own) * fps / SAMPLE_RATE))
     whole = options.length == "video" or options.when_long == "keep"
     limit = sys.maxsize if whole else max(spoken, SCANNED * math.ceil(fps))
-
     known = people_of_references(options, clock)
     source, scene = tracked_scene(video, info, fps, limit, options, clock, prepared)
     length, spoken = output_length(spoken, scene.frames, options)
-    dubbed = [row if k < spoken else [] for k, row in enumerate(dubbed_people(scene, video, options))]
+    chosen = chosen_people(source, scene, expert, options)
+    dubbed = [row if k < spoken else [] for k, row in enumerate(dubbed_people(chosen))]
     if options.missing_face == "error":
         _refuse_gaps(scene, dubbed, min(spoken, scene.frames), video, fps)
     people = list({id(person): person for row in dubbed for person in row}.values())
@@ -124,7 +125,7 @@ def dub(
     unkept = info.frame_rate if options.keep_fps and watchable(info.frame_rate) != info.frame_rate else None
     notes = (*sorted(source.changes), *filled_up(info), *silent_track(audio, own, options))
     notes += (*halved_batches(most, speaker), *before_mouths(count, covers, options))
-    notes += (*mouths_beyond(scene, dubbed, spoken, options), *strangers(people, known, options))
+    notes += (*mouths_beyond(scene, chosen, dubbed, spoken, options), *strangers(people, known, options))
     kept = float((length - spoken) / fps)
     size = stored_size(info.width, info.height)
     return Summary(Path(output), length, fps, *size, untouched, unkept, unprepared, notes, kept, *count.values())
@@ -151,10 +152,11 @@ def prepare(
         InputError: the video cannot be read, or shows no face.
     """
     options, clock = options or DubOptions(), clock or Clock()
-    info = _probed(video, options)
+    info, expert = _probed(video, options), expert_for(speakers[0], options) if speakers else None
     prepared = Prepared.of(video, info, options)
     source, scene = tracked_scene(video, info, prepared.fps, sys.maxsize, options, clock, prepared)
-    people = list({id(person): person for row in dubbed_people(scene, video, options) for person in row}.values())
+    chosen = chosen_people(source, scene, expert, options)
+    people = list({id(person): person for row in dubbed_people(chosen) for person in row}.values())
     for speaker in speakers:
         covers = covers_of(source, scene, people, scene.frames, speaker, options, clock, prepared)
         references_of(source, people, covers, None, speaker, dataclasses.replace(options, detail=False), prepared)
@@ -182,7 +184,7 @@ def cast(prepared: Prepared, speaker: Speaker, options: DubOptions) -> Cast:
     clock = Clock()
     info = _probed(prepared.video, options)
     source, scene = tracked_scene(prepared.video, info, prepared.fps, sys.maxsize, options, clock, prepared)
-    dubbed = dubbed_people(scene, prepared.video, options)
+    dubbed = dubbed_people(chosen_people(source, scene, expert_for(speaker, options), options))
     people = list({id(person): person for row in dubbed for person in row}.values())
     covers = covers_of(source, scene, people, scene.frames, speaker, options, clock, prepared)
     references = references_of(source, people, covers, None, speaker, options, prepared)

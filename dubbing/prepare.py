@@ -13,7 +13,7 @@ from media.errors import Parser, command, quick_help
 from media.files import DEMO, check_output_folder, existing_file
 from models.devices import add_device
 
-OPTIONS = ("face", "face_at", "start", "end", "keep_fps", "reference_choice", "workers", "progress")
+OPTIONS = ("face", "face_at", "expert", "start", "end", "keep_fps", "reference_choice", "workers", "progress")
 
 
 @quick_help

@@ -46,7 +46,7 @@ class Speaker(ABC):
     """Generates faces that match the sound; `StsaSpeaker` and `G4GSpeaker` implement it.
 
     `crop` is the form of the faces that it takes and generates; S below is the side of its heatmaps. `ear` is the file
-    of its sound features' encoder, `media.audio.sound_features`' `weights`.
+    of its sound features' encoder, `media.audio.sound_features`' `weights`; `folder` that of its checkpoint.
 
     `most` is None, or the number of faces to which `speak_in_memory` has lowered its batches.
 
@@ -90,6 +90,7 @@ class Speaker(ABC):
         self.audio, self.crop = config.audio, config.crop
         self.references = getattr(config, "bank", config.references)  # form region chooses some of them for each frame
         self.ear: Path | None = None
+        self.folder: Path | None = None
 
     @abstractmethod
     def encode(self, images: np.ndarray, landmarks: np.ndarray) -> Any:

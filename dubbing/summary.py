@@ -10,7 +10,7 @@ import numpy as np
 
 from dubbing.occlusion import Cover
 from dubbing.options import DubOptions
-from dubbing.people import Person, Scene, choose, unlike
+from dubbing.people import Person, Scene, unlike
 from dubbing.source import Source, source_index
 from dubbing.speaker import Speaker
 from media.sound import track_with_sound
@@ -80,9 +80,10 @@ def filled_up(info: VideoInfo) -> list[str]:
     return [f"{info.width}x{info.height} filled up to even sides: the last {' and '.join(odd)} {repeats}"]
 
 
-def mouths_beyond(scene: Scene, dubbed: list[list[Person]], spoken: int, options: DubOptions) -> list[str]:
-    """What the summary says of frames in which a mouth lies beyond the border of the picture."""
-    chosen = choose(scene, options.face, options.face_at)
+def mouths_beyond(
+    scene: Scene, chosen: list[list[Person]], dubbed: list[list[Person]], spoken: int, options: DubOptions
+) -> list[str]:
+    """What the summary says of frames in which a chosen person's mouth lies beyond the border of the picture."""
     beyond = np.array([len(everyone) > len(row) for everyone, row in zip(chosen, dubbed, strict=True)])
     count = int(beyond[source_index(np.arange(spoken), scene.frames, options.when_short)].sum())
     return [f"{count} frames show a face whose mouth is outside the picture, and leave it"] if count else []
