@@ -23,7 +23,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="checkpoint folders; a later one wins")
     parser.add_argument("--output", required=True, type=Path, help="the checkpoint folder to write")
     parser.add_argument(
-        "--networks", nargs="+", choices=NETWORK_NAMES, help="default: STSA's two, or G4G's of its folders"
+        "--networks",
+        nargs="+",
+        choices=NETWORK_NAMES,
+        help="default: STSA's two, or G4G's of its folders, and the sync expert, where a folder holds one",
     )
     parser.add_argument("--half", action="store_true", help="store float16 weights, half the size")
     parser.add_argument("--blend", type=float, default=1.0, metavar="SHARE", help="of the last holder's weights")
@@ -61,7 +64,11 @@ def main() -> None:
     if not 0 <= arguments.blend <= 1:
         raise InputError(f"--blend {arguments.blend} must be between 0 and 1")
 
-    wanted = ["g4g_synthesizer"] if all(map(is_g4g, arguments.folders)) else ["heatmap_predictor", "face_synthesizer"]
+    held = [{path.stem for path in folder.glob("*.safetensors")} & set(NETWORK_NAMES) for folder in arguments.folders]
+    of_g4g = [is_g4g(folder) for folder, names in zip(arguments.folders, held, strict=True) if names != {"sync_expert"}]
+    wanted = ["g4g_synthesizer"] if of_g4g and all(of_g4g) else ["heatmap_predictor", "face_synthesizer"]
+    if any("sync_expert" in names for names in held):
+        wanted.append("sync_expert")  # by which `--face speaking` finds the speaker
     networks: dict[str, Any] = {}
     sections: dict[str, Any] = {}
     folders: dict[str, Path] = {}

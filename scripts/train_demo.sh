@@ -40,6 +40,7 @@ fi
 "${launch[@]}" train_face.py --config configs/demo_face.yaml "${settings[@]}" output="$output/face"
 "${launch[@]}" finetune_e2e.py --config configs/demo_e2e.yaml "${settings[@]}" output="$output/e2e" \
     heatmap_predictor="$output/heatmap" face_synthesizer="$output/face/best"
-"$python" -m checkpoints.combine "$output/e2e/best" "$output/heatmap" --output "$output/checkpoint" --half
+"$python" -m checkpoints.combine "$output/e2e/best" "$output/heatmap" "$output/sync/best" --output "$output/checkpoint" \
+    --half
 "$python" -m metrics.listening --checkpoint "$output/checkpoint" --clips "$output/clips/val"
 "$python" -m metrics.quality --checkpoint "$output/checkpoint" --clips "$output/clips/val" --expert "$output/sync/best"

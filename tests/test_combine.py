@@ -4,6 +4,7 @@ import sys
 
 import pytest
 import torch
+from networks import built
 from omegaconf import OmegaConf
 
 from checkpoints import combine
@@ -12,7 +13,7 @@ from extensions.landmark_synthesizer import LandmarkSynthesizer, LandmarkSynthes
 from media.crop import CROPS
 from media.errors import InputError
 from models import NETWORK_NAMES
-from models.checkpoint import NETWORKS, load_network, save_checkpoint
+from models.checkpoint import NETWORKS, load_checkpoint, load_network, save_checkpoint
 from models.face_synthesizer import FaceSynthesizer, FaceSynthesizerConfig
 from models.guidance import share_reader
 from models.heatmap_predictor import HeatmapPredictor, HeatmapPredictorConfig
@@ -51,6 +52,19 @@ def test_the_last_one_counts_or_its_share(command, tmp_path, options, value):
     assert kept == {"speech": {"gain": 2}, "train": {"steps": 3}}
     assert command(str(output), "--output", str(tmp_path / "again"))[0] == 0  # nor is it wrapped up twice
     assert OmegaConf.load(tmp_path / "again" / "config.yaml").training.heatmap_predictor == kept
+
+
+def test_a_sync_expert_goes_along(monkeypatch, tmp_path):
+    expert = SyncExpert(SyncExpertConfig(width=0.03))
+    save_checkpoint(tmp_path / "sync", {"sync_expert": expert}, {"sync_expert": expert.config})
+    for name in ("heatmap_predictor", "face_synthesizer"):
+        network = built(name, width=0.03)
+        save_checkpoint(tmp_path / name, {name: network}, {name: network.config})
+    folders = [str(tmp_path / name) for name in ("heatmap_predictor", "face_synthesizer", "sync")]
+    monkeypatch.setattr(sys, "argv", ["combine", *folders, "--output", str(tmp_path / "all")])
+    assert combine.main() == 0
+    assert isinstance(load_network(tmp_path / "all", "sync_expert"), SyncExpert)
+    assert len(load_checkpoint(tmp_path / "all")) == 2
 
 
 def test_half_precision_spares_statistics_and_refuses_what_it_cannot_hold(tmp_path):
