@@ -286,7 +286,7 @@ class Page:
                     buttons=[],
                     elem_id="sound",
                 )
-                bundled = [ASSETS / "portrait.mp4", ASSETS / "speech.wav"]
+                bundled = [ASSETS / "speaker.mp4", ASSETS / "speech.wav"]
                 if all(path.is_file() for path in bundled):
                     gr.Examples([bundled], [video, sound], label="Example", api_visibility="private")
             with gr.Column():

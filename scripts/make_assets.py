@@ -1,4 +1,4 @@
-"""Remake the bundled demo clip: a public-domain NASA portrait under a slowly moving camera, and a synthesized sentence.
+"""Remake the bundled portrait, of NASA and in the public domain, under a moving camera, and the bundled sentence.
 
     pip install scikit-image && apt-get install flite
     python -m scripts.make_assets

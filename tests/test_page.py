@@ -258,7 +258,7 @@ def test_uploads_and_results_are_removed_after_an_hour(page, client, files, monk
     monkeypatch.setattr("gradio.route_utils.datetime", _Later)
     delete_files_created_by_app(page.blocks, 3600)
     left = [path.name for path in made if path.is_file()]
-    assert set(left) <= {"portrait.mp4", "speech.wav"}  # the example
+    assert set(left) <= {"speaker.mp4", "speech.wav"}  # the example
 
 
 class _Later:
