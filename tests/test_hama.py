@@ -138,9 +138,10 @@ def encoder(seed: int = 0) -> hama.HamaEncoder:
 
 @pytest.fixture
 def weights(tmp_path, monkeypatch):
-    """Made weights in place of the downloaded ones."""
+    """Made weights in place of the downloaded and of the bundled ones."""
     folder = tmp_path / "downloads"
     folder.mkdir()
+    monkeypatch.setattr(hama, "DEMO", tmp_path / "no bundle")
     save_file({name: tensor.half() for name, tensor in encoder().state_dict().items()}, folder / hama.NAME)
     monkeypatch.setattr(hama, "DOWNLOADS", folder)
     return folder / hama.NAME
@@ -218,6 +219,7 @@ def test_another_file_is_refused(tmp_path):
 
 def test_a_missing_or_foreign_encoder_names_the_command(tmp_path, monkeypatch):
     monkeypatch.setattr(hama, "DOWNLOADS", tmp_path)
+    monkeypatch.setattr(hama, "DEMO", tmp_path)
     with pytest.raises(InputError, match=r"is missing; run `python -m checkpoints\.import_hama`"):
         hama_features(sound(0.3))
     save_file({"mels": torch.zeros(3)}, tmp_path / hama.NAME)
