@@ -38,9 +38,8 @@ else  # two processes of one thread each are nearly twice as fast as one of two 
     if grep -qs amx_bf16 /proc/cpuinfo; then settings+=(train.precision=bf16); fi  # elsewhere slower than float32
 fi
 "${launch[@]}" train_face.py --config configs/demo_face.yaml "${settings[@]}" output="$output/face"
-"${launch[@]}" finetune_e2e.py --config configs/demo_e2e.yaml "${settings[@]}" output="$output/e2e" \
-    heatmap_predictor="$output/heatmap" face_synthesizer="$output/face/best"
-"$python" -m checkpoints.combine "$output/e2e/best" "$output/heatmap" "$output/sync/best" --output "$output/checkpoint" \
+# No finetune_e2e.py: the face synthesizer blends real frames, and its training changes little.
+"$python" -m checkpoints.combine "$output/heatmap" "$output/face/best" "$output/sync/best" --output "$output/checkpoint" \
     --half
 "$python" -m metrics.listening --checkpoint "$output/checkpoint" --clips "$output/clips/val"
 "$python" -m metrics.quality --checkpoint "$output/checkpoint" --clips "$output/clips/val" --expert "$output/sync/best"
