@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from media.crop import CropForm
 from media.heatmap import KEYPOINTS, LIP_POINTS, ORDER
+from models.layers import in_full_precision
 from models.precision import full_precision, without_autocast
 
 ANCHORS = [position for position in range(len(ORDER)) if position not in KEYPOINTS]  # the upper face
@@ -55,6 +56,23 @@ def apply_affine(points: Tensor, affine: Tensor) -> Tensor:
     """Points (..., P, 2) mapped by (..., 3, 2), the result of `fit_affine` or `fit_similarity`."""
     with without_autocast(points):
         return _homogeneous(full_precision(points)) @ affine
+
+
+class TurnedHead(nn.Module):
+    """A linear map of the upper face's shape to the keypoints' displacements by the head's turn.
+
+    Fitted in closed form before the rest is trained (`extensions.speech_training`), then frozen.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(2 * len(ANCHORS), 2 * len(KEYPOINTS), bias=False)
+        nn.init.zeros_(self.linear.weight)
+        self.requires_grad_(False)
+
+    def forward(self, turned: Tensor) -> Tensor:
+        """Pose-normalised upper faces minus the mean reference's (..., 74, 2) -> (..., 57, 2)."""
+        return in_full_precision(self.linear, turned.flatten(-2)).unflatten(-1, (-1, 2))
 
 
 class Pose(NamedTuple):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from extensions.drawing import CurveDrawing
-from extensions.landmark_maps import ANCHORS, apply_affine, pose_beside
+from extensions.landmark_maps import ANCHORS, TurnedHead, apply_affine, pose_beside
 from extensions.point_reader import PointReader
 from media.heatmap import JAW_POINTS, KEYPOINTS, LIP_POINTS
 from models.heatmap_predictor import WindowEncoder, WindowEncoderConfig, audio_encoder
@@ -164,23 +164,6 @@ class _TokenKeypoints(nn.Module):
     def forward(self, token: Tensor) -> Tensor:
         """(M, width) -> (M, points, 2)."""
         return _STEP * in_full_precision(self.linear, token).unflatten(1, (-1, 2))
-
-
-class TurnedHead(nn.Module):
-    """A linear map of the upper face's shape to the keypoints' displacements by the head's turn.
-
-    Fitted in closed form before the rest is trained (`extensions.lessons`), then frozen.
-    """
-
-    def __init__(self):
-        super().__init__()
-        self.linear = nn.Linear(2 * len(ANCHORS), 2 * len(KEYPOINTS), bias=False)
-        nn.init.zeros_(self.linear.weight)
-        self.requires_grad_(False)
-
-    def forward(self, turned: Tensor) -> Tensor:
-        """`Pose.turned` (..., 74, 2) -> (..., 57, 2)."""
-        return in_full_precision(self.linear, turned.flatten(-2)).unflatten(-1, (-1, 2))
 
 
 class SpeechBranch(nn.Module):

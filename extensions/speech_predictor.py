@@ -13,8 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from extensions.drawing import CurveDrawing
-from extensions.landmark_maps import ANCHORS, apply_affine, fit_similarity
-from extensions.landmark_predictor import TurnedHead
+from extensions.landmark_maps import ANCHORS, TurnedHead, apply_affine, fit_similarity
 from media.audio import FEATURES
 from media.heatmap import KEYPOINTS, ORDER
 from models.heatmap_predictor import WindowEncoder, WindowEncoderConfig
