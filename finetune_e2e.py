@@ -40,7 +40,7 @@ from metrics.crops import Validation
 from models.checkpoint import build_network, check_crops, expert_audio, load_network
 from models.discriminator import DiscriminatorConfig, PatchDiscriminator
 from models.face_synthesizer import Alignment, FaceSynthesizer, mask_hidden
-from models.guidance import guidance, inputs_of, share_reader
+from models.guidance import guidance, inputs_of
 from models.heatmap_predictor import WindowEncoder
 from training.best import best_score
 from training.config import (
@@ -183,7 +183,6 @@ def starting_point(config: Finetuning) -> tuple[WindowEncoder, FaceSynthesizer]:
     predictor = load_network(config.heatmap_predictor, "heatmap_predictor")
     synthesizer = load_network(config.face_synthesizer, "face_synthesizer")
     check(config, predictor, synthesizer)
-    share_reader(predictor, synthesizer)
     return predictor, synthesizer
 
 

@@ -21,7 +21,7 @@ import dataclasses
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 from training.settings import answer_help
 
@@ -61,7 +61,7 @@ from training.config import (
 )
 from training.data import mean_of_parts, move, parts, training_batches, training_windows, validation_batch
 from training.learner import Adversary, Learner, compiled, recomputing, synchronised, train_mode
-from training.run import Run, holds_a_run
+from training.run import Run
 from training.validation import face_validation
 
 SCORES = ("psnr", "lpips", "fid", "sync")  # of train.best_by
@@ -96,7 +96,6 @@ class FaceTraining(SynthesizerTraining):
     trained: ClassVar[str] = "face_synthesizer"  # the network of `model`, by its name in checkpoints
     extensions: ClassVar[dict[str, str]] = {
         "": "FaceExtension",
-        "landmarks": "LandmarkSynthesizerExtension",
         "region": "RegionSynthesizerExtension",
     }
     train: FaceTrainConfig = field(default_factory=FaceTrainConfig)
@@ -301,25 +300,6 @@ def windows_of(config: FaceTraining | G4GTraining) -> tuple[ClipDataset, ClipDat
     return training_windows(config.data, shape)
 
 
-def check_reading(config: FaceTraining | G4GTraining, synthesizer: nn.Module) -> None:
-    """InputError where `reading.steps` would train a reader that the network does not have."""
-    reading = getattr(extension(config), "reading", None)  # of the form landmarks
-    if reading is not None and reading.steps > 0 and getattr(synthesizer, "reader", None) is None:
-        raise InputError(
-            "reading.steps is for a network that reads landmarks; set model.landmark_flow=true, or leave it 0"
-        )
-
-
-def learn_to_read(config: FaceTraining | G4GTraining, synthesizer: nn.Module, dataset: ClipDataset) -> None:
-    """Train the network's reader for `reading.steps` steps, before a run from fresh weights in the form landmarks."""
-    reading = getattr(extension(config), "reading", None)
-    if reading is None or reading.steps < 1 or config.start_from or holds_a_run(config.output):
-        return
-    from extensions.lessons import learn_reading  # here, since the papers' networks train without extensions/
-
-    learn_reading(cast(Any, synthesizer).reader, dataset, reading, config.train.seed, config.output)
-
-
 @command
 def main() -> None:
     config = parse_config(SCHEMAS, __doc__)
@@ -331,7 +311,6 @@ def main() -> None:
         assert isinstance(synthesizer, G4GSynthesizer)
         check_contrast(config, accelerator)
         freeze_unread(synthesizer, config.losses)
-    check_reading(config, synthesizer)
     objective = build_objective(config, synthesizer, accelerator)
     information = objective.information if isinstance(objective, FaceObjective) else None
     extra, extra_scores = extra_terms(config)
@@ -342,7 +321,6 @@ def main() -> None:
         windows = validation_batch(others, config.train.validation_windows)
         true, crop = windows["frames"], config.model.crop
         validation = face_validation(config, objective, true, windows["sync_audio"], crop, measure, accelerator)
-    learn_to_read(config, synthesizer.to(accelerator.device), dataset)
 
     synthesizer = recomputing(synthesizer, config.train)
     synthesizer = synchronised(synthesizer, accelerator, config.train).to(memory_format=torch.channels_last)

@@ -1,8 +1,8 @@
 """Train the guidance prediction: from sound and the upper face's heatmaps to the whole face's (paper III-A).
 
-    python train_heatmap.py --config configs/demo_heatmap.yaml data.train=CLIPS data.val=OTHER_CLIPS output=runs/heatmap
+    python train_heatmap.py --config configs/demo_speech.yaml data.train=CLIPS data.val=OTHER_CLIPS output=runs/heatmap
 
-The loss is L_semantic + L_temporal (eq. 3, 4).
+The loss is L_semantic + L_temporal (eq. 3, 4). `model.form: speech` has its own terms (extensions/speech_training.py).
 
 Validation on people outside the training set: the loss; the distance of the heatmaps (the first term of eq. 3); and
 LipLMD, the mean distance of the 40 predicted lip keypoints from the true ones, in units of the crop.
@@ -21,7 +21,6 @@ from training.settings import answer_help
 answer_help(__name__, __file__)
 
 import torch
-from accelerate import Accelerator
 from omegaconf import MISSING
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -47,10 +46,7 @@ class HeatmapTraining:
     """The settings of this script."""
 
     trained: ClassVar[str] = "heatmap_predictor"  # the network of `model`, by its name in checkpoints
-    extensions: ClassVar[dict[str, str]] = {
-        "landmarks": "LandmarkPredictorExtension",
-        "speech": "SpeechPredictorExtension",
-    }
+    extensions: ClassVar[dict[str, str]] = {"speech": "SpeechPredictorExtension"}
     data: DataConfig = field(default_factory=DataConfig)
     model: HeatmapPredictorConfig = field(default_factory=HeatmapPredictorConfig)
     losses: HeatmapLosses = field(default_factory=HeatmapLosses)
@@ -86,36 +82,27 @@ def validate(
     return values, {"val/reference, pose, predicted, true": grid}
 
 
-def prepared(
-    further: Any, predictor: WindowEncoder, dataset: ClipDataset, fresh: bool, accelerator: Accelerator
-) -> tuple[Dataset, Callable[[Callable, dict], dict[str, Tensor]] | None]:
-    """The items of a form of extensions/, and its loss terms if it has its own: of the network and a batch.
+def spoken(
+    further: Any, predictor: WindowEncoder, dataset: ClipDataset, fresh: bool
+) -> tuple[Dataset, Callable[[Callable, dict], dict[str, Tensor]]]:
+    """The items of `form: speech`, and its loss terms of the network and a batch.
 
-    `fresh` weights are fitted or pretrained first.
+    Parts of `fresh` weights are fitted in closed form first.
     """
-    # Imported here: the papers' networks train without extensions/.
-    from extensions.landmark_predictor import LandmarkPredictor
-    from extensions.lessons import learn_all
+    # Imported here: the paper's networks train without extensions/.
     from extensions.speech_predictor import SpeechPredictor
     from extensions.speech_training import SpokenWindows, fit_shapes, spoken_terms
 
-    if isinstance(predictor, SpeechPredictor):
-        if fresh:
-            fit_shapes(predictor, dataset)
-
-        def terms_of(predict: Callable, part: dict) -> dict[str, Tensor]:
-            places = part["landmarks"], part["reference_landmarks"]
-            _, keypoints = predict(part["audio"], None, None, *places)
-            return spoken_terms(keypoints, predictor.shut_mouth(*places), part, further.spoken)
-
-        return SpokenWindows(dataset, further.windows, further.output), terms_of
-    assert isinstance(predictor, LandmarkPredictor)
-    predictor.draws_in_training = further.losses.heatmap > 0
+    assert isinstance(predictor, SpeechPredictor)
     if fresh:
-        lessons = further.reading, further.speech
-        explained = learn_all(predictor, dataset, *lessons, further.train.seed, further.output)
-        accelerator.print(f"speech explains {100 * explained:.1f} % of the mouth's motion in the training clips")
-    return dataset, None
+        fit_shapes(predictor, dataset)
+
+    def terms_of(predict: Callable, part: dict) -> dict[str, Tensor]:
+        places = part["landmarks"], part["reference_landmarks"]
+        _, keypoints = predict(part["audio"], None, None, *places)
+        return spoken_terms(keypoints, predictor.shut_mouth(*places), part, further.spoken)
+
+    return SpokenWindows(dataset, further.windows, further.output), terms_of
 
 
 @command
@@ -137,12 +124,10 @@ def main() -> None:
         windows = validation_batch(others, config.train.validation_windows)
 
     further = extension(config)
+    items, terms_of = dataset, None
     if further is not None:
-        predictor.to(accelerator.device)
         fresh = not config.start_from and not holds_a_run(config.output)
-        items, terms_of = prepared(further, predictor, dataset, fresh, accelerator)
-    else:
-        items, terms_of = dataset, None
+        items, terms_of = spoken(further, predictor, dataset, fresh)
     freeze_unread(predictor, config.losses)
     shared = {"": predictor.shared_parameters()}
     learner = Learner(synchronised(predictor, accelerator, config.train), config.train, accelerator, shared=shared)

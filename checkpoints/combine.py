@@ -2,10 +2,9 @@
 
     python -m checkpoints.combine runs/heatmap/best runs/face/best --output checkpoints/mine [--half]
 
-Each network is taken from the last folder that holds it. A synthesizer takes over the predictor's trained reader of
-landmarks. With `--blend 0.25`, a network that several folders hold is a mean of the last two: a quarter of the last
-one's weights and three quarters of those before. A fine-tuned network thereby keeps more of its earlier abilities
-(Wortsman et al., Robust fine-tuning of zero-shot models, 2022).
+Each network is taken from the last folder that holds it. With `--blend 0.25`, a network that several folders hold is a
+mean of the last two: a quarter of the last one's weights and three quarters of those before. A fine-tuned network
+thereby keeps more of its earlier abilities (Wortsman et al., Robust fine-tuning of zero-shot models, 2022).
 """
 
 import argparse
@@ -38,7 +37,6 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from models.checkpoint import check_crops, is_g4g, load_network, save_checkpoint
-from models.guidance import share_reader
 
 # Keys of a training config that hold folders of the machine it ran on; these mean nothing elsewhere.
 PLACES = ("data", "output", "start_from", "heatmap_predictor", "face_synthesizer", "sync_expert")
@@ -87,16 +85,14 @@ def main() -> None:
             own = training.get(name)  # a section if this command wrote it; else it may be a folder
             settings: Any = OmegaConf.to_container(own if OmegaConf.is_dict(own) else training)
             kept = {key: value for key, value in settings.items() if key not in PLACES}
-            kept.get("speech", {}).pop("data", None)
             # Relative ones tell `metrics.reproduce` which clips the network has seen, and nothing of the machine.
             data = {key: settings.get("data", {}).get(key) for key in ("train", "val")}
             data = {key: folder for key, folder in data.items() if folder and not Path(folder).is_absolute()}
             kept |= {"data": data} if data else {}
             sections.setdefault("training", {})[name] = kept
     if {"heatmap_predictor", "face_synthesizer"} <= networks.keys():
-        predictor, synthesizer = networks["heatmap_predictor"], networks["face_synthesizer"]
-        check_crops(predictor, synthesizer, folders["heatmap_predictor"], folders["face_synthesizer"])
-        share_reader(predictor, synthesizer)
+        pair = networks["heatmap_predictor"], networks["face_synthesizer"]
+        check_crops(*pair, folders["heatmap_predictor"], folders["face_synthesizer"])
     save_checkpoint(arguments.output, networks, sections, half=arguments.half, ears=arguments.folders)
     size = sum(file.stat().st_size for file in arguments.output.glob("*.safetensors")) / 1e6
     print(f"wrote {', '.join(networks)} into {arguments.output}, {size:.1f} MB")

@@ -224,12 +224,6 @@ class ClipDataset(Dataset):
             yield clip.landmarks[: self._apart(clip)]
             clip.forget()  # the landmarks of thousands of clips would fill the memory
 
-    def sounds(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield each clip's windows of sound (F, C, W) and `landmarks` (F, 131, 2), without its images."""
-        for which, landmarks in enumerate(self.landmarks()):
-            clip = self.clips[which]
-            yield clip.audio_windows(self.kind, clip.frames[: len(landmarks)] + self.late[which]), landmarks
-
 
 def warped(landmarks: np.ndarray, window: int, most: float, random: np.random.Generator) -> np.ndarray:
     """Apply random affine maps near the identity to (M, 131, 2): one map to the first `window`, one to each other."""

@@ -3,7 +3,6 @@
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from media.crop import CropForm
@@ -31,7 +30,7 @@ def fit_affine(source: Tensor, target: Tensor) -> Tensor:
     with without_autocast(source):
         homogeneous = _homogeneous(source.double())
         transposed = homogeneous.transpose(-1, -2)
-        # A small ridge avoids a division by zero for points on a line, which an untrained reader may give.
+        # A small ridge avoids a division by zero for points on a line.
         gram = transposed @ homogeneous + 1e-4 * torch.eye(3, device=source.device, dtype=torch.float64)
         return (_inverse(gram) @ (transposed @ target.double())).to(full_precision(target).dtype)
 
@@ -75,65 +74,6 @@ class TurnedHead(nn.Module):
         return in_full_precision(self.linear, turned.flatten(-2)).unflatten(-1, (-1, 2))
 
 
-class Pose(NamedTuple):
-    """The poses of the upper faces in T frames of B people, relative to the mean of their N references.
-
-    turned: (B, T, 74, 2), the pose-normalised upper faces minus the mean reference's.
-    still: (B, 1, 57, 2), the mean of the references' pose-normalised keypoints.
-    home: (B, T, 3, 2), the similarity maps of the upper faces to the mean reference.
-    away: (B, T, 3, 2), the similarity maps of the mean reference to the upper faces.
-    """
-
-    turned: Tensor
-    still: Tensor
-    home: Tensor
-    away: Tensor
-
-
-def pose_beside(anchors: Tensor, reference_anchors: Tensor, reference_keypoints: Tensor) -> Pose:
-    """The `Pose` of upper faces (B, T, 74, 2), given those of references (B, N, 74, 2) and keypoints (B, N, 57, 2)."""
-    together = fit_similarity(reference_anchors, reference_anchors[:, :1])
-    mean = apply_affine(reference_anchors, together).mean(dim=1, keepdim=True)
-    still = apply_affine(reference_keypoints, together).mean(dim=1, keepdim=True)
-    home = fit_similarity(anchors, mean)
-    return Pose(apply_affine(anchors, home) - mean, still, home, fit_similarity(mean, anchors))
-
-
-def landmark_warp(points: Tensor, references: Tensor, crop: CropForm) -> Tensor:
-    """A dense warp from the target's pixels to the references, interpolated from the landmarks.
-
-    Each pixel is moved by the affine map between the landmarks, then by a weighted mean of the landmarks' remaining
-    displacements. The weights are (distance^2 + softness^2)^-2 (Shepard, 1968).
-
-    Args:
-        points: (B, P, 2), of the targets in units of the face crop.
-        references: (B, N, P, 2), the same landmarks of each target's N references.
-        crop: the form of the faces.
-
-    Returns:
-        The sampling points, (B N, 2, H, W), x and y in [-1, 1] for `grid_sample` with align_corners=False. They are
-        clamped to the centres of the outermost pixels.
-    """
-    points, references = full_precision(points), full_precision(references)
-    shape, count = references.shape[:2], references.shape[2]
-    with without_autocast(points):
-        targets = points[:, None].expand_as(references)
-        affine = fit_affine(targets, references)
-        left = references - apply_affine(targets, affine)  # (B, N, P, 2)
-        half = crop.height // 2, crop.width // 2
-        coarse = _pixel_centres(half, points)  # the field is smooth; full size would cost four times as much
-        distance = (coarse[None, :, None] - points[:, None]).square().sum(dim=-1)  # (B, pixels, P)
-        shares = (distance + _SOFTNESS**2).square().reciprocal()
-        shares = shares / shares.sum(dim=-1, keepdim=True)
-        moved = left.permute(0, 1, 3, 2).reshape(shape[0], -1, count) @ shares.transpose(1, 2)  # (B, 2 N, pixels)
-        moved = F.interpolate(moved.unflatten(2, half), size=crop.shape, mode="bilinear")
-        carried = apply_affine(_pixel_centres(crop.shape, points), affine)  # (B, N, pixels, 2)
-        carried = carried.transpose(2, 3).reshape(-1, 2, *crop.shape)
-        x, y = (2 * (carried + moved.view_as(carried)) - 1).unbind(dim=1)
-        within = [axis.clamp(1 / n - 1, 1 - 1 / n) for axis, n in ((x, crop.width), (y, crop.height))]
-        return torch.stack(within, dim=1)
-
-
 class FaceParts(nn.Module):
     """Selects the upper face (74), the lips (40) and the middle of the chin (5) of landmarks (..., 131, 2).
 
@@ -158,7 +98,8 @@ class FaceParts(nn.Module):
 class RegionWarp(NamedTuple):
     """Three warps from the pixels of a region of the target to N references, in units of `grid_sample`.
 
-    skin: (B, N, 2, h, w), interpolated from the landmarks, as by `landmark_warp`.
+    skin: (B, N, 2, h, w), interpolated from the landmarks: the affine map between them, then a weighted mean of their
+        remaining displacements, of weights (distance^2 + softness^2)^-2 (Shepard, 1968).
     skull, jaw: (B, N, 2, h, w), how the skull moves, by the upper face, and the lower jaw, which also follows the chin.
     bent: (B, N, 2, h, w), `skin` minus the affine map between the landmarks.
     around: (B, 1, 1, h, w) in [0, 1], 1 in the middle of the mouth.
@@ -267,34 +208,6 @@ def unlike_references(points: Tensor, references: Tensor, parts: FaceParts) -> U
     apart = (shapes[0] - shapes[1]).norm(dim=-1).mean(dim=-1).clamp_max(_UNLIKE).square()
     whole = apply_affine(references, fit_similarity(references, points.expand_as(references)))
     return Unlikeness(apart, _POSE * (whole - points).square().sum(dim=-1).mean(dim=-1))
-
-
-def unlike_lips(lips: Tensor, others: Tensor, crop: CropForm) -> Tensor:
-    """The difference in lip shape between each reference and the target, at each pixel around the target's mouth.
-
-    Selects the reference to copy teeth from: warping cannot create teeth that a closed mouth does not show.
-
-    Args:
-        lips: (B, P, 2), the lips' landmarks of the targets, in units of the crop.
-        others: (B, N, P, 2), those of each target's N references, mapped to the target's pose.
-        crop: the form of the faces.
-
-    Returns:
-        (B N, 1, H, W): the squared mean distance of the landmarks in units of the crop, with the centres of both
-        mouths aligned. It decreases with the distance from the mouth.
-    """
-    middle = lips.mean(dim=1, keepdim=True)  # (B, 1, 2)
-    shapes = lips - middle, others - others.mean(dim=2, keepdim=True)
-    apart = (shapes[0][:, None] - shapes[1]).norm(dim=-1).mean(dim=-1).clamp_max(_UNLIKE)  # (B, N)
-    far = (_pixel_centres(crop.shape, lips) - middle).square().sum(dim=-1) / _AROUND_THE_MOUTH**2  # (B, pixels)
-    unlike = apart.square()[..., None] * torch.exp(-far / 2)[:, None]
-    return unlike.reshape(-1, 1, *crop.shape)
-
-
-def _pixel_centres(shape: tuple[int, int], like: Tensor) -> Tensor:
-    """(H W, 2), x and y in units of a crop of `shape` (H, W), row by row."""
-    y, x = ((torch.arange(n, device=like.device, dtype=like.dtype) + 0.5) / n for n in shape)
-    return torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).flatten(0, 1)
 
 
 def mouth_motion(points: Tensor) -> Tensor:

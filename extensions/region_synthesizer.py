@@ -175,8 +175,7 @@ class Painter(nn.Module):
 class RegionSynthesizer(FaceSynthesizer):
     """Masked frames, references, landmarks and heatmaps -> faces whose hidden region is generated.
 
-    `forward`, `encode_references` and `render` take what `LandmarkSynthesizer`'s take. The visible pixels of a face are
-    those of its frame.
+    The visible pixels of a face are those of its frame.
     """
 
     Config = RegionSynthesizerConfig
@@ -220,7 +219,12 @@ class RegionSynthesizer(FaceSynthesizer):
         alignment: bool = False,
         flow_only: bool = False,
     ) -> Tensor | tuple[Tensor, Alignment] | Alignment:
-        """As `LandmarkSynthesizer.forward`; `audio` (B, T, C, W) is not read, and landmarks are needed."""
+        """As `FaceSynthesizer.forward`; `audio` (B, T, C, W) is not read.
+
+        Args:
+            landmarks, reference_landmarks: (B, T, 131, 2) and (B, N, 131, 2) in units of the crop, through which the
+                heatmaps are drawn. ValueError where they are None.
+        """
         references = self.encode_references(reference_images, reference_heatmaps, reference_landmarks)
         made = self.render(frames, heatmaps, references, audio, landmarks, alignment=alignment or flow_only)
         return made[1] if flow_only else made
@@ -230,7 +234,7 @@ class RegionSynthesizer(FaceSynthesizer):
     ) -> References:
         """The part of `forward` that depends only on the references; in dubbing, once a video.
 
-        Its `temporal` holds the references' features (B, N, C, H/4, W/4), images and landmarks.
+        The result's `temporal` holds the references' features (B, N, C, H/4, W/4), images and landmarks.
         """
         others = _given(reference_landmarks)
         shape = reference_images.shape[:2]
@@ -319,7 +323,7 @@ class RegionSynthesizer(FaceSynthesizer):
 
 def _given(landmarks: Tensor | None) -> Tensor:
     if landmarks is None:
-        raise ValueError("form region takes landmarks and reference_landmarks, and reads none off heatmaps; give both")
+        raise ValueError("form region takes landmarks and reference_landmarks; give both")
     return landmarks
 
 

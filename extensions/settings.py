@@ -1,14 +1,11 @@
 """The settings of the training scripts that are in no paper: one class for each schema of a script.
 
-`training/config.py` adds them to the schema if a config has one of them, or if its `model.form` is `landmarks`.
+`training/config.py` adds them to the schema if a config has one of them, or a `model.form` of this folder.
 """
 
 from dataclasses import dataclass, field
 
 from extensions.feature_expert import FeatureExpertConfig
-from extensions.landmark_predictor import LandmarkPredictorConfig
-from extensions.landmark_synthesizer import LandmarkSynthesizerConfig
-from extensions.lessons import ReadingTraining, SpeechTraining
 from extensions.losses import ExtraLosses
 from extensions.region_synthesizer import RegionSynthesizerConfig
 from extensions.speech_predictor import SpeechPredictorConfig
@@ -26,15 +23,6 @@ class FeatureExpertExtension(Extension):
 
 
 @dataclass
-class LandmarkPredictorExtension(Extension):
-    """Settings of train_heatmap.py with `model.form: landmarks`. A fresh network's training starts with the lessons."""
-
-    model: LandmarkPredictorConfig = field(default_factory=LandmarkPredictorConfig)
-    reading: ReadingTraining = field(default_factory=ReadingTraining)
-    speech: SpeechTraining = field(default_factory=SpeechTraining)
-
-
-@dataclass
 class SpeechPredictorExtension(Extension):
     """Settings of train_heatmap.py with `model.form: speech` (speech_training.py), in place of `losses`."""
 
@@ -48,15 +36,6 @@ class FaceExtension(Extension):
     """Settings of train_face.py for STSA's network, and of finetune_e2e.py (losses.py)."""
 
     extra_losses: ExtraLosses = field(default_factory=ExtraLosses)
-
-
-@dataclass
-class LandmarkSynthesizerExtension(FaceExtension):
-    """Settings of train_face.py with `model.form: landmarks`."""
-
-    model: LandmarkSynthesizerConfig = field(default_factory=lambda: LandmarkSynthesizerConfig(mutual_information=None))
-    # A lesson before a fresh network's training. finetune_e2e.py and checkpoints.combine copy the predictor's reader.
-    reading: ReadingTraining = field(default_factory=ReadingTraining)
 
 
 @dataclass

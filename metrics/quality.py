@@ -15,8 +15,6 @@ are chosen from the clip as in dubbing. Printed for each clip, and as the mean o
 - With --expert, how much more similar faces are to a sound than to the same sound shifted by up to 15 frames. The true
   faces, and faces dubbed with the clip's sound forward and backward, are compared with the clip's sound. Faces dubbed
   with the next clip's sound are compared with the next clip's sound.
-
-With --heatmaps-alone, networks that take landmarks read them off the heatmaps.
 """
 
 import argparse
@@ -47,7 +45,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write all scores as JSON")
     parser.add_argument("--compare", type=Path, nargs="+", metavar="FILE", help="only print the means of such files")
     parser.add_argument("--every", type=positive, default=1, help="draw and score every N-th face only (default: 1)")
-    parser.add_argument("--heatmaps-alone", action="store_true", help="give the networks no landmarks")
     parser.add_argument("--expert", help="lip-sync expert: a checkpoint folder, lipsync_expert.pth or syncnet_v2.model")
     arguments = parser.parse_args()
     if arguments.clips is None and not arguments.compare:
@@ -123,12 +120,6 @@ def predict(
         heatmaps.append(drawn)
         keypoints.append(found)
     return torch.cat(heatmaps), torch.cat(keypoints)
-
-
-def read_points(network: WindowEncoder | FaceSynthesizer, heatmaps: Tensor, given: Tensor) -> Tensor:
-    """Landmarks (F, 131, 2) that the network reads off heatmaps (F, 1, G, G); `given` if it has no reader."""
-    reader = getattr(network, "reader", None)
-    return given if reader is None else torch.cat([reader(part) for part in heatmaps.split(BATCH)])
 
 
 def mouth_opening(keypoints: np.ndarray) -> np.ndarray:
@@ -216,26 +207,19 @@ def score_clip(
     synthesizer: FaceSynthesizer,
     every: int = 1,
     expert: SyncExpert | ChungSyncNet | None = None,
-    heatmaps_alone: bool = False,
 ) -> dict[str, dict[str, float]]:
     """Mean PSNR, SSIM and LipLMD of STSA's rows over one clip's faces without the references; and `FOLLOWS`.
 
     Only every `every`-th frame is rendered. `synthesizer` comes from `accelerate_inference`. With `expert`, also
-    `JUDGED`, for which all frames are rendered, also with the sound of `voice`. With `heatmaps_alone`, both networks
-    read their landmarks off the heatmaps.
+    `JUDGED`, for which all frames are rendered, also with the sound of `voice`.
     """
     own, backward, foreign = sounds(clip, voice, predictor.config.audio)
     crop = synthesizer.config.crop
     full, pose = (torch.from_numpy(draw_heatmaps(clip.landmarks, edges, crop.guidance)) for edges in (FULL_FACE, POSE))
     chosen = covering_references(clip.landmarks, synthesizer.config.references)
-    reference_heatmaps = full[chosen]
-    points = upper = whole = torch.from_numpy(clip.landmarks).float()
-    reference_points = points[chosen]
-    if heatmaps_alone:
-        upper, whole = read_points(predictor, pose, points), read_points(synthesizer, full, points)
-        reference_points = read_points(predictor, reference_heatmaps, reference_points)
-    reference_inputs = reference_heatmaps[None], reference_points[None]
-    further = inputs_of(synthesizer, {"reference_landmarks": whole[chosen][None]})
+    points = torch.from_numpy(clip.landmarks).float()
+    reference_inputs = full[chosen][None], points[chosen][None]
+    further = inputs_of(synthesizer, {"reference_landmarks": reference_inputs[1]})
     references = synthesizer.encode_references(pictures(clip, chosen)[None], reference_inputs[0], *further)
 
     def drawing(heatmaps: Tensor, sound: Tensor, *further: Tensor) -> Renderer:
@@ -246,20 +230,18 @@ def score_clip(
         return draw
 
     def guided(heatmaps: Tensor, keypoints: Tensor, sound: Tensor) -> Renderer:
-        heatmaps, further = guidance(synthesizer, heatmaps, keypoints, upper)
-        if heatmaps_alone:
-            further = [read_points(synthesizer, heatmaps, placed) for placed in further]
+        heatmaps, further = guidance(synthesizer, heatmaps, keypoints, points)
         return drawing(heatmaps, sound, *further)
 
     def predicted(sound: Tensor) -> tuple[Tensor, Tensor]:
-        return predict(predictor, sound, pose, upper, reference_inputs)
+        return predict(predictor, sound, pose, points, reference_inputs)
 
     from_own, from_backward = predicted(own), predicted(backward)
     dubbed, keypoints = guided(*from_own, own), from_own[1]
     if expert is not None:
         dubbed = remembering(dubbed)
     forms = {
-        TRUE: drawing(full, own, *inputs_of(synthesizer, {"landmarks": whole})),
+        TRUE: drawing(full, own, *inputs_of(synthesizer, {"landmarks": points})),
         PREDICTED: dubbed,
         COPIED: copying(clip, chosen),
     }
@@ -381,8 +363,6 @@ def main() -> None:
         check_output_folder(arguments.json.parent)
     expert = load_any_sync_expert(arguments.expert) if arguments.expert else None
     if is_g4g(arguments.checkpoint):
-        if arguments.heatmaps_alone:
-            raise InputError("--heatmaps-alone: G4G takes no landmarks; leave the option out")
         network = accelerate_inference(load_network(arguments.checkpoint, "g4g_synthesizer"))
         crop = network.config.crop
         score = partial(score_g4g_clip, synthesizer=network, every=arguments.every, expert=expert)
@@ -395,7 +375,6 @@ def main() -> None:
             synthesizer=accelerate_inference(synthesizer),
             every=arguments.every,
             expert=expert,
-            heatmaps_alone=arguments.heatmaps_alone,
         )
     holder = f"checkpoint {arguments.checkpoint}"
     if isinstance(expert, SyncExpert):

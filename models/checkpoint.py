@@ -39,13 +39,11 @@ NETWORKS: dict[str, dict[str, str]] = {
     "heatmap_predictor": {
         "paper": "models.heatmap_predictor:HeatmapPredictor",
         "released": "models.heatmap_predictor:HeatmapPredictor",
-        "landmarks": "extensions.landmark_predictor:LandmarkPredictor",
         "speech": "extensions.speech_predictor:SpeechPredictor",
     },
     "face_synthesizer": {
         "paper": "models.face_synthesizer:FaceSynthesizer",
         "released": "models.face_synthesizer:FaceSynthesizer",
-        "landmarks": "extensions.landmark_synthesizer:LandmarkSynthesizer",
         "region": "extensions.region_synthesizer:RegionSynthesizer",
     },
     "g4g_synthesizer": {"": "models.g4g:G4GSynthesizer"},
@@ -188,10 +186,9 @@ def network_config(path: str | os.PathLike, name: str) -> Any:
         raise InputError(f"{path} has no section {name}; take the config.yaml saved with {name}.safetensors")
     source = f"{path}: section {name}"
     section = from_first_form(name, with_crop(name, sections[name], source), source)
-    forms = NETWORKS[name]
-    form = str(section.get("form", next(iter(forms)))) if OmegaConf.is_dict(section) else next(iter(forms))
-    if form not in forms:
-        raise InputError(f"{source} has form {form!r}; this version knows {' and '.join(forms)}")
+    first = next(iter(NETWORKS[name]))
+    form = str(section.get("form", first)) if OmegaConf.is_dict(section) else first
+    check_known(name, form, source)
     kind = network_class(name, form).Config
     try:
         return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), section))
@@ -201,6 +198,16 @@ def network_config(path: str | os.PathLike, name: str) -> Any:
         raise InputError(
             f"{source} is of another version of the code ({first_line(error)}); use that version"
         ) from error
+
+
+def check_known(name: str, form: str, source: str) -> None:
+    """InputError naming `source` where this version has no such form of the network `name`."""
+    forms = NETWORKS[name]
+    if form not in forms:
+        raise InputError(
+            f"{source} has form {form!r}, this version knows {', '.join(forms)}; use one of these, or the version of "
+            f"the code that it was made with"
+        )
 
 
 def checkpoint_crop(folder: str | os.PathLike) -> CropForm:
@@ -229,7 +236,7 @@ def check_form(folder: str | os.PathLike, networks: Mapping[str, nn.Module]) -> 
             continue
         saved = saved.resolved()
         for option in dataclasses.fields(ours):
-            if option.name not in ("form", "base") and option.default is not None:
+            if option.name != "form" and option.default is not None:
                 continue
             old, new = getattr(saved, option.name, None), getattr(ours, option.name)
             if old != new:

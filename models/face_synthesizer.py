@@ -105,8 +105,7 @@ class References(NamedTuple):
 
     spatial: for each scale, the features (B, C, h, w) that AdaAT samples from.
     alignment: for each scale, the reference part of the alignment CNN's input; in the released form the coarsest only.
-    temporal: what the temporal path's `encode` returns; first, for each scale, the N references' features
-        (B, N, C, h, w).
+    temporal: what the temporal path's `encode` returns: for each scale, the N references' features (B, N, C, h, w).
     """
 
     spatial: list[Tensor]
@@ -297,18 +296,12 @@ class FaceSynthesizer(nn.Module):
         base, hidden, code = scaled(32, config.width), scaled(256, config.width), scaled(128, config.width)
         self.audio_encoder = AudioEncoder(AUDIO_CHANNELS[config.audio], code)
         self.spatial = SpatialPath(config, base, code) if config.spatial else None
-        self.temporal = self._temporal_path(base, hidden, code) if config.temporal else None
+        self.temporal = TemporalPath(config, base, hidden, code) if config.temporal else None
         channels = [base, 4 * base, 8 * base]
         paths = config.spatial + config.temporal
         self.fusion = nn.ModuleList(_fusion(paths * c, c, form.fusion_kernel) for c in channels)
         self.mutual_information = MutualInformation(channels, code) if config.mutual_information else None
-        self.generator = self._generator(base, hidden, code)
-
-    def _temporal_path(self, base: int, hidden: int, code: int) -> TemporalPath:
-        return TemporalPath(self.config, base, hidden, code)
-
-    def _generator(self, base: int, hidden: int, code: int) -> InpaintingGenerator:
-        return InpaintingGenerator(self.heatmap_channels, base, hidden, code, self.config.layers().spade_relu)
+        self.generator = InpaintingGenerator(self.heatmap_channels, base, hidden, code, form.spade_relu)
 
     def forward(
         self,
@@ -342,35 +335,15 @@ class FaceSynthesizer(nn.Module):
 
     def encode_references(self, reference_images: Tensor, reference_heatmaps: Tensor) -> References:
         """The part of `forward` that depends only on the references; in dubbing, once a video."""
-        return self._encode(reference_images, reference_heatmaps)
+        check_references(reference_images, self.config.references)
+        images, heatmaps = self._inside(reference_images), self._channels(reference_heatmaps, reference_images)
+        sampled, compared = self.spatial.encode(images, heatmaps) if self.spatial else ([], [])
+        return References(sampled, compared, self.temporal.encode(images, heatmaps) if self.temporal else [])
 
     def render(
         self, frames: Tensor, heatmaps: Tensor, references: References, audio: Tensor, *, alignment: bool = False
     ) -> Tensor | tuple[Tensor, Alignment]:
         """As `forward`, with `encode_references`' result for the B windows."""
-        return self._render(frames, heatmaps, references, audio, alignment)
-
-    def finish(
-        self, masked: Tensor, heatmaps: Tensor, aligned: list[Tensor], audio: Tensor, gathered: Gathered | None
-    ) -> Tensor:
-        """Eq. 8: the masked faces (B, 3, H, W) and the fused features of each scale -> faces (B, 3, H, W).
-
-        `gathered` is the temporal path's output; None without that path.
-        """
-        return self.generator(masked, heatmaps, aligned, audio)
-
-    # A subclass's temporal path may take `further` tensors of the references and of the target.
-
-    def _encode(self, reference_images: Tensor, reference_heatmaps: Tensor, *further: Tensor) -> References:
-        check_references(reference_images, self.config.references)
-        images, heatmaps = self._inside(reference_images), self._channels(reference_heatmaps, reference_images)
-        sampled, compared = self.spatial.encode(images, heatmaps) if self.spatial else ([], [])
-        temporal = self.temporal.encode(images, heatmaps, *further) if self.temporal else []
-        return References(sampled, compared, temporal)
-
-    def _render(
-        self, frames: Tensor, heatmaps: Tensor, references: References, audio: Tensor, alignment: bool, *further: Tensor
-    ) -> Tensor | tuple[Tensor, Alignment]:
         shape = frames.shape[:2]
         references = references.repeat(shape[1])
         frames, heatmaps = self._inside(frames.flatten(0, 1)), self._channels(heatmaps, frames).flatten(0, 1)
@@ -380,10 +353,10 @@ class FaceSynthesizer(nn.Module):
         if self.spatial is not None:
             paths.append(self.spatial(references, heatmaps, audio))
         if self.temporal is not None:
-            gathered = self.temporal(references.temporal, heatmaps, audio, *(x.flatten(0, 1) for x in further))
+            gathered = self.temporal(references.temporal, heatmaps, audio)
             paths.append(gathered.features)
         aligned = [fuse(torch.cat(features, dim=1)) for fuse, *features in zip(self.fusion, *paths, strict=True)]
-        faces = self.finish(mask_hidden(frames, self.config.crop), heatmaps, aligned, audio, gathered)
+        faces = self.generator(mask_hidden(frames, self.config.crop), heatmaps, aligned, audio)
         faces = self._inside(faces).unflatten(0, shape)
         if not alignment:
             return faces
@@ -394,23 +367,16 @@ class FaceSynthesizer(nn.Module):
         return faces, Alignment(information, *_of_windows(gathered.grid, gathered.weights, shape))
 
     def _align(
-        self,
-        heatmaps: Tensor,
-        reference_images: Tensor,
-        reference_heatmaps: Tensor,
-        audio: Tensor,
-        further_references: Sequence[Tensor] = (),
-        further: Sequence[Tensor] = (),
+        self, heatmaps: Tensor, reference_images: Tensor, reference_heatmaps: Tensor, audio: Tensor
     ) -> Alignment:
         """`forward` with `flow_only`."""
         assert self.temporal is not None  # computes the flow
         shape = heatmaps.shape[:2]
         images, channels = self._inside(reference_images), self._channels(reference_heatmaps, reference_images)
-        references = [repeated(x, shape[1]) for x in self.temporal.encode(images, channels, *further_references)]
+        references = [repeated(x, shape[1]) for x in self.temporal.encode(images, channels)]
         audio = self.audio_encoder(audio.flatten(0, 1))
-        further = [x.flatten(0, 1) for x in further]
         heatmaps = self._channels(heatmaps, reference_images).flatten(0, 1)
-        grid, weights = self.temporal.deform(references, heatmaps, audio, *further)
+        grid, weights = self.temporal.deform(references, heatmaps, audio)
         return Alignment(None, *_of_windows(grid, weights, shape))
 
     def shared_parameters(self) -> list[nn.Parameter]:

@@ -42,7 +42,7 @@ def accelerate_inference(synthesizer: Synthesizer) -> Synthesizer:
     if isinstance(fast, FaceSynthesizer):
         if fast.heatmap_channels > 1:
             _sum_heatmap_channels(fast)
-        if type(fast.temporal) is TemporalPath:  # a subclass's flow may take further inputs
+        if fast.temporal is not None:
             fast.temporal = FastTemporalPath(fast.temporal)
     _exchange(fast)
     return cast(Synthesizer, fast.to(memory_format=torch.channels_last))

@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from typing import Any, Protocol, TypeGuard
 
-from torch import Tensor, nn
+from torch import Tensor
 
 
 class Conditioned(Protocol):
     """A network that names the tensors of a batch of `ClipDataset` that it takes.
 
-    inputs: the names, in the order of `forward`. A network of the form "landmarks" also takes landmarks.
+    inputs: the names, in the order of `forward`. Networks of extensions/ also take landmarks.
     """
 
     @property
@@ -55,10 +55,3 @@ def guidance(
         return heatmaps, []
     assert keypoints is not None
     return heatmaps, [synthesizer.whole_faces(landmarks, keypoints)]
-
-
-def share_reader(predictor: nn.Module, synthesizer: nn.Module) -> None:
-    """Copy the predictor's trained `PointReader` into a synthesizer that has one; else change nothing."""
-    source, target = (getattr(network, "reader", None) for network in (predictor, synthesizer))
-    if source is not None and target is not None and source.learned:
-        target.load_state_dict(source.state_dict())

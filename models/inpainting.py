@@ -1,7 +1,5 @@
 """The inpainting generator: the masked face, its heatmap and the aligned references to the face (eq. 8)."""
 
-from typing import ClassVar
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -13,8 +11,6 @@ from models.precision import full_precision
 
 class InpaintingGenerator(nn.Module):
     """Masked face (B, 3, H, W), heatmap (B, c, H, W), aligned features and audio (B, code) -> face (B, 3, H, W)."""
-
-    outputs: ClassVar[int] = 3  # channels of `paint`
 
     def __init__(self, heatmap_channels: int, base: int, hidden: int, code: int, spade_relu: bool):
         super().__init__()
@@ -29,17 +25,13 @@ class InpaintingGenerator(nn.Module):
         self.adain_2 = ModulatedBlock(4 * base, AdaInNorm, code)
         self.spade_3 = ModulatedBlock(base, SpadeNorm, base, hidden, spade_relu)
         self.adain_3 = ModulatedBlock(base, AdaInNorm, code)
-        self.to_rgb = nn.Conv2d(base, self.outputs, 7, padding=3, bias=False)
+        self.to_rgb = nn.Conv2d(base, 3, 7, padding=3, bias=False)
 
     def forward(self, masked: Tensor, heatmaps: Tensor, aligned: list[Tensor], audio: Tensor) -> Tensor:
         """Faces in [0, 1]; `aligned` holds (B, c, H, W), (B, 4c, H/2, W/2), (B, 8c, H/4, W/4)."""
-        return torch.sigmoid(full_precision(self.paint(masked, heatmaps, aligned, audio)))
-
-    def paint(self, masked: Tensor, heatmaps: Tensor, aligned: list[Tensor], audio: Tensor) -> Tensor:
-        """The last layer's output (B, `outputs`, H, W), before the sigmoid."""
         full, half, quarter = aligned
         x = self.encoder(torch.cat([masked, heatmaps], dim=1))
         x = F.pixel_shuffle(self.adain_1(self.spade_1(x, quarter), audio), 2)
         x = F.pixel_shuffle(self.adain_2(self.spade_2(x, half), audio), 2)
         x = self.adain_3(self.spade_3(x, full), audio)
-        return self.to_rgb(F.leaky_relu(x, 0.01))
+        return torch.sigmoid(full_precision(self.to_rgb(F.leaky_relu(x, 0.01))))

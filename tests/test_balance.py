@@ -100,7 +100,7 @@ TERMS = {
 @pytest.mark.slow
 @pytest.mark.parametrize(("script", "processes"), [("train_heatmap", 1), ("train_face", 2), ("finetune_e2e", 1)])
 def test_measuring_changes_no_step(script, processes, clips, tmp_path):
-    start = write_checkpoints(tmp_path / "start", form="paper") if script == "finetune_e2e" else []
+    start = write_checkpoints(tmp_path / "start") if script == "finetune_e2e" else []
     steps = ["train.steps=3", "train.save_every=3", "train.validate_every=3", *CASES[script], *start]
     for every in (0, 2):
         line = arguments(script, clips, tmp_path / str(every), *steps, f"train.gradient_norms_every={every}")

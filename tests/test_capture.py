@@ -11,7 +11,6 @@ from torch.utils._pytree import tree_leaves
 
 from dubbing import G4GSpeaker, Speaker, StsaSpeaker
 from dubbing.speaker import FaceJob
-from extensions.landmark_maps import fit_affine
 from models import G4GConfig, G4GSynthesizer
 
 # They wait for a number from the device, which is not computed while a graph is recorded.
@@ -62,15 +61,12 @@ def test_a_recording_tells_what_cannot_be_recorded():
     assert faults(lambda x: x[x > 0], x)
 
 
-@pytest.mark.parametrize("form", ["landmarks", "paper"])
-@pytest.mark.parametrize(
-    "options",
-    [{}, {"form": "landmarks"}, {"form": "released"}],
-)
-def test_both_networks_can_be_recorded(form, options):
+@pytest.mark.parametrize("form", ["speech", "paper"])
+@pytest.mark.parametrize("other", ["paper", "released", "region"])
+def test_both_networks_can_be_recorded(form, other):
     torch.manual_seed(0)
-    predictor = built("heatmap_predictor", form=form, width=0.03, layers=1).eval()
-    synthesizer = built("face_synthesizer", width=0.03, **options).eval()
+    predictor = built("heatmap_predictor", form, width=0.03, layers=1, audio="mel").eval()
+    synthesizer = built("face_synthesizer", other, width=0.03).eval()
     speaker = StsaSpeaker(predictor, synthesizer, torch.device("cpu"))
     assert recorded(speaker, speaker.predictor, speaker.synthesizer) == ["_encode_frames", "_dub"]
 
@@ -100,10 +96,3 @@ def recorded(speaker: Speaker, *networks: torch.nn.Module) -> list[str]:
     faces, _ = speaker.speak(jobs, speaker.encode(crops, points), sound, {})
     assert faces.shape == (2, 128, 128, 3)
     return functions
-
-
-def test_the_affine_fit_is_the_least_squares_solution():
-    source, target = torch.rand(3, 2, 74, 2), torch.rand(3, 1, 74, 2)
-    homogeneous = torch.cat([source, torch.ones(3, 2, 74, 1)], dim=-1).double()
-    expected = torch.linalg.lstsq(homogeneous, target.double().expand(-1, 2, -1, -1)).solution
-    torch.testing.assert_close(fit_affine(source, target).double(), expected, atol=1e-4, rtol=0)  # a hint of ridge

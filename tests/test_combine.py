@@ -8,14 +8,11 @@ from networks import built
 from omegaconf import OmegaConf
 
 from checkpoints import combine
-from extensions.landmark_predictor import LandmarkPredictor, LandmarkPredictorConfig
-from extensions.landmark_synthesizer import LandmarkSynthesizer, LandmarkSynthesizerConfig
 from media.crop import CROPS
 from media.errors import InputError
 from models import NETWORK_NAMES
 from models.checkpoint import NETWORKS, load_checkpoint, load_network, save_checkpoint
 from models.face_synthesizer import FaceSynthesizer, FaceSynthesizerConfig
-from models.guidance import share_reader
 from models.heatmap_predictor import HeatmapPredictor, HeatmapPredictorConfig
 from models.sync_expert import SyncExpert, SyncExpertConfig
 
@@ -27,7 +24,7 @@ def write(folder, value: float, layers: int = 1) -> str:
     with torch.no_grad():
         for parameter in predictor.parameters():
             parameter.fill_(value)
-    training = {"output": "/somewhere", "speech": {"data": "/somewhere/else", "gain": 2}, "train": {"steps": 3}}
+    training = {"output": "/somewhere", "warp": 0.1, "train": {"steps": 3}}
     save_checkpoint(folder, {"heatmap_predictor": predictor}, {"heatmap_predictor": config, "training": training})
     return str(folder)
 
@@ -49,7 +46,7 @@ def test_the_last_one_counts_or_its_share(command, tmp_path, options, value):
     assert all(torch.all(parameter == value) for parameter in load_network(output, "heatmap_predictor").parameters())
     # Nothing of the machine it was trained on goes along.
     kept = OmegaConf.load(output / "config.yaml").training.heatmap_predictor
-    assert kept == {"speech": {"gain": 2}, "train": {"steps": 3}}
+    assert kept == {"warp": 0.1, "train": {"steps": 3}}
     assert command(str(output), "--output", str(tmp_path / "again"))[0] == 0  # nor is it wrapped up twice
     assert OmegaConf.load(tmp_path / "again" / "config.yaml").training.heatmap_predictor == kept
 
@@ -79,29 +76,6 @@ def test_half_precision_spares_statistics_and_refuses_what_it_cannot_hold(tmp_pa
         next(network.parameters()).fill_(70000)
     with pytest.raises(InputError, match="is too large for float16"):
         save_checkpoint(tmp_path / "other", {"sync_expert": network}, sections, half=True)
-
-
-def test_the_synthesizer_reads_points_as_the_predictor_has_learned_to(monkeypatch, tmp_path):
-    predictor = LandmarkPredictor(LandmarkPredictorConfig(width=0.03, layers=1))
-    synthesizer = LandmarkSynthesizer(LandmarkSynthesizerConfig(width=0.03, copy_references=False))
-    networks = {"heatmap_predictor": predictor, "face_synthesizer": synthesizer}
-    assert synthesizer.reader is not None
-    own = synthesizer.reader.first.points.weight.clone()
-    assert not predictor.reader.learned
-    share_reader(predictor, synthesizer)  # of one that has not learned there is nothing to take
-    assert torch.equal(synthesizer.reader.first.points.weight, own)
-    torch.nn.init.ones_(predictor.reader.corrections[-1].get_parameter("step.weight"))
-    for name, network in networks.items():
-        save_checkpoint(tmp_path / name, {name: network}, {name: network.config})
-    monkeypatch.setattr(
-        sys, "argv", ["combine", *(str(tmp_path / name) for name in networks), "--output", str(tmp_path)]
-    )
-    assert combine.main() == 0
-    loaded = load_network(tmp_path, "face_synthesizer")
-    assert isinstance(loaded, LandmarkSynthesizer) and loaded.reader is not None
-    state = loaded.reader.state_dict()
-    torch.testing.assert_close(state, predictor.reader.state_dict(), rtol=0, atol=0)
-    assert not torch.equal(state["first.points.weight"], own)
 
 
 @pytest.mark.parametrize(

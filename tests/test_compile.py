@@ -5,9 +5,9 @@ from unittest import mock
 
 import pytest
 import torch
+from networks import built
 from training_runs import arguments, run, write_checkpoints, write_clips
 
-from extensions.landmark_synthesizer import LandmarkSynthesizer, LandmarkSynthesizerConfig
 from media.crop import CropForm
 from training.config import TrainConfig
 from training.learner import compiled
@@ -55,12 +55,13 @@ def test_a_scripts_step_is_compiled_whole_and_once(script, settings, tmp_path):
     assert notes.read_text() == "compiled\n"
 
 
-def test_a_compiled_synthesizer_computes_the_same():
+@pytest.mark.parametrize("form", ["paper", "region"])
+def test_a_compiled_synthesizer_computes_the_same(form):
     torch.manual_seed(0)
-    form = LandmarkSynthesizerConfig(width=0.03, crop=CropForm.square(100), references=2)
-    network = LandmarkSynthesizer(form).double()
-    shapes = [(2, 1, 3, 100, 100), (2, 1, 1, 100, 100), (2, 2, 3, 100, 100), (2, 2, 1, 100, 100), (2, 1, 80, 16)]
+    network = built("face_synthesizer", form, width=0.03, crop=CropForm.square(96), references=2).double()
+    shapes = [(2, 1, 3, 96, 96), (2, 1, 1, 96, 96), (2, 2, 3, 96, 96), (2, 2, 1, 96, 96), (2, 1, 80, 16)]
     inputs = [torch.rand(shape, dtype=torch.float64) for shape in (*shapes, (2, 1, 131, 2), (2, 2, 131, 2))]
+    inputs = inputs[: len(network.inputs)]
     expected, alignment = network(*inputs, alignment=True)
     traced = torch.compile(network, backend="aot_eager", fullgraph=True, dynamic=False)
     faces, found = traced(*inputs, alignment=True)

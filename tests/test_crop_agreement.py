@@ -10,7 +10,6 @@ from omegaconf import OmegaConf
 from training_runs import STEPS, arguments, run, write_clips
 
 from data_prep.sync import SyncDataset
-from extensions.landmark_synthesizer import LandmarkSynthesizer, LandmarkSynthesizerConfig
 from losses.face import FaceLosses, FaceObjective
 from losses.g4g import G4GLosses, G4GObjective
 from media.crop import CROPS, STSA, CropForm
@@ -55,7 +54,7 @@ def test_configs_say_a_crop_by_name_by_field_or_as_before(tmp_path, model, setti
 def test_every_network_can_say_every_crop(tmp_path, name):
     assert crop_of(tmp_path, f"crop: {name}", schema=HeatmapTraining) == CROPS[name]
     assert crop_of(tmp_path, f"crop: {name}", "network=g4g_synthesizer") == CROPS[name]
-    kinds = {"heatmap_predictor": HeatmapPredictorConfig, "face_synthesizer": LandmarkSynthesizerConfig}
+    kinds = {"heatmap_predictor": HeatmapPredictorConfig, "face_synthesizer": FaceSynthesizerConfig}
     kinds["g4g_synthesizer"] = G4GConfig
     sections = {network: kind(crop=CROPS[name]) for network, kind in kinds.items()}
     save_checkpoint(tmp_path, {}, sections)
@@ -138,14 +137,9 @@ def test_stsa_trains_at_256(tmp_path):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("kind", ["paper", "landmarks"])
-def test_heatmaps_of_the_guidance_size_condition_a_larger_face(kind):
+def test_heatmaps_of_the_guidance_size_condition_a_larger_face():
     crop = CropForm(height=112, width=104, hidden=(0.25, 0.5, 0.75, 1), guidance=64)
-    network: FaceSynthesizer
-    if kind == "paper":
-        network = FaceSynthesizer(FaceSynthesizerConfig(width=0.03, references=2, crop=crop)).eval()
-    else:
-        network = LandmarkSynthesizer(LandmarkSynthesizerConfig(width=0.03, references=2, crop=crop)).eval()
+    network = FaceSynthesizer(FaceSynthesizerConfig(width=0.03, references=2, crop=crop)).eval()
     frames, references = torch.rand(1, 3, 3, *crop.shape), torch.rand(1, 2, 3, *crop.shape)
     heatmaps, poses, audio = torch.rand(1, 3, 1, 64, 64), torch.rand(1, 2, 1, 64, 64), torch.rand(1, 3, 80, 16)
     faces = network(frames, heatmaps, references, poses, audio)

@@ -46,7 +46,7 @@ def test_the_papers_configs_need_no_extensions(schema, name):
     ("schema", "name", "setting", "fault"),
     [
         (SyncTraining, "demo_sync", "furthest=9", "model.form=features needs the folder extensions/, which is absent"),
-        (SCHEMAS, "stsa_face", "model.form=landmarks", "needs the folder extensions/, which is absent; restore it"),
+        (SCHEMAS, "stsa_face", "model.form=region", "needs the folder extensions/, which is absent; restore it"),
         (SCHEMAS, "stsa_face", "extra_losses.l1=1", "Key 'extra_losses' not in 'FaceTraining'"),
     ],
 )
@@ -62,5 +62,14 @@ def test_an_earlier_papers_config_may_have_lessons_that_train_nothing(tmp_path):
     assert type(read_config(HeatmapTraining, tmp_path / "config.yaml")) is HeatmapTraining
     with pytest.raises(InputError, match="Key 'reading' not in 'HeatmapTraining'"):
         read_config(HeatmapTraining, tmp_path / "config.yaml", ["reading.steps=5"])
-    landmarks = extension(read_config(HeatmapTraining, tmp_path / "config.yaml", ["model.form=landmarks"]))
-    assert landmarks.model.form == "landmarks" and landmarks.reading.steps == 0
+
+
+@pytest.mark.parametrize("setting", ["model.form=landmarks", "model.heatmaps=drawn"])
+def test_a_form_of_another_version_is_one_line(setting):
+    config = CONFIGS / "stsa_heatmap.yaml"
+    with pytest.raises(InputError) as error:
+        read_config(HeatmapTraining, config, [setting])
+    assert str(error.value) == (
+        f"config {config}: model has form 'landmarks', this version knows paper, released, speech; use one of these, "
+        f"or the version of the code that it was made with"
+    )

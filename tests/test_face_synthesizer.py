@@ -113,8 +113,6 @@ def test_spade_has_a_relu_between_its_convolutions_in_the_papers_form():
         ({"spade_relu": False}, False),
         ({"form": "released"}, False),
         ({"form": "released", "spade_relu": True}, True),
-        ({"form": "landmarks"}, False),
-        ({"form": "landmarks", "spade_relu": True}, True),
     ):
         norms = [module for module in small(**options).modules() if isinstance(module, SpadeNorm)]
         assert len(norms) == 12 and all(norm.relu is relu for norm in norms)
@@ -150,14 +148,13 @@ def test_on_a_grid_of_centres_no_flow_moves_nothing_at_any_scale():
     assert torch.allclose(moved[..., :-2], features.mean(dim=1)[..., 2:], atol=1e-4)
 
 
-@pytest.mark.parametrize("colour_major", [False, True])
-def test_references_are_stacked_as_the_config_says(colour_major):
-    network = small(form="landmarks", colour_major=colour_major)
+@pytest.mark.parametrize(("form", "second_green"), [("paper", 4), ("released", 6)])
+def test_references_are_stacked_image_by_image_or_colour_by_colour(form, second_green):
+    network = small(form=form)
     images = torch.rand(1, 5, 3, 128, 128)
     seen = []
     network.spatial.references.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     network.encode_references(images, torch.rand(1, 5, 1, 128, 128))
-    second_green = 6 if colour_major else 4
     assert torch.equal(seen[0][0, second_green], images[0, 1, 1])
 
 

@@ -16,7 +16,7 @@ from training.data import validation_batch
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("form", ["paper", "landmarks", "region"])
+@pytest.mark.parametrize("form", ["paper", "region"])
 def test_some_windows_are_drawn_from_their_true_heatmaps(clips, form):
     predictor = trained_like(HeatmapPredictor(HeatmapPredictorConfig(width=0.0625, layers=1, heads=2)))
     config = network_class("face_synthesizer", form).Config(width=0.125)

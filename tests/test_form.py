@@ -9,8 +9,6 @@ from omegaconf import OmegaConf
 from training_runs import arguments, run, write_clips
 
 from benchmarks.inference import trained_like
-from extensions.landmark_predictor import LandmarkPredictorConfig
-from extensions.landmark_synthesizer import LandmarkSynthesizerConfig
 from media.errors import InputError
 from models.checkpoint import build_network, check_form, load_network, network_config, save_checkpoint
 from models.face_synthesizer import FaceSynthesizer, FaceSynthesizerConfig
@@ -37,7 +35,6 @@ RELEASED = {
     "image_order": "bgr",
     "heatmap_channels": 3,
 }
-GUIDED = {"landmark_flow": True, "copy_references": True}
 UNGUIDED = {"landmark_flow": False, "copy_references": False}
 BEFORE = FaceSynthesizerConfig(spade_relu=False)
 DECODED = HeatmapPredictorConfig(keypoint_shortcut=True, pose_messages=True)
@@ -47,27 +44,25 @@ FACES = [
     ({"width": 0.5}, FaceSynthesizerConfig(width=0.5, spade_relu=False)),
     (RELEASED, FaceSynthesizerConfig(form="released")),
     (RELEASED | {"audio": "wav2vec2"}, FaceSynthesizerConfig.released()),
-    (GUIDED | {"stacking": "colour_major"}, LandmarkSynthesizerConfig(colour_major=True)),
-    (RELEASED | GUIDED | {"stacking": "image_major"}, LandmarkSynthesizerConfig(base="released", colour_major=False)),
-    (PAPER | GUIDED | {"grid": "corners"}, LandmarkSynthesizerConfig()),  # where the grid meant nothing
-    ({"landmark_flow": True}, LandmarkSynthesizerConfig(copy_references=False)),
-    (  # of the version before landmarks was a form
-        {"form": "paper", "spade_relu": True, "colour_major": False} | GUIDED,
-        LandmarkSynthesizerConfig(spade_relu=True),
-    ),
+    ({"form": "paper", "spade_relu": True, "colour_major": False} | UNGUIDED, FaceSynthesizerConfig()),
     ({"form": "released", "colour_major": True} | UNGUIDED, FaceSynthesizerConfig(form="released")),
 ]
 HEATMAPS = [
     ({"messages": "separate", "add_pose": True}, DECODED),
     ({}, DECODED),
     ({"messages": "shared", "add_pose": False}, HeatmapPredictorConfig(form="released")),
-    ({"heatmaps": "drawn", "messages": "shared"}, LandmarkPredictorConfig()),  # it has no decoder
-    ({"form": "paper", "heatmaps": "drawn", "pose_messages": False, "width": 0.5}, LandmarkPredictorConfig(width=0.5)),
     ({"form": "paper", "heatmaps": "decoded", "pose_messages": False}, HeatmapPredictorConfig()),
 ]
 
 
 CASES = [("face_synthesizer", *case) for case in FACES] + [("heatmap_predictor", *case) for case in HEATMAPS]
+REMOVED = [
+    ("face_synthesizer", {"form": "landmarks", "base": "released", "landmark_flow": True, "copy_references": True}),
+    ("face_synthesizer", {"stacking": "colour_major", "grid": "corners", "landmark_flow": True}),
+    ("face_synthesizer", {"form": "paper", "copy_references": True}),
+    ("heatmap_predictor", {"form": "landmarks", "width": 0.25}),
+    ("heatmap_predictor", {"heatmaps": "drawn", "messages": "shared"}),
+]
 MIXED = [
     ("face_synthesizer", {"fusion_kernel": 3}, ["fusion_kernel: 3", "grid, sampler, alignment, image_order"]),
     ("face_synthesizer", {"stacking": "colour_major"}, ["stacking: colour_major"]),
@@ -97,12 +92,24 @@ def test_a_section_that_mixes_forms_is_one_line_that_names_the_keys(name, keys, 
     assert "\n" not in message
 
 
+@pytest.mark.parametrize(("name", "keys"), REMOVED)
+def test_a_checkpoint_of_a_form_that_is_no_more_is_one_line(name, keys, tmp_path):
+    path = written(tmp_path, name, keys)
+    with pytest.raises(InputError) as error:
+        load_network(tmp_path, name)
+    known = "paper, released, region" if name == "face_synthesizer" else "paper, released, speech"
+    assert str(error.value) == (
+        f"{path}: section {name} has form 'landmarks', this version knows {known}; use one of these, or the version of "
+        f"the code that it was made with"
+    )
+
+
 def test_old_keys_beside_form_are_refused(tmp_path):
     with pytest.raises(InputError, match="'grid' not in"):
         network_config(written(tmp_path, "face_synthesizer", {"form": "paper", "grid": "corners"}), "face_synthesizer")
 
 
-@pytest.mark.parametrize("keys", [PAPER, RELEASED, PAPER | GUIDED | {"stacking": "colour_major", "grid": "corners"}])
+@pytest.mark.parametrize("keys", [PAPER, RELEASED])
 def test_an_old_checkpoint_computes_the_same_bits_as_its_new_one(keys, tmp_path):
     (tmp_path / "new").mkdir()
     path = written(tmp_path, "face_synthesizer", keys | {"width": 0.03})
@@ -110,7 +117,7 @@ def test_an_old_checkpoint_computes_the_same_bits_as_its_new_one(keys, tmp_path)
     for folder, section in ((tmp_path / "new", network.config), (tmp_path, keys | {"width": 0.03})):
         save_checkpoint(folder, {"face_synthesizer": network}, {"face_synthesizer": section})
     saved = OmegaConf.load(tmp_path / "new" / "config.yaml").face_synthesizer
-    assert saved.form in ("paper", "released", "landmarks") and saved.spade_relu is False
+    assert saved.form in ("paper", "released") and saved.spade_relu is False
     assert not RELEASED.keys() & saved.keys()
     shown = torch.rand(1, 1, 3, 128, 128), torch.rand(1, 1, 1, 128, 128)
     inputs = *shown, torch.rand(1, 5, 3, 128, 128), torch.rand(1, 5, 1, 128, 128), torch.randn(1, 1, 80, 16)
@@ -160,7 +167,6 @@ def test_weights_of_another_form_are_not_gone_on_with(tmp_path):
 def test_a_run_that_would_go_on_in_another_form_stops(tmp_path):
     clips, output, log = write_clips(tmp_path / "clips"), tmp_path / "run", tmp_path / "log"
     settings = ["train.steps=1", "train.save_every=1", "train.validate_every=1", "losses.heatmap=1"]
-    settings += ["model.form=paper", "reading.steps=0"]
     assert run("train_heatmap", arguments("train_heatmap", clips, output, *settings)) == 0
     assert OmegaConf.load(output / "config.yaml").heatmap_predictor.keypoint_shortcut is False
     more = [*settings, "train.steps=2", "model.keypoint_shortcut=true"]

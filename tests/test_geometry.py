@@ -94,7 +94,7 @@ EDGES = [(39, 64), (120, 64), (80, 31), (80, 96)]  # visible pixels next to the 
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("kind", ["paper", "released", "landmarks", "g4g"])
+@pytest.mark.parametrize("kind", ["paper", "released", "region", "g4g"])
 def test_a_face_depends_on_the_visible_pixels_and_on_no_hidden_one(kind):
     options: dict[str, Any] = {"width": 0.03, "references": 2, "crop": CROP}
     if kind == "g4g":

@@ -1,22 +1,16 @@
 """The guidance prediction network against the released one, its fast form against the plain one, its options."""
 
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
-import scipy.linalg
 import torch
 from networks import built
 from parity_cases import parity_case
 from torch.testing import assert_close
 
-from data_prep.windows import ClipDataset
-from extensions.landmark_maps import apply_affine, fit_similarity
-from extensions.landmark_predictor import LandmarkPredictor
-from extensions.lessons import learn_turning
 from losses.semantic import frame_distance
-from media.heatmap import FULL_FACE, KEYPOINTS, MIRROR, ORDER, POSE, draw_heatmap
+from media.heatmap import FULL_FACE, ORDER, POSE, draw_heatmap
 from models.heatmap_predictor import HeatmapPredictor, HeatmapPredictorConfig, released_state
 
 FEATURES = {"mel": (80, 16), "wav2vec2": (768, 10)}
@@ -34,20 +28,18 @@ def small_predictor(form="paper", **options) -> Any:
     return built("heatmap_predictor", form, width=0.125, layers=2, **options)
 
 
-def random_inputs(form="paper", audio="mel", batch=2, frames=3, references=2):
+def random_inputs(audio="mel", batch=2, frames=3, references=2):
     torch.manual_seed(1)
     pose = torch.rand(batch, frames, 1, 128, 128) ** 8
     reference_heatmaps = torch.rand(batch, references, 1, 128, 128) ** 8
-    points = [torch.rand(batch, count, len(ORDER), 2) for count in (frames, references)]
-    inputs = (torch.randn(batch, frames, *FEATURES[audio]), pose, reference_heatmaps)
-    return (*inputs, *points) if form == "landmarks" else inputs
+    return torch.randn(batch, frames, *FEATURES[audio]), pose, reference_heatmaps
 
 
 @torch.no_grad()
 def settle_statistics(predictor: Any) -> Any:
     """Give the batch norms running statistics of data, as training does, and return the predictor in eval mode."""
     for _ in range(20):
-        predictor.train()(*random_inputs(predictor.config.form))
+        predictor.train()(*random_inputs())
     return predictor.eval()
 
 
@@ -74,25 +66,17 @@ def test_samples_of_a_batch_do_not_touch_each_other():
 
 @pytest.mark.slow
 @torch.no_grad()
-@pytest.mark.parametrize("form", ["released", "paper", "drawn"])
+@pytest.mark.parametrize("form", ["released", "paper"])
 def test_predict_centre_is_forward_without_the_other_frames(form):
     state, inputs, _ = parity_case("stsa_heatmap", seed=3)
-    if form == "released":
-        predictor = released_predictor(state)
-    else:
-        predictor = settle_statistics(small_predictor("landmarks" if form == "drawn" else "paper")).double()
+    predictor = released_predictor(state) if form == "released" else settle_statistics(small_predictor()).double()
     audio, pose = torch.cat(list(inputs["audio"][:, :4])), torch.cat(list(inputs["pose"][:, :4]))  # a video of 8 frames
     audio = audio if form == "released" else torch.randn(8, 80, 16, dtype=torch.float64)
     references = inputs["reference"][:1]
     windows = (torch.arange(8)[:, None] + torch.arange(-2, 3)).clamp(0, 7)
-    points, reference_points = (torch.rand(count, len(ORDER), 2, dtype=torch.float64) for count in (8, 5))
-    reference_points = reference_points[None]
-    further = [points[windows], reference_points.expand(8, -1, -1, -1)] if form == "drawn" else []
-    shown = audio[windows], pose[windows], references.expand(8, -1, -1, -1, -1)
-    expected, landmarks = predictor(*shown, *further)
+    expected, landmarks = predictor(audio[windows], pose[windows], references.expand(8, -1, -1, -1, -1))
     encoded = predictor.encode_frames(audio, pose)[windows], predictor.encode_references(references)
-    further = [points, reference_points] if further else []
-    heatmaps, keypoints = predictor.predict_centre(*encoded, pose, *further, keypoints=True)
+    heatmaps, keypoints = predictor.predict_centre(*encoded, pose, keypoints=True)
     assert heatmaps.shape == pose.shape
     assert_close(heatmaps, expected[:, 2], atol=1e-10, rtol=0)
     assert_close(keypoints, landmarks[:, 2], atol=1e-10, rtol=0)
@@ -119,84 +103,15 @@ def test_tensors_that_the_network_does_not_use_may_be_absent_or_more():
         {},
         {"keypoint_shortcut": True, "pose_messages": True},
         {"form": "released", "audio": "wav2vec2"},
-        {"form": "landmarks"},
     ],
 )
 def test_narrow_networks_give_the_contracts_shapes_and_train_every_parameter(options):
     predictor = small_predictor(**options).train()
-    heatmaps, landmarks = predictor(*random_inputs(predictor.config.form, predictor.config.audio))
+    heatmaps, landmarks = predictor(*random_inputs(predictor.config.audio))
     assert heatmaps.shape == (2, 3, 1, 128, 128)
     assert landmarks.shape == (2, 3, 57, 2)
     (heatmaps.square().sum() + landmarks.square().sum()).backward()
-    untouched = {name for name, p in predictor.named_parameters() if p.grad is None or not p.grad.any()}
-    apart = {name for name, _ in predictor.named_parameters() if name.startswith(("speech.", "turning.", "reader."))}
-    assert untouched == apart
-
-
-def still_predictor() -> LandmarkPredictor:
-    """A drawn predictor whose tokens and sound say nothing."""
-    predictor = small_predictor("landmarks").eval()
-    for part in (predictor.lip_keypoints, predictor.jaw_keypoints, predictor.speech):
-        part.linear.weight.zero_()
-    return predictor
-
-
-@torch.no_grad()
-def test_a_drawn_mouth_goes_where_the_upper_face_goes_and_as_the_sound_says():
-    predictor = still_predictor()
-    random = torch.Generator().manual_seed(0)
-    face = torch.rand(len(ORDER), 2, generator=random)
-    moves = torch.tensor([[[1.1, 0.2], [-0.2, 1.1], [0.05, 0.1]], [[0.8, -0.1], [0.1, 0.8], [0.1, 0.0]]])
-    views = torch.stack([face, apply_affine(face, moves[0])])[None].expand(2, -1, -1, -1)  # the same face, twice
-    target = apply_affine(face, moves[1]).expand(2, 2, -1, -1).clone()
-    target[:, :, KEYPOINTS] = torch.rand(2, 2, 57, 2, generator=random)  # what its own mouth does is not asked
-    lift = torch.tensor([0.0, -0.05]).repeat(57)
-    predictor.speech.linear.bias.copy_(lift)
-    landmarks = predictor(*[x[:, :2] for x in random_inputs()[:3]], target, views)[1]
-    expected = apply_affine(face[KEYPOINTS] + lift.unflatten(0, (57, 2)), moves[1])
-    assert_close(landmarks, expected.expand(2, 2, -1, -1), atol=1e-5, rtol=0)
-
-
-@torch.no_grad()
-def test_a_similarity_fit_finds_the_map_and_nothing_else():
-    random = torch.Generator().manual_seed(0)
-    points = torch.rand(3, 74, 2, generator=random)
-    maps = torch.tensor([[0.9, 0.3], [-0.3, 0.9], [0.2, -0.1]]).expand(3, -1, -1)
-    assert_close(fit_similarity(points, apply_affine(points, maps)), maps, atol=1e-5, rtol=0)
-    other = apply_affine(points, maps) + 0.1 * torch.rand(3, 74, 2, generator=random)  # Procrustes' solution by SciPy
-    found = apply_affine(points, fit_similarity(points, other))
-    for source, target, fitted in zip(points.numpy(), other.numpy(), found.numpy(), strict=True):
-        centred, wanted = source - source.mean(axis=0), target - target.mean(axis=0)
-        turn, _ = scipy.linalg.orthogonal_procrustes(centred, wanted)
-        scale = np.sum(centred @ turn * wanted) / np.sum(centred**2)
-        np.testing.assert_allclose(fitted, scale * centred @ turn + target.mean(axis=0), atol=1e-5)
-
-
-@torch.no_grad()
-def test_a_drawn_network_learns_what_a_turning_head_does_to_the_mouth():
-    """Faces that stretch one of two ways, slowly, take their mouths along; a third way tells how far these are open."""
-    predictor, random = still_predictor(), np.random.default_rng(0)
-    face, *ways = random.uniform(-0.3, 0.3, (4, len(ORDER), 2)) * np.array([1, 0.1, 0.1, 0.01])[:, None, None]
-    ways[2][KEYPOINTS] *= 10
-    in_mirror = [x[MIRROR] * [-1, 1] for x in (face, *ways)]
-    face, side, up, opening = (x + sign * y for x, y, sign in zip((face, *ways), in_mirror, (1, -1, 1, 1), strict=True))
-    face, ways = face / 2 + 0.5, np.stack([side, up, opening])
-    time = np.arange(400)[:, None]
-    share = np.concatenate([np.sin(time / 40), np.cos(time / 57), np.sin(time * 1.3)], axis=1)
-    points = (face + np.einsum("fw,wpc->fpc", share, ways)).astype(np.float32)
-    learn_turning(predictor, cast(ClipDataset, SimpleNamespace(landmarks=lambda: [points])), seed=0)
-    assert torch.linalg.matrix_rank(predictor.turning.linear.weight, atol=1e-4) == 2
-
-    # Frames at which the third way's share is next to nothing: what is then left of the mouth is the head's turning.
-    still = np.flatnonzero(abs(share[:, 2]) < 0.05)
-    target, views = torch.from_numpy(points[still[-1:]])[None], torch.from_numpy(points[still[:5]])[None]
-    inputs = [x[:1, :1] for x in random_inputs()[:3]]
-    errors = []
-    for _ in range(2):
-        predicted = predictor(*inputs, target, views)[1]
-        errors.append(float((predicted - target[:, :, KEYPOINTS]).norm(dim=-1).mean()))
-        predictor.turning.linear.weight.zero_()
-    assert errors[0] < 0.4 * errors[1]
+    assert not [name for name, p in predictor.named_parameters() if p.grad is None or not p.grad.any()]
 
 
 @torch.no_grad()

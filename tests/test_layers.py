@@ -112,7 +112,7 @@ RUNS = [
 ]
 REFUSED = [
     (
-        "train_heatmap.py --config configs/demo_heatmap.yaml data.train=clips data.val=clips output=runs/no",
+        "train_heatmap.py --config configs/demo_speech.yaml data.train=clips data.val=clips output=runs/no",
         "extensions/",
     ),
     ("inference.py --video v.mp4 --audio v.mp4 --output o.mp4 --checkpoint checkpoints/demo", "restore the folder"),

@@ -3,9 +3,21 @@
 import json
 import sys
 
+import numpy as np
 import pytest
+import torch
+from networks import built, spoken
+from training_runs import write_clips
 
+from benchmarks.inference import trained_like
+from data_prep.clips import Clip
+from media.audio import audio_windows
+from media.crop import STSA
+from media.heatmap import FULL_FACE, POSE, draw_heatmaps
+from media.references import covering_references
 from metrics import quality
+from metrics.crops import crop_scores
+from models.fast import accelerate_inference
 
 
 def scores(opening: float) -> dict:
@@ -42,3 +54,48 @@ def test_a_file_of_something_else_is_one_line(content, tmp_path, monkeypatch, ca
     assert quality.main() == 2
     err = capsys.readouterr().err
     assert err.startswith(f"error: --compare {path} is no file of --json") and err.count("\n") == 1
+
+
+def test_what_is_remembered_is_drawn_once():
+    drawn = []
+
+    def draw(positions: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
+        drawn.extend(positions.tolist())
+        return true + positions[:, None]
+
+    true = torch.rand(6, 3)
+    form = quality.remembering(draw)
+    for chosen in ([1, 2, 5], [0, 1, 2, 3], [5, 0]):
+        positions = torch.tensor(chosen)
+        assert torch.equal(form(positions, true[positions]), true[positions] + positions[:, None])
+    assert sorted(drawn) == [0, 1, 2, 3, 5]
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_the_scores_are_those_of_the_networks_own_faces(tmp_path):
+    predictor = trained_like(spoken())
+    synthesizer = trained_like(built("face_synthesizer", "region", width=0.125))
+    clip = Clip(write_clips(tmp_path, count=1) / "clip_0.safetensors")
+    scores = quality.score_clip(clip, clip, predictor, accelerate_inference(synthesizer))
+
+    chosen = covering_references(clip.landmarks)
+    shown = np.setdiff1d(np.arange(len(clip)), chosen)
+    full, pose = (torch.from_numpy(draw_heatmaps(clip.landmarks, edges))[None] for edges in (FULL_FACE, POSE))
+    faces = quality.pictures(clip, np.arange(len(clip)))[None]
+    audio = torch.from_numpy(audio_windows(clip.audio("mel"), "mel", clip.frames))[None]
+    points = torch.from_numpy(clip.landmarks).float()[None]
+    windows = (torch.arange(len(clip))[:, None] + torch.arange(-4, 5)).clamp(0, len(clip) - 1)
+    others = points[:, chosen].expand(len(windows), -1, -1, -1)
+    heatmaps, keypoints = (
+        x[:, 4][None] for x in predictor(audio[0][windows], pose[0][windows], None, points[0][windows], others)
+    )
+    rows = {
+        "true heatmaps": (full, points),
+        "predicted heatmaps": (heatmaps, synthesizer.whole_faces(points, keypoints)),
+    }
+    for row, (guide, placed) in rows.items():
+        drawn = synthesizer(faces, guide, faces[:, chosen], full[:, chosen], audio, placed, points[:, chosen])[0]
+        expected = crop_scores(drawn[shown], faces[0][shown], STSA)["PSNR"].mean()
+        assert scores[row]["PSNR"] == pytest.approx(float(expected), abs=1e-3)
+    assert abs(scores["true heatmaps"]["PSNR"] - scores["predicted heatmaps"]["PSNR"]) > 0.01

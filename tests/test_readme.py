@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 TRAINING = ("docs/training.md", "From videos to your own model")
 TINY = {
     "train_sync.py": ["model.width=0.125", "train.batch_size=4"],
-    "train_heatmap.py": ["model.width=0.125", "model.layers=1", "train.batch_size=2", "reading.steps=2"],
+    "train_heatmap.py": ["model.width=0.125", "train.batch_size=2"],
     "train_face.py": ["model.width=0.125", "train.batch_size=2"],
     "finetune_e2e.py": ["train.batch_size=2"],
 }

@@ -277,14 +277,18 @@ def test_any_number_of_references_is_taken():
 
 @pytest.mark.slow
 def test_the_demo_configs_train_it(tmp_path):
-    """train_face.py, then finetune_e2e.py with the predictor of demo_heatmap.yaml, whose crop is the same."""
+    """train_face.py, then finetune_e2e.py with the predictor of demo_speech.yaml, whose crop is the same."""
     clips, log = write_clips(tmp_path / "clips", count=1), tmp_path / "log"
     path = {script: tmp_path / script for script in ("train_heatmap", "train_face", "finetune_e2e")}
     start = [f"heatmap_predictor={path['train_heatmap']}", f"face_synthesizer={path['train_face']}"]
-    further = {"train_face": ["model.width=0.125"], "finetune_e2e": start}
+    further = {
+        "train_heatmap": ["model.audio=mel", "windows.window=9"],
+        "train_face": ["model.width=0.125", "data.smallest_face=0"],
+        "finetune_e2e": [*start, "data.smallest_face=0"],
+    }
     for script, output in path.items():
-        settings = [*STEPS, *further.get(script, []), *([] if script == "train_heatmap" else ["data.smallest_face=0"])]
-        command = arguments(script, clips, output, *settings, config=f"demo_{script.split('_')[1]}.yaml")
+        config = "demo_speech.yaml" if script == "train_heatmap" else f"demo_{script.split('_')[1]}.yaml"
+        command = arguments(script, clips, output, *STEPS, *further[script], config=config)
         assert run(script, command, RUN_LOG=str(log)) == 0, log.read_text()
     predictor, synthesizer = load_checkpoint(path["finetune_e2e"])
     assert isinstance(synthesizer, RegionSynthesizer)

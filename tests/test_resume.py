@@ -61,7 +61,6 @@ def assert_same(output: Path, reference: Path, script: str) -> None:
     ("script", "kill"),
     [
         pytest.param("train_heatmap", Kill("training.learner", "Learner.step", 4), id="heatmap, at step 4"),
-        pytest.param("train_heatmap", Kill("extensions.lessons", "replacing", 2), id="heatmap, between lessons"),
         pytest.param("train_heatmap", Kill("training.run", "save_file", 1), id="heatmap, inside the first state"),
         pytest.param("train_face", Kill("training.learner", "Learner.step", 7, after=True), id="face, at step 4"),
         pytest.param("train_face", Kill("training.run", "save_file", 2), id="face, inside the second state"),

@@ -19,8 +19,9 @@ ABLATIONS = ("cil", "sync", "spatial", "temporal", "finetuning")
 
 @pytest.mark.parametrize(
     ("name", "schema"),
-    [(f"{size}_{name}", schema) for size in ("stsa", "demo") for name, schema in SCHEMAS.items()]
-    + [("person", Finetuning)]
+    [(f"stsa_{name}", schema) for name, schema in SCHEMAS.items()]
+    + [("demo_sync", SyncTraining), ("demo_speech", HeatmapTraining), ("demo_face", FaceTraining)]
+    + [("demo_e2e", Finetuning), ("person", Finetuning)]
     + [(f"ablations/without_{name}", FaceTraining) for name in ABLATIONS]
     + [("ablations/with_finetuning", Finetuning)],
 )

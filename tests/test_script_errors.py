@@ -26,17 +26,11 @@ from training_runs import STEPS, arguments, last_error, run, write_clips
         ("train_face", "losses.perceptual=4", "vgg19"),
         ("train_face", "losses.sync=0.1", "frames=5"),
         ("train_face", "model.spatial=false", "it needs both"),
-        (
-            "train_face",
-            "reading.steps=5 model.landmark_flow=false",
-            "reading.steps is for a network that reads landmarks",
-        ),
+        ("train_face", "model.form=landmarks", "form 'landmarks', this version knows paper, released, region; use one"),
         ("train_face", "model.references=-1", "references is -1; it must be positive"),
         ("train_heatmap", "model.layers=0", "layers is 0; it must be positive"),
         ("train_sync", "model.width=0", "width is 0.0; it must be positive"),
-        ("train_heatmap", "reading.batch_size=0", "teach nothing; use 1 or more of both"),
         ("train_sync", "model.audio=hama", "form wav2lip takes mel, set form: features"),
-        ("train_heatmap", "reading.learning_rate=-1", "learning_rate=-1.0 must be positive"),
         ("train_face", "start_from=/nowhere/run", "/nowhere/run is not a folder"),
         ("train_face", "train.batch_size=1", "raise train.batch_size"),
         ("train_face", "frames=2 train.micro_batch=1", "L_mi compares frames of different windows"),
@@ -67,7 +61,7 @@ def test_a_broken_clip_stops_the_run_and_keeps_the_last_good_state(clips, tmp_pa
     more = arguments("train_heatmap", folder, output, *STEPS, "train.steps=4", f"data.val={clips}")
     assert run("train_heatmap", more, RUN_LOG=str(log)) == 2
     message = last_error(log)
-    assert "step 3: the loss term keypoints is nan on the clips clip_0, clip_0" in message
+    assert "step 3: the loss term heatmap is nan on the clips clip_0, clip_0" in message
     assert {path: path.read_bytes() for path in output.rglob("*.safetensors")} == good
 
 

@@ -145,7 +145,7 @@ def test_a_process_that_waits_in_vain_says_so_in_one_line(clips, tmp_path):
 
 @pytest.mark.parametrize("weights", [["heatmap_losses.keypoints=0", "heatmap_losses.temporal=0"], []])
 def test_two_processes_do_not_wait_for_what_no_loss_reads(weights, clips, tmp_path):
-    start = write_checkpoints(tmp_path / "start", mutual_information=True, form="paper")
+    start = write_checkpoints(tmp_path / "start", mutual_information=True)
     settings = ["train.steps=2", "losses.mutual_information=0", "heatmap_losses.heatmap=1", *weights]
     command = arguments("finetune_e2e", clips, tmp_path / "run", *start, "train.batch_size=4", *settings)
     assert run_group("finetune_e2e", command, [None, None]) == [0, 0]

@@ -66,7 +66,7 @@ def test_the_four_scripts_train_one_after_the_other(clips, tmp_path):
 @pytest.mark.parametrize("frozen", [False, True])
 def test_a_person_is_fitted_on_most_of_one_clip_and_judged_on_the_rest(tmp_path, frozen):
     clip = write_clips(tmp_path / "clips", count=1, frames=60)
-    start = write_checkpoints(tmp_path / "start")
+    start = write_checkpoints(tmp_path / "start", demo=True)
     command = arguments("finetune_e2e", clip, tmp_path / "run", *STEPS)
     command[1] = str(ROOT / "configs/person.yaml")
     command = [setting for setting in command if not setting.startswith("data.val")]

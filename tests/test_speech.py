@@ -1,4 +1,4 @@
-"""The ear of a drawn predictor: synthetic speech, the visemes in it, and how a mouth moves by what is heard."""
+"""The pretraining of an audio encoder: synthetic speech, and the visemes in it."""
 
 import shutil
 
@@ -6,19 +6,14 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file, save_file
-from scipy.ndimage import uniform_filter1d
-from training_runs import write_clips
 
-from data_prep.windows import ClipDataset
 from extensions import lessons, speech_windows, synthetic_speech
-from extensions.landmark_maps import apply_affine, fit_affine, mouth_motion
-from extensions.landmark_predictor import LandmarkPredictor, LandmarkPredictorConfig
-from extensions.lessons import SpeechTraining, learn_motion, learn_visemes
+from extensions.lessons import VisemeTraining, learn_visemes
 from extensions.speech_windows import VISEMES, SpeechWindows
 from extensions.synthetic_speech import Utterance, labels, viseme
 from media.audio import mel_spectrogram
 from media.errors import InputError
-from media.heatmap import KEYPOINTS
+from models.sync_expert import SyncExpert, SyncExpertConfig
 
 
 @pytest.mark.parametrize(
@@ -70,13 +65,13 @@ def test_the_encoder_learns_to_tell_sounds_apart(tmp_path, monkeypatch):
     monkeypatch.setattr(speech_windows, "disguised", lambda mel, generator: mel)  # in few steps, of one voice
     write_noises(tmp_path / "noises.safetensors")
     torch.manual_seed(0)
-    predictor = LandmarkPredictor(LandmarkPredictorConfig(width=0.125, layers=1))
-    speech = SpeechTraining(data=str(tmp_path / "noises.safetensors"), steps=100, batch_size=64, learning_rate=5e-3)
-    learn_visemes(predictor.speech.encoder, predictor.speech.embed, speech, 0, tmp_path)
+    encoder = SyncExpert(SyncExpertConfig(width=0.06)).audio_encoder
+    speech = VisemeTraining(data=str(tmp_path / "noises.safetensors"), steps=100, batch_size=64, learning_rate=5e-3)
+    learn_visemes(encoder, lambda mel: encoder(mel[:, None]).flatten(1), speech, 0, tmp_path)
     mel, visemes = SpeechWindows(speech.data, seed=1).batch(256, 0)
     visemes = visemes[:, 0]
     with torch.no_grad():
-        embeddings = predictor.speech.embed(mel)
+        embeddings = encoder(mel[:, None]).flatten(1)
     centres = torch.stack([embeddings[visemes == VISEMES.index(name)].mean(dim=0) for name in "ai"])
     nearest = torch.cdist(embeddings, centres).argmin(dim=1)
     assert (nearest == (visemes == VISEMES.index("i"))).float().mean() > 0.8
@@ -85,7 +80,7 @@ def test_the_encoder_learns_to_tell_sounds_apart(tmp_path, monkeypatch):
 def test_a_lesson_that_was_killed_ends_with_the_same_weights(tmp_path, monkeypatch):
     monkeypatch.setattr(lessons, "_SAVE_EVERY", 4)
     write_noises(tmp_path / "noises.safetensors", seconds=4)
-    speech = SpeechTraining(data=str(tmp_path / "noises.safetensors"), steps=10, batch_size=8, learning_rate=5e-3)
+    speech = VisemeTraining(data=str(tmp_path / "noises.safetensors"), steps=10, batch_size=8, learning_rate=5e-3)
     drawn = []
 
     def learned(output: str, killed_at: int | None = None, seed: int = 0) -> dict[str, torch.Tensor]:
@@ -98,9 +93,9 @@ def test_a_lesson_that_was_killed_ends_with_the_same_weights(tmp_path, monkeypat
         monkeypatch.setattr(speech_windows, "disguised", disguised)
         drawn.clear()
         torch.manual_seed(0)
-        branch = LandmarkPredictor(LandmarkPredictorConfig(width=0.06, layers=1)).speech
-        learn_visemes(branch.encoder, branch.embed, speech, seed, tmp_path / output)
-        return branch.encoder.state_dict()
+        encoder = SyncExpert(SyncExpertConfig(width=0.03)).audio_encoder
+        learn_visemes(encoder, lambda mel: encoder(mel[:, None]).flatten(1), speech, seed, tmp_path / output)
+        return encoder.state_dict()
 
     expected = learned("uninterrupted")
     with pytest.raises(KeyboardInterrupt):
@@ -154,51 +149,3 @@ def test_a_missing_synthesizer_is_named(tmp_path, monkeypatch, capsys):
     assert synthetic_speech.main([str(tmp_path / "speech.safetensors"), "--minutes", "0.1"]) == 2
     assert "flite is not installed; install it" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
-
-
-def test_an_affine_map_is_recovered():
-    random = torch.Generator().manual_seed(0)
-    points = torch.rand(3, 20, 2, generator=random)
-    affine = torch.tensor([[1.1, 0.2], [-0.1, 0.9], [0.05, -0.2]]).expand(3, 3, 2)
-    moved = apply_affine(points, affine)
-    torch.testing.assert_close(moved, points @ affine[:, :2] + affine[:, 2:])
-    torch.testing.assert_close(fit_affine(points, moved), affine, atol=1e-3, rtol=0)
-
-
-def test_the_mouth_is_still_where_only_the_head_moves():
-    random = torch.Generator().manual_seed(0)
-    face = torch.rand(131, 2, generator=random)
-    heads = torch.eye(3)[:, :2] + 0.05 * torch.randn(9, 3, 2, generator=random)
-    points = apply_affine(face.expand(9, -1, -1), heads)
-    assert mouth_motion(points).abs().max() < 2e-3
-    points = face.repeat(9, 1, 1)
-    points[:4, KEYPOINTS[30], 1] += 0.1
-    motion = mouth_motion(points)
-    assert motion[:4, 30, 1].sub(0.1).abs().max() < 1e-3 and motion[4:].abs().max() < 1e-3
-
-
-def test_the_linear_map_is_that_of_ridge_regression(tmp_path):
-    """Against scikit-learn, which librosa brings, on drawn clips whose mouths follow the loudness.
-
-    What it learns is each clip's motion without what is slower than in a second, at the clips' mean size.
-    """
-    from sklearn.linear_model import Ridge
-
-    dataset = ClipDataset(write_clips(tmp_path, count=3, frames=60))
-    torch.manual_seed(0)
-    predictor = LandmarkPredictor(LandmarkPredictorConfig(width=0.03, layers=1))
-    branch = predictor.speech
-    explained = learn_motion(predictor, dataset, SpeechTraining(ridge=10.0))
-    assert 0.3 < explained < 1
-    with torch.no_grad():
-        embeddings = [branch.in_context(branch.embed(torch.from_numpy(a))[None])[0] for a, _ in dataset.sounds()]
-    features = torch.cat(embeddings).double()
-    moved = [mouth_motion(torch.from_numpy(p)).flatten(1).double().numpy() for _, p in dataset.sounds()]
-    moved = [motion - uniform_filter1d(motion, 25, axis=0) for motion in moved]
-    sizes = [np.sqrt(np.mean(motion**2)) for motion in moved]
-    moved = np.concatenate([motion / size for motion, size in zip(moved, sizes, strict=True)]) * np.mean(sizes)
-    normal = (features - features.mean(dim=0)) / (features.std(dim=0) + 1e-6)
-    ridge = Ridge(alpha=10.0, fit_intercept=False).fit(normal.numpy(), moved)
-    with torch.no_grad():
-        found = branch.linear(features.float()).double().numpy()
-    np.testing.assert_allclose(found, ridge.predict(normal.numpy()), atol=1e-4)

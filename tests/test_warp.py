@@ -59,7 +59,7 @@ def test_warped_references_are_the_mean_by_weight_of_moved_images():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", [{}, {"form": "landmarks"}, {"form": "released"}])
+@pytest.mark.parametrize("options", [{}, {"form": "released"}])
 def test_the_flow_alone_is_the_flow_of_the_whole(options):
     network = small(**options).double().eval()
     assert network.temporal is not None

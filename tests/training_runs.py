@@ -24,16 +24,16 @@ _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(["train_heatmap", "train_face", "train_sync", "finetune_e2e", "training_runs"])
 
 TINY = {
-    "train_heatmap": ["model.width=0.03", "model.layers=1", "train.batch_size=2", "reading.steps=1"],
+    "train_heatmap": ["model.width=0.03", "model.layers=1", "train.batch_size=2"],
     "train_face": ["model.width=0.03", "train.batch_size=2"],
     "train_sync": ["model.width=0.03", "train.batch_size=4", "negatives=2"],
     "finetune_e2e": ["train.batch_size=2"],
 }
-# The demo's networks take "upright" crops, and the synthesizer and the expert have their own form; these tests take the
-# smaller crops of the drawn clips, a synthesizer with all of STSA's parts, and Wav2Lip's expert.
+# The demo's networks take "upright" crops, and have their own forms; these tests take the smaller crops of the drawn
+# clips, networks with all of STSA's parts, and Wav2Lip's expert.
 FORMS = {
-    "train_heatmap": ["model.crop=stsa"],
-    "train_face": ["model.crop=stsa", "model.form=landmarks"],
+    "train_heatmap": ["model.crop=stsa", "model.form=paper", "model.audio=mel"],
+    "train_face": ["model.crop=stsa", "model.form=paper"],
     "train_sync": ["model.form=wav2lip", "model.audio=mel", "loss=shifted"],
 }
 STEPS = ["train.steps=2", "train.save_every=1", "train.validate_every=2"]
@@ -75,7 +75,7 @@ def write_clips(folder: Path, count: int = 2, frames: int = 24, first: int = 0) 
 
 def arguments(script: str, clips: Path, output: Path, *settings: str, config: str | None = None) -> list[str]:
     """The command line of a tiny run of `script` on `clips`, with its demo config's settings or another config."""
-    name = config or f"demo_{script.split('_')[1]}.yaml"
+    name = config or ("demo_speech.yaml" if script == "train_heatmap" else f"demo_{script.split('_')[1]}.yaml")
     path = Path(__file__).resolve().parent.parent / "configs" / name
     data = [f"data.train={clips}", f"data.val={clips}", f"output={output}"]
     form = FORMS.get(script, []) if config is None else []
@@ -110,15 +110,17 @@ def run_group(script: str, arguments: list[str], befores: Sequence[Callable[[], 
     return [process.exitcode for process in processes]
 
 
-def write_checkpoints(folder: Path, mutual_information: bool = False, form: str = "landmarks") -> list[str]:
-    """Fresh small networks, as `finetune_e2e` starts from them; their settings. `form` is the predictor's."""
-    from networks import built
+def write_checkpoints(folder: Path, mutual_information: bool = False, demo: bool = False) -> list[str]:
+    """Fresh small networks, as `finetune_e2e` starts from them, in the demo's forms or the paper's; their settings."""
+    from networks import built, spoken
 
     from models.checkpoint import save_checkpoint
 
     networks = {
-        "heatmap_predictor": built("heatmap_predictor", form, width=0.03, layers=1),
-        "face_synthesizer": built("face_synthesizer", width=0.03, mutual_information=mutual_information),
+        "heatmap_predictor": spoken() if demo else built("heatmap_predictor", width=0.03, layers=1),
+        "face_synthesizer": built(
+            "face_synthesizer", "region" if demo else "paper", width=0.03, mutual_information=mutual_information
+        ),
     }
     save_checkpoint(folder, networks, {name: network.config for name, network in networks.items()})
     return [f"heatmap_predictor={folder}", f"face_synthesizer={folder}"]

@@ -21,7 +21,7 @@ from yaml import YAMLError
 from losses.face import FaceLosses
 from media.errors import InputError, Parser, first_line
 from media.files import check_output_folder, existing_file
-from models.checkpoint import NETWORKS, network_config
+from models.checkpoint import NETWORKS, check_known, network_config
 from models.discriminator import DiscriminatorConfig
 from models.first_form import from_first_form, is_earlier, with_crop
 from training.first_form import drop_unused_lessons, losses_of_first_form, with_keypoints
@@ -104,8 +104,8 @@ def parse_config(schema: type[Config] | dict[str, type[Config]], description: st
     """Read `--config FILE [key=value ...]` from the command line into the dataclass `schema`.
 
     A dict maps names of networks to schemas: the config's `network` selects one, by default the first. If the config
-    has a key that the schema lacks, or `model.form: landmarks`, the schema gains its settings of extensions/. A file
-    may name another file under `base` (relative to itself), whose settings it overrides.
+    has a key that the schema lacks, or a `model.form` of extensions/, the schema gains its settings of extensions/. A
+    file may name another file under `base` (relative to itself), whose settings it overrides.
 
     Raises:
         InputError: a key is unknown, a value is missing or has the wrong type; the message names the key.
@@ -158,8 +158,7 @@ def _in_todays_keys(schema: type, layers: list[Any], path: str | Path) -> Any:
     model = settings.get("model")
     if is_earlier(network, model):
         settings.model = from_first_form(network, model, f"config {path}: model")
-    if network and _form(settings, network) != "landmarks":
-        drop_unused_lessons(settings)
+    drop_unused_lessons(settings)
     return settings
 
 
@@ -170,7 +169,7 @@ def _extended(schema: type[Config], settings: Any, path: str | Path) -> type[Con
     """
     classes: dict[str, str] = getattr(schema, "extensions", {})
     network = getattr(schema, "trained", "")
-    form = _form(settings, network) if network else "paper"
+    form = _form(settings, network, path) if network else "paper"
     unknown = settings.keys() - {field.name for field in fields(schema)}
     further = classes.get(form) if form else None
     further = further or (classes.get("") if unknown else None)
@@ -190,12 +189,14 @@ def _extended(schema: type[Config], settings: Any, path: str | Path) -> type[Con
     return make_dataclass(schema.__name__, [], bases=(getattr(module, further), schema))
 
 
-def _form(settings: Any, network: str) -> str:
+def _form(settings: Any, network: str, path: str | Path) -> str:
     """The form of the network that a run trains: that of the checkpoint `start_from`, else `model.form`."""
     start = OmegaConf.select(settings, "start_from")
     if start and Path(str(start)).is_dir():  # else loading it will say so
         return network_config(Path(str(start)) / "config.yaml", network).form
-    return str(OmegaConf.select(settings, "model.form", default="paper"))
+    form = str(OmegaConf.select(settings, "model.form", default=next(iter(NETWORKS[network]))))
+    check_known(network, form, f"config {path}: model")
+    return form
 
 
 def _setting(override: str) -> Any:
