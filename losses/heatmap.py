@@ -29,14 +29,10 @@ def freeze_unread(predictor: nn.Module, weights: HeatmapLosses) -> None:
         predictor.jaw_keypoints.requires_grad_(False)
 
 
-def heatmap_terms(heatmaps: Tensor | None, keypoints: Tensor, batch: dict, weights: HeatmapLosses) -> dict[str, Tensor]:
-    """The weighted terms of eq. 3 and 4 for predictions (B,T,1,H,W) and (B,T,57,2).
-
-    `heatmaps` may be None if their term has no weight.
-    """
+def heatmap_terms(heatmaps: Tensor, keypoints: Tensor, batch: dict, weights: HeatmapLosses) -> dict[str, Tensor]:
+    """The weighted terms of eq. 3 and 4 for predictions (B,T,1,H,W) and (B,T,57,2)."""
     terms = {}
     if weights.heatmap > 0:
-        assert heatmaps is not None
         terms["heatmap"] = weights.heatmap * frame_distance(heatmaps, batch["heatmaps"])
     if weights.keypoints > 0:
         terms["keypoints"] = weights.keypoints * frame_distance(keypoints, batch["keypoints"])

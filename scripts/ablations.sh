@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Train the rows of Table III at a size for small machines: bash scripts/ablations.sh TRAIN_CLIPS VAL_CLIPS [steps]
-# Each row is trained with two seeds and combined with the bundled predictor. Stopped runs resume. At the end the script
-# prints every row's scores on VAL_CLIPS. Pixel losses replace VGG-19 and log-mel replaces Wav2Vec 2.0, so the numbers are
-# comparable with each other only. Environment variables:
+# Each row is trained with two seeds and combined with one predictor, of the form speech on the paper's crops. Stopped runs
+# resume. At the end the script prints every row's scores on VAL_CLIPS. Pixel losses replace VGG-19 and log-mel replaces
+# Wav2Vec 2.0, so the numbers are comparable with each other only. Environment variables:
 #   EXPERT  the sync expert; without it one is trained first
 #   SPEECH  a file of extensions.synthetic_speech, on which that expert is trained too
 #   WIDTH   the synthesizer's width (default 0.25)
@@ -17,7 +17,9 @@ runs=${RUNS:-runs/ablations_small}
 expert=${EXPERT:-$runs/sync/best}
 # Trained on few speakers without synthetic speech, an expert cannot judge sync, and every row but w/o sync uses L_sync.
 [ -n "${EXPERT:-}${SPEECH:-}" ] || { echo "error: neither EXPERT nor SPEECH is set; give one of the two" >&2; exit 2; }
-data=(data.train="$1" data.val="$2" data.workers=2 data.augment=true)
+predictor=$runs/predictor
+clips=(data.train="$1" data.val="$2")
+data=("${clips[@]}" data.workers=2 data.augment=true)
 loop=(train.steps="$steps" train.precision=no train.learning_rate=2e-3 train.schedule=cosine train.warmup=20
     train.clip_gradients=5 train.ema=0.98 train.log_every=10 train.validate_every=500 train.save_every=100
     train.validation_windows=16 train.best_by=psnr train.keep_every=0)
@@ -27,15 +29,17 @@ rows="without_cil without_sync without_spatial without_temporal without_finetuni
 
 [ -n "${EXPERT:-}" ] ||
     "$python" train_sync.py --config configs/demo_sync.yaml "${data[@]}" speech.data="$SPEECH" output="$runs/sync"
+"$python" train_heatmap.py --config configs/demo_speech.yaml "${clips[@]}" model.audio=mel model.crop=stsa \
+    output="$predictor"
 for seed in ${SEEDS:-0 1}; do
     for row in $rows; do
         "$python" train_face.py --config "configs/ablations/$row.yaml" "${data[@]}" "${loop[@]}" "${face[@]}" \
             losses.warp=0 train.warp_steps=0 \
             model.width="${WIDTH:-0.25}" model.audio=mel train.seed=$seed output="$runs/$row-$seed"
-        "$python" -m checkpoints.combine checkpoints/demo "$runs/$row-$seed/best" --output "$runs/$row-$seed/both"
+        "$python" -m checkpoints.combine "$predictor" "$runs/$row-$seed/best" --output "$runs/$row-$seed/both"
     done
     "$python" finetune_e2e.py --config configs/ablations/with_finetuning.yaml "${data[@]}" "${loop[@]}" "${face[@]}" \
-        heatmap_predictor=checkpoints/demo face_synthesizer="$runs/without_finetuning-$seed/best" heatmap_losses.heatmap=0 \
+        heatmap_predictor="$predictor" face_synthesizer="$runs/without_finetuning-$seed/best" heatmap_losses.heatmap=0 \
         heatmap_losses.keypoints=0.02 heatmap_losses.temporal=0.02 \
         train.learning_rate=3e-4 train.steps=$((steps / 4)) train.seed=$seed output="$runs/with_finetuning-$seed"
 done

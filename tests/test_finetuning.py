@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from networks import spoken
 
 from benchmarks.inference import trained_like
 from data_prep.windows import ClipDataset
@@ -32,6 +33,16 @@ def test_some_windows_are_drawn_from_their_true_heatmaps(clips, form):
     assert torch.equal(mixed[3], predicted[3]) and not torch.equal(mixed[0], predicted[0])
     assert torch.equal(mixed[2], batch["landmarks"])
     assert torch.equal(predicted[2], batch["landmarks"]) == (form == "paper")  # which takes no landmarks
+
+
+def test_gradients_of_the_papers_faces_reach_a_predictor_of_form_speech(clips):
+    """As scripts/ablations.sh joins them: both take log-mel, and the predictor's window is longer."""
+    predictor, synthesizer = trained_like(spoken()), trained_like(FaceSynthesizer(FaceSynthesizerConfig(width=0.125)))
+    faces = Dubbing(predictor, synthesizer, 5)(validation_batch(ClipDataset(clips, window=9), 2))[0]
+    assert faces.shape == (2, 5, 3, 128, 128)
+    faces.square().mean().backward()
+    trained = {name: parameter for name, parameter in predictor.named_parameters() if parameter.requires_grad}
+    assert trained and all(parameter.grad is not None and parameter.grad.any() for parameter in trained.values())
 
 
 def test_eq_3_sees_heatmaps_above_1_that_the_synthesizer_does_not(clips):
