@@ -124,7 +124,8 @@ def main() -> None:
         windows = validation_batch(others, config.train.validation_windows)
 
     further = extension(config)
-    items, terms_of = dataset, None
+    items: Dataset = dataset
+    terms_of: Callable[[Callable, dict], dict[str, Tensor]] | None = None
     if further is not None:
         fresh = not config.start_from and not holds_a_run(config.output)
         items, terms_of = spoken(further, predictor, dataset, fresh)

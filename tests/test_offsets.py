@@ -109,8 +109,6 @@ def test_offsets_go_into_the_manifest_and_leave_clips_out(tmp_path):
     for name in ("audio", "sync_audio"):  # what belongs to frame 5 of clip_0 comes two frames late, with frame 7
         torch.testing.assert_close(corrected[(5, 0)][name], plain[(7, 0)][name])
     assert corrected[(5, 0)]["start"] == plain[(5, 0)]["start"] == 5
-    (heard, _), (uncorrected, _) = next(corrected.sounds()), next(plain.sounds())
-    np.testing.assert_array_equal(heard[:-2], uncorrected[2:])
     Manifest(folder).add([{name: value for name, value in lines["clip_1"].items() if name != "offset"}])
     for use in ({"max_offset": 1}, {"correct_offsets": True}):
         with pytest.raises(InputError, match=r"no offset of clip clip_1, .*python -m data_prep\.offsets"):
