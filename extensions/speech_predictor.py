@@ -244,9 +244,10 @@ class SpeechPredictor(WindowEncoder):
             still = mean - self.closing * (opening(mean)[:, None] - SHUT * height)[..., None]
             lips = (still[:, _OUTER_UPPER] - still[:, _OUTER_LOWER]).norm(dim=-1)
             wide = (still[:, _RIGHT] - still[:, _LEFT]).norm(dim=-1)
-            sizes = torch.stack([openings.amax(dim=1), openings.mean(dim=1), lips, wide], dim=1) / height
-            scale, centre = sizes.new_tensor([14.0, 28.0, 7.0, 3.5]), sizes.new_tensor([1.0, 0.6, 1.0, 1.0])
+            sizes = openings.amax(dim=1), openings.mean(dim=1), lips, wide
+            norms = zip(sizes, (14.0, 28.0, 7.0, 3.5), (1.0, 0.6, 1.0, 1.0), strict=True)  # no tensor: CUDA graphs
+            person = torch.stack([scale * (size / height[:, 0]) - centre for size, scale, centre in norms], dim=1)
             motion = (mean - still).flatten(1) / height
             shapes = self.motions[:_SHAPES]
             shares = motion @ shapes.T / shapes.square().sum(dim=1).clamp_min(1e-12)
-            return still, torch.cat([sizes * scale - centre, 0.7 * shares], dim=1)
+            return still, torch.cat([person, 0.7 * shares], dim=1)
