@@ -59,7 +59,6 @@ class SpeechPredictor(WindowEncoder):
 
     Attributes:
         inputs: the names in a batch of `ClipDataset` that `forward` takes, in its order.
-        draws_in_training: whether `forward` draws heatmaps in training mode; if not, it returns None for them.
     """
 
     Config = SpeechPredictorConfig
@@ -85,7 +84,6 @@ class SpeechPredictor(WindowEncoder):
         channels, rows = FEATURES[config.audio]
         width = scaled(512, config.width)
         narrow = scaled(340, config.width)
-        self.draws_in_training = True
         self.drawing = CurveDrawing(config.crop.guidance)
         self.turning = TurnedHead()
         self.row = nn.Linear(channels, narrow)
@@ -123,14 +121,14 @@ class SpeechPredictor(WindowEncoder):
             reference_landmarks: (B, N, 131, 2) in units of the crop.
 
         Returns:
-            heatmaps (B, T, 1, G, G) in [0, 1], or None (`draws_in_training`); keypoints (B, T, 57, 2) in units of
+            heatmaps (B, T, 1, G, G) in [0, 1], or None without `pose_heatmaps`; keypoints (B, T, 57, 2) in units of
             the crop, 17 of the jaw, then 40 of the lips.
         """
         tokens = self._embed(audio.flatten(0, 1)).unflatten(0, audio.shape[:2])
         # At both ends of a window, its last frame is repeated.
         padded = torch.cat([tokens[:, :1].expand(-1, REACH, -1), tokens, tokens[:, -1:].expand(-1, REACH, -1)], dim=1)
         keypoints = self._move(padded, landmarks, reference_landmarks)
-        if pose_heatmaps is None or (self.training and not self.draws_in_training):
+        if pose_heatmaps is None:
             return None, keypoints
         drawn = torch.maximum(pose_heatmaps.flatten(0, 1), self.drawing(keypoints.flatten(0, 1)))
         return drawn.unflatten(0, pose_heatmaps.shape[:2]), keypoints

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Train the rows of Table III at a size for small machines: bash scripts/ablations.sh TRAIN_CLIPS VAL_CLIPS [steps]
-# Each row is trained with two seeds and combined with one predictor, of the form speech on the paper's crops. Stopped runs
-# resume. At the end the script prints every row's scores on VAL_CLIPS. Pixel losses replace VGG-19 and log-mel replaces
-# Wav2Vec 2.0, so the numbers are comparable with each other only. Environment variables:
+# Each row is trained with two seeds and combined with one predictor of the form speech. Stopped runs resume. At the end the
+# script prints every row's scores on VAL_CLIPS. Pixel losses replace VGG-19, log-mel replaces Wav2Vec 2.0, and the framing
+# is the sync expert's, so the numbers are comparable with each other only. The clips hold the features mel and hama.
+# Environment variables:
 #   EXPERT  the sync expert; without it one is trained first
-#   SPEECH  a file of extensions.synthetic_speech, on which that expert is trained too
 #   WIDTH   the synthesizer's width (default 0.25)
 #   EVERY   score every EVERY-th face of VAL_CLIPS (default 1)
 #   SEEDS   seeds to train (default "0 1"); they can be divided among machines
@@ -15,11 +15,10 @@ python=${PYTHON:-.venv/bin/python}
 steps=${3:-4000}
 runs=${RUNS:-runs/ablations_small}
 expert=${EXPERT:-$runs/sync/best}
-# Trained on few speakers without synthetic speech, an expert cannot judge sync, and every row but w/o sync uses L_sync.
-[ -n "${EXPERT:-}${SPEECH:-}" ] || { echo "error: neither EXPERT nor SPEECH is set; give one of the two" >&2; exit 2; }
 predictor=$runs/predictor
 clips=(data.train="$1" data.val="$2")
 data=("${clips[@]}" data.workers=2 data.augment=true)
+model=(model.audio=mel model.crop=stsa model.crop.framing=upright)
 loop=(train.steps="$steps" train.precision=no train.learning_rate=2e-3 train.schedule=cosine train.warmup=20
     train.clip_gradients=5 train.ema=0.98 train.log_every=10 train.validate_every=500 train.save_every=100
     train.validation_windows=16 train.best_by=psnr train.keep_every=0)
@@ -28,14 +27,13 @@ face=(frames=5 losses.perceptual=0 extra_losses.l1=1 extra_losses.gradient=1 ext
 rows="without_cil without_sync without_spatial without_temporal without_finetuning"
 
 [ -n "${EXPERT:-}" ] ||
-    "$python" train_sync.py --config configs/demo_sync.yaml "${data[@]}" speech.data="$SPEECH" output="$runs/sync"
-"$python" train_heatmap.py --config configs/demo_speech.yaml "${clips[@]}" model.audio=mel model.crop=stsa \
-    output="$predictor"
+    "$python" train_sync.py --config configs/demo_sync.yaml "${clips[@]}" output="$runs/sync"
+"$python" train_heatmap.py --config configs/demo_speech.yaml "${clips[@]}" "${model[@]}" output="$predictor"
 for seed in ${SEEDS:-0 1}; do
     for row in $rows; do
         "$python" train_face.py --config "configs/ablations/$row.yaml" "${data[@]}" "${loop[@]}" "${face[@]}" \
             losses.warp=0 train.warp_steps=0 \
-            model.width="${WIDTH:-0.25}" model.audio=mel train.seed=$seed output="$runs/$row-$seed"
+            "${model[@]}" model.width="${WIDTH:-0.25}" train.seed=$seed output="$runs/$row-$seed"
         "$python" -m checkpoints.combine "$predictor" "$runs/$row-$seed/best" --output "$runs/$row-$seed/both"
     done
     "$python" finetune_e2e.py --config configs/ablations/with_finetuning.yaml "${data[@]}" "${loop[@]}" "${face[@]}" \

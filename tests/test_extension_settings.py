@@ -56,7 +56,7 @@ def test_a_setting_of_an_absent_folder_is_one_line(schema, name, setting, fault)
     assert "\n" not in str(error.value)
 
 
-def test_an_earlier_papers_config_may_have_lessons_that_train_nothing(tmp_path):
+def test_an_earlier_papers_config_may_have_sections_that_train_nothing(tmp_path):
     sections = "reading: {steps: 0, batch_size: 32}\nspeech: {data: '', gain: 1.0}\n"
     (tmp_path / "config.yaml").write_text(f"base: {CONFIGS / 'stsa_heatmap.yaml'}\n{sections}")
     assert type(read_config(HeatmapTraining, tmp_path / "config.yaml")) is HeatmapTraining

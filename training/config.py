@@ -24,7 +24,7 @@ from media.files import check_output_folder, existing_file
 from models.checkpoint import NETWORKS, check_known, network_config
 from models.discriminator import DiscriminatorConfig
 from models.first_form import from_first_form, is_earlier, with_crop
-from training.first_form import drop_unused_lessons, losses_of_first_form, with_keypoints
+from training.first_form import drop_idle_sections, losses_of_first_form, with_keypoints
 from training.run import holds_a_run
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ def _in_todays_keys(schema: type, layers: list[Any], path: str | Path) -> Any:
     model = settings.get("model")
     if is_earlier(network, model):
         settings.model = from_first_form(network, model, f"config {path}: model")
-    drop_unused_lessons(settings)
+    drop_idle_sections(settings)
     return settings
 
 

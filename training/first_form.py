@@ -44,11 +44,11 @@ def with_keypoints(layer: Any) -> Any:
     return layer
 
 
-def drop_unused_lessons(settings: Any) -> None:
-    """Remove `reading` and `speech` from a config if they train nothing; for networks without landmarks."""
+def drop_idle_sections(settings: Any) -> None:
+    """Remove `reading` and `speech`, which this version lacks, from an earlier config in which they train nothing."""
     for section, needed in (("reading", "steps"), ("speech", "data")):
-        lesson = settings.get(section)
-        if OmegaConf.is_dict(lesson) and not lesson.get(needed):
+        found = settings.get(section)
+        if OmegaConf.is_dict(found) and not found.get(needed):
             settings.pop(section)
 
 

@@ -6,7 +6,6 @@ A run lives in the folder `output` of its config:
     output/best/                              the same for the best validation score so far (`train.best_by`)
     output/step-00050000/                     the same every `train.keep_every` steps; these are never deleted
     output/state/step-00001000/               everything a resumed run needs; the newest `train.keep` are kept
-    output/pretraining/                       states of the lessons before the run (extensions/lessons.py)
     output/tensorboard/                       curves and picture grids
 """
 
