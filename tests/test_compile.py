@@ -58,8 +58,8 @@ def test_a_scripts_step_is_compiled_whole_and_once(script, settings, tmp_path):
 @pytest.mark.parametrize("form", ["paper", "region"])
 def test_a_compiled_synthesizer_computes_the_same(form):
     torch.manual_seed(0)
-    network = built("face_synthesizer", form, width=0.03, crop=CropForm.square(96), references=2).double()
-    shapes = [(2, 1, 3, 96, 96), (2, 1, 1, 96, 96), (2, 2, 3, 96, 96), (2, 2, 1, 96, 96), (2, 1, 80, 16)]
+    network = built("face_synthesizer", form, width=0.03, crop=CropForm.square(112), references=2).double()
+    shapes = [(2, 1, 3, 112, 112), (2, 1, 1, 112, 112), (2, 2, 3, 112, 112), (2, 2, 1, 112, 112), (2, 1, 80, 16)]
     inputs = [torch.rand(shape, dtype=torch.float64) for shape in (*shapes, (2, 1, 131, 2), (2, 2, 131, 2))]
     inputs = inputs[: len(network.inputs)]
     expected, alignment = network(*inputs, alignment=True)
