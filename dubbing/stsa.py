@@ -147,7 +147,7 @@ class StsaSpeaker(Speaker):
         flow = alignment.grid[0][..., *self.crop.hidden_pixels].float()
         if alignment.chosen is not None:
             return *made, flow, alignment.chosen[0]
-        return *made, flow, torch.arange(flow.shape[1], device=flow.device).expand(len(flow), -1)
+        return *made, flow, torch.arange(flow.shape[1], device=flow.device).repeat(len(flow), 1)
 
     def _encode_frames(self, sound: Tensor, poses: Tensor) -> Tensor:
         with autocast(self.device, self.dtype):
