@@ -48,7 +48,6 @@ OTHER_NUMBERS = {
     "models/s3fd.py": (5, "channels, and a step of S3FD's sixth map"),
     "models/released_face.py": (1, "channels"),
     "models/sync_expert.py": (2, "channels"),
-    "scripts/make_pictures.py": (1, "colours"),
 }
 # What a slice with a share of a length takes elsewhere.
 OTHER_SLICES = {
