@@ -48,7 +48,7 @@ from benchmarks.memory import peak_memory
 from dubbing import Clock, Speaker, dub, load_speaker
 from dubbing.source import Source
 from dubbing.speaker import FaceJob
-from media.crop import STSA
+from media.crop import STSA, CropForm
 from media.sound import read_sound
 from media.video import VideoWriter
 
@@ -71,9 +71,9 @@ STAGES = (
 class SourcesOwnFaces(Speaker):
     """Returns each face unchanged."""
 
-    def __init__(self):
+    def __init__(self, crop: CropForm = STSA):
         self.device, self.audio, self.predicts_heatmaps = torch.device("cpu"), "mel", False
-        self.references, self.window, self.crop, self.ear = 5, 5, STSA, None
+        self.references, self.window, self.crop, self.ear = 5, 5, crop, None
 
     def encode(self, images: np.ndarray, landmarks: np.ndarray) -> None:
         return None

@@ -1,0 +1,132 @@
+"""Measure the CPU time of each stage of dubbing, but for the networks, one after the other.
+
+    python -m benchmarks.stages                         # 6 s of the bundled portrait at 512x512
+    python -m benchmarks.stages --video VIDEO --crop upright
+
+Each stage runs alone over all frames, so that the process's CPU time, all threads included, is the stage's. The faces
+pasted are the source's own, blurred. `benchmarks.dubbing` measures the stages as they run, at the same time.
+"""
+
+import argparse
+import contextlib
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+from media.crop import CROPS, CropForm
+from media.errors import Parser, command, positive, quick_help
+
+
+@quick_help
+def parse() -> argparse.Namespace:
+    parser = Parser(__doc__)
+    parser.add_argument("--video", type=Path, help="a video that shows a face in every frame, instead of the portrait")
+    parser.add_argument("--seconds", type=float, default=6)
+    parser.add_argument("--width", type=positive, default=512)
+    parser.add_argument("--height", type=positive, default=512)
+    parser.add_argument("--crop", choices=CROPS, default="upright", help="form of the faces")
+    return parser.parse_args()
+
+
+import cv2
+import numpy as np
+import torch
+
+from benchmarks.dubbing import SourcesOwnFaces, make_video
+from dubbing.options import DubOptions
+from dubbing.people import choose, observe
+from dubbing.pipeline import Cast
+from dubbing.reference_frames import covers_of, references_of
+from dubbing.second_pass import pasted, with_faces, with_jobs
+from dubbing.source import Source
+from dubbing.speaker import FaceJob, Speaker
+from media.stages import Clock
+from media.timeline import FPS
+from media.video import VideoWriter, probe
+
+MEMORY = 2**32  # bytes of frames to hold: each stage finds them decoded
+
+
+class BlurredFaces(SourcesOwnFaces):
+    """Returns each face slightly blurred, and a flow that leaves the references in their place."""
+
+    def __init__(self, crop: CropForm):
+        super().__init__(crop)
+        y, x = np.mgrid[: crop.height, : crop.width].astype(np.float32)
+        points = np.stack([(x + 0.5) / crop.width * 2 - 1, (y + 0.5) / crop.height * 2 - 1])
+        self._flow = np.stack([points[:, *crop.hidden_pixels]] * self.references)
+
+    def speak(self, jobs: list[FaceJob], references: None, features: np.ndarray, known: dict):
+        faces, heatmaps = super().speak(jobs, references, features, known)
+        for job in jobs:
+            job.flow = self._flow
+        return np.stack([cv2.GaussianBlur(face, (0, 0), 1) for face in faces]), heatmaps
+
+
+class Meter:
+    """The process's CPU seconds in each stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        start = time.process_time()
+        yield
+        self.seconds[name] = time.process_time() - start
+
+    def table(self, frames: int) -> str:
+        """Milliseconds a frame of each stage and of their sum."""
+        total = sum(self.seconds.values())
+        rows = [*self.seconds.items(), ("all of these", total)]
+        return "\n".join(f"{name:<16}{1000 * seconds / frames:>8.2f}" for name, seconds in rows)
+
+
+def measure(video: Path, length: int, speaker: Speaker, output: Path) -> tuple[Meter, int]:
+    """The meter of the first `length` frames of `video`, and their number."""
+    meter, clock, options, info = Meter(), Clock(), DubOptions(), probe(video)
+    source = Source(video, FPS, memory=MEMORY)
+    with meter.stage("decode"):
+        frames = list(source.scan(length))
+    with meter.stage("track"):
+        scene = observe(iter(frames), 1)
+    dubbed = choose(scene)
+    people = list({id(person): person for row in dubbed for person in row}.values())
+    with meter.stage("motion"):
+        motions = Cast(source, scene, dubbed, people, [], []).motions(len(frames), options, speaker.crop)
+    with meter.stage("occlusion"):
+        covers = covers_of(source, scene, people, len(frames), speaker, options, clock, None)
+    with meter.stage("references"):
+        references = references_of(source, people, covers, None, speaker, options, None)
+    with meter.stage("crop"):
+        made = list(with_jobs(source.play(len(frames)), motions, covers, Fraction(FPS), speaker, clock))
+        made = list(with_faces((each for each in made), speaker, references, np.zeros((1, 80)), 8, clock))
+    with meter.stage("detail, paste"):
+        made = list(pasted((each for each in made), references, speaker.crop, options, clock))
+    with meter.stage("encode"), VideoWriter(output, info.width, info.height, colour=info.colour) as writer:
+        for each in made:
+            writer.write(each.result)
+    return meter, len(frames)
+
+
+@command
+def main() -> None:
+    arguments = parse()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        video = arguments.video
+        if video is None:
+            video = Path(folder) / "source.mp4"
+            make_video(video, arguments.width, arguments.height, arguments.seconds)
+        speaker, length = BlurredFaces(CROPS[arguments.crop]), round(arguments.seconds * FPS)
+        meter, frames = measure(video, length, speaker, Path(folder) / "dubbed.mp4")
+        info = probe(video)
+    print(f"ms of CPU a frame, {frames} frames of {info.width}x{info.height}, crop {arguments.crop}:")
+    print(meter.table(frames))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
