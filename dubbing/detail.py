@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from media.crop import CropForm
-from media.place import Place, crop_face, resize
+from media.place import Place, crop_luma, resize
 
 _SHRUNK = 4  # a crop is so many times as wide as the picture that holds no detail
 _LONGEST = 480  # px of the faces that detail is taken from; a larger face is shrunk to it first
@@ -38,7 +38,7 @@ _BLENDED = 5 / 128  # over which shares and power are averaged
 
 @dataclass
 class Candidate:
-    """A real face, from which detail can be taken.
+    """A real face, from which detail can be taken. Faces are compared at the size (H, W) of `CropForm.coarse`.
 
     luma: (H, W) float32, of the face in the network's form, grey levels.
     detail: (h, w) float32, grey levels: the detail of the same part of the frame at the frame's resolution.
@@ -57,9 +57,12 @@ def candidate(frame: np.ndarray, place: Place, crop: np.ndarray, form: CropForm,
     """
     scale = min(1.0, _LONGEST / max(place.size))
     width, height = (max(1, round(scale * side)) for side in place.size)
-    detail = _detail(_luma(crop_face(frame, place, (height, width))), form) * np.float32(brightening)
-    power = cv2.resize(detail * detail, (form.width, form.height), interpolation=cv2.INTER_AREA)
-    return Candidate(_luma(crop), detail, power)
+    detail = _detail(crop_luma(frame, place, (height, width)).astype(np.float32), form)
+    if brightening != 1:
+        detail *= np.float32(brightening)
+    coarse = form.coarse()
+    power = cv2.resize(detail * detail, (coarse.width, coarse.height), interpolation=cv2.INTER_AREA)
+    return Candidate(_compared(_luma(crop), coarse), detail, power)
 
 
 def add_detail(
@@ -83,26 +86,31 @@ def add_detail(
     Returns:
         (h, w, 3) uint8: the face at the size of `own.detail`.
     """
-    hidden, (height, width) = form.hidden_pixels, own.detail.shape
-    luma = _luma(face)
-    points = [] if flow is None else [_pixels(each, form) for each in flow]
-    shares = _shares(luma[hidden], own, _mouth(lips, form)[hidden], references, points, form)
+    coarse, (height, width) = form.coarse(), own.detail.shape
+    hidden, compared = form.hidden_pixels, coarse.hidden_pixels
+    luma, mouth = _luma(face), _mouth(lips, coarse)[compared]
+    points = (
+        [] if flow is None else [_pixels(_resized(each, (mouth.shape[0], mouth.shape[1])), coarse) for each in flow]
+    )
+    shares = _shares(_compared(luma, coarse)[compared], own, mouth, references, points, coarse)
 
     part = _scaled(form, height, width)
     size = (part[1].stop - part[1].start, part[0].stop - part[0].start)
-    power = shares[0] * own.power[hidden]
+    power = shares[0] * own.power[compared]
     blend = own.detail[part] * cv2.resize(shares[0], size)
     for reference, where, share in zip(references, points, shares[1:], strict=False):
         if share.any():
             power += share * _read(reference.power, where)
-            _add_warped(blend, reference.detail, where, share, form)
+            _add_warped(blend, reference.detail, where, share, coarse)
     # References that differ cancel in a blend, so it is amplified to their own power.
-    blend *= cv2.resize(_gain(blend, power, form), size)
+    blend *= cv2.resize(_gain(blend, power, coarse), size)
 
-    base = face.astype(np.float32)
-    base[hidden] -= (shares.sum(axis=0) * _detail(luma, form)[hidden])[..., None]
-    base = np.clip(base, 0, 255).round().astype(np.uint8)
+    lost = _detail(luma, form)[hidden]
+    lost *= cv2.resize(shares.sum(axis=0), lost.shape[::-1])
+    base = face.copy()
+    base[hidden] = cv2.subtract(face[hidden], cv2.merge([lost] * 3), dtype=cv2.CV_8U)
     result = resize(base, width, height)
+    result = result.copy() if result is base else result
     levels = cv2.merge([blend.round().astype(np.int16)] * 3)
     result[part] = cv2.add(result[part], levels, dtype=cv2.CV_8U)
     return result
@@ -110,6 +118,18 @@ def add_detail(
 
 def _luma(picture: np.ndarray) -> np.ndarray:
     return cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY).astype(np.float32)
+
+
+def _compared(luma: np.ndarray, coarse: CropForm) -> np.ndarray:
+    """`luma` (h, w) float32 at the size at which faces are compared."""
+    return luma if luma.shape == coarse.shape else resize(luma, coarse.width, coarse.height)
+
+
+def _resized(flow: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """`flow` (2, rows, columns) float32 at `shape`: (2, *shape)."""
+    if flow.shape[1:] == shape:
+        return flow
+    return np.stack([cv2.resize(each, shape[::-1], interpolation=cv2.INTER_AREA) for each in flow])
 
 
 def _detail(luma: np.ndarray, form: CropForm) -> np.ndarray:
@@ -204,10 +224,8 @@ def _add_warped(blend: np.ndarray, detail: np.ndarray, points: np.ndarray, share
     rows, columns = (_extent(share.any(axis=axis), side) for axis, side in ((1, height), (0, width)))
     scales = detail.shape[1] / form.width, detail.shape[0] / form.height
     places = [(line + 0.5) * scale - 0.5 for line, scale in zip(points, scales, strict=True)]
-    enlarged = cv2.resize(cv2.merge([*places, share]), (width, height))[rows, columns]
-    x, y, weight = cv2.split(enlarged)
-    weight *= cv2.remap(detail, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    blend[rows, columns] += weight
+    x, y, weight = (cv2.resize(each, (width, height))[rows, columns] for each in (*places, share))
+    blend[rows, columns] += weight * cv2.remap(detail, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 
 def _extent(used: np.ndarray, side: int) -> slice:

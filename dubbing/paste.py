@@ -29,9 +29,10 @@ def match_colour(face: np.ndarray, source: np.ndarray, form: CropForm) -> np.nda
     if seam == 0:
         return face
     band = slice(seam * 3 // 4, seam)
-    theirs, ours = source[band].astype(np.float32), face[band].astype(np.float32)
+    theirs, ours = source[band], face[band]
     # The median, because a few wrong pixels (a strand of hair, an eyelid) must not colour the cheek.
-    ratio = _across((np.median(theirs, axis=0) + _DARK) / (np.median(ours, axis=0) + _DARK), form)
+    levels = [np.median(each, axis=0).astype(np.float32) + _DARK for each in (theirs, ours)]
+    ratio = _across(levels[0] / levels[1], form)
     gain = (ratio ** np.interp(np.abs(np.log(ratio)), np.log(_SCALED), (0, 1))).clip(*_GAINS).astype(np.float32)
     shift = _across(np.median(theirs - ours * gain, axis=0), form)
     matched = np.clip(face * gain + shift, 0, 255)
@@ -48,10 +49,17 @@ def _toned(face: np.ndarray, source: np.ndarray, shown: np.ndarray) -> np.ndarra
 
     In a toned picture both colour differences follow from the luma; a parabola is fitted to each.
     """
-    colours = cv2.cvtColor(np.ascontiguousarray(source), cv2.COLOR_RGB2YCrCb)[shown].astype(np.float64)
-    powers = np.vander(colours[:, 0] / 255, 3)
-    fit, *_ = np.linalg.lstsq(powers, colours[:, 1:] - 128, rcond=None)
-    spread = float(np.sqrt(((colours[:, 1:] - 128 - powers @ fit) ** 2).mean()))
+    colours = cv2.cvtColor(np.ascontiguousarray(source), cv2.COLOR_RGB2YCrCb)
+    # Counts of each pair of a luma and a colour difference are enough for the fit, and fewer than the pixels.
+    counts = np.stack([_counts(colours, channel, shown) for channel in (1, 2)])  # (2, lumas, differences)
+    levels = np.arange(256)
+    sums, squares = counts @ (levels - 128), (counts @ (levels - 128) ** 2).sum()
+    pixels, powers = counts[0].sum(axis=1), np.vander(levels / 255, 3)
+    used = np.sqrt(pixels)[:, None]
+    means = (sums / np.maximum(pixels, 1)).T
+    fit, *_ = np.linalg.lstsq(powers * used, means * used, rcond=None)
+    errors = squares - (pixels[:, None] * means**2).sum() + (pixels[:, None] * (means - powers @ fit) ** 2).sum()
+    spread = float(np.sqrt(max(errors, 0) / (2 * pixels.sum())))
     share = min(max((spread - _TONED[0]) / (_TONED[1] - _TONED[0]), 0), 1)
     if share == 1:
         return face
@@ -59,6 +67,12 @@ def _toned(face: np.ndarray, source: np.ndarray, shown: np.ndarray) -> np.ndarra
     tone = (np.vander(made[..., 0].ravel(), 3) @ fit).reshape(*made.shape[:2], 2) / 255 + 0.5
     made[..., 1:] = share * made[..., 1:] + (1 - share) * tone
     return np.clip(cv2.cvtColor(made, cv2.COLOR_YCrCb2RGB) * 255, 0, 255)
+
+
+def _counts(colours: np.ndarray, channel: int, shown: np.ndarray) -> np.ndarray:
+    """How many pixels of `colours` (h, w, 3) uint8 that are `shown` have each level of channel 0 and of `channel`."""
+    counted = cv2.calcHist([colours], [0, channel], shown.astype(np.uint8), [256, 256], [0, 256, 0, 256])
+    return counted.astype(np.float64)
 
 
 def paste_face(
@@ -104,8 +118,10 @@ def paste_face(
 def _placed(face: np.ndarray, place: Place, shape: tuple[int, ...], box: tuple[int, int, int, int]) -> np.ndarray:
     """`face` as it lies at `place` in a frame of `shape` (H, W, 3), in the part `box` of the frame."""
     left, top, right, bottom = box
-    if place.box(shape[1], shape[0]) is not None:
-        return resize(face, right - left, bottom - top)
+    whole = place.box(shape[1], shape[0])
+    if whole is not None:
+        made = resize(face, whole[2] - whole[0], whole[3] - whole[1])
+        return np.ascontiguousarray(made[top - whole[1] : bottom - whole[1], left - whole[0] : right - whole[0]])
     wide, tall = (max(1, min(n, round(side))) for n, side in zip(face.shape[1::-1], place.size, strict=True))
     if (tall, wide) != face.shape[:2]:  # so that shrinking does not alias
         face = resize(face, wide, tall)
@@ -167,17 +183,18 @@ def paste_weight(
     """Weight of the face pasted at `place` into a frame of `shape` (H, W).
 
     Returns:
-        x1, y1, x2, y2 of the part of the frame that the place covers, and the weight of each of its pixels,
+        x1, y1, x2, y2 of the part of the frame that may have a weight, and the weight of each of its pixels,
         (y2 - y1, x2 - x1) float32: 0 outside the face's contour and the hidden rectangle.
     """
-    x1, y1, x2, y2 = _covered(place, shape)
+    hull = cv2.convexHull(_rounded(select131(np.asarray(landmarks))[OVAL_POINTS]))
+    x1, y1, x2, y2 = _shared(_covered(place, shape), _bounds(hull[:, 0]), _bounds(_hidden_corners(place, form)))
     if x2 <= x1 or y2 <= y1:
         return (x1, y1, x1, y1), np.zeros((0, 0), np.float32)
     # The hull first shrinks by the blur's reach, so that the blurred edge ends at the hull.
     reach = max(1, round(10 * max(place.size) / 256))
     origin = np.array([x1 - reach, y1 - reach])
     size = (y2 - y1 + 2 * reach, x2 - x1 + 2 * reach)
-    mask = _polygon(size, cv2.convexHull(_rounded(select131(np.asarray(landmarks))[OVAL_POINTS] - origin)))
+    mask = _polygon(size, hull - origin.astype(np.int32))
     # Nothing is pasted beyond the hidden rectangle, so the edge lies inside it, except along the frame's border.
     mask &= _hidden(size, place, origin, form)
 
@@ -190,8 +207,7 @@ def _hidden(shape: tuple[int, int], place: Place, origin: np.ndarray, form: Crop
     """Mask of the hidden rectangle in a picture of `shape` whose first pixel is the frame's at `origin`."""
     left, top, right, bottom = form.hidden
     if place.angle:
-        corners = place.to_frame(np.array([[left, top], [right, top], [right, bottom], [left, bottom]]))
-        return _polygon(shape, _rounded(corners - origin - 0.5))
+        return _polygon(shape, _rounded(_hidden_corners(place, form) - origin - 0.5))
     mask = np.zeros(shape, np.uint8)
     x, y = round(place.left) - int(origin[0]), round(place.top) - int(origin[1])
     wide, tall = (round(side) for side in place.size)
@@ -199,6 +215,24 @@ def _hidden(shape: tuple[int, int], place: Place, origin: np.ndarray, form: Crop
     columns = slice(max(0, x + round(left * wide)), max(0, x + wide - round((1 - right) * wide)))
     mask[rows, columns] = 255
     return mask
+
+
+def _hidden_corners(place: Place, form: CropForm) -> np.ndarray:
+    """(4, 2) corners of the hidden rectangle, in pixels of the frame."""
+    left, top, right, bottom = form.hidden
+    return place.to_frame(np.array([[left, top], [right, top], [right, bottom], [left, bottom]]))
+
+
+def _bounds(points: np.ndarray) -> tuple[int, int, int, int]:
+    """x1, y1, x2, y2 of the pixels that a polygon with corners `points` (N, 2) may touch."""
+    low, high = np.floor(points.min(axis=0)) - 1, np.ceil(points.max(axis=0)) + 2
+    return int(low[0]), int(low[1]), int(high[0]), int(high[1])
+
+
+def _shared(*boxes: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
+    """x1, y1, x2, y2 of what all of `boxes` cover; x2 <= x1 or y2 <= y1 if that is nothing."""
+    x1, y1 = (max(box[i] for box in boxes) for i in (0, 1))
+    return x1, y1, min(box[2] for box in boxes), min(box[3] for box in boxes)
 
 
 def _rounded(points: np.ndarray) -> np.ndarray:

@@ -133,6 +133,11 @@ class CropForm:
         mask[self.hidden_pixels] = True
         return mask
 
+    def coarse(self) -> "CropForm":
+        """This form at the smallest integer fraction of its size that is as large as STSA's, or itself."""
+        part = max(1, min(self.height // CropForm.height, self.width // CropForm.width))
+        return dataclasses.replace(self, height=self.height // part, width=self.width // part)
+
     def place(self, points: np.ndarray, window: np.ndarray | None = None, level: bool = False) -> Place:
         """The crop's place in a frame, in pixels; it may reach beyond the frame.
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+_CUBIC = 2  # px that cubic interpolation reads on each side
+
 
 @dataclass(frozen=True)
 class Place:
@@ -87,6 +89,8 @@ class Place:
 def crop_face(frame: np.ndarray, place: Place, shape: tuple[int, int]) -> np.ndarray:
     """Cut `place` out of `frame` (H, W, 3) uint8 and resize it to `shape` (height, width): (height, width, 3).
 
+    A frame of one channel (H, W) gives (height, width).
+
     Pixels beyond the frame repeat its border.
     """
     height, width = shape
@@ -115,10 +119,19 @@ def shrunk_crop(frame: np.ndarray, place: Place, shape: tuple[int, int]) -> np.n
     if x2 - x1 < 2 or y2 - y1 < 2 or scale >= 1:
         return crop_face(frame, place, shape)
     size = max(1, round((x2 - x1) * scale)), max(1, round((y2 - y1) * scale))
-    step = max(1, int(0.5 / scale))  # averaging two pixels across is enough
-    part = np.ascontiguousarray(frame[y1:y2:step, x1:x2:step])
-    part = cv2.resize(part, size, interpolation=cv2.INTER_AREA)
+    step = max(1, int(0.5 / scale))  # averaging two rows is enough; leaving out columns would need a copy
+    part = cv2.resize(frame[y1:y2:step, x1:x2], size, interpolation=cv2.INTER_AREA)
     return crop_face(part, place.within(np.array([x1, y1]), (size[0] / (x2 - x1), size[1] / (y2 - y1))), shape)
+
+
+def crop_luma(frame: np.ndarray, place: Place, shape: tuple[int, int]) -> np.ndarray:
+    """The luma of `crop_face`, (height, width) uint8: in a third of the time, and the same but for rounding."""
+    corners, (height, width) = place.corners, frame.shape[:2]
+    low, high = np.floor(corners.min(axis=0)) - _CUBIC, np.ceil(corners.max(axis=0)) + _CUBIC
+    x1, y1 = (int(side) for side in np.clip(low, 0, [width - 1, height - 1]))
+    x2, y2 = (int(side) for side in np.clip(high, [x1 + 1, y1 + 1], [width, height]))
+    luma = cv2.cvtColor(np.ascontiguousarray(frame[y1:y2, x1:x2]), cv2.COLOR_RGB2GRAY)
+    return crop_face(luma, place.within(np.array([x1, y1]), (1, 1)), shape)
 
 
 def resize(image: np.ndarray, width: int, height: int) -> np.ndarray:
