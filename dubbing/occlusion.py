@@ -24,7 +24,7 @@ from dubbing.source import Source
 from media.crop import CROPS
 from media.heatmap import LIP_POINTS
 from media.landmarks import OVAL_POINTS, select131
-from media.place import Place, crop_face
+from media.place import Place, shrunk_crop
 from media.stages import Clock
 
 FORM = dataclasses.replace(CROPS["upright"], height=64, width=64)  # of the faces that the network takes
@@ -36,6 +36,9 @@ _DARK, _MOST_GAIN = 50.0, 5.0  # mean grey level below which a face is brightene
 _CHUNK = 3000  # faces compared with one usual face; it is held in memory with them
 _USUAL = 64  # faces whose median is the usual face
 _BATCH = 32
+# The network takes every third frame of a face, and those next to frames in which some of the lower face is marked.
+_EVERY, _AROUND = 3, 3
+_HINT = 0.004  # that share of the lower face, without the lips and the oval's edge
 _APART = 5  # of the frames that are not dubbed, every fifth is examined: they may be references
 
 # Probabilities, smoothed over three frames: what is above the first is covered, if some of it is above the second.
@@ -181,7 +184,7 @@ class _Reader:
         place = FORM.place(points)
         self._places.append(place)
         self._landmarks.append(place.to_crop(select131(points)))
-        self._faces.append(crop_face(frame, place, FORM.shape))
+        self._faces.append(shrunk_crop(frame, place, FORM.shape))
         if len(self._faces) == _CHUNK:
             self._read()
 
@@ -190,16 +193,35 @@ class _Reader:
         if self._usual is None or len(faces) >= _USUAL:
             picks = np.unique(np.linspace(0, len(faces) - 1, min(len(faces), _USUAL)).astype(int))
             self._usual = np.median([faces[i] for i in picks], axis=0).astype(np.uint8)
-        network = load_network(str(self._device))
-        for start in range(0, len(faces), _BATCH):
-            pairs = zip(faces[start : start + _BATCH], landmarks[start : start + _BATCH], strict=True)
-            inputs = np.stack([network_input(face, self._usual, points) for face, points in pairs])
-            with torch.inference_mode():
-                marks = network(torch.from_numpy(inputs).to(self._device)).sigmoid() * 255
-            found = marks.round().byte().cpu().numpy()
-            self._marks += [each if each.max() > _MARKED * 255 else None for each in found]
-            self._unlike += [unlikeness(each) for each in inputs]
+        marks: dict[int, np.ndarray | None] = {}
+        unlike: dict[int, float] = {}
+        wanted = sorted({*range(0, len(faces), _EVERY), len(faces) - 1})
+        while wanted:
+            for start in range(0, len(wanted), _BATCH):
+                self._mark(wanted[start : start + _BATCH], landmarks, marks, unlike)
+            hints = [i for i in wanted if _hinted(marks[i], landmarks[i])]
+            near = {j for i in hints for j in range(max(0, i - _AROUND), min(len(faces), i + _AROUND + 1))}
+            wanted = sorted(near.difference(marks))
+        self._marks += [marks.get(i) for i in range(len(faces))]
+        known = sorted(unlike)
+        self._unlike += np.interp(np.arange(len(faces)), known, [unlike[i] for i in known]).tolist()
         self._faces = []
+
+    def _mark(
+        self,
+        numbers: list[int],
+        landmarks: list[np.ndarray],
+        marks: dict[int, np.ndarray | None],
+        unlike: dict[int, float],
+    ) -> None:
+        """Add the marks and the unlikeness of the faces `numbers`; marks are None where all are small."""
+        assert self._usual is not None
+        inputs = np.stack([network_input(self._faces[i], self._usual, landmarks[i]) for i in numbers])
+        with torch.inference_mode():
+            made = load_network(str(self._device))(torch.from_numpy(inputs).to(self._device)).sigmoid() * 255
+        found = made.round().byte().cpu().numpy()
+        marks.update((i, each if each.max() > _MARKED * 255 else None) for i, each in zip(numbers, found, strict=True))
+        unlike.update((i, unlikeness(each)) for i, each in zip(numbers, inputs, strict=True))
 
     def cover(self, cuts: Sequence[int]) -> Cover:
         if self._faces:
@@ -235,7 +257,7 @@ def judge(
         mask = _covering(probability * (parts[0] | parts[2]), parts[1])
         lower, lips, upper = (_share(mask, part) for part in parts)
         shares[i], masks[i] = lower, np.packbits(mask)
-        inner = parts[0] & ~_grown(parts[1]) & ~_grown(~(parts[0] | parts[2]))
+        inner = _inner(*parts)
         outside[i] = _share(mask & (probability > _CERTAIN) & inner, parts[0])
         confident[i] = _share((probability > _CONFIDENT) & inner, parts[0])
         most = max(lower / _LOWER, lips / _LIPS, upper / _UPPER)
@@ -300,6 +322,19 @@ def _parts(landmarks: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     oval, lips = (_hull(landmarks[points]) for points in (OVAL_POINTS, LIP_POINTS))
     hidden = FORM.hidden_mask()
     return oval & hidden, lips, oval & ~hidden
+
+
+def _inner(lower: np.ndarray, lips: np.ndarray, upper: np.ndarray) -> np.ndarray:
+    """The lower face without the lips and the oval's edge."""
+    return lower & ~_grown(lips) & ~_grown(~(lower | upper))
+
+
+def _hinted(mark: np.ndarray | None, landmarks: np.ndarray) -> bool:
+    """Whether so much of a lower face is marked that the frames next to it are looked at too."""
+    if mark is None:
+        return False
+    parts = _parts(landmarks)
+    return _share((mark > _MARKED * 255) & _inner(*parts), parts[0]) > _HINT
 
 
 def _grown(mask: np.ndarray) -> np.ndarray:
