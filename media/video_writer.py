@@ -162,7 +162,7 @@ class VideoWriter(contextlib.AbstractContextManager):
         source = graph.add_buffer(width=width, height=height, format=av.VideoFormat("rgb24"), time_base=1 / self.fps)
         scale = graph.add(
             "scale",
-            flags="bicubic+accurate_rnd+full_chroma_int",
+            flags="bicubic+accurate_rnd+full_chroma_inp",
             out_color_matrix=MATRICES[self.colour.matrix],
             out_chroma_loc="left",
             out_range="tv",
