@@ -58,7 +58,8 @@ def observed(source: Source, limit: int, seconds: float, options: DubOptions, cl
     total = min(limit, round(seconds * source.fps)) or None
     frames = background(clock.iterate("decode, first pass", source.scan(limit)), 4)
     with contextlib.closing(frames):
-        return observe(with_progress(frames, total, title, options), options.workers, clock)
+        shown = with_progress(frames, total, title, options)
+        return observe(shown, options.workers, clock, options.protocol == "authors")
 
 
 def with_progress(frames: Iterator, total: int | None, title: str, options: DubOptions) -> Iterable:

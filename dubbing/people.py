@@ -2,26 +2,21 @@
 
 import itertools
 from bisect import bisect_left
-from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from queue import SimpleQueue
 
 import numpy as np
 
 from dubbing.light import light
 from dubbing.looks import LOOK_SHAPE, SAME_LOOK, Shots, differences, distinct, thumbnail
+from dubbing.tracking import tracked_frames
 from dubbing.tracks import MOST_LOOKS, Linker, Track, divided, fleeting
 from media.crop import CropForm
 from media.errors import InputError
-from media.face import Face, FaceTracker
 from media.heatmap import LIP_POINTS
 from media.landmarks import select131
 from media.stages import Clock
-from media.turned import TurnedFaces
 
-MOST_FACES = 4  # most faces to find in a frame
 _NOSE, _LEFT_SIDE, _RIGHT_SIDE = 1, 234, 454  # MediaPipe ids
 _MOUTH = 0.5, 0.75  # a mouth of which a smaller share is in the picture passes, until a larger one is
 _PROFILE = 0.06  # a face is turned away if its nose tip is nearer to one side than this fraction of its width
@@ -51,7 +46,7 @@ class Person:
         self.points += track.points
         self.boxes += track.boxes
         self.lights += [light(each) for each in track.looks]
-        self.unsure |= track.bridged
+        self.unsure |= track.bridged | track.interpolated
         self.looks = distinct([*self.looks, *track.distinct().astype(np.float32)], MOST_LOOKS)
 
     def unlikeness(self, looks: np.ndarray) -> float:
@@ -90,12 +85,18 @@ class Scene:
     frames: int
 
 
-def observe(frames: Iterable[np.ndarray], workers: int, clock: Clock | None = None) -> Scene:
-    """Find and link the faces of `frames`, (H, W, 3) uint8 RGB each, with `workers` face trackers at once."""
-    shots, linker = Shots(), Linker()
-    for frame, faces in _tracked(frames, workers, clock or Clock()):
-        cut = shots.add(thumbnail(frame))
-        linker.add(frame, [face for face in faces if not turned_away(face.landmarks)], cut)
+def observe(frames: Iterable[np.ndarray], workers: int, clock: Clock | None = None, every_frame: bool = False) -> Scene:
+    """Find and link the faces of `frames`, (H, W, 3) uint8 RGB each, with `workers` face trackers at once.
+
+    every_frame: search every frame, also where a face hardly moves (`dubbing.tracking`).
+    """
+    clock, shots, linker = clock or Clock(), Shots(), Linker()
+    for found in tracked_frames(frames, workers, clock, every_frame):
+        with clock.time("link"):
+            cut = shots.add(thumbnail(found.frame))
+            shown = [i for i, face in enumerate(found.faces) if not turned_away(face.landmarks)]
+            faces, looks = [found.faces[i] for i in shown], [found.looks[i] for i in shown]
+            linker.add(found.frame, faces, looks, cut, found.interpolated)
     shots.end()
     return Scene(people_of(linker.tracks, shots), shots.cuts, linker.frames)
 
@@ -243,40 +244,3 @@ def _person_at(scene: Scene, point: tuple[int, int]) -> Person:
     if not hits:
         raise InputError(f"--face-at {point[0]},{point[1]}: no face is ever there; give a point in one")
     return min(hits, key=lambda hit: hit[0])[1]
-
-
-def _tracked(frames: Iterable[np.ndarray], workers: int, clock: Clock) -> Iterator[tuple[np.ndarray, list[Face]]]:
-    """Yield each frame with its faces, in order; at most twice `workers` frames are processed at a time."""
-    trackers, turned = SimpleQueue[FaceTracker](), TurnedFaces(MOST_FACES)
-    opened = [FaceTracker(MOST_FACES) for _ in range(workers)]
-    for tracker in opened:
-        trackers.put(tracker)
-
-    def find(frame: np.ndarray) -> list[Face]:
-        tracker = trackers.get()
-        try:
-            with clock.time("track"):
-                return tracker.find(frame)
-        finally:
-            trackers.put(tracker)
-
-    def corrected(frame: np.ndarray, faces: list[Face]) -> tuple[np.ndarray, list[Face]]:
-        with clock.time("track"):
-            return frame, turned.corrected(frame, faces)
-
-    pool = ThreadPoolExecutor(workers)
-    pending: deque = deque()
-    try:
-        for frame in frames:
-            pending.append((frame, pool.submit(find, frame)))
-            if len(pending) > 2 * workers:
-                frame, future = pending.popleft()
-                yield corrected(frame, future.result())
-        while pending:
-            frame, future = pending.popleft()
-            yield corrected(frame, future.result())
-    finally:
-        pool.shutdown(cancel_futures=True)
-        turned.close()
-        for tracker in opened:
-            tracker.close()

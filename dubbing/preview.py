@@ -8,8 +8,9 @@ from itertools import islice
 import cv2
 import numpy as np
 
-from dubbing.people import MOST_FACES, turned_away
+from dubbing.people import turned_away
 from dubbing.source import check_start
+from dubbing.tracking import MOST_FACES
 from media.errors import InputError
 from media.face import Face, FaceTracker
 from media.timeline import FPS

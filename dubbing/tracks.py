@@ -23,7 +23,8 @@ class Track:
     """One face through consecutive frames of a shot.
 
     frames: ascending; points: (132, 2) tracked points in each; boxes: its `Face.box`; looks: `looks.look`.
-    bridged: those of `frames` whose points are interpolated.
+    bridged: those of `frames` whose points are interpolated because the face is missed there.
+    interpolated: those whose points are interpolated because the face hardly moves (`dubbing.tracking`).
     """
 
     frames: list[int] = field(default_factory=list)
@@ -31,6 +32,7 @@ class Track:
     boxes: list[np.ndarray] = field(default_factory=list)
     looks: list[np.ndarray] = field(default_factory=list)
     bridged: set[int] = field(default_factory=set)
+    interpolated: set[int] = field(default_factory=set)
 
     def add(self, frame: int, points: np.ndarray, box: np.ndarray, seen: np.ndarray) -> None:
         self.frames.append(frame)
@@ -42,7 +44,10 @@ class Track:
         """The track's frames in [start, stop)."""
         at = slice(bisect_left(self.frames, start), bisect_left(self.frames, stop))
         frames = self.frames[at]
-        return Track(frames, self.points[at], self.boxes[at], self.looks[at], self.bridged.intersection(frames))
+        points, boxes, looks = self.points[at], self.boxes[at], self.looks[at]
+        return Track(
+            frames, points, boxes, looks, self.bridged.intersection(frames), self.interpolated.intersection(frames)
+        )
 
     def distinct(self) -> np.ndarray:
         """Looks that differ from each other, the first ones of the track: (N, *LOOK_SHAPE), N from 1 to 32."""
@@ -63,12 +68,16 @@ class Linker:
         self._open: list[Track] = []  # those that may go on
         self._missed: dict[int, np.ndarray] = {}  # recent frames in which a face is missed
 
-    def add(self, frame: np.ndarray, faces: list[Face], cut: bool) -> None:
-        """Add a frame (H, W, 3) uint8 with its faces; `cut`: it begins a shot."""
+    def add(
+        self, frame: np.ndarray, faces: list[Face], looks: list[np.ndarray], cut: bool, interpolated: bool = False
+    ) -> None:
+        """Add a frame (H, W, 3) uint8 with its faces and their `looks.look`.
+
+        cut: it begins a shot. interpolated: its faces are interpolated.
+        """
         index, self.frames = self.frames, self.frames + 1
         self._open = [track for track in self._open if not cut and index - track.frames[-1] <= BRIDGED + 1]
         self._missed = {i: picture for i, picture in self._missed.items() if index - i <= BRIDGED}
-        looks = [look(frame, face.landmarks) for face in faces]
         scores = [
             (score, i, j)
             for i, face in enumerate(faces)
@@ -88,6 +97,8 @@ class Linker:
                 self.tracks.append(owners[i])
                 self._open.append(owners[i])
             owners[i].add(index, tracked(face.landmarks), face.box, looks[i])
+            if interpolated:
+                owners[i].interpolated.add(index)
         if any(track.frames[-1] < index for track in self._open):
             self._missed[index] = frame
 

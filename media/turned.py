@@ -85,22 +85,27 @@ class TurnedFaces:
         for graph in self._graphs.values():
             graph.close()
 
-    def corrected(self, frame: np.ndarray, found: list[Face]) -> list[Face]:
-        """The faces of the next frame (H, W, 3) uint8, of which `FaceTracker.find` found some."""
+    def corrected(self, frame: np.ndarray, found: list[Face], interpolated: bool = False) -> list[Face]:
+        """The faces of the next frame (H, W, 3) uint8, of which `FaceTracker.find` found some.
+
+        interpolated: the faces follow from those of the frames next to it, which are examined.
+        """
         frame = np.ascontiguousarray(frame)
         self._number += 1
         self._examined = [each for each in self._examined if self._number - each[0] < _EVERY]
         if found:
             self._empty = 0
-            return [self._righted(frame, face) for face in found]
+            return [self._righted(frame, face, interpolated) for face in found]
         hint = any(searched for _, _, searched in self._examined)
         self._empty += 1
         return self._searched(frame) if hint or self._empty % _EMPTY == 1 else []
 
-    def _righted(self, frame: np.ndarray, face: Face) -> Face:
+    def _righted(self, frame: np.ndarray, face: Face, interpolated: bool) -> Face:
         """`face`, or the one that is there upside down."""
         known = [searched for _, box, searched in self._examined if overlap(box, face.box) > _SAME_PLACE]
-        suspect = any(known) or (not known and (self._number % _EVERY == 1 or looks_wrong(frame, face.landmarks)))
+        suspect = any(known)
+        if not known and not interpolated:
+            suspect = self._number % _EVERY == 1 or looks_wrong(frame, face.landmarks)
         if not suspect:
             return face
         angle = roll(face.landmarks)

@@ -37,7 +37,8 @@ def linked(frames: list[tuple[np.ndarray, list[np.ndarray]]]) -> Scene:
     shots, linker = Shots(), Linker()
     for picture, meshes in frames:
         cut = shots.add(thumbnail(picture))
-        linker.add(picture, [face_of(points, picture.shape) for points in meshes], cut)
+        faces = [face_of(points, picture.shape) for points in meshes]
+        linker.add(picture, faces, [look(picture, points) for points in meshes], cut)
     shots.end()
     return Scene(people_of(linker.tracks, shots), shots.cuts, linker.frames)
 
