@@ -25,7 +25,7 @@ def parse() -> argparse.Namespace:
 
 import numpy as np
 
-from dubbing.looks import SAME_LOOK, differences, look
+from dubbing.looks import SAME_LOOK, differences, look, small_face
 from media.face import FaceTracker
 from media.timeline import FPS
 from media.video import probe, read_frames
@@ -41,7 +41,7 @@ def looks_of(video: Path, frames: int, tracker: FaceTracker) -> np.ndarray:
     for index, frame in enumerate(read_frames(video, FPS)):
         if index in wanted and (faces := tracker.find(frame)):
             dimmed = [(frame * light).round().astype(np.uint8) for light in LIGHTS]
-            looks.append([look(each, faces[0].landmarks) for each in dimmed])
+            looks.append([look(small_face(each, faces[0].landmarks)) for each in dimmed])
         if index >= last:
             break
     return np.array(looks)

@@ -1,5 +1,6 @@
 """Thumbnails of upper faces, by which people are recognised in any light, and of frames, by which shots are found."""
 
+import dataclasses
 import math
 from collections import deque
 from collections.abc import Iterable
@@ -8,12 +9,13 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from media.crop import CropForm
+from media.crop import CROPS
 from media.place import shrunk_crop
 
-# A look is the part of an upright crop between the hair and the nose's tip, which speech hardly moves.
-_UPRIGHT = CropForm(height=32, width=32, framing="upright")
-_PART = (slice(0, 20), slice(6, 26))
+SMALL = dataclasses.replace(CROPS["upright"], height=64, width=64)  # the form of `small_face`
+
+# A look is the part of a small face between the hair and the nose's tip, which speech hardly moves.
+_PART = (slice(0, 40), slice(12, 52))
 LOOK_SHAPE = (10, 16, 3)
 
 # Looks differ by the mean absolute difference of their standardised levels; `python -m benchmarks.looks` measures it.
@@ -32,10 +34,14 @@ _UNEVEN = 0.05  # most that a frame's mixture goes back
 _STEP = 0.4  # most that it goes on in one frame
 
 
-def look(frame: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """The look of a face with mesh or tracked points (478 or 132, 2) in `frame` (H, W, 3) uint8: `LOOK_SHAPE` uint8."""
-    crop = shrunk_crop(frame, _UPRIGHT.place(points), _UPRIGHT.shape)
-    return cv2.resize(crop[_PART], LOOK_SHAPE[1::-1], interpolation=cv2.INTER_AREA)
+def small_face(frame: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """The face with mesh or tracked points (478 or 132, 2) in `frame` (H, W, 3) uint8, as `SMALL`: (64, 64, 3)."""
+    return shrunk_crop(frame, SMALL.place(points), SMALL.shape)
+
+
+def look(face: np.ndarray) -> np.ndarray:
+    """The look of a `small_face`: `LOOK_SHAPE` uint8."""
+    return cv2.resize(face[_PART], LOOK_SHAPE[1::-1], interpolation=cv2.INTER_AREA)
 
 
 def standardised(looks: np.ndarray) -> np.ndarray:

@@ -19,15 +19,15 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dubbing.looks import SMALL, small_face
 from dubbing.people import Person
 from dubbing.source import Source
-from media.crop import CROPS
 from media.heatmap import LIP_POINTS
 from media.landmarks import OVAL_POINTS, select131
-from media.place import Place, shrunk_crop
+from media.place import Place
 from media.stages import Clock
 
-FORM = dataclasses.replace(CROPS["upright"], height=64, width=64)  # of the faces that the network takes
+FORM = SMALL  # of the faces that the network takes
 PACKED = FORM.height * FORM.width // 8  # bytes of a packed mask
 WEIGHTS = Path(__file__).with_name("occlusion.safetensors")
 _EYES = (slice(16, 32), slice(20, 44))  # rows and columns of the eyes and cheeks, by which two faces are made as light
@@ -148,11 +148,13 @@ def examine(
         cuts: frames at which shots begin.
     """
     wanted = [_examined(person, dubbed) for person in people]
-    stop = max((person.frames[rows[-1]] for person, rows in zip(people, wanted, strict=True)), default=-1) + 1
     readers = [_Reader(person, rows, device) for person, rows in zip(people, wanted, strict=True)]
+    with clock.time("occlusion"):
+        missed = [reader for reader in readers if not reader.recall()]
+    stop = max((reader.last for reader in missed), default=-1) + 1
     for index, frame in clock.iterate("decode", source.play(min(stop, source.frames))):
         with clock.time("occlusion"):
-            for reader in readers:
+            for reader in missed:
                 reader.look(index, frame)
     with clock.time("occlusion"):
         return [reader.cover(cuts) for reader in readers]
@@ -176,15 +178,32 @@ class _Reader:
         self._marks: list[np.ndarray | None] = []
         self._unlike: list[float] = []
 
+    @property
+    def last(self) -> int:
+        """The last frame to look at; -1 if there is none."""
+        return self._person.frames[self._rows[-1]] if len(self._rows) else -1
+
+    def recall(self) -> bool:
+        """Take the faces that the first pass kept; False if it did not keep all of them."""
+        kept = [self._person.small[row] for row in self._rows] if self._person.small else []
+        faces = [face for face in kept if face is not None]
+        if len(faces) < len(self._rows):
+            return False
+        for row, face in zip(self._rows, faces, strict=True):
+            self._add(row, face)
+        return True
+
     def look(self, index: int, frame: np.ndarray) -> None:
         row = self._row_of.get(index)
-        if row is None:
-            return
+        if row is not None:
+            self._add(row, small_face(frame, self._person.points[row]))
+
+    def _add(self, row: int, face: np.ndarray) -> None:
         points = self._person.points[row]
         place = FORM.place(points)
         self._places.append(place)
         self._landmarks.append(place.to_crop(select131(points)))
-        self._faces.append(shrunk_crop(frame, place, FORM.shape))
+        self._faces.append(face)
         if len(self._faces) == _CHUNK:
             self._read()
 

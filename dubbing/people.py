@@ -31,6 +31,7 @@ class Person:
     lights: light of the face in each, `dubbing.light.light`; NaN where it is not known.
     looks: thumbnails of different upper faces, by which the person is recognised.
     unsure: those of `frames` that are no references: their points are interpolated, or two shots are mixed.
+    small: `looks.small_face` in each; None where the first pass kept none.
     """
 
     frames: list[int] = field(default_factory=list)
@@ -39,6 +40,7 @@ class Person:
     lights: list[float] = field(default_factory=list)
     looks: np.ndarray = field(default_factory=lambda: np.empty((0, *LOOK_SHAPE), np.float32))
     unsure: set[int] = field(default_factory=set)
+    small: list[np.ndarray | None] = field(default_factory=list, repr=False)
 
     def extend(self, track: Track) -> None:
         """Add the frames of a track."""
@@ -46,6 +48,7 @@ class Person:
         self.points += track.points
         self.boxes += track.boxes
         self.lights += [light(each) for each in track.looks]
+        self.small += track.small
         self.unsure |= track.bridged | track.interpolated
         self.looks = distinct([*self.looks, *track.distinct().astype(np.float32)], MOST_LOOKS)
 
@@ -95,8 +98,8 @@ def observe(frames: Iterable[np.ndarray], workers: int, clock: Clock | None = No
         with clock.time("link"):
             cut = shots.add(thumbnail(found.frame))
             shown = [i for i, face in enumerate(found.faces) if not turned_away(face.landmarks)]
-            faces, looks = [found.faces[i] for i in shown], [found.looks[i] for i in shown]
-            linker.add(found.frame, faces, looks, cut, found.interpolated)
+            faces, small = [found.faces[i] for i in shown], [found.small[i] for i in shown]
+            linker.add(found.frame, faces, small, cut, found.interpolated)
     shots.end()
     return Scene(people_of(linker.tracks, shots), shots.cuts, linker.frames)
 

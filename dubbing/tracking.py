@@ -12,7 +12,7 @@ from queue import SimpleQueue
 
 import numpy as np
 
-from dubbing.looks import differences, look
+from dubbing.looks import differences, look, small_face
 from media.face import Face, FaceTracker, face_of
 from media.landmarks import select131
 from media.place import overlap
@@ -27,11 +27,11 @@ _SAME_LOOK = 0.25  # difference of a face's looks in two neighbouring frames
 
 @dataclass
 class Found:
-    """A frame (H, W, 3) uint8, its faces, the `looks.look` of each, and whether they are interpolated."""
+    """A frame (H, W, 3) uint8, its faces, the `looks.small_face` of each, and whether they are interpolated."""
 
     frame: np.ndarray
     faces: list[Face]
-    looks: list[np.ndarray]
+    small: list[np.ndarray]
     interpolated: bool = False
 
 
@@ -98,15 +98,15 @@ def tracked_frames(
 
 
 def _seen(frame: np.ndarray, faces: list[Face]) -> Found:
-    return Found(frame, faces, [look(frame, face.landmarks) for face in faces])
+    return Found(frame, faces, [small_face(frame, face.landmarks) for face in faces])
 
 
 def interpolated(frame: np.ndarray, before: Found, after: Found) -> Found | None:
     """`frame` with the faces of the frames next to it, halfway between; None if it must be searched."""
     if not before.faces or len(before.faces) != len(after.faces):
         return None
-    faces, looks = [], []
-    for face, seen in zip(before.faces, before.looks, strict=True):
+    faces, small = [], []
+    for face, seen in zip(before.faces, before.small, strict=True):
         others = [i for i, other in enumerate(after.faces) if overlap(face.box, other.box) > _SAME_PLACE]
         if len(others) != 1:
             return None
@@ -116,9 +116,10 @@ def interpolated(frame: np.ndarray, before: Found, after: Found) -> Found | None
         if np.linalg.norm(last - first, axis=1).max() > MOVED * size:
             return None
         middle = face_of((face.landmarks + other.landmarks) / 2, frame.shape)
-        there = look(frame, middle.landmarks)
-        if differences(there[None], np.stack([seen, after.looks[others[0]]])).max() > _SAME_LOOK:
+        there = small_face(frame, middle.landmarks)
+        ends = np.stack([look(seen), look(after.small[others[0]])])
+        if differences(look(there)[None], ends).max() > _SAME_LOOK:
             return None
         faces.append(middle)
-        looks.append(there)
-    return Found(frame, faces, looks, interpolated=True)
+        small.append(there)
+    return Found(frame, faces, small, interpolated=True)

@@ -5,11 +5,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from dubbing.looks import SAME_LOOK, SIMILAR_LOOK, Dissolve, differences, distinct, look
+from dubbing.looks import SAME_LOOK, SIMILAR_LOOK, Dissolve, differences, distinct, look, small_face
 from media.face import Face
 from media.landmarks import tracked
 from media.place import overlap
 
+MEMORY = 64 * 2**20  # most bytes of small faces to keep: those of some 5,000 frames
 BRIDGED = 5  # most frames between two of a track in which its face is missed
 _SAME_PLACE = 0.3  # boxes of neighbouring frames that overlap by more may be one person's
 _SAME_MESH = 0.06  # mean distance of the points of one face, in two ways, in its diagonal
@@ -23,6 +24,7 @@ class Track:
     """One face through consecutive frames of a shot.
 
     frames: ascending; points: (132, 2) tracked points in each; boxes: its `Face.box`; looks: `looks.look`.
+    small: `looks.small_face`, None where there was no room for it.
     bridged: those of `frames` whose points are interpolated because the face is missed there.
     interpolated: those whose points are interpolated because the face hardly moves (`dubbing.tracking`).
     """
@@ -31,23 +33,24 @@ class Track:
     points: list[np.ndarray] = field(default_factory=list)
     boxes: list[np.ndarray] = field(default_factory=list)
     looks: list[np.ndarray] = field(default_factory=list)
+    small: list[np.ndarray | None] = field(default_factory=list, repr=False)
     bridged: set[int] = field(default_factory=set)
     interpolated: set[int] = field(default_factory=set)
 
-    def add(self, frame: int, points: np.ndarray, box: np.ndarray, seen: np.ndarray) -> None:
+    def add(self, frame: int, points: np.ndarray, box: np.ndarray, seen: np.ndarray, small: np.ndarray | None) -> None:
         self.frames.append(frame)
         self.points.append(points)
         self.boxes.append(box)
         self.looks.append(seen)
+        self.small.append(small)
 
     def part(self, start: int, stop: int) -> "Track":
         """The track's frames in [start, stop)."""
         at = slice(bisect_left(self.frames, start), bisect_left(self.frames, stop))
         frames = self.frames[at]
-        points, boxes, looks = self.points[at], self.boxes[at], self.looks[at]
-        return Track(
-            frames, points, boxes, looks, self.bridged.intersection(frames), self.interpolated.intersection(frames)
-        )
+        bridged, interpolated = (each.intersection(frames) for each in (self.bridged, self.interpolated))
+        points, boxes, looks, small = self.points[at], self.boxes[at], self.looks[at], self.small[at]
+        return Track(frames, points, boxes, looks, small, bridged, interpolated)
 
     def distinct(self) -> np.ndarray:
         """Looks that differ from each other, the first ones of the track: (N, *LOOK_SHAPE), N from 1 to 32."""
@@ -65,19 +68,21 @@ class Linker:
     def __init__(self):
         self.tracks: list[Track] = []
         self.frames = 0
+        self._room = MEMORY
         self._open: list[Track] = []  # those that may go on
         self._missed: dict[int, np.ndarray] = {}  # recent frames in which a face is missed
 
     def add(
-        self, frame: np.ndarray, faces: list[Face], looks: list[np.ndarray], cut: bool, interpolated: bool = False
+        self, frame: np.ndarray, faces: list[Face], small: list[np.ndarray], cut: bool, interpolated: bool = False
     ) -> None:
-        """Add a frame (H, W, 3) uint8 with its faces and their `looks.look`.
+        """Add a frame (H, W, 3) uint8 with its faces and their `looks.small_face`.
 
         cut: it begins a shot. interpolated: its faces are interpolated.
         """
         index, self.frames = self.frames, self.frames + 1
         self._open = [track for track in self._open if not cut and index - track.frames[-1] <= BRIDGED + 1]
         self._missed = {i: picture for i, picture in self._missed.items() if index - i <= BRIDGED}
+        looks = [look(each) for each in small]
         scores = [
             (score, i, j)
             for i, face in enumerate(faces)
@@ -96,11 +101,16 @@ class Linker:
                 owners[i] = Track()
                 self.tracks.append(owners[i])
                 self._open.append(owners[i])
-            owners[i].add(index, tracked(face.landmarks), face.box, looks[i])
+            owners[i].add(index, tracked(face.landmarks), face.box, looks[i], self._kept(small[i]))
             if interpolated:
                 owners[i].interpolated.add(index)
         if any(track.frames[-1] < index for track in self._open):
             self._missed[index] = frame
+
+    def _kept(self, small: np.ndarray) -> np.ndarray | None:
+        """`small`, or None where the faces kept so far fill the memory."""
+        self._room -= small.nbytes
+        return small if self._room >= 0 else None
 
     def _seen(self, index: int, points: np.ndarray, track: Track) -> bool:
         """Whether a face with such `points`, of another track than `track`, is found at `index`: a covered one."""
@@ -114,11 +124,12 @@ class Linker:
         for i in range(first + 1, index):
             share = (i - first) / (index - first)
             between = (1 - share) * points + share * tracked(face.landmarks)
-            there = look(self._missed[i], between)
+            small = small_face(self._missed[i], between)
+            there = look(small)
             if differences(there[None], known).min() > SIMILAR_LOOK and not self._seen(i, between, track):
                 return False
             mean = np.rint((1 - share) * box + share * face.box).astype(np.int32)
-            rows.append((i, between.astype(np.float32), mean, there))
+            rows.append((i, between.astype(np.float32), mean, there, self._kept(small)))
         for row in rows:
             track.add(*row)
             track.bridged.add(row[0])

@@ -9,7 +9,7 @@ from media_files import write_sound
 
 from benchmarks.dubbing import SourcesOwnFaces
 from dubbing import DubOptions, dub
-from dubbing.looks import SAME_LOOK, Shots, differences, look, thumbnail
+from dubbing.looks import SAME_LOOK, Shots, differences, look, small_face, thumbnail
 from dubbing.motion import motion
 from dubbing.people import Person, Scene, observe, people_of, without_mouth
 from dubbing.tracks import Linker, Track
@@ -38,21 +38,25 @@ def linked(frames: list[tuple[np.ndarray, list[np.ndarray]]]) -> Scene:
     for picture, meshes in frames:
         cut = shots.add(thumbnail(picture))
         faces = [face_of(points, picture.shape) for points in meshes]
-        linker.add(picture, faces, [look(picture, points) for points in meshes], cut)
+        linker.add(picture, faces, [small_face(picture, points) for points in meshes], cut)
     shots.end()
     return Scene(people_of(linker.tracks, shots), shots.cuts, linker.frames)
 
 
+def seen(picture: np.ndarray, points: np.ndarray) -> np.ndarray:
+    return look(small_face(picture, points))
+
+
 def test_a_look_is_the_same_in_any_light(two):
     (hopper, hers), (collins, his) = two
-    looks = [look(hopper, hers)[None], look(collins, his)[None]]
+    looks = [seen(hopper, hers)[None], seen(collins, his)[None]]
     assert differences(*looks).min() > 2 * SAME_LOOK
     for share in (0.5, 0.2, 0.08):
-        dim = [look((picture * share).round().astype(np.uint8), points)[None] for picture, points in two]
+        dim = [seen((picture * share).round().astype(np.uint8), points)[None] for picture, points in two]
         assert max(differences(a, b).max() for a, b in zip(dim, looks, strict=True)) < SAME_LOOK / 2
         assert differences(dim[0], looks[1]).min() > SAME_LOOK
     warm = np.clip(hopper * 0.6 + [30, 15, 5], 0, 255).astype(np.uint8)
-    assert differences(look(warm, hers)[None], looks[0]).max() < SAME_LOOK
+    assert differences(seen(warm, hers)[None], looks[0]).max() < SAME_LOOK
 
 
 def test_a_person_in_half_the_light_is_the_same_person(two):
@@ -181,7 +185,7 @@ def test_the_crop_of_a_tilted_face_is_that_of_the_upright_one(two, name):
 
 def one(frame: int, points: np.ndarray, picture: np.ndarray) -> Track:
     """A track of one frame."""
-    return Track([frame], [tracked(points)], [face_of(points, picture.shape).box], [look(picture, points)])
+    return Track([frame], [tracked(points)], [face_of(points, picture.shape).box], [seen(picture, points)], [None])
 
 
 def turn(picture: np.ndarray, degrees: float) -> tuple[np.ndarray, np.ndarray]:

@@ -63,13 +63,13 @@ def test_every_second_frame_of_a_still_face_is_searched(searched, mesh, count, w
     between = [number for number in range(1, count - 1, 2)]
     assert sorted(searched[1]) == [number for number in range(count) if number not in between]
     assert [i for i, each in enumerate(found) if each.interpolated] == between
-    assert all(np.abs(each.faces[0].landmarks - mesh).max() < 1e-4 and len(each.looks) == 1 for each in found)
+    assert all(np.abs(each.faces[0].landmarks - mesh).max() < 1e-4 and len(each.small) == 1 for each in found)
 
 
 def test_a_face_that_moves_is_searched_in_every_frame(searched, mesh):
     size = float(np.ptp(select131(mesh), axis=0).max())
     speed = 0.7 * MOVED * size  # from frame to frame
-    searched[0].where = staticmethod(lambda number: [mesh + [min(number, 4) * speed, 0]])
+    searched[0].where = staticmethod(lambda number: [mesh + np.array([min(number, 4) * speed, 0])])
     list(tracked_frames(numbered(9), 2, Clock()))
     assert sorted(searched[1]) == [0, 1, 2, 3, 4, 6, 8]
 
