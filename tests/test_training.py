@@ -203,3 +203,48 @@ def test_frozen_batch_norm_keeps_its_statistics_in_training():
         assert norm.running_mean is not None
         assert (not norm.running_mean.any()) == frozen
     assert network[0].training
+
+
+class Normed(torch.nn.Module):
+    """Two batch norms, the first of which is called twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = torch.nn.Conv2d(3, 4, 3), torch.nn.Conv2d(4, 2, 3)
+        self.norms = torch.nn.ModuleList([torch.nn.BatchNorm2d(4), torch.nn.BatchNorm2d(2, affine=False)])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        once = self.norms[0](self.first(x)).relu()
+        twice = self.norms[0](once + once.flip(2)).relu()
+        return self.norms[1](self.second(twice))
+
+
+def a_step(x: torch.Tensor, **settings) -> tuple[torch.Tensor, dict[str, torch.Tensor], list[torch.Tensor]]:
+    """The outputs, running statistics and gradients of a step of `Normed`."""
+    torch.manual_seed(0)
+    train = TrainConfig(steps=5, batch_size=len(x), learning_rate=0.0, **settings)
+    learner = Learner(Normed().double(), train, Accelerator(cpu=True))
+    gradients: list[torch.Tensor] = []
+    learner.optimizer.register_step_pre_hook(
+        lambda *_: gradients.extend(parameter.grad.clone() for parameter in learner.network.parameters())
+    )
+
+    def compute(part: dict) -> tuple[dict, torch.Tensor]:
+        y = learner.network(part["x"])
+        return {"loss": (y * part["x"][:, :2, 2:-2, 2:-2]).square().mean()}, y.detach()
+
+    _, outputs = learner.step({"clip": list("abcdef"), "x": x}, 1, compute)
+    statistics = {name: value for name, value in learner.network.named_buffers() if "running" in name}
+    return torch.cat(outputs), statistics, gradients
+
+
+def test_batch_norm_can_take_the_whole_step():
+    x = torch.randn(6, 3, 9, 9, dtype=torch.float64)
+    x[3:] += 2  # parts that differ
+    whole, part = a_step(x), a_step(x, micro_batch=2, step_batch_norm=True)
+    torch.testing.assert_close(part[0], whole[0])
+    torch.testing.assert_close(part[1], whole[1])
+    assert (a_step(x, micro_batch=2)[0] - whole[0]).abs().max() > 0.1
+    same = torch.cat([x[:2]] * 3)  # of equal parts the gradient is exact
+    for ours, true in zip(a_step(same, micro_batch=2, step_batch_norm=True)[2], a_step(same)[2], strict=True):
+        torch.testing.assert_close(ours, true)

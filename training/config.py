@@ -73,6 +73,9 @@ class TrainConfig:
     # step's parts are summed. Batch norm and contrastive losses take the windows of one part. Mutual information also
     # takes those of the step's earlier parts.
     micro_batch: int = 0
+    # With micro_batch: batch norm takes the statistics of all windows of the step, at the price of one more forward
+    # pass without gradients, whose activations of one layer at a time are those of the whole step.
+    step_batch_norm: bool = False
     log_every: int = 10  # steps between two entries in TensorBoard
     # Steps between two measurements of each loss term's gradient norm on the layers that the terms share: a multiple of
     # log_every, or 0 for none. Such a step takes one more backward pass a term, and memory for one more gradient.
@@ -275,6 +278,8 @@ def start(config: Any) -> Accelerator:
     if accelerator.num_processes == 1 and "ACCELERATE_DYNAMO_BACKEND" in os.environ and "MASTER_PORT" in os.environ:
         # Without a GPU, `accelerate launch --num_processes 2` silently starts one process.
         print("accelerate has started one process; several without a GPU: --config_file configs/accelerate_cpu.yaml")
+    if train.step_batch_norm and train.compile:
+        raise InputError("train.step_batch_norm=true cannot be compiled; set train.compile=false")
     if train.batch_size % accelerator.num_processes:
         raise InputError(
             f"train.batch_size={train.batch_size} cannot be shared by {accelerator.num_processes} processes; "

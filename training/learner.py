@@ -17,6 +17,7 @@ from models.precision import total
 from training.balance import gradient_norms
 from training.config import TrainConfig, synchronises
 from training.data import parts
+from training.step_norm import StepNorm
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -163,11 +164,18 @@ class Learner:
         """
         windows = len(batch["clip"])
         pieces = list(parts(batch, self.train.micro_batch or windows))
+        whole = None
+        if self.train.step_batch_norm and len(pieces) > 1:
+            whole = StepNorm(self.network, lambda: compute(batch))
         values: dict[str, Tensor | float] = {}
         others = []
         for place, piece in enumerate(pieces):
             exchange = place + 1 == len(pieces) and not partial  # processes exchange gradients once a step
-            with contextlib.nullcontext() if exchange else self.accelerator.no_sync(self.network):
+            with contextlib.ExitStack() as stack:
+                if not exchange:
+                    stack.enter_context(self.accelerator.no_sync(self.network))
+                if whole:
+                    stack.enter_context(whole.applied())
                 terms, other = compute(piece)
                 if not terms:
                     raise InputError("no loss term has a weight, and nothing would be learned; set one of losses.*")
