@@ -33,7 +33,7 @@ def tracked_scene(
 ) -> tuple[Source, Scene]:
     """The source, and the scene of the first `limit` frames of the part of it that the options name."""
     first, part = _part(info, fps, options)
-    limit = min(limit, part)
+    limit = min(limit | 1, part)  # an odd number, so that the last frame is searched (`dubbing.tracking`)
     source = Source(video, fps, start=first)
     scene = prepared.known(limit) if prepared else None
     if scene is not None:

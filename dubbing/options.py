@@ -201,6 +201,12 @@ class DubOptions:
         "output",
         choices=("cut", "keep"),
     )
+    encoder: str = _option(
+        "cpu",
+        "what encodes the output: x264 on the CPU (default), or NVENC on an NVIDIA GPU that has it, else x264",
+        "output",
+        choices=("cpu", "gpu"),
+    )
     workers: int = _option(
         1,
         "face trackers at once (default: the number of CPU cores, 8 at most)",

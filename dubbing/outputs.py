@@ -57,6 +57,7 @@ def open_writers(
     seconds = None if options.length == "sound" and len(sound) == 1 else float(length / fps)
     exact = options.protocol == "authors"
     opening = functools.partial(VideoWriter, fps=fps, sound=sound, duration=seconds, crf=0 if exact else CRF)
+    main = functools.partial(opening, encoder=options.encoder)
     writes = []
     if options.visualize is not None:
         width, height = panel_size(info.width, info.height, form.shape)
@@ -75,7 +76,7 @@ def open_writers(
         heatmaps = stack.enter_context(opening(options.heatmap_output, form.guidance, form.guidance))
         writes.append(lambda frame: heatmaps.write(grey(_shown(frame, form)[0])))
     opened = stack.enter_context(
-        opening(output, info.width, info.height, pixel_aspect=info.pixel_aspect, colour=info.colour)
+        main(output, info.width, info.height, pixel_aspect=info.pixel_aspect, colour=info.colour)
     )
     writes.append(lambda frame: opened.write(frame.result))
 

@@ -30,6 +30,7 @@ from dubbing.speaking import expert_for
 from dubbing.summary import (
     Summary,
     before_mouths,
+    encoded_elsewhere,
     filled_up,
     halved_batches,
     mouths_beyond,
@@ -123,7 +124,7 @@ def dub(
     spans = [(start / fps, end / fps) for start, end in spans_of(faceless)]
     untouched = [(float(start), float(end)) for start, end in spans]
     unkept = info.frame_rate if options.keep_fps and watchable(info.frame_rate) != info.frame_rate else None
-    notes = (*sorted(source.changes), *filled_up(info), *silent_track(audio, own, options))
+    notes = (*sorted(source.changes), *filled_up(info), *encoded_elsewhere(options), *silent_track(audio, own, options))
     notes += (*halved_batches(most, speaker), *before_mouths(count, covers, options))
     notes += (*mouths_beyond(scene, chosen, dubbed, spoken, options), *strangers(people, known, options))
     kept = float((length - spoken) / fps)

@@ -15,6 +15,7 @@ from dubbing.source import Source, source_index
 from dubbing.speaker import Speaker
 from media.sound import track_with_sound
 from media.video import VideoInfo
+from media.video_writer import gpu_encodes
 
 _STRANGER = 0.45  # difference of looks, above which references are of somebody else; `benchmarks.looks`
 
@@ -69,6 +70,11 @@ def halved_batches(before: int | None, speaker: Speaker) -> list[str]:
     if speaker.most == before:
         return []
     return [f"the GPU's memory was full: batches of {speaker.most}; give --batch-size {speaker.most} or less"]
+
+
+def encoded_elsewhere(options: DubOptions) -> list[str]:
+    """What the summary says of a machine without the encoder that the options name."""
+    return ["no GPU with NVENC: encoded on the CPU"] if options.encoder == "gpu" and not gpu_encodes() else []
 
 
 def filled_up(info: VideoInfo) -> list[str]:

@@ -13,6 +13,9 @@ import numpy as np
 import pytest
 from media_files import SIDE, beat_times, number_of, numbered, write_sound, write_video
 
+from dubbing import summary
+from dubbing.options import DubOptions
+from media import video_writer
 from media.errors import InputError
 from media.sound import read_audio
 from media.video import Colour, VideoWriter, probe, read_frames
@@ -366,3 +369,16 @@ def test_what_cannot_be_written_is_one_line_and_no_file(tmp_path, capfd):
 def test_a_frame_of_another_size_is_refused(tmp_path):
     with pytest.raises(ValueError, match="frame is"), VideoWriter(tmp_path / "a.mp4", SIDE, SIDE) as writer:
         writer.write(numbered(0, 32, 32))
+
+
+@pytest.mark.parametrize(
+    ("works", "crf", "codec"), [(True, 18, "h264_nvenc"), (True, 0, "libx264"), (False, 18, "libx264")]
+)
+def test_a_gpu_encodes_where_it_can(tmp_path, monkeypatch, works, crf, codec):
+    monkeypatch.setattr(video_writer, "gpu_encodes", lambda: works)
+    monkeypatch.setattr(summary, "gpu_encodes", lambda: works)
+    assert VideoWriter(tmp_path / "a.mp4", 64, 64, crf=crf, encoder="gpu").codec == codec
+    assert VideoWriter(tmp_path / "a.mp4", 64, 64, crf=crf).codec == "libx264"
+    said = [] if works else ["no GPU with NVENC: encoded on the CPU"]
+    assert summary.encoded_elsewhere(DubOptions(encoder="gpu")) == said
+    assert summary.encoded_elsewhere(DubOptions()) == []
