@@ -25,6 +25,7 @@ CASES = {
     "benchmarks.inference": {"--batch 0": "0 must be 1 or more", "--device tpu": "'tpu'", "--bogus": "--bogus"},
     "metrics.quality": {"": "--clips", "--clips c --bogus": "--bogus", "--every 0 --clips c": "0 must be"},
     "benchmarks.scripts": {"--windows 0": "0 must be 1 or more", "--device tpu": "'tpu'", "--bogus": "--bogus"},
+    "benchmarks.stages": {"--width 0": "0 must be 1 or more", "--crop square": "'square'", "--bogus": "--bogus"},
     "benchmarks.training_memory": {"--device tpu": "'tpu'", "--bogus": "--bogus"},
     "benchmarks.training": {"--steps abc": "'abc'", "--device tpu": "'tpu'", "--bogus": "--bogus"},
     **{script: {"": "--config", "train.steps=2": "--config", "--config c --bogus": "--bogus"} for script in TRAINING},

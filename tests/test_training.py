@@ -224,10 +224,14 @@ def a_step(x: torch.Tensor, **settings) -> tuple[torch.Tensor, dict[str, torch.T
     torch.manual_seed(0)
     train = TrainConfig(steps=5, batch_size=len(x), learning_rate=0.0, **settings)
     learner = Learner(Normed().double(), train, Accelerator(cpu=True))
-    gradients: list[torch.Tensor] = []
-    learner.optimizer.register_step_pre_hook(
-        lambda *_: gradients.extend(parameter.grad.clone() for parameter in learner.network.parameters())
-    )
+    gradients: dict[torch.Tensor, torch.Tensor] = {}
+
+    def keep(parameter: torch.Tensor) -> None:
+        assert parameter.grad is not None
+        gradients[parameter] = parameter.grad.clone()  # the sum of the parts so far
+
+    for parameter in learner.network.parameters():
+        parameter.register_post_accumulate_grad_hook(keep)
 
     def compute(part: dict) -> tuple[dict, torch.Tensor]:
         y = learner.network(part["x"])
@@ -235,7 +239,7 @@ def a_step(x: torch.Tensor, **settings) -> tuple[torch.Tensor, dict[str, torch.T
 
     _, outputs = learner.step({"clip": list("abcdef"), "x": x}, 1, compute)
     statistics = {name: value for name, value in learner.network.named_buffers() if "running" in name}
-    return torch.cat(outputs), statistics, gradients
+    return torch.cat(outputs), statistics, [gradients[parameter] for parameter in learner.network.parameters()]
 
 
 def test_batch_norm_can_take_the_whole_step():
