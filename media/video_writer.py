@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import cast
 
 import av
 import numpy as np
@@ -166,7 +167,7 @@ class VideoWriter(contextlib.AbstractContextManager):
             ) from error
 
     def _add_video(self, container: OutputContainer) -> VideoStream:
-        stream = container.add_stream(self.codec, rate=self.fps, options=self.options)
+        stream = cast(VideoStream, container.add_stream(self.codec, rate=self.fps, options=self.options))
         stream.width, stream.height = self._stored
         stream.pix_fmt = PIX_FMT
         context = stream.codec_context
