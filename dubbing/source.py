@@ -72,7 +72,8 @@ class Source:
                 self._held.append(frame)
                 holding = self.frames * frame.nbytes <= self.memory
                 if not holding:
-                    del self._held[self.memory // 2 // frame.nbytes :]
+                    kept = self.memory // 2 // frame.nbytes
+                    del self._held[kept:]
             yield frame
 
     def skip_scan(self, frames: int, frame_bytes: int) -> None:
