@@ -173,6 +173,7 @@ def test_references_are_bare_and_like_the_others(upright):
     assert (much.strength == 1).all() and not much.without_references().strength.any()
 
 
+@torch.inference_mode()
 def test_the_network_runs_on_faces_of_the_form():
     assert load_network("cpu")(torch.zeros(2, 7, *FORM.shape)).shape == (2, *FORM.shape)
     assert sum(weights.numel() for weights in OcclusionNetwork().parameters()) < 100_000
