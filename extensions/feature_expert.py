@@ -1,4 +1,4 @@
-"""A lip-sync expert on pretrained sound features, small enough for 14 minutes of video. Not in the papers.
+"""A lip-sync expert on pretrained sound features, small enough for ten minutes of video. Not in the papers.
 
 Each frame of a grey mouth is encoded by itself, and each row of the features: a stretch of frames shares their codes
 among all of its windows and all shifts of the sound (extensions/sync_stretches.py trains it so).

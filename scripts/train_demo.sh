@@ -7,7 +7,7 @@ if [ $# -lt 2 ]; then
     echo "usage: bash scripts/train_demo.sh TRAIN_VIDEOS VAL_VIDEOS [OUTPUT]" >&2
     exit 2
 fi
-echo "trains for hours on two CPU cores, less with a GPU; started again, it goes on where it was"
+echo "trains for about an hour on two CPU cores for ten minutes of video; started again, it goes on where it was"
 train=$(realpath "$1") val=$(realpath "$2") output=$(realpath -m "${3:-runs/demo}")
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 clips=(data.train="$output/clips/train" data.val="$output/clips/val")
