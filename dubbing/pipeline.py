@@ -71,8 +71,8 @@ def dub(
         clock: collects the seconds that each stage works.
 
     Raises:
-        InputError: an input cannot be used, no frame shows a face to dub, or the output cannot be written; no file is
-            left behind.
+        InputError: an input cannot be used, no frame shows a face to dub or every one with something before its mouth,
+            or the output cannot be written; no file is left behind.
     """
     options, clock = options or DubOptions(), clock or Clock()
     if options.protocol == "authors":
@@ -100,11 +100,9 @@ def dub(
         _refuse_gaps(scene, dubbed, min(spoken, scene.frames), video, fps)
     people = list({id(person): person for row in dubbed for person in row}.values())
     motions = _motions(people, dubbed, scene, length, options, speaker.crop)
-    faceless = [all(m.first[k] < 0 for m in motions) for k in range(spoken)]
-    if all(faceless):
-        seconds = float(spoken / fps)
-        raise InputError(f"video {video} shows no face to dub in {seconds:.2f} s; choose another part or person")
+    faceless = _faceless(motions, spoken, fps, video)
     covers = covers_of(source, scene, people, spoken, speaker, options, clock, prepared)
+    _refuse_hidden(covers, video)
     with clock.time("references"):
         references = references_of(source, people, covers, known, speaker, options, prepared)
 
@@ -130,6 +128,24 @@ def dub(
     kept = float((length - spoken) / fps)
     size = stored_size(info.width, info.height)
     return Summary(Path(output), length, fps, *size, untouched, unkept, unprepared, notes, kept, *count.values())
+
+
+def _faceless(motions: list[Motion], spoken: int, fps: Fraction, video: str | os.PathLike) -> list[bool]:
+    """Which of the `spoken` first frames show no face to dub; InputError if none does."""
+    faceless = [all(m.first[k] < 0 for m in motions) for k in range(spoken)]
+    if all(faceless):
+        seconds = float(spoken / fps)
+        raise InputError(f"video {video} shows no face to dub in {seconds:.2f} s; choose another part or person")
+    return faceless
+
+
+def _refuse_hidden(covers: list[Cover | None], video: str | os.PathLike) -> None:
+    """InputError where nobody would be dubbed, because every frame passes with something before the mouth."""
+    if all(cover is not None and not cover.strength.any() for cover in covers):
+        raise InputError(
+            f"video {video}: something is before the mouth in every frame; give --references with the bare mouth, or "
+            f"--occlusion ignore"
+        )
 
 
 def _probed(video: str | os.PathLike, options: DubOptions) -> VideoInfo:

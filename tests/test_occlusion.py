@@ -20,6 +20,7 @@ from dubbing.pipeline import cast, generated, prepare
 from dubbing.source import Source
 from extensions import train_occlusion
 from extensions.covered_faces import DRAWN, OBJECTS, clip_of, example
+from media.errors import InputError
 from media.landmarks import ORDER, select131
 from media.place import Place, crop_face
 from media.stages import Clock
@@ -234,14 +235,15 @@ def test_the_summary_counts_what_is_before_the_mouth(microphone, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_mouth_that_is_always_hidden_passes_and_the_summary_says_so(face, tmp_path):
+def test_a_video_whose_mouth_is_always_hidden_is_refused(face, tmp_path):
     (x, y), width = lips(face)
     frames, _ = with_disc(portraits(COUNT), {i: (x, y + 0.05 * width) for i in range(COUNT)}, 0.3 * width)
     video = write_frames(tmp_path / "video.mp4", frames)
     sound = write_sound(tmp_path / "sound.wav", "pcm_s16le", 16000, sound=np.zeros((1, 6400), np.float32))
-    summary = dub(video, sound, tmp_path / "out.mp4", GreenMouths(), DubOptions(**QUIET))
-    assert summary.passed == summary.covered == summary.frames
-    assert "no frame shows the bare mouth" in str(summary)
+    with pytest.raises(InputError, match="before the mouth in every frame; give --references"):
+        dub(video, sound, tmp_path / "out.mp4", GreenMouths(), DubOptions(**QUIET))
+    assert not (tmp_path / "out.mp4").exists()
+    assert dub(video, sound, tmp_path / "out.mp4", GreenMouths(), DubOptions(**QUIET, occlusion="ignore")).passed == 0
 
 
 @pytest.mark.slow
