@@ -26,7 +26,7 @@ GIVEN = {"VIDEO": "videos/val/person.mp4", "SOUND": "videos/train/a.mp4"}  # for
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory) -> Path:
-    """A copy of the repository's own files, with 1.6 s of the bundled portrait as training and validation video."""
+    """A copy of the repository's own files, with 2.4 s of the bundled portrait as training and validation video."""
     folder = tmp_path_factory.mktemp("readme")
     skip = {"tests", "docs", "runs", "out", "scripts"}
     for place in ROOT.iterdir():
@@ -35,8 +35,8 @@ def copy(tmp_path_factory) -> Path:
     for script in ROOT.glob("*.py"):
         shutil.copy(script, folder)
     for video_file in ("videos/train/a.mp4", "videos/val/person.mp4"):
-        with VideoWriter(folder / video_file, 448, 448, sound=ROOT / "assets/speech.wav", duration=1.6) as video:
-            for frame in itertools.islice(read_frames(ROOT / "assets/portrait.mp4"), 40):
+        with VideoWriter(folder / video_file, 448, 448, sound=ROOT / "assets/speech.wav", duration=2.4) as video:
+            for frame in itertools.islice(read_frames(ROOT / "assets/portrait.mp4"), 60):
                 video.write(frame)
     return folder
 
