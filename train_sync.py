@@ -148,7 +148,8 @@ def prepared(
 ) -> tuple[Dataset, nn.Module, Callable[[Callable, dict], dict[str, Tensor]]]:
     """The items of `form: features`, the network that trains, and its loss terms: of that network and a batch."""
     # Imported here: Wav2Lip's expert trains without extensions/.
-    from extensions.sync_stretches import ExpertOnStretches, SyncStretches, fit_scale, stretch_terms
+    from extensions.feature_scale import fit_scale
+    from extensions.sync_stretches import ExpertOnStretches, SyncStretches, stretch_terms
 
     fit_scale(expert, dataset)
     items = SyncStretches(dataset, expert, further.stretches.windows, further.data.augment)

@@ -1,4 +1,4 @@
-"""The output and the optional videos beside it: their names are checked, then they are opened and written."""
+"""Checks, opens and writes the output and the optional videos that show its making."""
 
 import contextlib
 import functools

@@ -18,8 +18,8 @@ from metrics.sync import ExpertEmbeddings
 from models.checkpoint import load_sync_expert
 from models.sync_expert import FRAMES, SyncExpert
 
-# Of a similarity minus its median over shifts of the sound: whose mean is lower does not speak. Of stretches of two
-# seconds of people outside the training, the median has 0.56 with its own sound and 0.04 with another one.
+# A person with a lower mean score does not speak. A score is a similarity minus its median over shifts of the sound.
+# The median score of two-second stretches of people outside the training is 0.56, with another sound 0.04.
 _NOBODY = 0.15
 _CHANGE = 1.0  # s of `_NOBODY`: what a change of the speaker costs; pauses of up to twice as long are bridged
 

@@ -70,7 +70,7 @@ class FeatureExpert(SyncExpert):
         self.lips = _head(FRAMES * self.code, hidden, self.size, config.dropout)
         self.row = nn.Sequential(nn.Dropout(config.dropout), nn.Linear(channels, self.code // 2), nn.GELU())
         self.speech = _head(self.rows * (self.code // 2), hidden, self.size, config.dropout)
-        # Of the training clips' features; fitted before training.
+        # `feature_scale.fit_scale` sets both to those of the training clips' features.
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("deviation", torch.ones(channels))
 

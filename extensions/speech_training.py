@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 
 from data_prep.clips import Clip, runs_of
 from data_prep.windows import ClipDataset, mirrored_landmarks
+from extensions.feature_scale import fit_scale
 from extensions.landmark_maps import ANCHORS, apply_affine, fit_similarity
 from extensions.speech_predictor import REACH, SpeechPredictor, face_height, opening
 from media.audio import SAMPLE_RATE, audio_windows, sound_features
@@ -72,9 +73,7 @@ def fit_shapes(predictor: SpeechPredictor, dataset: ClipDataset) -> None:
         main = torch.linalg.eigh((together.T @ together).double()).eigenvectors.flip(1)[:, : len(predictor.motions)]
         main = main.float()
         predictor.motions.copy_((main * (together @ main).std(dim=0)).T)
-        features = np.concatenate([clip.audio(dataset.kind)[::5] for clip in dataset.clips])
-        predictor.mean.copy_(torch.from_numpy(features.mean(axis=0)))
-        predictor.deviation.copy_(torch.from_numpy(features.std(axis=0) + 0.1))
+    fit_scale(predictor, dataset)
 
 
 def _turning(faces: list[Tensor]) -> Tensor:

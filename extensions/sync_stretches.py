@@ -215,10 +215,3 @@ def stretch_terms(
         found = F.cross_entropy(full_precision(guided).flatten(0, 1) / temperature, target)
         terms["guide"] = config.guide * (found + (1 - full_precision(imitated)).mean())
     return terms
-
-
-def fit_scale(expert: FeatureExpert, dataset: SyncDataset) -> None:
-    """Set the mean and the deviation by which the expert normalises features to those of the clips."""
-    features = np.concatenate([clip.audio(expert.config.audio)[::5] for clip in dataset.clips])
-    expert.mean.copy_(torch.from_numpy(features.mean(axis=0)))
-    expert.deviation.copy_(torch.from_numpy(features.std(axis=0) + 0.1))

@@ -17,13 +17,13 @@ from data_prep.sync import SyncDataset
 from data_prep.unsynced import clip_sync_sounds
 from data_prep.windows import ClipDataset
 from extensions.feature_expert import FeatureExpert, FeatureExpertConfig
+from extensions.feature_scale import fit_scale
 from extensions.landmark_maps import mouth_motion
 from extensions.sync_stretches import (
     MOTION,
     ExpertOnStretches,
     StretchesConfig,
     SyncStretches,
-    fit_scale,
     stretch_terms,
 )
 from losses.sync import frozen_expert
