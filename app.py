@@ -77,8 +77,10 @@ def main() -> int:
     auth, checkpoints = accounts(arguments.auth), named_checkpoints(arguments.checkpoint)
     interrupt_on(STOPS)
     with tempfile.TemporaryDirectory(prefix="dubbing-", ignore_cleanup_errors=True) as folder:
+        from dubbing.load import share_cores
         from dubbing.page import Page  # an extra of the installation: its absence is one line
 
+        share_cores(arguments.device)
         page = Page(checkpoints, arguments.device, folder)
         try:
             url = page.open(arguments.host, arguments.port, auth, arguments.max_upload)

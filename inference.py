@@ -60,6 +60,7 @@ def parse() -> argparse.Namespace:
 from dataclasses import replace
 
 from dubbing import DubOptions, dub, load_speaker
+from dubbing.load import share_cores
 from dubbing.pairs import Pair, dub_pairs, read_pairs, tracked_once
 from dubbing.prepared import Prepared
 
@@ -109,6 +110,7 @@ def main() -> int:
     options = options_of(arguments)
     pairs = pairs_of(arguments)
     prepared = Prepared.load(arguments.prepared, arguments.video) if arguments.prepared is not None else None
+    share_cores(arguments.device)
     speaker = load_speaker(arguments.checkpoint, arguments.device, arguments.precision, options.batch_size)
     check_audio(arguments, speaker.audio)
     if arguments.list is not None:

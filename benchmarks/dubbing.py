@@ -46,6 +46,7 @@ from tqdm import tqdm
 
 from benchmarks.memory import peak_memory
 from dubbing import Clock, Speaker, dub, load_speaker
+from dubbing.load import share_cores
 from dubbing.source import Source
 from dubbing.speaker import FaceJob
 from media.crop import STSA, CropForm
@@ -62,6 +63,7 @@ STAGES = (
     "decode",
     "crop",
     "networks",
+    "colour",
     "detail",
     "paste",
     "encode",
@@ -132,7 +134,7 @@ def table(clock: Clock, frames: int, elapsed: float) -> str:
 @command
 def main() -> None:
     arguments = parse()
-
+    share_cores(arguments.device)
     speaker: Speaker = (
         SourcesOwnFaces()
         if arguments.skip_networks

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import cv2
 import torch
 
 from dubbing.g4g import G4GSpeaker
@@ -31,3 +32,9 @@ def load_speaker(
     if speaker.audio == "hama":
         speaker.ear = hama.encoder_file(folder)
     return speaker
+
+
+def share_cores(device: torch.device) -> None:
+    """Where the networks run on the CPU, run OpenCV in one thread: the stages take the cores, and its threads wait."""
+    if device.type == "cpu":
+        cv2.setNumThreads(1)

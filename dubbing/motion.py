@@ -1,5 +1,6 @@
 """A person's face on the output's timeline: smoothed landmarks, places, and runs of consecutive frames."""
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,6 +36,11 @@ class Motion:
     weights: np.ndarray
     first: np.ndarray
     last: np.ndarray
+
+    @functools.cached_property
+    def poses(self) -> np.ndarray:
+        """(P, 131, 2) float32: the landmarks in units of their places."""
+        return np.stack([place.to_crop(each) for place, each in zip(self.places, self.landmarks, strict=True)])
 
 
 def motion(

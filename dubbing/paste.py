@@ -13,6 +13,7 @@ _DARK = 1.0  # grey levels, added to those that are divided, against noise in th
 # Root mean square distance of the colour differences from one tone, in grey levels: up to the first value a picture is
 # black and white or toned, from the second on it is colourful.
 _TONED = 0.7, 1.3
+_ROWS = 4
 
 
 def match_colour(face: np.ndarray, source: np.ndarray, form: CropForm) -> np.ndarray:
@@ -35,8 +36,13 @@ def match_colour(face: np.ndarray, source: np.ndarray, form: CropForm) -> np.nda
     ratio = _across(levels[0] / levels[1], form)
     gain = (ratio ** np.interp(np.abs(np.log(ratio)), np.log(_SCALED), (0, 1))).clip(*_GAINS).astype(np.float32)
     shift = _across(np.median(theirs - ours * gain, axis=0), form)
-    matched = np.clip(face * gain + shift, 0, 255)
-    return _toned(matched, source, ~form.hidden_mask()).round().astype(np.uint8)
+    matched = face * gain
+    matched += shift
+    np.clip(matched, 0, 255, out=matched)
+    tone = _tone(source, ~form.hidden_mask())
+    if tone is not None:
+        matched = _toned(matched, *tone)
+    return np.rint(matched, out=matched).astype(np.uint8)
 
 
 def _across(levels: np.ndarray, form: CropForm) -> np.ndarray:
@@ -44,35 +50,42 @@ def _across(levels: np.ndarray, form: CropForm) -> np.ndarray:
     return cv2.blur(levels[None], (form.width // 4 | 1, 1), borderType=cv2.BORDER_REPLICATE)
 
 
-def _toned(face: np.ndarray, source: np.ndarray, shown: np.ndarray) -> np.ndarray:
-    """`face` (h, w, 3) float32 in one tone if `source` is, where it is `shown` (h, w); unchanged if that is colourful.
+def _tone(source: np.ndarray, shown: np.ndarray) -> tuple[float, np.ndarray] | None:
+    """How much of its own colours a face in `source` (h, w, 3) uint8 has, and the (3, 2) tone of the rest.
 
-    In a toned picture both colour differences follow from the luma; a parabola is fitted to each.
+    None where `source` is colourful, of which what is `shown` (h, w) counts.
     """
-    colours = cv2.cvtColor(np.ascontiguousarray(source), cv2.COLOR_RGB2YCrCb)
-    # Counts of each pair of a luma and a colour difference are enough for the fit, and fewer than the pixels.
-    counts = np.stack([_counts(colours, channel, shown) for channel in (1, 2)])  # (2, lumas, differences)
-    levels = np.arange(256)
-    sums, squares = counts @ (levels - 128), (counts @ (levels - 128) ** 2).sum()
-    pixels, powers = counts[0].sum(axis=1), np.vander(levels / 255, 3)
-    used = np.sqrt(pixels)[:, None]
-    means = (sums / np.maximum(pixels, 1)).T
+    # The rows between add to the squared distances from the tone, so that a fourth of the rows often tells.
+    spread, fit = _fitted(source[::_ROWS], shown[::_ROWS])
+    if spread < _TONED[1] * np.sqrt(_ROWS):
+        spread, fit = _fitted(source, shown)
+    share = min(max((spread - _TONED[0]) / (_TONED[1] - _TONED[0]), 0.0), 1.0)
+    return None if share == 1 else (share, fit)
+
+
+def _fitted(picture: np.ndarray, shown: np.ndarray) -> tuple[float, np.ndarray]:
+    """The distance of the pixels of `picture` (h, w, 3) uint8 that are `shown` (h, w) from one tone, and the tone.
+
+    In a toned picture both colour differences follow from the luma; a parabola with (3, 2) coefficients is fitted to
+    them. The distance is the root mean square, in grey levels.
+    """
+    pixels = np.compress(shown.ravel(), picture.reshape(-1, 3), axis=0)
+    luma, *others = (plane[0] for plane in cv2.split(cv2.cvtColor(pixels[None], cv2.COLOR_RGB2YCrCb)))
+    counts, levels = np.bincount(luma, minlength=256)[:, None], np.arange(256)
+    sums = np.stack([np.bincount(luma, each, 256) for each in others], axis=1) - 128 * counts
+    squares = sum(float(np.bincount(each, minlength=256) @ (levels - 128) ** 2) for each in others)
+    means, powers, used = sums / np.maximum(counts, 1), np.vander(levels / 255, 3), np.sqrt(counts)
     fit, *_ = np.linalg.lstsq(powers * used, means * used, rcond=None)
-    errors = squares - (pixels[:, None] * means**2).sum() + (pixels[:, None] * (means - powers @ fit) ** 2).sum()
-    spread = float(np.sqrt(max(errors, 0) / (2 * pixels.sum())))
-    share = min(max((spread - _TONED[0]) / (_TONED[1] - _TONED[0]), 0), 1)
-    if share == 1:
-        return face
+    errors = squares - (counts * means**2).sum() + (counts * (means - powers @ fit) ** 2).sum()
+    return float(np.sqrt(max(errors, 0) / (2 * len(pixels)))), fit
+
+
+def _toned(face: np.ndarray, share: float, fit: np.ndarray) -> np.ndarray:
+    """`face` (h, w, 3) float32 with `share` of its own colours, and the tone `fit` (3, 2) for the rest."""
     made = cv2.cvtColor(face / 255, cv2.COLOR_RGB2YCrCb)
     tone = (np.vander(made[..., 0].ravel(), 3) @ fit).reshape(*made.shape[:2], 2) / 255 + 0.5
     made[..., 1:] = share * made[..., 1:] + (1 - share) * tone
     return np.clip(cv2.cvtColor(made, cv2.COLOR_YCrCb2RGB) * 255, 0, 255)
-
-
-def _counts(colours: np.ndarray, channel: int, shown: np.ndarray) -> np.ndarray:
-    """How many pixels of `colours` (h, w, 3) uint8 that are `shown` have each level of channel 0 and of `channel`."""
-    counted = cv2.calcHist([colours], [0, channel], shown.astype(np.uint8), [256, 256], [0, 256, 0, 256])
-    return counted.astype(np.float64)
 
 
 def paste_face(

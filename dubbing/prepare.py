@@ -36,7 +36,7 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-from dubbing.load import load_speaker
+from dubbing.load import load_speaker, share_cores
 from dubbing.pipeline import prepare
 
 
@@ -46,6 +46,7 @@ def main() -> int:
     existing_file(arguments.video, "video")  # report a wrong path before the networks are loaded
     check_output_folder(arguments.output.parent)
     options = options_of(arguments)
+    share_cores(arguments.device)
     speakers = [load_speaker(folder, arguments.device) for folder in arguments.checkpoint]
     prepared = prepare(arguments.video, speakers, options)
     prepared.save(arguments.output)

@@ -105,7 +105,7 @@ def _face(
     if fps != FPS:
         first, centre, last = _places(np.array([m.first[k], k, m.last[k]]), fps)
         places = np.clip(centre + offsets, first, last)
-    poses = np.stack([m.places[r].to_crop(m.landmarks[r]) for r in m.rows[window]])
+    poses = m.poses[m.rows[window]]
     crop = crop_face(picture, m.places[row], form.shape)
     job = FaceJob(crop, window, places, poses)
     return DubbedFace(number, job, m.places[row], m.landmarks[row], crop, m.lights[row], m.weights[k])
@@ -165,7 +165,7 @@ def pasted(
                     with clock.time("paste"):
                         frame.result = paste_whole(frame.result, face.made, face.place, face.landmarks)
                     continue
-                with clock.time("paste"):
+                with clock.time("colour"):
                     made = match_colour(face.made, face.job.crop, form)
                 candidates = references[face.person].candidates
                 if candidates is not None:

@@ -3,6 +3,7 @@
 import re
 import threading
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -11,6 +12,7 @@ from faces import portraits, small_checkpoint, write_frames
 from media_files import write_sound
 
 from dubbing import Dubber, DubOptions, dub
+from dubbing.load import share_cores
 from media.errors import InputError
 from media.video import read_frames
 
@@ -107,3 +109,15 @@ def test_threads_may_share_it(dubber, files, tmp_path):
 def test_what_cannot_be_loaded_is_an_input_error(files, arguments, named):
     with pytest.raises(InputError, match=named):
         Dubber(**{"checkpoint": files["checkpoint"], **arguments})
+
+
+def test_opencv_leaves_the_cores_to_networks_on_the_cpu():
+    before = cv2.getNumThreads()
+    try:
+        cv2.setNumThreads(2)
+        share_cores(torch.device("cuda"))
+        assert cv2.getNumThreads() == 2
+        share_cores(torch.device("cpu"))
+        assert cv2.getNumThreads() == 1
+    finally:
+        cv2.setNumThreads(before)

@@ -63,3 +63,31 @@ def test_a_film_without_colour_stays_without(crop, form):
     ratio = (toned[..., 0] - toned[..., 2])[toned[..., 1] > 60] / (sepia[..., 0].astype(int) - sepia[..., 2]).mean()
     assert ratio.min() > 0.3 and np.abs(toned - sepia).mean() < 6
     np.testing.assert_array_equal(match_colour(made, made, CROPS[form]), made)
+
+
+def test_colour_in_few_rows_counts(crop):
+    """A quarter of the rows is looked at first: grey there, or colourful there alone, they tell nothing."""
+    grey = np.repeat(cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=-1)
+    for first in range(4):
+        mixed = crop.copy()
+        mixed[first::4] = grey[first::4]
+        np.testing.assert_array_equal(match_colour(mixed, mixed, STSA), mixed)
+
+
+@pytest.mark.parametrize("saturation", [0.1, 0.16, 0.25])
+def test_a_pale_picture_s_faces_are_as_pale(crop, saturation):
+    """What a float64 fit to all pixels gives."""
+    grey = cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY)[..., None].astype(float)
+    pale = (grey + saturation * (crop - grey)).round().astype(np.uint8)
+    shown = cv2.cvtColor(pale, cv2.COLOR_RGB2YCrCb)[~STSA.hidden_mask()].astype(np.float64)
+    powers = np.vander(shown[:, 0] / 255, 3)
+    fit, errors, *_ = np.linalg.lstsq(powers, shown[:, 1:] - 128, rcond=None)
+    share = np.clip((np.sqrt(errors.sum() / (2 * len(shown))) - 0.7) / 0.6, 0, 1)
+    made = cv2.cvtColor(crop.astype(np.float32) / 255, cv2.COLOR_RGB2YCrCb)
+    toned = (np.vander(made[..., 0].ravel(), 3) @ fit).reshape(*made.shape[:2], 2) / 255 + 0.5
+    made[..., 1:] = share * made[..., 1:] + (1 - share) * toned
+    expected = np.clip(cv2.cvtColor(made, cv2.COLOR_YCrCb2RGB) * 255, 0, 255)
+    same_light = crop.copy()  # above the mouth it is the source, so that no light is matched
+    same_light[:64] = pale[:64]
+    matched = match_colour(same_light, pale, STSA)[64:]
+    assert np.abs(matched - expected[64:]).max() <= 0.51

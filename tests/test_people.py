@@ -163,6 +163,7 @@ def test_the_source_s_mouth_goes_over_into_the_generated_one_at_a_gap(two):
         person, np.arange(40) < 8, [0, 30], 8
     )  # of the video, only what the sound lasts is dubbed and shown
     np.testing.assert_allclose(shorter.weights, 1)
+    np.testing.assert_array_equal(m.poses[5], m.places[5].to_crop(m.landmarks[5]))
     kept = motion(person, np.arange(40) < 8, [0, 30], 40)  # the rest of the video goes on with its own mouth
     np.testing.assert_allclose(kept.weights[5:8], [0.75, 0.5, 0.25])
 
