@@ -1,11 +1,12 @@
 """Measure how sharp dubs are: videos dubbed with their own sound, compared with their sources.
 
     python -m benchmarks.sharpness videos/val/*.mp4
-    python -m benchmarks.sharpness --width 200 videos/val/*.mp4    # the videos scaled down to faces 200 px wide
+    python -m benchmarks.sharpness --width 200 videos/val/*.mp4    # the videos scaled to faces 200 px wide
 
 Dubs each video twice, without and with detail (`--no-detail`). Prints for each dub the width of the face's landmarks in
-pixels, the gradient magnitude of the lower face in grey levels a pixel, in the source and in the dub, PSNR and SSIM of
-the dub, and the milliseconds of processor time that detail takes a frame, on one thread. The lower face is what is
+pixels, the gradient magnitude of the lower face in grey levels a pixel, in the source and in the dub, the share of it
+that is left of the source itself, encoded like a dub, PSNR and SSIM of the dub, and the milliseconds of processor time
+that detail takes a frame, on one thread. The lower face is what is
 pasted at full weight: mouth, cheeks and chin. PSNR and SSIM are of the hidden rectangle of the face's box, as large as
 in the frame.
 """
@@ -35,7 +36,7 @@ def parse() -> argparse.Namespace:
         "--width",
         type=positive,
         metavar="PX",
-        help="scale each video down to a face so wide; wider than the video's own is refused",
+        help="scale each video to a face so wide; a wider face than the video's own is enlarged, within 1920x1080",
     )
     parser.add_argument(
         "--sound", type=Path, metavar="FILE", help="dub with this sound; PSNR and SSIM then compare different mouths"
@@ -62,9 +63,10 @@ from media.sound import read_audio
 from media.video import VideoWriter, read_frames
 from metrics.image import psnr, ssim
 
-COLUMNS = ("face px", "source", "dub", "dub / source", "PSNR", "SSIM", "detail, ms")
-DETAIL = COLUMNS[-1]
+COLUMNS = ("face px", "source", "dub", "dub / source", "encoded / source", "PSNR", "SSIM", "detail, ms")
+DETAIL, ENCODED = COLUMNS[-1], COLUMNS[4]
 _SMALLEST_SIDE = 11  # px, of SSIM's window
+_LARGEST = 1920, 1080  # px: width and height of an enlarged video
 
 
 def gradient_magnitude(picture: np.ndarray) -> np.ndarray:
@@ -91,7 +93,7 @@ def hidden_part(frame: np.ndarray, place: Place, form: CropForm) -> np.ndarray:
 
 
 def sharpness(source: Path, dubbed: Path, form: CropForm) -> dict[str, float]:
-    """The `COLUMNS` of a dub of `source`, but for `DETAIL`: means over the frames with a face.
+    """The `COLUMNS` of a dub of `source`, but for `DETAIL` and `ENCODED`: means over the frames with a face.
 
     Raises:
         InputError: no frame shows a face that is large enough.
@@ -113,7 +115,8 @@ def sharpness(source: Path, dubbed: Path, form: CropForm) -> dict[str, float]:
         raise InputError(f"video {source} shows no face that is large enough; give another")
     width, before, after, decibels, similarity = np.mean(rows, axis=0).tolist()
     ratio = after / max(before, 1e-9)
-    return dict(zip(COLUMNS, (width, before, after, ratio, decibels, similarity), strict=False))
+    names = [name for name in COLUMNS if name not in (DETAIL, ENCODED)]
+    return dict(zip(names, (width, before, after, ratio, decibels, similarity), strict=True))
 
 
 def scaled_size(frame: np.ndarray, own: float, wanted: int) -> tuple[int, int]:
@@ -122,36 +125,50 @@ def scaled_size(frame: np.ndarray, own: float, wanted: int) -> tuple[int, int]:
     return round(frame.shape[1] * scale / 2) * 2, round(frame.shape[0] * scale / 2) * 2
 
 
-def scaled_down(video: Path, output: Path, width: int, seconds: float) -> None:
+def scaled(video: Path, output: Path, width: int, seconds: float) -> None:
     """Write the first `seconds` of `video` to `output` so that the largest face first seen is `width` pixels wide.
 
+    An enlarged video is cut to 1920x1080 around that face.
+
     Raises:
-        InputError: no frame shows a face, or the face is narrower already.
+        InputError: no frame shows a face.
     """
     frames: Iterator[np.ndarray] = islice(read_frames(video), max(1, round(seconds * FPS)))
     seen: list[np.ndarray] = []
-    own = 0.0
+    faces_seen: list[np.ndarray] = []
     for frame in frames:
         seen.append(frame)
-        people = observe([frame], 1).people
-        if people:
-            own = max(float(np.ptp(person.points[0][:, 0])) for person in people)
+        faces_seen = [person.points[0] for person in observe([frame], 1).people]
+        if faces_seen:
             break
-    if own < width:
-        shown = f"a face {own:.0f} px wide" if own else "no face"
-        raise InputError(f"video {video} shows {shown}, less than --width {width}; give another width")
+    if not faces_seen:
+        raise InputError(f"video {video} shows no face; give another")
+    points = max(faces_seen, key=lambda each: np.ptp(each[:, 0]))
+    own = float(np.ptp(points[:, 0]))
     size = scaled_size(seen[0], own, width)
-    with VideoWriter(output, *size, crf=8) as writer:
+    shown = size if width <= own else (min(size[0], _LARGEST[0]), min(size[1], _LARGEST[1]))
+    centre = points.mean(axis=0) * width / own
+    x, y = (int(np.clip(round(c - n / 2), 0, whole - n)) for c, n, whole in zip(centre, shown, size, strict=True))
+    with VideoWriter(output, *shown, crf=8) as writer:
         for frame in chain(seen, frames):
-            writer.write(resize(frame, *size))
+            writer.write(np.ascontiguousarray(resize(frame, *size)[y : y + shown[1], x : x + shown[0]]))
+
+
+def encoded(source: Path, output: Path, length: int) -> None:
+    """Write the first `length` frames of `source` to `output`, encoded like a dub."""
+    frames = islice(read_frames(source), length)
+    first = next(frames)
+    with VideoWriter(output, first.shape[1], first.shape[0]) as writer:
+        for frame in chain([first], frames):
+            writer.write(frame)
 
 
 def row(name: str, detail: bool, values: dict[str, float]) -> str:
     """A line of the Markdown table: `values` of the `COLUMNS`."""
-    width, before, after, ratio, decibels, similarity, milliseconds = (values[column] for column in COLUMNS)
+    width, before, after, ratio, left, decibels, similarity, spent = (values[column] for column in COLUMNS)
     return (
         f"| {name} | {'with' if detail else 'without'} | {width:.0f} | {before:.2f} | {after:.2f} | {ratio:.3f} "
-        f"| {decibels:.2f} | {similarity:.4f} | {milliseconds:.1f} |"
+        f"| {left:.3f} | {decibels:.2f} | {similarity:.4f} | {spent:.1f} |"
     )
 
 
@@ -166,7 +183,7 @@ class _ProcessorClock(Clock):
 
 
 def measured(source: Path, sound: Path, output: Path, speaker: Speaker, detail: bool) -> dict[str, float]:
-    """Dub `source` with `sound` to `output`: the `COLUMNS`."""
+    """Dub `source` with `sound` to `output`: the `COLUMNS` but for `ENCODED`."""
     clock = _ProcessorClock()
     summary = dub(
         source, sound, output, speaker, DubOptions(detail=detail, progress=partial(tqdm, disable=None)), clock
@@ -183,17 +200,19 @@ def main() -> None:
     print(f"| video | detail | {' | '.join(COLUMNS)} |\n|{' --- |' * (2 + len(COLUMNS))}")
     results: dict[bool, list[dict[str, float]]] = {False: [], True: []}
     with tempfile.TemporaryDirectory() as folder:
-        sound, output, smaller = (Path(folder) / name for name in ("sound.wav", "dubbed.mp4", "source.mp4"))
+        sound, output, resized = (Path(folder) / name for name in ("sound.wav", "dubbed.mp4", "source.mp4"))
         for video in arguments.videos:
             heard = arguments.sound or video
             shown = sum(1 for _ in read_frames(video)) / FPS  # a longer sound would play the video backward too
             make_sound(sound, min(arguments.seconds, shown, len(read_audio(heard)) / SAMPLE_RATE), heard)
             source = video
             if arguments.width is not None:
-                scaled_down(video, smaller, arguments.width, shown)
-                source = smaller
+                scaled(video, resized, arguments.width, shown)
+                source = resized
+            encoded(source, output, max(1, round(len(read_audio(sound)) / SAMPLE_RATE * FPS)))
+            left = sharpness(source, output, speaker.crop)["dub / source"]
             for detail, rows in results.items():
-                rows.append(measured(source, sound, output, speaker, detail))
+                rows.append(measured(source, sound, output, speaker, detail) | {ENCODED: left})
                 print(row(str(video), detail, rows[-1]), flush=True)
     for detail, rows in results.items():
         means = {name: float(np.mean([each[name] for each in rows])) for name in COLUMNS}

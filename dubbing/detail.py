@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from media.crop import CropForm
-from media.place import Place, crop_luma, resize
+from media.place import Place, resize
 
 _SHRUNK = 4  # a crop is so many times as wide as the picture that holds no detail
 _LONGEST = 480  # px of the faces that detail is taken from; a larger face is shrunk to it first
@@ -25,8 +25,13 @@ _REFERENCES = 2.0  # a reference that differs by this much, where the best one d
 _TRUSTED = 9.0  # where the candidates differ by this much, they lend 0.6 of their detail
 _MOST = 2  # references that lend detail to a face
 _LEAST = 0.04  # smaller shares of a reference count as none, which saves time
-_STRENGTH = 1.25  # of the blend's power, compared with the candidates': encoding removes part of it again
-_GAIN = 2.0  # most that the blend is amplified by
+# Factor of the blend's power to the candidates', for faces (crops) of such widths in px: encoding removes part of it
+# again, more of a small face.
+_STRENGTHS = {130: 1.7, 340: 1.17}
+_GAIN = 3.0  # most that the blend is amplified by
+_SAME = 0.95  # a face that is shrunk by less than this factor is only resampled
+_CUBIC = 2  # px that cubic interpolation reads on each side
+_ZERO = 128  # the level that stores no detail
 _NOISE = 0.05  # squared grey levels, added to the power that is divided by
 # Widths, in units of the crop's width.
 _NEIGHBOURHOOD = 9 / 128  # over which differences are averaged
@@ -41,28 +46,77 @@ class Candidate:
     """A real face, from which detail can be taken. Faces are compared at the size (H, W) of `CropForm.coarse`.
 
     luma: (H, W) float32, of the face in the network's form, grey levels.
-    detail: (h, w) float32, grey levels: the detail of the same part of the frame at the frame's resolution.
+    detail: (h, w) float32, grey levels: the detail of the same part of the frame at the frame's resolution. A
+        reference's is uint8, 128 higher, because that is faster to warp.
     power: (H, W) float32, squared grey levels: the mean square of `detail`.
+    size: width and height of the whole face at the resolution of `detail`.
     """
 
     luma: np.ndarray
     detail: np.ndarray
     power: np.ndarray
+    size: tuple[int, int]
 
 
 def candidate(frame: np.ndarray, place: Place, crop: np.ndarray, form: CropForm, brightening: float = 1.0) -> Candidate:
-    """The face at `place` in `frame` (H, W, 3) uint8, whose crop of `form` is `crop` (h, w, 3) uint8.
+    """The reference at `place` in `frame` (H, W, 3) uint8, whose crop of `form` is `crop` (h, w, 3) uint8.
 
     brightening: the factor by which `crop` is brighter than the frame.
     """
-    scale = min(1.0, _LONGEST / max(place.size))
-    width, height = (max(1, round(scale * side)) for side in place.size)
-    detail = _detail(crop_luma(frame, place, (height, width)).astype(np.float32), form)
+    size, coarse = _size(place), form.coarse()
+    detail = _detail(_cut(frame, place, size), (form.width // _SHRUNK, form.height // _SHRUNK)) * np.float32(
+        brightening
+    )
+    power = cv2.resize(detail * detail, (coarse.width, coarse.height), interpolation=cv2.INTER_AREA)
+    stored = (detail + _ZERO).clip(0, 255).round().astype(np.uint8)
+    return Candidate(_compared(_luma(crop), coarse), stored, power, size)
+
+
+def own_candidate(
+    frame: np.ndarray, place: Place, crop: np.ndarray, form: CropForm, brightening: float = 1.0
+) -> Candidate:
+    """As `candidate`, of the face to dub: `detail` (float32) and `power` are of its hidden part alone."""
+    size, coarse = _size(place), form.coarse()
+    rows, columns = _scaled(form, *size[::-1])
+    across, down = (np.array([s.start, s.stop]) / side for s, side in zip((columns, rows), size, strict=True))
+    part = place.part(across[0], down[0], across[1], down[1])
+    luma = _cut(frame, part, (columns.stop - columns.start, rows.stop - rows.start))
+    left, top, right, bottom = form.hidden
+    small = round((right - left) * form.width / _SHRUNK), round((bottom - top) * form.height / _SHRUNK)
+    detail = _detail(luma, small)
     if brightening != 1:
         detail *= np.float32(brightening)
-    coarse = form.coarse()
-    power = cv2.resize(detail * detail, (coarse.width, coarse.height), interpolation=cv2.INTER_AREA)
-    return Candidate(_compared(_luma(crop), coarse), detail, power)
+    down_, across_ = coarse.hidden_pixels
+    compared = across_.stop - across_.start, down_.stop - down_.start
+    power = cv2.resize(detail * detail, compared, interpolation=cv2.INTER_AREA)
+    return Candidate(_compared(_luma(crop), coarse), detail, power, size)
+
+
+def _size(place: Place) -> tuple[int, int]:
+    """Width and height of the face at `place` at the resolution of its detail."""
+    scale = min(1.0, _LONGEST / max(place.size))
+    width, height = (max(1, round(scale * side)) for side in place.size)
+    return width, height
+
+
+def _cut(frame: np.ndarray, place: Place, size: tuple[int, int]) -> np.ndarray:
+    """The luma of `place` in `frame` (H, W, 3) uint8 with width and height `size`, (h, w) float32.
+
+    A face that is larger than `size` is shrunk before it is turned, which is faster.
+    """
+    corners, (height, width) = place.corners, frame.shape[:2]
+    low, high = np.floor(corners.min(axis=0)) - _CUBIC, np.ceil(corners.max(axis=0)) + _CUBIC
+    x1, y1 = (int(side) for side in np.clip(low, 0, [width - 1, height - 1]))
+    x2, y2 = (int(side) for side in np.clip(high, [x1 + 1, y1 + 1], [width, height]))
+    luma = cv2.cvtColor(np.ascontiguousarray(frame[y1:y2, x1:x2]), cv2.COLOR_RGB2GRAY)
+    scale, scales, method = max(a / b for a, b in zip(size, place.size, strict=True)), (1.0, 1.0), cv2.INTER_CUBIC
+    if scale < _SAME:
+        shrunk = max(1, round((x2 - x1) * scale)), max(1, round((y2 - y1) * scale))
+        luma = cv2.resize(luma, shrunk, interpolation=cv2.INTER_AREA)
+        scales, method = (shrunk[0] / (x2 - x1), shrunk[1] / (y2 - y1)), cv2.INTER_LINEAR
+    matrix = place.within(np.array([x1, y1]), scales).matrix(*size)
+    flags = method | cv2.WARP_INVERSE_MAP
+    return cv2.warpAffine(luma, matrix, size, flags=flags, borderMode=cv2.BORDER_REPLICATE).astype(np.float32)
 
 
 def add_detail(
@@ -77,36 +131,38 @@ def add_detail(
 
     Args:
         face: (H, W, 3) uint8, generated, in the colours of the frame.
-        own: the face in the frame.
+        own: `own_candidate`, the face in the frame.
         lips: (K, 2) points around its mouth, in units of the crop.
         references: N of the same person.
         flow: (N, 2, rows, columns) float32, for each pixel of the hidden part the point x, y of each reference, in
             [-1, 1] between the crop's outer edges; None leaves the references out.
 
     Returns:
-        (h, w, 3) uint8: the face at the size of `own.detail`.
+        (h, w, 3) uint8: the face at `own.size`.
     """
-    coarse, (height, width) = form.coarse(), own.detail.shape
+    coarse, (width, height) = form.coarse(), own.size
     hidden, compared = form.hidden_pixels, coarse.hidden_pixels
     luma, mouth = _luma(face), _mouth(lips, coarse)[compared]
     points = (
         [] if flow is None else [_pixels(_resized(each, (mouth.shape[0], mouth.shape[1])), coarse) for each in flow]
     )
-    shares = _shares(_compared(luma, coarse)[compared], own, mouth, references, points, coarse)
+    shares, trust = _shares(_compared(luma, coarse)[compared], own, mouth, references, points, coarse)
 
     part = _scaled(form, height, width)
     size = (part[1].stop - part[1].start, part[0].stop - part[0].start)
-    power = shares[0] * own.power[compared]
-    blend = own.detail[part] * cv2.resize(shares[0], size)
+    lost = _detail(luma, (form.width // _SHRUNK, form.height // _SHRUNK))[hidden]
+    # Where no candidate agrees with the face, its own detail stays.
+    kept = lost * cv2.resize(1 - trust, lost.shape[::-1])
+    blend = cv2.resize(kept, size, interpolation=cv2.INTER_CUBIC)
+    blend += own.detail * cv2.resize(trust * shares[0], size)
+    power = shares[0] * own.power
     for reference, where, share in zip(references, points, shares[1:], strict=False):
         if share.any():
             power += share * _read(reference.power, where)
-            _add_warped(blend, reference.detail, where, share, coarse)
-    # References that differ cancel in a blend, so it is amplified to their own power.
-    blend *= cv2.resize(_gain(blend, power, coarse), size)
+            _add_warped(blend, reference.detail, where, trust * share, coarse)
+    # What differs cancels in a blend, so it is amplified to the candidates' power.
+    blend *= cv2.resize(_gain(blend, power * _strength(own.size), coarse), size)
 
-    lost = _detail(luma, form)[hidden]
-    lost *= cv2.resize(shares.sum(axis=0), lost.shape[::-1])
     base = face.copy()
     base[hidden] = cv2.subtract(face[hidden], cv2.merge([lost] * 3), dtype=cv2.CV_8U)
     result = resize(base, width, height)
@@ -132,13 +188,13 @@ def _resized(flow: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     return np.stack([cv2.resize(each, shape[::-1], interpolation=cv2.INTER_AREA) for each in flow])
 
 
-def _detail(luma: np.ndarray, form: CropForm) -> np.ndarray:
-    """What `luma` (h, w) float32 loses as a quarter of the crop."""
+def _detail(luma: np.ndarray, small: tuple[int, int]) -> np.ndarray:
+    """What `luma` (h, w) float32 loses at the width and height `small`."""
     height, width = luma.shape
-    if width * _SHRUNK <= form.width or height * _SHRUNK <= form.height:
+    if width <= small[0] or height <= small[1]:
         return np.zeros_like(luma)
-    small = cv2.resize(luma, (form.width // _SHRUNK, form.height // _SHRUNK), interpolation=cv2.INTER_AREA)
-    return luma - cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC)
+    shrunk = cv2.resize(luma, small, interpolation=cv2.INTER_AREA)
+    return luma - cv2.resize(shrunk, (width, height), interpolation=cv2.INTER_CUBIC)
 
 
 def _pixels(points: np.ndarray, form: CropForm) -> np.ndarray:
@@ -164,10 +220,11 @@ def _shares(
     references: Sequence[Candidate],
     points: list[np.ndarray],
     form: CropForm,
-) -> np.ndarray:
-    """The share of each candidate's detail, the frame's first, (1 + N, rows, columns) of the hidden part, in [0, 1].
+) -> tuple[np.ndarray, np.ndarray]:
+    """The share of each candidate's detail, the frame's first, and how far the face may be given it; both in [0, 1].
 
-    `face` is the luma of the hidden part of the generated face. The sum is below 1 where no candidate agrees with it.
+    `face` is the luma of the hidden part of the generated face. The shares (1 + N, rows, columns) of the hidden part
+    add up to 1; the trust (rows, columns) is low where no candidate agrees with the face.
     """
     warped = [own.luma[form.hidden_pixels]]
     warped += [_read(reference.luma, where) for reference, where in zip(references, points, strict=False)]
@@ -181,10 +238,11 @@ def _shares(
         others *= (1 - shares[0]) / others.sum(axis=0)
         others[others.sum(axis=(1, 2)).argsort()[:-_MOST]] = 0
         shares[1:] = others * ((1 - shares[0]) / (others.sum(axis=0) + 1e-6))
-    shares *= np.exp((shares * squares).sum(axis=0) / (-2 * _TRUSTED**2))
+    trust = _mean(np.exp((shares * squares).sum(axis=0) / (-2 * _TRUSTED**2)), _BLENDED, form)
     shares = np.stack([_mean(each, _BLENDED, form) for each in shares])
     shares[1:][shares[1:] < _LEAST] = 0
-    return shares
+    shares /= shares.sum(axis=0) + 1e-6
+    return shares, trust
 
 
 def _mouth(lips: np.ndarray, form: CropForm) -> np.ndarray:
@@ -225,7 +283,8 @@ def _add_warped(blend: np.ndarray, detail: np.ndarray, points: np.ndarray, share
     scales = detail.shape[1] / form.width, detail.shape[0] / form.height
     places = [(line + 0.5) * scale - 0.5 for line, scale in zip(points, scales, strict=True)]
     x, y, weight = (cv2.resize(each, (width, height))[rows, columns] for each in (*places, share))
-    blend[rows, columns] += weight * cv2.remap(detail, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    warped = cv2.remap(detail, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    blend[rows, columns] += weight * cv2.subtract(warped, (_ZERO,), dtype=cv2.CV_32F)
 
 
 def _extent(used: np.ndarray, side: int) -> slice:
@@ -235,8 +294,13 @@ def _extent(used: np.ndarray, side: int) -> slice:
     return slice(max(0, int((places[0] - 1) * scale)), min(side, math.ceil((places[-1] + 2) * scale)))
 
 
+def _strength(size: tuple[int, int]) -> np.float32:
+    """The factor of a face of `size` by `_STRENGTHS`."""
+    return np.float32(np.interp(max(size), list(_STRENGTHS), list(_STRENGTHS.values())))
+
+
 def _gain(blend: np.ndarray, power: np.ndarray, form: CropForm) -> np.ndarray:
     """The factor on `blend` that gives it the `power`, both of the hidden part: (rows, columns) float32, as `power`."""
     own = cv2.resize(blend * blend, power.shape[::-1], interpolation=cv2.INTER_AREA)
     own, power = (_mean(each, _BLENDED, form) for each in (own, power))
-    return np.sqrt(np.clip(_STRENGTH * power / (np.maximum(own, 0) + _NOISE), 0, _GAIN**2))
+    return np.sqrt(np.clip(power / (np.maximum(own, 0) + _NOISE), 0, _GAIN**2))

@@ -10,7 +10,7 @@ from fractions import Fraction
 import numpy as np
 
 from dubbing.blur import blurred
-from dubbing.detail import Candidate, add_detail, candidate
+from dubbing.detail import Candidate, add_detail, own_candidate
 from dubbing.light import brightened, brightening
 from dubbing.motion import Motion
 from dubbing.occlusion import Cover, Covered
@@ -170,7 +170,7 @@ def pasted(
                 candidates = references[face.person].candidates
                 if candidates is not None:
                     with clock.time("detail"):
-                        own = candidate(frame.picture, face.place, face.job.crop, form, face.brightening)
+                        own = own_candidate(frame.picture, face.place, face.job.crop, form, face.brightening)
                         lips = face.place.to_crop(face.landmarks[LIP_POINTS])
                         made = add_detail(made, own, lips, lenders(candidates, face.job), face.job.flow, form)
                 with clock.time("paste"):

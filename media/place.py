@@ -79,6 +79,12 @@ class Place:
         top, bottom = ((side - y) * down for side in (self.top, self.bottom))
         return Place(left, top, right, bottom, self.angle)
 
+    def part(self, left: float, top: float, right: float, bottom: float) -> "Place":
+        """The part of this place within such sides, in units of the crop."""
+        (x, y), wide, tall = self.to_frame([(left + right) / 2, (top + bottom) / 2]), right - left, bottom - top
+        across, down = wide * self.width / 2, tall * self.height / 2
+        return Place(x - across, y - down, x + across, y + down, self.angle)
+
     def matrix(self, width: int, height: int) -> np.ndarray:
         """(2, 3) float64: from pixel centres of the crop at `width` by `height` to pixel centres of the frame."""
         origin, across, down = self.to_frame(np.array([[0, 0], [1, 0], [0, 1]]))

@@ -14,7 +14,7 @@ from test_fast_inference import predictor
 import dubbing.detail
 from benchmarks.sharpness import COLUMNS, sharpness
 from dubbing import DubOptions, StsaSpeaker, dub, load_speaker, reference_frames, second_pass
-from dubbing.detail import add_detail, candidate
+from dubbing.detail import add_detail, candidate, own_candidate
 from dubbing.speaker import FaceJob
 from media.crop import CROPS, STSA
 from media.files import DEMO
@@ -45,6 +45,10 @@ def of(picture: np.ndarray):
     return candidate(picture, PLACE, crop_face(picture, PLACE, STSA.shape), STSA)
 
 
+def own(picture: np.ndarray):
+    return own_candidate(picture, PLACE, crop_face(picture, PLACE, STSA.shape), STSA)
+
+
 def flow(*shifts: float) -> np.ndarray:
     """The flow (N, 2, 64, 128) that reads reference n `shifts[n]` crop pixels to the right."""
     across = (np.arange(128) + 0.5) / 64 - 1
@@ -60,12 +64,12 @@ def detail_of(picture: np.ndarray) -> np.ndarray:
 @pytest.fixture
 def exact(monkeypatch):
     """No compensation for the encoder."""
-    monkeypatch.setattr(dubbing.detail, "_STRENGTH", 1.0)
+    monkeypatch.setattr(dubbing.detail, "_STRENGTHS", {0: 1.0})
 
 
 def test_the_frame_lends_its_own_detail_where_it_agrees(exact):
     picture = textured(0)
-    made = add_detail(soft(picture), of(picture), np.zeros((4, 2)), [], None, STSA)
+    made = add_detail(soft(picture), own(picture), np.zeros((4, 2)), [], None, STSA)
     assert made.shape == picture.shape
     np.testing.assert_allclose(made[HIDDEN].astype(int), picture[HIDDEN], atol=12)
     assert np.corrcoef(detail_of(made)[HIDDEN].ravel(), detail_of(picture)[HIDDEN].ravel())[0, 1] > 0.99
@@ -78,7 +82,7 @@ def test_a_reference_lends_its_detail_through_the_flow(exact, monkeypatch, shift
     monkeypatch.setattr(dubbing.detail, "_OWN", 1e-3)
     reference = textured(1)
     shown = np.roll(reference, -2 * shift, axis=1)
-    made = add_detail(soft(shown), of(textured(2)), LIPS, [of(reference)], flow(shift), STSA)
+    made = add_detail(soft(shown), own(textured(2)), LIPS, [of(reference)], flow(shift), STSA)
     restored, true = detail_of(made)[HIDDEN], detail_of(shown)[HIDDEN]
     assert np.corrcoef(restored.ravel(), true.ravel())[0, 1] > 0.97
     assert restored.std() == pytest.approx(true.std(), rel=0.1)
@@ -87,7 +91,7 @@ def test_a_reference_lends_its_detail_through_the_flow(exact, monkeypatch, shift
 def test_the_reference_that_agrees_is_taken(exact, monkeypatch):
     monkeypatch.setattr(dubbing.detail, "_OWN", 1e-3)
     right, wrong = textured(3), 255 - np.roll(textured(4), 60, axis=1)
-    made = add_detail(soft(right), of(wrong), LIPS, [of(wrong), of(right)], flow(0, 0), STSA)
+    made = add_detail(soft(right), own(wrong), LIPS, [of(wrong), of(right)], flow(0, 0), STSA)
     assert np.corrcoef(detail_of(made)[HIDDEN].ravel(), detail_of(right)[HIDDEN].ravel())[0, 1] > 0.9
 
 
@@ -97,7 +101,7 @@ def test_a_mouth_of_another_shape_lends_nothing():
     opened = closed.copy()
     cv2.ellipse(opened, (128, 192), (40, 18), 0, 0, 360, (20, 20, 20), -1)
     lips = np.array([[88, 192], [128, 174], [168, 192], [128, 210]]) / SIDE
-    made = add_detail(soft(closed), of(opened), lips, [], None, STSA)
+    made = add_detail(soft(closed), own(opened), lips, [], None, STSA)
     mouth = slice(186, 198), slice(110, 146)
     plain = resize(soft(closed), SIDE, SIDE)
     assert np.abs(made[mouth].astype(int) - plain[mouth]).max() <= 2
@@ -109,13 +113,40 @@ def test_a_mouth_of_another_shape_lends_nothing():
 def test_a_face_of_any_size_and_form_keeps_what_is_not_hidden(form, width):
     frame = resize(textured(6), width, width)
     place = Place(0, 0, width, width)
-    own = candidate(frame, place, crop_face(frame, place, form.shape), form)
     face = crop_face(frame, place, form.shape)
+    lender, shown = candidate(frame, place, face, form), own_candidate(frame, place, face, form)
     random = np.random.default_rng(0).uniform(-2, 2, (1, 2, *form.hidden_mask()[form.hidden_pixels].shape))
-    made = add_detail(face, own, LIPS, [own], random.astype(np.float32), form)
+    made = add_detail(face, shown, LIPS, [lender], random.astype(np.float32), form)
     plain = resize(face, *made.shape[1::-1])
     rows = round(form.hidden[1] * len(made)) - max(2, width // 16)  # cubic resizing reads pixels beyond the edge
     np.testing.assert_array_equal(made[: max(rows, 0)], plain[: max(rows, 0)])
+
+
+@pytest.mark.parametrize("width", [90, 700])
+@pytest.mark.parametrize("angle", [0.0, 0.3])
+def test_the_frames_own_detail_is_that_of_the_hidden_part(width, angle):
+    frame, form = resize(textured(7), 900, 900), CROPS["upright"]
+    place = Place(100.3, 80.6, 100.3 + width, 80.6 + width, angle)
+    crop = crop_face(frame, place, form.shape)
+    whole, part = candidate(frame, place, crop, form), own_candidate(frame, place, crop, form)
+    assert part.size == whole.size == (min(width, 480),) * 2
+    rows = slice(part.size[1] - part.detail.shape[0], None)
+    inner = slice(part.size[1] // 16, None), slice(None)  # the mean's grid ends at the part's edge
+    difference = part.detail[inner] - (whole.detail[rows].astype(np.float32) - 128)[inner]
+    assert np.sqrt(np.square(difference).mean()) < 0.6  # levels are rounded
+
+
+def test_a_face_that_no_candidate_agrees_with_keeps_its_own_detail_and_is_as_sharp(exact):
+    shown, coarse = (
+        textured(8),
+        resize(np.random.default_rng(9).integers(0, 255, (64, 64, 3)).astype(np.uint8), SIDE, SIDE),
+    )
+    everywhere = np.array([[0.0, 0.5], [1, 0.5], [1, 1], [0, 1]])
+    face = cv2.GaussianBlur(crop_face(shown, PLACE, STSA.shape), (0, 0), 1)
+    made = add_detail(face, own(coarse), everywhere, [of(coarse)], flow(0), STSA)
+    before, after = detail_of(resize(face, SIDE, SIDE))[HIDDEN], detail_of(made)[HIDDEN]
+    assert after.std() > 1.2 * before.std()
+    assert np.corrcoef(after.ravel(), before.ravel())[0, 1] > 0.9
 
 
 def test_the_speaker_hands_out_the_flow_of_the_hidden_part():
@@ -140,7 +171,7 @@ def test_without_detail_none_is_computed(tmp_path, monkeypatch):
         raise AssertionError("detail was computed")
 
     monkeypatch.setattr(second_pass, "add_detail", never)
-    monkeypatch.setattr(second_pass, "candidate", never)
+    monkeypatch.setattr(second_pass, "own_candidate", never)
     monkeypatch.setattr(reference_frames, "candidate", never)
     video = write_frames(tmp_path / "video.mp4", portraits(3))
     speech = write_sound(tmp_path / "speech.wav", "pcm_s16le", 16000, sound=np.zeros((1, 1280), np.float32))

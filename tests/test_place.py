@@ -151,3 +151,12 @@ def test_a_place_beyond_the_frame_pastes_nothing(frame, face):
     np.testing.assert_array_equal(
         paste_face(frame, frame[:64, :64], Place(-300, 0, -200, 90), face.landmarks, STSA), frame
     )
+
+
+@pytest.mark.parametrize("angle", [0.0, 0.4])
+def test_a_part_of_a_place_lies_where_its_corners_do(angle):
+    place = Place(12.5, 30, 112.5, 90, angle)
+    corners = np.array([[0.2, 0.5], [0.9, 0.5], [0.9, 1], [0.2, 1]])
+    part = place.part(0.2, 0.5, 0.9, 1.0)
+    np.testing.assert_allclose(part.corners, place.to_frame(corners), atol=1e-9)
+    assert place.part(0, 0, 1, 1) == place

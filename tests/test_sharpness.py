@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from faces import HEIGHT, WIDTH, empty, portraits, write_frames
 
-from benchmarks.sharpness import gradient_magnitude, hidden_part, pasted_part, scaled_down, scaled_size, sharpness
+from benchmarks.sharpness import encoded, gradient_magnitude, hidden_part, pasted_part, scaled, scaled_size, sharpness
 from media.crop import STSA, CropForm
 from media.errors import InputError
 from media.face import FaceTracker
@@ -52,11 +52,23 @@ def test_a_video_is_scaled_to_the_width_of_its_face(tmp_path):
     assert scaled_size(empty(), 100, 50) == (WIDTH // 2, HEIGHT // 2)
     source = write_frames(tmp_path / "source.mp4", portraits(3))
     own = sharpness(source, source, STSA)["face px"]
-    scaled_down(source, tmp_path / "small.mp4", 80, 1)
+    scaled(source, tmp_path / "small.mp4", 80, 1)
     assert probe(tmp_path / "small.mp4").width == pytest.approx(WIDTH * 80 / own, abs=4)
     assert sharpness(tmp_path / "small.mp4", tmp_path / "small.mp4", STSA)["face px"] == pytest.approx(80, abs=3)
-    with pytest.raises(InputError, match="--width 400; give another"):
-        scaled_down(source, tmp_path / "small.mp4", 400, 1)
     faceless = write_frames(tmp_path / "empty.mp4", [empty()] * 2)
+    with pytest.raises(InputError, match="shows no face; give another"):
+        scaled(faceless, tmp_path / "small.mp4", 80, 1)
     with pytest.raises(InputError, match="shows no face that is large enough"):
         sharpness(faceless, faceless, STSA)
+
+
+@pytest.mark.slow
+def test_an_enlarged_video_shows_the_face_within_1920x1080(tmp_path):
+    source = write_frames(tmp_path / "source.mp4", portraits(2))
+    scaled(source, tmp_path / "large.mp4", 800, 1)
+    info = probe(tmp_path / "large.mp4")
+    assert info.width <= 1920 and info.height == 1080
+    encoded(tmp_path / "large.mp4", tmp_path / "encoded.mp4", 1)
+    values = sharpness(tmp_path / "large.mp4", tmp_path / "encoded.mp4", STSA)
+    assert values["face px"] == pytest.approx(800, rel=0.06)
+    assert 0.8 < values["dub / source"] < 1.05
