@@ -153,7 +153,7 @@ def add_detail(
     lost = _detail(luma, (form.width // _SHRUNK, form.height // _SHRUNK))[hidden]
     # Where no candidate agrees with the face, its own detail stays.
     kept = lost * cv2.resize(1 - trust, lost.shape[::-1])
-    blend = cv2.resize(kept, size, interpolation=cv2.INTER_CUBIC)
+    blend = np.asarray(cv2.resize(kept, size, interpolation=cv2.INTER_CUBIC), np.float32)
     blend += own.detail * cv2.resize(trust * shares[0], size)
     power = shares[0] * own.power
     for reference, where, share in zip(references, points, shares[1:], strict=False):
@@ -284,7 +284,7 @@ def _add_warped(blend: np.ndarray, detail: np.ndarray, points: np.ndarray, share
     places = [(line + 0.5) * scale - 0.5 for line, scale in zip(points, scales, strict=True)]
     x, y, weight = (cv2.resize(each, (width, height))[rows, columns] for each in (*places, share))
     warped = cv2.remap(detail, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    blend[rows, columns] += weight * cv2.subtract(warped, (_ZERO,), dtype=cv2.CV_32F)
+    blend[rows, columns] += weight * (warped.astype(np.float32) - _ZERO)
 
 
 def _extent(used: np.ndarray, side: int) -> slice:

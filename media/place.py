@@ -81,7 +81,7 @@ class Place:
 
     def part(self, left: float, top: float, right: float, bottom: float) -> "Place":
         """The part of this place within such sides, in units of the crop."""
-        (x, y), wide, tall = self.to_frame([(left + right) / 2, (top + bottom) / 2]), right - left, bottom - top
+        (x, y), wide, tall = self.to_frame(np.array([left + right, top + bottom]) / 2), right - left, bottom - top
         across, down = wide * self.width / 2, tall * self.height / 2
         return Place(x - across, y - down, x + across, y + down, self.angle)
 
