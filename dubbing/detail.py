@@ -31,7 +31,7 @@ _STRENGTHS = {130: 1.7, 340: 1.17}
 _GAIN = 3.0  # most that the blend is amplified by
 _SAME = 0.95  # a face that is shrunk by less than this factor is only resampled
 _CUBIC = 2  # px that cubic interpolation reads on each side
-_ZERO = 128  # the level that stores no detail
+_ZERO = 127  # the level that stores no detail
 _NOISE = 0.05  # squared grey levels, added to the power that is divided by
 # Widths, in units of the crop's width.
 _NEIGHBOURHOOD = 9 / 128  # over which differences are averaged
@@ -47,7 +47,7 @@ class Candidate:
 
     luma: (H, W) float32, of the face in the network's form, grey levels.
     detail: (h, w) float32, grey levels: the detail of the same part of the frame at the frame's resolution. A
-        reference's is uint8, 128 higher, because that is faster to warp.
+        reference's is uint8, `_ZERO` higher, because that is faster to warp.
     power: (H, W) float32, squared grey levels: the mean square of `detail`.
     size: width and height of the whole face at the resolution of `detail`.
     """

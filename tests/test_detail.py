@@ -132,7 +132,7 @@ def test_the_frames_own_detail_is_that_of_the_hidden_part(width, angle):
     assert part.size == whole.size == (min(width, 480),) * 2
     rows = slice(part.size[1] - part.detail.shape[0], None)
     inner = slice(part.size[1] // 16, None), slice(None)  # the mean's grid ends at the part's edge
-    difference = part.detail[inner] - (whole.detail[rows].astype(np.float32) - 128)[inner]
+    difference = part.detail[inner] - (whole.detail[rows].astype(np.float32) - dubbing.detail._ZERO)[inner]
     assert np.sqrt(np.square(difference).mean()) < 0.6  # levels are rounded
 
 
