@@ -138,15 +138,15 @@ class StsaSpeaker(Speaker):
             )
             heatmaps, further = guidance(self.synthesizer, heatmaps.float(), keypoints, points)
             placed = [x[None] for x in further]
-            faces, alignment = self.synthesizer.render(
-                crops[None], heatmaps[None], person.images, sound[None], *placed, alignment=True
+            faces, grid, chosen = self.synthesizer.render_with_flow(
+                crops[None], heatmaps[None], person.images, sound[None], *placed
             )
         made = faces[0].float(), heatmaps
-        if alignment.grid is None:
+        if grid is None:
             return made
-        flow = alignment.grid[0][..., *self.crop.hidden_pixels].float()
-        if alignment.chosen is not None:
-            return *made, flow, alignment.chosen[0]
+        flow = grid[0].float()
+        if chosen is not None:
+            return *made, flow, chosen[0]
         return *made, flow, torch.arange(flow.shape[1], device=flow.device).repeat(len(flow), 1)
 
     def _encode_frames(self, sound: Tensor, poses: Tensor) -> Tensor:

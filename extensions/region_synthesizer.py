@@ -252,6 +252,27 @@ class RegionSynthesizer(FaceSynthesizer):
         alignment: bool = False,
     ) -> Tensor | tuple[Tensor, Alignment]:
         """As `forward`, with `encode_references`' result for the B windows, of any number of references."""
+        faces, full, weights, start, chosen = self._rendered(frames, heatmaps, references, landmarks)
+        if not alignment:
+            return faces
+        return faces, Alignment(None, *self._whole(full, weights, start, frames.shape[:2]), chosen)
+
+    def render_with_flow(
+        self,
+        frames: Tensor,
+        heatmaps: Tensor,
+        references: References,
+        audio: Tensor,
+        landmarks: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """See `FaceSynthesizer`."""
+        faces, full, _, _, chosen = self._rendered(frames, heatmaps, references, landmarks)
+        return faces, full[..., *self.region.hidden].unflatten(0, frames.shape[:2]), chosen
+
+    def _rendered(
+        self, frames: Tensor, heatmaps: Tensor, references: References, landmarks: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor, RegionWarp, Tensor | None]:
+        """Faces; sampling points and weights of the region's pixels, the landmarks' warp; `Alignment.chosen`."""
         shape, landmarks = frames.shape[:2], _given(landmarks)
         features, images, others = references.repeat(shape[1]).temporal
         frames, heatmaps, landmarks = (x.flatten(0, 1) for x in (frames, heatmaps, landmarks))
@@ -283,11 +304,8 @@ class RegionSynthesizer(FaceSynthesizer):
         hidden = _over(painted, enlarged[:, 3:], copied, enlarged[:, :3])[..., *region.hidden]
         faces = frames.clone()
         faces[..., *crop.hidden_pixels] = hidden.to(faces.dtype)
-        faces = faces.unflatten(0, shape)
-        if not alignment:
-            return faces
         chosen = chosen if chosen is None else chosen.unflatten(0, shape)
-        return faces, Alignment(None, *self._whole(full, weights, start, shape), chosen)
+        return faces.unflatten(0, shape), full, weights, start, chosen
 
     def whole_faces(self, landmarks: Tensor, keypoints: Tensor) -> Tensor:
         """Landmarks (..., 131, 2) with the predicted keypoints (..., 57, 2) in place of their own."""

@@ -366,6 +366,22 @@ class FaceSynthesizer(nn.Module):
             return faces, Alignment(information, None, None)
         return faces, Alignment(information, *_of_windows(gathered.grid, gathered.weights, shape))
 
+    def render_with_flow(
+        self,
+        frames: Tensor,
+        heatmaps: Tensor,
+        references: References,
+        audio: Tensor,
+        landmarks: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """As `render`, with `Alignment.grid` of the hidden part alone, (B, T, N, 2, rows, columns), and `chosen`.
+
+        Only a network that takes landmarks reads them.
+        """
+        faces, alignment = self.render(frames, heatmaps, references, audio, alignment=True)
+        flow = alignment.grid
+        return faces, None if flow is None else flow[..., *self.config.crop.hidden_pixels], alignment.chosen
+
     def _align(
         self, heatmaps: Tensor, reference_images: Tensor, reference_heatmaps: Tensor, audio: Tensor
     ) -> Alignment:

@@ -225,7 +225,11 @@ def test_a_frame_blends_the_references_that_are_most_like_it():
         alone = synthesizer(*given(synthesizer, items))
         references = synthesizer.encode_references(*(bank[name] for name in names))
         made, alignment = synthesizer.render(*target, references, items["audio"], items["landmarks"], alignment=True)
+        given_flow: Any = synthesizer.render_with_flow(*target, references, items["audio"], items["landmarks"])
     assert torch.allclose(made, alone, atol=1e-9)
+    hidden = alignment.grid[..., *synthesizer.config.crop.hidden_pixels]
+    for one, other in zip(given_flow, (made, hidden, alignment.chosen), strict=True):
+        assert torch.equal(one, other)
     assert alignment.chosen.shape == (1, 2, 3) and alignment.grid.shape[2] == 3
     assert set(alignment.chosen.flatten().tolist()) == {1, 3, 4}
 
