@@ -66,11 +66,11 @@ class LipDistance:
         try:
             with FaceTracker() as tracker:
                 if self.lips is None:
-                    self.lips = [_lips(tracker, face) for face in self.true]
+                    self.lips = [find_lips(tracker, face) for face in self.true]
                     if not any(lips is not None for lips in self.lips):
                         self.say("LipLMD is left out: MediaPipe finds no face in the true crops")
                 usable = [(face, lips) for face, lips in zip(faces, self.lips, strict=True) if lips is not None]
-                pairs = [(_lips(tracker, face), lips) for face, lips in usable]
+                pairs = [(find_lips(tracker, face), lips) for face, lips in usable]
         except ImportError:
             if self.lips is None:
                 self.say("LipLMD is left out: MediaPipe is not installed (pip install mediapipe==0.10.21)")
@@ -80,7 +80,7 @@ class LipDistance:
         return float(np.mean(distances)) if distances else None
 
 
-def _lips(tracker: FaceTracker, face: Tensor) -> np.ndarray | None:
+def find_lips(tracker: FaceTracker, face: Tensor) -> np.ndarray | None:
     """The 40 lip points of a crop (3, H, W) in [0, 1], in units of the crop; None if no face is found."""
     tall, margin = 200, 50  # together too small for the tracker to also search tiles
     size = round(tall * face.shape[-1] / face.shape[-2]), tall
