@@ -1,8 +1,8 @@
 """A heatmap predictor whose mouth follows the sound alone. Not in the paper.
 
 The references' mean gives the person's shut mouth, by a linear map that closes it. A small convolutional network over
-sound features of some half a second (`hama`) moves it. The upper face gives the pose: with crops of framing `upright`,
-the source's jaw has no part in it.
+sound features of some half a second (`hama`) moves it; the mean of several that were trained on other windows errs less
+than one. The upper face gives the pose: with crops of framing `upright`, the source's jaw has no part in it.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from extensions.landmark_maps import ANCHORS, TurnedHead, apply_affine, fit_simi
 from media.audio import FEATURES
 from media.heatmap import KEYPOINTS, ORDER
 from models.heatmap_predictor import WindowEncoder, WindowEncoderConfig
-from models.layers import in_full_precision, scaled
+from models.layers import check_positive, in_full_precision, scaled
 from models.precision import without_autocast
 
 REACH = 4  # frames on either side of a frame whose sound moves its mouth
@@ -37,6 +37,7 @@ class SpeechPredictorConfig(WindowEncoderConfig):
     form: str = "speech"  # the form of this network
     audio: str = "hama"  # kind of sound features: "mel", "wav2vec2", "hama" or "whisper"
     width: float = 0.1875  # factor of every layer's channels, 512 at 1
+    members: int = 1  # networks whose mean motion moves the mouth; in training, each has its share of a step's windows
     frames: int = 9  # T, consecutive frames in a window: 2 REACH + 1
     dropout: float = 0.3  # of features, channels and hidden units
 
@@ -50,6 +51,38 @@ def face_height(landmarks: Tensor) -> Tensor:
     """Mean height of the box of landmarks (..., N, 131, 2): (...)."""
     y = landmarks[..., 1]
     return (y.amax(dim=-1) - y.amin(dim=-1)).mean(dim=-1)
+
+
+class SpokenMotion(nn.Module):
+    """Sound and a person's numbers -> shares of the mouth's main motions, frame by frame."""
+
+    def __init__(self, config: SpeechPredictorConfig):
+        super().__init__()
+        channels, rows = FEATURES[config.audio]
+        width, narrow = scaled(512, config.width), scaled(340, config.width)
+        self.row = nn.Linear(channels, narrow)
+        self.token = nn.Linear(rows * narrow, width)
+        self.first = nn.Conv1d(width + _PERSON, width, REACH + 1)
+        self.second = nn.Conv1d(width, width, REACH + 1)
+        self.head = nn.Linear(width, MOTIONS)
+        self.amplitude = nn.Linear(_PERSON, 1)
+        nn.init.zeros_(self.amplitude.weight)
+        nn.init.zeros_(self.amplitude.bias)
+        self.dropout, self.channel_dropout = nn.Dropout(config.dropout), nn.Dropout1d(config.dropout)
+
+    def embed(self, sound: Tensor) -> Tensor:
+        """Scaled features (M, W, C) -> (M, width)."""
+        rows = F.gelu(self.row(self.dropout(sound)))
+        return F.gelu(self.token(self.dropout(rows).flatten(1)))
+
+    def forward(self, tokens: Tensor, person: Tensor) -> Tensor:
+        """`embed`'s (B, T + 2 REACH, width) and a person's numbers (B, 10) -> (B, T, 20)."""
+        told = person[:, None].expand(-1, tokens.shape[1], -1).to(tokens.dtype)
+        x = torch.cat([tokens, told], dim=2).transpose(1, 2)
+        x = F.gelu(self.first(self.channel_dropout(x)))
+        x = F.gelu(self.second(self.channel_dropout(x))).transpose(1, 2)
+        strength = in_full_precision(self.amplitude, person).exp()
+        return in_full_precision(self.head, self.dropout(x)) * strength[:, None]
 
 
 class SpeechPredictor(WindowEncoder):
@@ -81,20 +114,11 @@ class SpeechPredictor(WindowEncoder):
         self.config = config = config or SpeechPredictorConfig()
         if config.audio not in FEATURES:
             raise ValueError(f"audio is {config.audio!r}; give one of {', '.join(FEATURES)}")
-        channels, rows = FEATURES[config.audio]
-        width = scaled(512, config.width)
-        narrow = scaled(340, config.width)
+        check_positive(config, "width", "members")
+        channels, _ = FEATURES[config.audio]
         self.drawing = CurveDrawing(config.crop.guidance)
         self.turning = TurnedHead()
-        self.row = nn.Linear(channels, narrow)
-        self.token = nn.Linear(rows * narrow, width)
-        self.first = nn.Conv1d(width + _PERSON, width, REACH + 1)
-        self.second = nn.Conv1d(width, width, REACH + 1)
-        self.head = nn.Linear(width, MOTIONS)
-        self.amplitude = nn.Linear(_PERSON, 1)
-        nn.init.zeros_(self.amplitude.weight)
-        nn.init.zeros_(self.amplitude.bias)
-        self.dropout, self.channel_dropout = nn.Dropout(config.dropout), nn.Dropout1d(config.dropout)
+        self.members = nn.ModuleList(SpokenMotion(config) for _ in range(config.members))
         # Fitted in closed form before training (`extensions.speech_training`).
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("deviation", torch.ones(channels))
@@ -126,7 +150,8 @@ class SpeechPredictor(WindowEncoder):
         """
         tokens = self._embed(audio.flatten(0, 1)).unflatten(0, audio.shape[:2])
         # At both ends of a window, its last frame is repeated.
-        padded = torch.cat([tokens[:, :1].expand(-1, REACH, -1), tokens, tokens[:, -1:].expand(-1, REACH, -1)], dim=1)
+        first, last = (tokens[:, end].expand(-1, REACH, -1, -1) for end in (slice(0, 1), slice(-1, None)))
+        padded = torch.cat([first, tokens, last], dim=1)
         keypoints = self._move(padded, landmarks, reference_landmarks)
         if pose_heatmaps is None:
             return None, keypoints
@@ -134,8 +159,8 @@ class SpeechPredictor(WindowEncoder):
         return drawn.unflatten(0, pose_heatmaps.shape[:2]), keypoints
 
     def encode_frames(self, audio: Tensor, pose_heatmaps: Tensor) -> Tensor:
-        """Embed the sound of frames independently: audio (F, C, W) -> (F, 1, width)."""
-        return self._embed(audio)[:, None]
+        """Embed the sound of frames independently: audio (F, C, W) -> (F, members, width)."""
+        return self._embed(audio)
 
     def encode_references(self, reference_heatmaps: Tensor) -> Tensor:
         """Nothing: the references' landmarks say all. (B, N, 1, G, G) -> zeros (B, N, 1)."""
@@ -154,7 +179,7 @@ class SpeechPredictor(WindowEncoder):
         """`forward` of B windows, for the centre frames T // 2 only.
 
         Args:
-            frames: (B, T, 1, width), windows of `encode_frames`; at both ends of a video its last frame is repeated.
+            frames: (B, T, members, width), of `encode_frames`; at both ends of a video its last frame is repeated.
             references: not used.
             pose_heatmaps: (B, 1, G, G) of the centre frames.
             landmarks: (B, 131, 2) of the centre frames.
@@ -166,7 +191,7 @@ class SpeechPredictor(WindowEncoder):
         """
         centre = frames.shape[1] // 2
         places = torch.arange(-REACH, REACH + 1, device=frames.device) + centre
-        window = frames[:, places.clamp(0, frames.shape[1] - 1), 0]
+        window = frames[:, places.clamp(0, frames.shape[1] - 1)]
         moved = self._move(window, landmarks[:, None], reference_landmarks.expand(len(frames), -1, -1, -1))[:, 0]
         return torch.maximum(pose_heatmaps, self.drawing(moved)), moved if keypoints else None
 
@@ -185,25 +210,25 @@ class SpeechPredictor(WindowEncoder):
         return apply_affine(landmarks.index_select(2, self.keypoints), home) - self.turning(turned)
 
     def _embed(self, audio: Tensor) -> Tensor:
-        """(M, C, W) -> (M, width)."""
-        x = (audio.transpose(1, 2) - self.mean) / self.deviation
-        rows = F.gelu(self.row(self.dropout(x)))
-        return F.gelu(self.token(self.dropout(rows).flatten(1)))
+        """(M, C, W) -> (M, members, width)."""
+        sound = (audio.transpose(1, 2) - self.mean) / self.deviation
+        return torch.stack([member.embed(sound) for member in self.members], dim=1)
 
     def _move(self, tokens: Tensor, landmarks: Tensor, reference_landmarks: Tensor) -> Tensor:
-        """Keypoints (B, T, 57, 2) in the pose of landmarks (B, T, 131, 2); tokens (B, T + 2 REACH, width)."""
+        """Keypoints (B, T, 57, 2) in the pose of landmarks (B, T, 131, 2).
+
+        `tokens`: (B, T + 2 REACH, members, width).
+        """
         still, person = self._person(reference_landmarks)
-        told = person[:, None].expand(-1, tokens.shape[1], -1).to(tokens.dtype)
-        x = torch.cat([tokens, told], dim=2).transpose(1, 2)
-        x = F.gelu(self.first(self.channel_dropout(x)))
-        x = F.gelu(self.second(self.channel_dropout(x))).transpose(1, 2)
-        shares = (
-            in_full_precision(self.head, self.dropout(x)) * in_full_precision(self.amplitude, person).exp()[:, None]
-        )
+        each = zip(self.members, tokens.unbind(dim=2), strict=True)
+        if self.training:
+            mine = torch.arange(len(tokens), device=tokens.device).tensor_split(len(self.members))
+            shares = torch.cat([member(x[rows], person[rows]) for rows, (member, x) in zip(mine, each, strict=True)])
+        else:
+            shares = torch.stack([member(x, person) for member, x in each]).mean(dim=0)
         with without_autocast(shares):
-            motion = (shares @ self.motions).unflatten(-1, (-1, 2)) * face_height(reference_landmarks)[
-                :, None, None, None
-            ]
+            height = face_height(reference_landmarks)[:, None, None, None]
+            motion = (shares @ self.motions).unflatten(-1, (-1, 2)) * height
         return self._posed(still[:, None] + motion, landmarks, reference_landmarks)
 
     def _posed(self, mouths: Tensor, landmarks: Tensor, reference_landmarks: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ from media.noise import pink_noise, voice_level
 from media.references import covering_references
 from media.timeline import FPS
 
-SOUNDS = ("own", "own", "noise", "hiss", "cut", "cut")  # of which a window has one, drawn at random
+SOUNDS = ("own", "own", "noise", "louder", "hiss", "cut", "cut")  # of which a window has one, drawn at random
 _REFERENCES_OF = 40  # random frames, of which the references cover the landmarks as in dubbing
 _QUIET = 0.16  # seconds of silence on either side of a frame, without which its mouth need not be shut
 _CLOSED = 0.0105  # opening, share of the face's height, below which true lips count as shut
@@ -201,6 +201,7 @@ def changed_sounds(clip: Clip, kind: str, seed: int, folder: Path) -> dict[str, 
         cut = cut + pink * _factor(-random.uniform(45, 75))
     sounds = {
         "noise": heard(wav + pink * level * _factor(-random.uniform(8, 16))),
+        "louder": heard(wav + pink_noise(len(wav), random) * level * _factor(-random.uniform(5, 12))),
         "hiss": heard(wav + hiss * level * _factor(-random.uniform(14, 30))) * _factor(random.uniform(-6, 4)),
         "cut": heard(cut),
     }
