@@ -35,6 +35,7 @@ from training.config import read_config
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL: dict[str, Any] = {"width": 0.06}
+MADE_CLIPS = ["model.audio=mel", "model.crop=stsa", "model.stride=2"]  # what clips made by `write_clips` suit
 
 
 def inputs(windows: int = 2, frames: int = 3, crop: CropForm = STSA) -> dict[str, torch.Tensor]:
@@ -340,7 +341,7 @@ def test_an_unknown_network_is_one_line():
 )
 def test_settings_that_do_not_go_together_are_one_line(tmp_path, settings, named):
     clips = write_clips(tmp_path / "clips", count=1)
-    command = arguments("train_face", clips, tmp_path / "g4g", *settings, config="demo_g4g.yaml")
+    command = arguments("train_face", clips, tmp_path / "g4g", *MADE_CLIPS, *settings, config="demo_g4g.yaml")
     assert run("train_face", command, RUN_LOG=str(tmp_path / "log")) == 2
     log = (tmp_path / "log").read_text()
     assert named in log.splitlines()[-1] and "Traceback" not in log
@@ -356,7 +357,7 @@ def test_from_clips_to_a_dubbed_video(tmp_path):
     settings = ["losses.gan=3", "discriminator.width=0.05", "frames=5", "model.width=0.06", f"sync_expert={expert}"]
     for count in (1, 2):
         settings_now = [*settings, *steps, f"train.steps={count}"]
-        command = arguments("train_face", clips, tmp_path / "g4g", *settings_now, config="demo_g4g.yaml")
+        command = arguments("train_face", clips, tmp_path / "g4g", *MADE_CLIPS, *settings_now, config="demo_g4g.yaml")
         assert run("train_face", command) == 0
     best = tmp_path / "g4g" / "best"
     assert isinstance(load_speaker(best, torch.device("cpu")), G4GSpeaker)
@@ -367,6 +368,9 @@ def test_from_clips_to_a_dubbed_video(tmp_path):
         scores = score_g4g_clip(clip, voice, network, every=6)
     assert scores.keys() == {"from the sound", "from the sound backward", "copied hidden part"}
     assert all(np.isfinite(row["PSNR"]) for row in scores.values())
+    with torch.inference_mode():
+        scores = score_g4g_clip(clip, voice, network)
+    assert scores["mouth opening"].keys() == {"own", "backward"}  # of made clips, which show no face, it is not known
 
     output, crops = tmp_path / "dubbed.mp4", tmp_path / "crops.mp4"
     sound = write_sound(tmp_path / "sound.wav", "pcm_s16le", 16000, seconds=0.4)
@@ -392,7 +396,7 @@ def test_from_clips_to_a_dubbed_video(tmp_path):
 def test_one_window_a_step_is_contrasted_with_unsynced_sounds(tmp_path):
     clips = write_clips(tmp_path / "clips")
     settings = ["train.batch_size=1", "frames=2", "train.steps=2", "train.validate_every=2", "model.width=0.06"]
-    command = arguments("train_face", clips, tmp_path / "g4g", *settings, config="demo_g4g.yaml")
+    command = arguments("train_face", clips, tmp_path / "g4g", *MADE_CLIPS, *settings, config="demo_g4g.yaml")
     assert run("train_face", command) == 0
     values, _ = scalars_and_images(tmp_path / "g4g")
     assert min(values["train/contrastive"]) > 0  # without unsynced sounds one window leaves it at 0
@@ -403,7 +407,7 @@ def test_one_window_a_step_is_contrasted_with_unsynced_sounds(tmp_path):
 def test_two_processes_share_a_batch(tmp_path):
     clips = write_clips(tmp_path / "clips")
     settings = ["train.batch_size=4", "train.steps=2", "model.width=0.06", "losses.attribute=0", "model.fusion=false"]
-    command = arguments("train_face", clips, tmp_path / "g4g", *settings, config="demo_g4g.yaml")
+    command = arguments("train_face", clips, tmp_path / "g4g", *MADE_CLIPS, *settings, config="demo_g4g.yaml")
     assert run_group("train_face", command, [None, None]) == [0, 0]
 
 

@@ -174,6 +174,14 @@ def test_the_configs_have_the_papers_form_and_its_settings():
         assert config.resize and config.start_from == f"{read(f'g4g_mouth{before}').output}/best"
 
 
+def test_the_small_curriculum_changes_the_size_alone():
+    first, second = read("demo_g4g"), read("demo_g4g_128")
+    assert second.resize and second.start_from == f"{first.output}/best"
+    assert second.model.crop.shape == (128, 128) and first.model.crop.shape == (64, 64)
+    assert dataclasses.replace(second.model, crop=first.model.crop) == first.model
+    assert second.losses == first.losses and second.negatives == first.negatives > 0
+
+
 def test_a_run_starts_with_the_weights_of_another_size(tmp_path):
     before = save(tmp_path / "64", CROPS["g4g-64"])
     settings = [f"start_from={tmp_path / '64'}", "resize=true"]

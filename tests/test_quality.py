@@ -2,6 +2,7 @@
 
 import json
 import sys
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -12,9 +13,14 @@ from training_runs import write_clips
 from benchmarks.inference import trained_like
 from data_prep.clips import Clip
 from media.audio import audio_windows
-from media.crop import STSA
-from media.heatmap import FULL_FACE, POSE, draw_heatmaps
+from media.crop import STSA, CropForm
+from media.face import FaceTracker
+from media.heatmap import FULL_FACE, KEYPOINTS, POSE, draw_heatmaps
+from media.landmarks import select131
+from media.pictures import to_tensor
+from media.place import crop_face
 from media.references import covering_references
+from media.video import read_frames
 from metrics import quality
 from metrics.crops import crop_scores
 from models.fast import accelerate_inference
@@ -54,6 +60,25 @@ def test_a_file_of_something_else_is_one_line(content, tmp_path, monkeypatch, ca
     assert quality.main() == 2
     err = capsys.readouterr().err
     assert err.startswith(f"error: --compare {path} is no file of --json") and err.count("\n") == 1
+
+
+def test_the_opening_of_generated_faces_is_that_of_their_lips(shared):
+    """Of a real face's crops, the frame's own landmarks say what the mouth does; crops without a face do not matter."""
+    crop = CropForm(height=96, width=96, framing="upright")
+    true, crops = [], []
+    with FaceTracker() as tracker:
+        for frame in islice(read_frames(shared / "clips/val/synthetic_13.mp4"), 10, 50):
+            points = tracker.find(frame)[0].landmarks
+            place = crop.place(points)
+            true.append(place.to_crop(select131(points))[KEYPOINTS])
+            crops.append(crop_face(frame, place, crop.shape))
+    faces = to_tensor(np.stack(crops))
+    expected = quality.mouth_opening(np.stack(true))
+    assert np.corrcoef(quality.found_opening(faces), expected)[0, 1] > 0.95
+    faces[::5] = 0.5
+    assert np.corrcoef(quality.found_opening(faces), expected)[0, 1] > 0.9
+    faces[::2] = 0.5
+    assert np.isnan(quality.found_opening(faces)).all()
 
 
 def test_what_is_remembered_is_drawn_once():

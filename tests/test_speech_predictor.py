@@ -85,6 +85,22 @@ def test_the_centre_alone_is_that_of_the_window(predictor, dataset):
     torch.testing.assert_close(drawn, heatmaps[:, REACH], atol=1e-4, rtol=0)
 
 
+def test_members_share_a_steps_windows_and_move_the_mouth_together(dataset):
+    torch.manual_seed(0)
+    network = SpeechPredictor(SpeechPredictorConfig(audio="mel", width=0.03, members=3, dropout=0))
+    fit_shapes(network, dataset)
+    network.double()
+    audio, _, points, references = (x.double() for x in inputs(dataset, 3))
+    audio = audio.expand(4, -1, -1, -1)  # four times the same window, of three members: two, one and one
+    given = audio, None, None, points.expand(4, -1, -1, -1), references.expand(4, -1, -1, -1)
+    with torch.no_grad():
+        first, again, second, third = network.train()(*given)[1]
+        assert torch.equal(first, again) and (first - second).abs().max() > 1e-4
+        together = network.eval()(*given)[1]
+    torch.testing.assert_close(together[0], (first + second + third) / 3, atol=1e-7, rtol=0)
+    torch.testing.assert_close(together[3], together[0], atol=1e-7, rtol=0)
+
+
 def test_the_sources_mouth_has_no_part(predictor, dataset):
     audio, pose, points, references = inputs(dataset, 5)
     other = points.clone()
