@@ -5,8 +5,9 @@ sound features of some half a second (`hama`) moves it; the mean of several that
 than one. The upper face gives the pose: with crops of framing `upright`, the source's jaw has no part in it.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -212,7 +213,7 @@ class SpeechPredictor(WindowEncoder):
     def _embed(self, audio: Tensor) -> Tensor:
         """(M, C, W) -> (M, members, width)."""
         sound = (audio.transpose(1, 2) - self.mean) / self.deviation
-        return torch.stack([member.embed(sound) for member in self.members], dim=1)
+        return torch.stack([member.embed(sound) for member in cast(Iterable[SpokenMotion], self.members)], dim=1)
 
     def _move(self, tokens: Tensor, landmarks: Tensor, reference_landmarks: Tensor) -> Tensor:
         """Keypoints (B, T, 57, 2) in the pose of landmarks (B, T, 131, 2).

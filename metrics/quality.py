@@ -214,12 +214,11 @@ def found_opening(faces: Tensor) -> np.ndarray:
     Lips are interpolated in crops that show no face. NaN (F,) if more than half show none.
     """
     with FaceTracker() as tracker:
-        found = [find_lips(tracker, face) for face in faces]
-    known = [index for index, lips in enumerate(found) if lips is not None]
-    if 2 * len(known) < len(found):
-        return np.full(len(found), np.nan)
-    lips = make_interp_spline(known, np.stack([found[index] for index in known]), k=1)
-    return lip_opening(lips(np.arange(len(found)).clip(known[0], known[-1])))
+        found = {index: lips for index, face in enumerate(faces) if (lips := find_lips(tracker, face)) is not None}
+    if 2 * len(found) < len(faces):
+        return np.full(len(faces), np.nan)
+    lips = make_interp_spline(list(found), np.stack(list(found.values())), k=1)
+    return lip_opening(lips(np.arange(len(faces)).clip(min(found), max(found))))
 
 
 def copying(clip: Clip, chosen: np.ndarray) -> Renderer:
