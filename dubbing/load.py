@@ -35,6 +35,6 @@ def load_speaker(
 
 
 def share_cores(device: torch.device) -> None:
-    """Where the networks run on the CPU, run OpenCV in one thread: the stages take the cores, and its threads wait."""
+    """Where the networks run on the CPU, run OpenCV in one thread: stages that run at once take the cores."""
     if device.type == "cpu":
         cv2.setNumThreads(1)
