@@ -9,6 +9,7 @@
 #   EXPERT  the sync expert (default: checkpoints/demo's)
 #   WIDTH   the synthesizer's width (default 0.125)
 #   EVERY   score every EVERY-th face of VAL_CLIPS (default 1)
+#   PREDICTOR_STEPS  steps of the predictor (default 10000: two hours of one core)
 #   SEEDS   seeds to train (default "0 1"); they can be divided among machines
 #   DECODED folder for decoded crops (default: RUNS/decoded)
 #   RUNS    folder of the runs (default runs/ablations_small)
@@ -30,8 +31,9 @@ face=(losses.perceptual=0 losses.gram=0 losses.without_vgg=skip extra_losses.l1=
 rows="without_finetuning without_cil without_sync without_spatial without_temporal"
 
 "$python" train_heatmap.py --config configs/stsa_heatmap.yaml "${clips[@]}" "${sound[@]}" "${loop[@]}" model.width=0.25 \
-    train.steps=1200 train.batch_size=8 train.learning_rate=1e-3 train.warmup=100 train.weight_decay=0.05 train.ema=0.99 \
-    train.validate_every=200 train.save_every=100 train.validation_windows=16 output="$predictor"
+    model.layers=2 model.dropout=0 losses.keypoints=0.02 losses.temporal=0.02 \
+    train.steps="${PREDICTOR_STEPS:-10000}" train.batch_size=8 train.learning_rate=1e-3 train.warmup=100 train.weight_decay=0.01 \
+    train.ema=0.99 train.validate_every=500 train.save_every=250 train.validation_windows=16 output="$predictor"
 for seed in ${SEEDS:-0 1}; do
     for row in $rows; do
         "$python" train_face.py --config "configs/ablations/$row.yaml" "${data[@]}" "${loop[@]}" "${face[@]}" "${model[@]}" \
