@@ -38,7 +38,7 @@ class SpeechPredictorConfig(WindowEncoderConfig):
     form: str = "speech"  # the form of this network
     audio: str = "hama"  # kind of sound features: "mel", "wav2vec2", "hama" or "whisper"
     width: float = 0.1875  # factor of every layer's channels, 512 at 1
-    members: int = 1  # networks whose mean motion moves the mouth; in training, each has its share of a step's windows
+    members: int = 3  # networks whose mean motion moves the mouth; in training, each has its share of a step's windows
     frames: int = 9  # T, consecutive frames in a window: 2 REACH + 1
     dropout: float = 0.3  # of features, channels and hidden units
 

@@ -22,8 +22,8 @@ runs=${RUNS:-runs/ablations_small}
 predictor=$runs/predictor
 clips=(data.train="$1" data.val="$2" data.workers=0 data.augment=true)
 data=("${clips[@]}" data.decoded="${DECODED:-$runs/decoded}")
-sound=(model.audio=hama model.crop=stsa model.crop.framing=upright)
-model=("${sound[@]}" model.crop.height=100 model.crop.width=100 model.references=2 model.width="${WIDTH:-0.125}")
+sound=(model.audio=hama model.crop=stsa model.crop.framing=upright model.crop.height=100 model.crop.width=100)
+model=("${sound[@]}" model.references=2 model.width="${WIDTH:-0.125}")
 loop=(train.precision=no train.schedule=cosine train.clip_gradients=5 train.log_every=10 train.gradient_norms_every=0)
 face=(losses.perceptual=0 losses.gram=0 losses.without_vgg=skip extra_losses.l1=1 extra_losses.gradient=1 extra_losses.mouth=2
     discriminator.width=0.25 sync_expert="${EXPERT:-checkpoints/demo}" train.batch_size=2 train.warmup=20 train.ema=0.98

@@ -61,7 +61,7 @@ def dataset(clips) -> ClipDataset:
 @pytest.fixture(scope="module")
 def predictor(dataset) -> SpeechPredictor:
     torch.manual_seed(0)
-    network = SpeechPredictor(SpeechPredictorConfig(audio="mel", width=0.03, crop=CROPS["upright"]))
+    network = SpeechPredictor(SpeechPredictorConfig(audio="mel", width=0.03, members=1, crop=CROPS["upright"]))
     fit_shapes(network, dataset)
     return network.eval()
 
