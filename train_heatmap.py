@@ -52,6 +52,9 @@ class HeatmapTraining:
     losses: HeatmapLosses = field(default_factory=HeatmapLosses)
     train: TrainConfig = field(default_factory=TrainConfig)
     warp: float = 0.0  # augmentation: turn, stretch and shift the heatmaps by up to this share of the crop
+    # Factor of the learning rate of eq. 1's layers. Below 1, the decoder learns the mean face before the transformer's
+    # tokens have become the same for all inputs (docs/losses.md).
+    encoder_rate: float = 1.0
     start_from: str = ""  # checkpoint folder of the initial predictor, which also sets the form; empty: fresh weights
     output: str = MISSING  # the run's folder
 
@@ -131,7 +134,9 @@ def main() -> None:
         items, terms_of = spoken(further, predictor, dataset, fresh)
     freeze_unread(predictor, config.losses)
     shared = {"": predictor.shared_parameters()}
-    learner = Learner(synchronised(predictor, accelerator, config.train), config.train, accelerator, shared=shared)
+    rates = [] if config.encoder_rate == 1 else [(shared[""], config.encoder_rate)]
+    network = synchronised(predictor, accelerator, config.train)
+    learner = Learner(network, config.train, accelerator, shared=shared, rates=rates)
     sections = {"heatmap_predictor": predictor.config, "training": config}
     networks = {"heatmap_predictor": learner.network}
     run = Run(config, accelerator, networks, sections, averaged=["heatmap_predictor"], measure=measure)

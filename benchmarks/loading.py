@@ -30,7 +30,7 @@ import torch
 
 from benchmarks.training import PORTRAIT
 from data_prep.clips import ClipData, encode_face, stored_part, write_clip
-from data_prep.preprocess import LONGEST_SIDE, QUALITY
+from data_prep.storage import LONGEST_SIDE, QUALITY
 from data_prep.windows import ClipDataset
 from media.face import FaceTracker
 from media.landmarks import tracked

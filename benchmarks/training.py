@@ -51,7 +51,7 @@ from torch import Tensor, nn
 from benchmarks.memory import peak_memory, reset_peak
 from checkpoints import fetch
 from data_prep.clips import Clip, ClipData, encode_face, write_clip
-from data_prep.preprocess import LONGEST_SIDE, QUALITY
+from data_prep.storage import LONGEST_SIDE, QUALITY
 from data_prep.windows import ClipDataset
 from losses.face import FaceLosses, FaceObjective
 from media.crop import STSA

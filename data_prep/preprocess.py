@@ -18,12 +18,11 @@ from pathlib import Path
 
 from data_prep.layout import Source
 from data_prep.layouts import LAYOUTS
+from data_prep.storage import LONGEST_SIDE, QUALITY
 from media.errors import InputError, Parser, command, positive, quick_help
 from media.files import output_folder, short_stem
 from media.timeline import FPS
 
-QUALITY = 90  # of the JPEGs
-LONGEST_SIDE = 640  # px of a stored picture
 LARGEST = 4096  # px, the most that it can be
 
 

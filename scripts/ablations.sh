@@ -9,7 +9,7 @@
 #   EXPERT  the sync expert (default: checkpoints/demo's)
 #   WIDTH   the synthesizer's width (default 0.125)
 #   EVERY   score every EVERY-th face of VAL_CLIPS (default 1)
-#   PREDICTOR_STEPS  steps of the predictor (default 10000: two hours of one core)
+#   PREDICTOR_STEPS  steps of the predictor (default 3000: half an hour of one core)
 #   SEEDS   seeds to train (default "0 1"); they can be divided among machines
 #   DECODED folder for decoded crops (default: RUNS/decoded)
 #   RUNS    folder of the runs (default runs/ablations_small)
@@ -22,8 +22,9 @@ runs=${RUNS:-runs/ablations_small}
 predictor=$runs/predictor
 clips=(data.train="$1" data.val="$2" data.workers=0 data.augment=true)
 data=("${clips[@]}" data.decoded="${DECODED:-$runs/decoded}")
-sound=(model.audio=hama model.crop=stsa model.crop.framing=upright model.crop.height=100 model.crop.width=100)
-model=("${sound[@]}" model.references=2 model.width="${WIDTH:-0.125}")
+sound=(model.audio=hama model.crop=stsa model.crop.framing=upright model.crop.height=100 model.crop.width=100
+    model.references=2)
+model=("${sound[@]}" model.width="${WIDTH:-0.125}")
 loop=(train.precision=no train.schedule=cosine train.clip_gradients=5 train.log_every=10 train.gradient_norms_every=0)
 face=(losses.perceptual=0 losses.gram=0 losses.without_vgg=skip extra_losses.l1=1 extra_losses.gradient=1 extra_losses.mouth=2
     discriminator.width=0.25 sync_expert="${EXPERT:-checkpoints/demo}" train.batch_size=2 train.warmup=20 train.ema=0.98
@@ -31,8 +32,8 @@ face=(losses.perceptual=0 losses.gram=0 losses.without_vgg=skip extra_losses.l1=
 rows="without_finetuning without_cil without_sync without_spatial without_temporal"
 
 "$python" train_heatmap.py --config configs/stsa_heatmap.yaml "${clips[@]}" "${sound[@]}" "${loop[@]}" model.width=0.25 \
-    model.layers=2 model.dropout=0 losses.keypoints=0.02 losses.temporal=0.02 \
-    train.steps="${PREDICTOR_STEPS:-10000}" train.batch_size=8 train.learning_rate=1e-3 train.warmup=100 train.weight_decay=0.01 \
+    model.layers=2 model.dropout=0 encoder_rate=0.1 \
+    train.steps="${PREDICTOR_STEPS:-3000}" train.batch_size=8 train.learning_rate=1e-3 train.warmup=100 train.weight_decay=0.01 \
     train.ema=0.99 train.validate_every=500 train.save_every=250 train.validation_windows=16 output="$predictor"
 for seed in ${SEEDS:-0 1}; do
     for row in $rows; do

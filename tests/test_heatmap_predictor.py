@@ -140,6 +140,12 @@ def test_the_released_form_shares_one_message_layer_and_leaves_the_pose_heatmap_
 
 @pytest.mark.slow
 @torch.no_grad()
+@torch.no_grad()
+def test_untrained_keypoints_lie_near_the_middle_of_the_crop():
+    keypoints = small_predictor()(*random_inputs())[1]
+    assert_close(keypoints, torch.full_like(keypoints, 0.5), atol=0.25, rtol=0)
+
+
 def test_the_papers_keypoints_are_read_off_the_heatmaps_alone():
     """Heatmaps that stay where the tokens change: with the shortcut, keypoints of other tokens are others."""
     for options, follows in (({}, False), ({"keypoint_shortcut": True}, True), ({"form": "released"}, True)):

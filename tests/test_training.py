@@ -63,6 +63,34 @@ def test_the_gradient_of_a_step_is_the_sum_of_its_parts():
         torch.testing.assert_close(learned[size], learned[0])
 
 
+def test_parameters_with_a_rate_of_their_own_follow_the_schedule_and_a_resumed_run():
+    """Adam's first step has the length of the learning rate, whatever the gradient."""
+    accelerator = Accelerator(cpu=True)
+
+    def made(rate: float, learning_rate: float) -> Learner:
+        network = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.Linear(2, 1))
+        train = TrainConfig(steps=9, batch_size=4, learning_rate=learning_rate, warmup=1)
+        return Learner(network, train, accelerator, rates=[(list(network[0].parameters()), rate)])
+
+    def moved(learner: Learner) -> list[float]:
+        before = [parameter.detach().clone() for parameter in learner.network.parameters()]
+        batch = {"clip": list("abcd"), "x": torch.ones(4, 3)}
+        values, _ = learner.step(batch, 1, lambda part: ({"sum": learner.network(part["x"]).sum()}, None))
+        assert values["train/learning_rate"] == pytest.approx(learner.schedule.get_last_lr()[0] / 2)
+        lengths = [
+            float((after.detach() - x).abs().max())
+            for after, x in zip(learner.network.parameters(), before, strict=True)
+        ]
+        return [max(lengths[:2]), max(lengths[2:])]
+
+    learner = made(0.25, learning_rate=0.02)
+    assert moved(learner) == pytest.approx([0.0025, 0.01], rel=1e-3)  # half of the rate in the warm-up
+    resumed = made(0.5, learning_rate=0.01)
+    resumed.optimizer.load_state_dict(learner.optimizer.state_dict())
+    resumed.schedule.load_state_dict(learner.schedule.state_dict())
+    assert [group["lr"] for group in resumed.optimizer.param_groups] == pytest.approx([0.01, 0.005])
+
+
 @pytest.mark.slow
 def test_training_needs_no_package_that_reads_videos_or_scores_them():
     command = [sys.executable, "-c", IMPORT.format(blocked=BLOCKED)]

@@ -124,6 +124,7 @@ class Learner:
         shared: groups of parameters, as `gradient_norms` takes them. The terms' gradient norms on them are logged every
             `train.gradient_norms_every` steps. None takes all parameters.
         sums: maps names of sums to the names of their terms; the gradient norms of these sums are logged too.
+        rates: pairs of parameters and the factor of their learning rate; the other parameters' is 1.
     """
 
     def __init__(
@@ -134,10 +135,14 @@ class Learner:
         betas: Sequence[float] | None = None,
         shared: Mapping[str, Sequence[nn.Parameter]] | None = None,
         sums: Mapping[str, Sequence[str]] | None = None,
+        rates: Sequence[tuple[Sequence[nn.Parameter], float]] = (),
     ):
         self.train, self.accelerator = train, accelerator
         self.shared, self.sums = shared or {"": list(network.parameters())}, sums or {}
-        adam = optimizer(network.parameters(), train, betas)
+        apart = {id(parameter) for parameters, _ in rates for parameter in parameters}
+        groups = [{"params": [parameter for parameter in network.parameters() if id(parameter) not in apart]}]
+        groups += [{"params": list(parameters), "lr": rate * train.learning_rate} for parameters, rate in rates]
+        adam = optimizer(groups, train, betas)
         self.network, self.optimizer, self.schedule = accelerator.prepare(network, adam, scheduler(adam, train))
 
     def step(
