@@ -17,7 +17,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 [ $# -ge 2 ] || { echo "usage: bash scripts/ablations.sh TRAIN_CLIPS VAL_CLIPS [steps]" >&2; exit 2; }
 python=${PYTHON:-.venv/bin/python}
-steps=${3:-300}
+steps=${3:-400}
 runs=${RUNS:-runs/ablations_small}
 predictor=$runs/predictor
 clips=(data.train="$1" data.val="$2" data.workers=0 data.augment=true)
@@ -26,7 +26,7 @@ sound=(model.audio=hama model.crop=stsa model.crop.framing=upright model.crop.he
     model.references=2)
 model=("${sound[@]}" model.width="${WIDTH:-0.125}")
 loop=(train.precision=no train.schedule=cosine train.clip_gradients=5 train.log_every=10 train.gradient_norms_every=0)
-face=(losses.perceptual=0 losses.gram=0 losses.without_vgg=skip extra_losses.l1=1 extra_losses.gradient=1 extra_losses.mouth=2
+face=(losses.perceptual=0 losses.gram=0 losses.without_vgg=skip extra_losses.l1=8 extra_losses.gradient=1 extra_losses.mouth=2
     discriminator.width=0.25 sync_expert="${EXPERT:-checkpoints/demo}" train.batch_size=2 train.warmup=20 train.ema=0.98
     train.validate_every=100 train.save_every=50 train.validation_windows=16 train.best_by=psnr train.keep_every=0)
 rows="without_finetuning without_cil without_sync without_spatial without_temporal"
@@ -38,7 +38,7 @@ rows="without_finetuning without_cil without_sync without_spatial without_tempor
 for seed in ${SEEDS:-0 1}; do
     for row in $rows; do
         "$python" train_face.py --config "configs/ablations/$row.yaml" "${data[@]}" "${loop[@]}" "${face[@]}" "${model[@]}" \
-            losses.warp=0 train.warp_steps=0 train.learning_rate=2e-3 train.steps="$steps" train.seed=$seed \
+            losses.warp=0 train.warp_steps=0 train.learning_rate=5e-3 train.steps="$steps" train.seed=$seed \
             output="$runs/$row-$seed"
         "$python" -m checkpoints.combine "$predictor" "$runs/$row-$seed/best" --output "$runs/$row-$seed/both"
     done
