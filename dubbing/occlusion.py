@@ -51,6 +51,9 @@ _STRONG, _WEAK, _FRAMES = 0.03, 0.012, 3
 # share of the frames. What is always before a mouth is in the usual face too; a stranger's bare mouth is then marked at
 # times, but with less confidence.
 _CONFIDENT, _RATIOS, _OFTEN = 0.9, (0.08, 0.3), 0.5
+# A hand in the skin's own colour is marked with little confidence: without any, marks that last for less count where so
+# large a share of the lower face is marked without the lips, the oval's edge included.
+_BROAD, _BROAD_LASTS = 0.08, 0.04
 _MARGIN = 2  # px around the lips, and inside the oval
 _RIM = 0.4  # share of the frame's own pixels in the second pixel next to what is covered; all of them in the first
 _SPECK = 6  # px; smaller marks are noise
@@ -268,7 +271,7 @@ def judge(
     """
     shot = np.searchsorted(np.asarray(cuts), frames, side="right")
     masks: dict[int, np.ndarray] = {}
-    shares, outside, confident = np.zeros((3, len(frames)))
+    shares, outside, confident, broad = np.zeros((4, len(frames)))
     passing = np.zeros(len(frames), bool)
     nearly, unsure = passing.copy(), passing.copy()
     for i, probability in _steadied(marks, frames, shot):
@@ -278,15 +281,17 @@ def judge(
         shares[i], masks[i] = lower, np.packbits(mask)
         inner = _inner(*parts)
         outside[i] = _share(mask & (probability > _CERTAIN) & inner, parts[0])
+        broad[i] = _share(mask & (probability > _CERTAIN) & ~parts[1], parts[0])
         confident[i] = _share((probability > _CONFIDENT) & inner, parts[0])
         most = max(lower / _LOWER, lips / _LIPS, upper / _UPPER)
         nearly[i] = most > _NEARLY
         passing[i], unsure[i] = most > 1, _unsure(marks[i], parts[1])
     kept = np.zeros(len(frames), bool)
-    for start, stop in _stretches(_joined(outside > _WEAK, frames, shot, _BRIDGED)):
-        ratio = confident[start:stop].sum() / outside[start:stop].sum()
-        least = _RATIOS[int(stop - start > _OFTEN * len(frames))]
-        if (outside[start:stop] > _STRONG).sum() >= min(_FRAMES, len(frames)) and ratio > least:
+    for start, stop in _stretches(_joined((outside > _WEAK) | (broad > _BROAD_LASTS), frames, shot, _BRIDGED)):
+        ratio = confident[start:stop].sum() / max(outside[start:stop].sum(), _WEAK)
+        often, least = stop - start > _OFTEN * len(frames), min(_FRAMES, len(frames))
+        strong = (outside[start:stop] > _STRONG).sum() >= least and ratio > _RATIOS[int(often)]
+        if strong or (not often and (broad[start:stop] > _BROAD).sum() >= least):
             kept[max(0, start - _NEAR) : stop + _NEAR] = True
     twice = unsure[1:] & unsure[:-1] & (shot[1:] == shot[:-1])
     passing[1:] |= twice

@@ -122,6 +122,16 @@ def test_marks_last_while_a_little_of_the_face_is_marked(upright):
     assert not judged({i: small for i in range(30)}, upright).shares.any()  # never more than a little
 
 
+def test_a_hand_in_the_skin_s_colour_is_kept_though_the_network_is_not_confident(upright):
+    """Marked with a probability of 0.6, for a while; not where it lasts for all frames."""
+    x, y = lips(upright)[0]
+    low = np.where(square(x, y + 0.14, 0.1), 150, 0).astype(np.uint8)
+    for count, kept in ((8, list(range(11, 17))), (30, [])):
+        marks = [low if 10 <= i < 10 + count or count == 30 else None for i in range(30)]
+        cover = judge(np.arange(30), marks, [upright] * 30, [PLACE] * 30, np.full(30, 8.0), [0])
+        assert np.flatnonzero(cover.shares).tolist() == kept
+
+
 def test_what_is_covered_is_kept_and_the_rest_is_pasted(upright):
     x, y = lips(upright)[0]
     mask = square(x, y + 0.1, 0.06)
