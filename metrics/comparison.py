@@ -89,13 +89,24 @@ def columns(
             videos = [each[clip] for each in methods.values()]
             for number in frame_numbers(videos, frames, count):
                 pictures = [next(read_frames(path, start=number)) for path in videos]
-                if not whole:
+                if whole:
+                    pictures = _common_part(pictures)
+                else:
                     face = tracker.track(pictures[0])
                     if face is None:
                         raise InputError(f"{videos[0]} shows no face in frame {number}; give other --frames or --whole")
                     place = FORM.place(face.landmarks)
                     pictures = [crop_face(picture, place, FORM.shape) for picture in pictures]
                 yield f"{clip}, frame {number}", pictures
+
+
+def _common_part(pictures: list[np.ndarray]) -> list[np.ndarray]:
+    """The pictures without the row and the column that videos of odd sizes gain by encoding, if only these differ."""
+    shapes = np.array([picture.shape[:2] for picture in pictures])
+    height, width = shapes.min(axis=0)
+    if (np.ptp(shapes, axis=0) > 1).any():
+        return pictures
+    return [picture[:height, :width] for picture in pictures]
 
 
 def draw(shown: list[Column], rows: list[str], path: Path) -> list[Path]:

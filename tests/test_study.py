@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from faces import empty, portraits, write_frames
 from media_files import beat_sound, write_sound
+from PIL import Image
 
 from media.errors import InputError
 from media.video import VideoWriter, probe
@@ -207,6 +208,19 @@ def test_every_row_shows_the_same_place(methods):
     # The methods' videos are the truth with other colours, so the same place differs by them alone.
     assert np.abs(np.roll(pictures[0], 1, axis=-1).astype(int) - pictures[1]).mean() < 4
     assert comparison.frame_numbers([methods["truth"] / "a.mp4"], None, 3) == [2, 4, 6]
+
+
+def test_whole_frames_of_an_odd_size_stand_beside_their_dubs_of_an_even_one(tmp_path):
+    """A dub has one row or column more than an odd source: H.264 has even sides."""
+    clips = {}
+    for name, shape in (("truth", (45, 61, 3)), ("dub", (46, 62, 3)), ("other", (48, 62, 3))):
+        clips[name] = {"a": tmp_path / f"{name}.gif"}
+        Image.fromarray(np.full(shape, 90, np.uint8)).save(clips[name]["a"])
+    both = {name: clips[name] for name in ("truth", "dub")}
+    ((_, pictures),) = comparison.columns(both, ["a"], [0], 1, True)
+    assert [picture.shape for picture in pictures] == [(45, 61, 3)] * 2
+    ((_, pictures),) = comparison.columns(clips, ["a"], [0], 1, True)
+    assert len({picture.shape for picture in pictures}) == 3  # a larger difference is refused
 
 
 def test_a_figure_that_cannot_be_drawn_is_refused(methods, tmp_path, capsys):
