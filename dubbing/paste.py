@@ -32,10 +32,10 @@ def match_colour(face: np.ndarray, source: np.ndarray, form: CropForm) -> np.nda
     band = slice(seam * 3 // 4, seam)
     theirs, ours = source[band], face[band]
     # The median, because a few wrong pixels (a strand of hair, an eyelid) must not colour the cheek.
-    levels = [np.median(each, axis=0).astype(np.float32) + _DARK for each in (theirs, ours)]
+    levels = [_median(each.astype(np.float32)) + _DARK for each in (theirs, ours)]
     ratio = _across(levels[0] / levels[1], form)
     gain = (ratio ** np.interp(np.abs(np.log(ratio)), np.log(_SCALED), (0, 1))).clip(*_GAINS).astype(np.float32)
-    shift = _across(np.median(theirs - ours * gain, axis=0), form)
+    shift = _across(_median(theirs - ours * gain), form)
     matched = face * gain
     matched += shift
     np.clip(matched, 0, 255, out=matched)
@@ -43,6 +43,12 @@ def match_colour(face: np.ndarray, source: np.ndarray, form: CropForm) -> np.nda
     if tone is not None:
         matched = _toned(matched, *tone)
     return np.rint(matched, out=matched).astype(np.uint8)
+
+
+def _median(rows: np.ndarray) -> np.ndarray:
+    """The median of float32 levels (n, w, 3) over the rows, (w, 3): `np.median`'s, in a fourth of its time."""
+    ordered, middle = np.sort(rows, axis=0), len(rows) // 2
+    return (ordered[(len(rows) - 1) // 2] + ordered[middle]) / np.float32(2)
 
 
 def _across(levels: np.ndarray, form: CropForm) -> np.ndarray:
@@ -70,7 +76,8 @@ def _fitted(picture: np.ndarray, shown: np.ndarray) -> tuple[float, np.ndarray]:
     them. The distance is the root mean square, in grey levels.
     """
     pixels = np.compress(shown.ravel(), picture.reshape(-1, 3), axis=0)
-    luma, *others = (plane[0] for plane in cv2.split(cv2.cvtColor(pixels[None], cv2.COLOR_RGB2YCrCb)))
+    planes = cv2.split(cv2.cvtColor(pixels[None], cv2.COLOR_RGB2YCrCb))
+    luma, *others = (plane[0].astype(np.intp) for plane in planes)  # what bincount would make of them, each time
     counts, levels = np.bincount(luma, minlength=256)[:, None], np.arange(256)
     sums = np.stack([np.bincount(luma, each, 256) for each in others], axis=1) - 128 * counts
     squares = sum(float(np.bincount(each, minlength=256) @ (levels - 128) ** 2) for each in others)
