@@ -2,18 +2,20 @@
 
     python -m benchmarks.flicker videos/val/*.mp4
 
-Prints the mean absolute difference between consecutive frames, in grey levels, of source and dub, for each video and as
-the mean over videos. The regions are the cheeks (pasted at full weight, without the mouth), the contour (where the
-pasted face fades out, and some pixels beyond it) and the rest of the frame. Flicker is the dub's excess over the
-source.
+Dubs each video twice, without and with detail (`--no-detail`). Prints the mean absolute difference between consecutive
+frames, in grey levels, of the source and of both dubs, for each video and as the mean over videos. The regions are the
+mouth, the cheeks (pasted at full weight, without the mouth), the contour (where the pasted face fades out, and some
+pixels beyond it) and the rest of the frame, which is only encoded again. Flicker is the dub's excess over the source.
+The mouth of a dub moves differently from its source's, so that its two dubs are to be compared.
 """
 
 import argparse
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 from media.errors import InputError, Parser, command, quick_help
@@ -48,7 +50,7 @@ from media.place import Place
 from media.sound import read_audio
 from media.video import read_frames
 
-REGIONS = ("cheeks", "contour", "rest")
+REGIONS = ("mouth", "cheeks", "contour", "rest")
 MOUTH = 0.12  # of the face's width: margin of the mouth's region around the lips
 BEYOND = 0.04  # of the face's width: how far the contour's band extends beyond the pasted face
 
@@ -63,7 +65,7 @@ def regions(shape: tuple[int, int], place: Place, landmarks: np.ndarray, form: C
     lips = _widened(mouth, MOUTH * place.width)
     pasted = _widened((weight > 0).astype(np.uint8), BEYOND * place.width)
     whole = weight > 0.99
-    return {"cheeks": whole & ~lips, "contour": pasted & ~whole & ~lips, "rest": ~pasted & ~lips}
+    return {"mouth": whole & lips, "cheeks": whole & ~lips, "contour": pasted & ~whole & ~lips, "rest": ~pasted & ~lips}
 
 
 def _widened(mask: np.ndarray, pixels: float) -> np.ndarray:
@@ -82,13 +84,13 @@ def faces(scene: Scene, form: CropForm) -> Iterator[tuple[Place, np.ndarray] | N
             yield None
 
 
-def flicker(source: Path, dubbed: Path, form: CropForm) -> dict[str, tuple[float, float]]:
-    """The mean difference between consecutive frames of `source` and of `dubbed`, for each of the `REGIONS`."""
+def flicker(source: Path, dubs: Sequence[Path], form: CropForm) -> dict[str, list[float]]:
+    """The mean difference between consecutive frames of `source` and of each of `dubs`, for each of the `REGIONS`."""
     sums: dict[str, list[np.ndarray]] = defaultdict(list)
-    length = sum(1 for _ in read_frames(dubbed))
-    scene = observe((frame for frame, _ in zip(read_frames(source), range(length), strict=False)), 1)
+    length = min(sum(1 for _ in read_frames(dubbed)) for dubbed in dubs)
+    scene = observe(islice(read_frames(source), length), 1)
     before = None
-    for *frames, face in zip(read_frames(source), read_frames(dubbed), faces(scene, form), strict=False):
+    for *frames, face in zip(*map(read_frames, (source, *dubs)), faces(scene, form), strict=False):
         frames = [frame.astype(np.int16) for frame in frames]
         if before is not None and face is not None:
             changes = [np.abs(new - old).mean(axis=2) for new, old in zip(frames, before, strict=True)]
@@ -98,7 +100,14 @@ def flicker(source: Path, dubbed: Path, form: CropForm) -> dict[str, tuple[float
         before = frames if face is not None else None
     if not sums:
         raise InputError(f"video {source} has no two frames in a row with a face; give another")
-    return {name: tuple(np.mean(sums[name], axis=0).tolist()) for name in REGIONS if name in sums}
+    return {name: np.mean(sums[name], axis=0).tolist() for name in REGIONS if name in sums}
+
+
+def row(video: str, region: str, values: Sequence[float]) -> str:
+    """A line of the Markdown table: `values` of source, dub without detail and dub with it."""
+    source, without, with_ = values
+    ratios = " | ".join(f"{dub:.3f} | {dub / max(source, 1e-9):.2f}" for dub in (without, with_))
+    return f"| {video} | {region} | {source:.3f} | {ratios} |"
 
 
 @command
@@ -106,22 +115,24 @@ def main() -> None:
     arguments = parse()
     speaker = load_speaker(arguments.checkpoint, arguments.device)
 
-    results: dict[str, dict[str, tuple[float, float]]] = {}
+    results: dict[str, dict[str, list[float]]] = {}
+    print("| video | region | source | without detail | / source | with detail | / source |\n|" + " --- |" * 7)
     with tempfile.TemporaryDirectory() as folder:
-        sound, output = Path(folder) / "sound.wav", Path(folder) / "dubbed.mp4"
+        sound, *outputs = (Path(folder) / name for name in ("sound.wav", "without.mp4", "with.mp4"))
         for video in arguments.videos:
             shown = sum(1 for _ in read_frames(video)) / FPS  # a longer sound would play the video backward too
             seconds = min(arguments.seconds, shown, len(read_audio(video)) / SAMPLE_RATE)
             make_sound(sound, seconds, video)
-            dub(video, sound, output, speaker, DubOptions(progress=partial(tqdm, disable=None)))
-            results[str(video)] = flicker(video, output, speaker.crop)
-    results[f"mean of {len(results)}"] = {
-        name: tuple(np.mean([each[name] for each in results.values() if name in each], axis=0)) for name in REGIONS
-    }
-    print("| video | region | source | dub | dub / source |\n| --- | --- | --- | --- | --- |")
-    for video, values in results.items():
-        for name, (source, dubbed) in values.items():
-            print(f"| {video} | {name} | {source:.3f} | {dubbed:.3f} | {dubbed / max(source, 1e-9):.2f} |")
+            for output, detail in zip(outputs, (False, True), strict=True):
+                options = DubOptions(detail=detail, progress=partial(tqdm, disable=None))
+                dub(video, sound, output, speaker, options)
+            results[str(video)] = flicker(video, outputs, speaker.crop)
+            for name, values in results[str(video)].items():
+                print(row(str(video), name, values), flush=True)
+    for name in REGIONS:
+        found = [each[name] for each in results.values() if name in each]
+        if found:
+            print(row(f"mean of {len(found)}", name, np.mean(found, axis=0).tolist()))
 
 
 if __name__ == "__main__":
