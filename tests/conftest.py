@@ -62,3 +62,27 @@ def threads_of_libraries(count: int) -> Iterator[None]:
         torch.set_flush_denormal(False)
         torch.set_num_threads(before[0])
         cv2.setNumThreads(before[1])
+
+
+@pytest.fixture
+def written(monkeypatch):
+    """The frames of each written video by its file's name; of a file written twice, the last ones.
+
+    Videos are compared by them: x264 does not write the same bytes twice on CPUs with AVX-512.
+    """
+    from media.video import VideoWriter
+
+    frames: dict[str, list[bytes]] = {}
+    write, enter = VideoWriter.write, VideoWriter.__enter__
+
+    def entering(writer: VideoWriter) -> VideoWriter:
+        frames[writer.path.name] = []
+        return enter(writer)
+
+    def writing(writer: VideoWriter, frame: np.ndarray) -> None:
+        frames[writer.path.name].append(frame.tobytes())
+        write(writer, frame)
+
+    monkeypatch.setattr(VideoWriter, "__enter__", entering)
+    monkeypatch.setattr(VideoWriter, "write", writing)
+    return frames

@@ -140,7 +140,9 @@ class Learner:
         self.train, self.accelerator = train, accelerator
         self.shared, self.sums = shared or {"": list(network.parameters())}, sums or {}
         apart = {id(parameter) for parameters, _ in rates for parameter in parameters}
-        groups: list[dict] = [{"params": [parameter for parameter in network.parameters() if id(parameter) not in apart]}]
+        groups: list[dict] = [
+            {"params": [parameter for parameter in network.parameters() if id(parameter) not in apart]}
+        ]
         groups += [{"params": list(parameters), "lr": rate * train.learning_rate} for parameters, rate in rates]
         adam = optimizer(groups, train, betas)
         self.network, self.optimizer, self.schedule = accelerator.prepare(network, adam, scheduler(adam, train))
