@@ -8,7 +8,8 @@ import numpy as np
 
 LIT = 0.6  # a frame with less light than this share of the person's usual light is no reference
 _DARKEST = 32.0  # grey levels; references in less light are brightened to it
-_SAME = 1.25  # light that differs by less than this factor is left as it is
+_SAME = 1.02  # light that differs by less than this factor is left as it is
+_PARTS = 4  # of an upper face, from left to right, whose light is compared
 _MOST = 16.0  # most that a face is brightened
 
 
@@ -22,6 +23,17 @@ def well_lit(lights: np.ndarray) -> np.ndarray:
     """(F,) bool: which of a person's frames with `lights` (F,) show the face in the person's usual light."""
     lights = np.asarray(lights, np.float64)
     return ~(lights < LIT * np.nanquantile(lights, 0.9)) if np.isfinite(lights).any() else np.ones(len(lights), bool)
+
+
+def evenly_lit(looks: np.ndarray) -> np.ndarray:
+    """(N,) bool: in which of a person's thumbnails (N, h, w, 3) no shadow lies on a part of the upper face only.
+
+    A part is shaded where it has much less of its usual light than the rest of the face has.
+    """
+    columns = np.asarray(looks, np.float32).mean(axis=(1, 3)) + 1
+    parts = np.stack([part.mean(axis=1) for part in np.array_split(columns, _PARTS, axis=1)], axis=1)
+    shares = parts / np.quantile(parts, 0.9, axis=0)
+    return shares.min(axis=1) >= LIT * shares.max(axis=1)
 
 
 def usual(lights: np.ndarray) -> float:

@@ -32,6 +32,8 @@ _FLAT = 6.0  # grey levels; ends with a smaller deviation are black or white, no
 _MIXED = 0.16  # most that a frame between the ends differs from a mixture of the two
 _UNEVEN = 0.05  # most that a frame's mixture goes back
 _STEP = 0.4  # most that it goes on in one frame
+# A face that goes over into another one: `SAME_LOOK`, but for the ends of so many frames, and `_MIXED`.
+_OTHER_FACE, _FACE_BLENDS, _FACE_MIXED = 0.4, (9, 16, 26), 0.18
 
 
 def small_face(frame: np.ndarray, points: np.ndarray) -> np.ndarray:
@@ -90,6 +92,47 @@ class Dissolve:
     stop: int
 
 
+def _shares(pictures: np.ndarray, most: float = math.inf) -> np.ndarray | None:
+    """Share (F,) of the last of `pictures` (F, h, w, 3) float32 in each, as a mixture of the first and the last.
+
+    None where one differs from its mixture by more than `most`, or the shares do not rise evenly.
+    """
+    first, change = pictures[0], pictures[-1] - pictures[0]
+    shares = ((pictures - first) * change).sum(axis=(1, 2, 3)) / (change**2).sum()
+    if most == math.inf:
+        return shares
+    mixtures = first + shares[:, None, None, None] * change
+    errors = np.sqrt(((pictures - mixtures) ** 2).mean(axis=(1, 2, 3)) / (change**2).mean())
+    steps = np.diff(shares)
+    return None if errors.max() > most or steps.min() < -_UNEVEN or steps.max() > _STEP else shares
+
+
+def face_dissolves(looks: list[np.ndarray], begin: int) -> list[Dissolve]:
+    """Where the face with `looks` in consecutive frames, from frame `begin` on, goes over into another face.
+
+    Faces are aligned, so that a dissolve between people who move their heads is found, too.
+    """
+    pictures, known = np.asarray(looks, np.float32), standardised(np.asarray(looks))
+    ends: list[list[int]] = []
+    for first in range(len(pictures)):
+        for last in (first + length for length in _FACE_BLENDS if first + length < len(pictures)):
+            if np.abs(known[last] - known[first]).mean() < _OTHER_FACE:
+                continue
+            if _shares(pictures[first : last + 1], _FACE_MIXED) is None:
+                continue
+            if ends and first <= ends[-1][1] + _FACE_BLENDS[0]:
+                ends[-1][1] = max(ends[-1][1], last)
+            else:
+                ends.append([first, last])
+    found = []
+    for first, last in ends:
+        shares = _shares(pictures[first : last + 1])
+        assert shares is not None  # without a limit
+        middle = first + int(np.argmax(shares >= 0.5))
+        found.append(Dissolve(begin + first, begin + middle, begin + last))
+    return found
+
+
 class Shots:
     """Finds where shots begin. `add` takes each frame's thumbnail.
 
@@ -124,11 +167,8 @@ class Shots:
         if np.corrcoef(first.ravel(), last.ravel())[0, 1] > _UNLIKE:
             return None
         pictures = np.stack([self._recent[i] for i in range(-length - 1, 0)])
-        shares = ((pictures - first) * change).sum(axis=(1, 2, 3)) / (change**2).sum()
-        mixtures = first + shares[:, None, None, None] * change
-        errors = np.sqrt(((pictures - mixtures) ** 2).mean(axis=(1, 2, 3)) / (change**2).mean())
-        steps = np.diff(shares)
-        if errors.max() > _MIXED or steps.min() < -_UNEVEN or steps.max() > _STEP:
+        shares = _shares(pictures, _MIXED)
+        if shares is None:
             return None
         begin = self._frames - 1 - length  # the frame of `first`
         start, stop = np.flatnonzero(shares < _UNEVEN)[-1] + 1, np.flatnonzero(shares > 1 - _UNEVEN)[0]

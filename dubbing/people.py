@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from dubbing.light import light
-from dubbing.looks import LOOK_SHAPE, SAME_LOOK, Shots, differences, distinct, thumbnail
+from dubbing.light import evenly_lit
+from dubbing.looks import LOOK_SHAPE, SAME_LOOK, Shots, differences, distinct, face_dissolves, thumbnail
 from dubbing.tracking import tracked_frames
 from dubbing.tracks import MOST_LOOKS, Linker, Track, divided, fleeting
 from media.crop import CropForm
@@ -19,6 +19,7 @@ from media.stages import Clock
 
 _NOSE, _LEFT_SIDE, _RIGHT_SIDE = 1, 234, 454  # MediaPipe ids
 _MOUTH = 0.5, 0.75  # a mouth of which a smaller share is in the picture passes, until a larger one is
+_APART = 25  # frames from a dissolve that the whole pictures show, within which the faces show no other
 _PROFILE = 0.06  # a face is turned away if its nose tip is nearer to one side than this fraction of its width
 
 
@@ -30,7 +31,8 @@ class Person:
     points: (132, 2) tracked points in each, in pixels; boxes: its `Face.box`, x1 y1 x2 y2.
     lights: light of the face in each, `dubbing.light.light`; NaN where it is not known.
     looks: thumbnails of different upper faces, by which the person is recognised.
-    unsure: those of `frames` that are no references: their points are interpolated, or two shots are mixed.
+    unsure: those of `frames` that are no references: their points are interpolated, two shots are mixed, or a shadow
+        lies on a part of the face.
     small: `looks.small_face` in each; None where the first pass kept none.
     """
 
@@ -47,9 +49,11 @@ class Person:
         self.frames += track.frames
         self.points += track.points
         self.boxes += track.boxes
-        self.lights += [light(each) for each in track.looks]
+        self.lights += track.lights()
         self.small += track.small
         self.unsure |= track.bridged | track.interpolated
+        even = evenly_lit(np.stack(track.looks))
+        self.unsure.update(frame for frame, plain in zip(track.frames, even, strict=True) if not plain)
         self.looks = distinct([*self.looks, *track.distinct().astype(np.float32)], MOST_LOOKS)
 
     def unlikeness(self, looks: np.ndarray) -> float:
@@ -106,6 +110,7 @@ def observe(frames: Iterable[np.ndarray], workers: int, clock: Clock | None = No
 
 def people_of(tracks: list[Track], shots: Shots) -> list[Person]:
     """The people of whom `tracks` are stretches, in the order in which they are first seen."""
+    _add_dissolves(tracks, shots)
     parts = sorted(divided(tracks, shots.dissolves), key=lambda track: track.frames[0])
     people: list[Person] = []
     for _, group in itertools.groupby(parts, key=lambda track: track.frames[0]):
@@ -115,6 +120,17 @@ def people_of(tracks: list[Track], shots: Shots) -> list[Person]:
     for person in people:
         person.unsure |= mixed.intersection(person.frames)
     return people
+
+
+def _add_dissolves(tracks: list[Track], shots: Shots) -> None:
+    """Add to `shots` the dissolves that only the faces show, in which a track leads from one person to another."""
+    known = list(shots.dissolves)
+    for track in tracks:
+        for found in face_dissolves(track.looks, track.frames[0]):
+            apart = all(found.stop + _APART < other.start or other.stop + _APART < found.start for other in known)
+            if apart and len(divided([track], [found])) > 1:
+                shots.dissolves.append(found)
+    shots.end()
 
 
 def _join(people: list[Person], tracks: list[Track]) -> None:

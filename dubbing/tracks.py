@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from dubbing.light import light
 from dubbing.looks import SAME_LOOK, SIMILAR_LOOK, Dissolve, differences, distinct, look, small_face
 from media.face import Face
 from media.landmarks import tracked
@@ -51,6 +52,19 @@ class Track:
         bridged, interpolated = (each.intersection(frames) for each in (self.bridged, self.interpolated))
         points, boxes, looks, small = self.points[at], self.boxes[at], self.looks[at], self.small[at]
         return Track(frames, points, boxes, looks, small, bridged, interpolated)
+
+    def lights(self) -> list[float]:
+        """Light of the face in each frame; interpolated where a bridged frame shows something else there."""
+        seen = np.array([frame not in self.bridged for frame in self.frames])
+        sure = seen.copy()
+        known = np.flatnonzero(seen)
+        for i in np.flatnonzero(~seen) if seen.any() else ():
+            near = [self.looks[j] for j in (*known[known < i][-1:], *known[known > i][:1])]
+            sure[i] = differences(self.looks[i][None], np.stack(near)).min() <= SAME_LOOK
+        levels = np.array([light(each) for each in self.looks])
+        if sure.any():
+            levels = np.interp(self.frames, np.array(self.frames)[sure], levels[sure])
+        return levels.astype(np.float32).tolist()  # as `Prepared` keeps them
 
     def distinct(self) -> np.ndarray:
         """Looks that differ from each other, the first ones of the track: (N, *LOOK_SHAPE), N from 1 to 32."""

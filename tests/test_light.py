@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from faces import portrait
 
-from dubbing.light import brightened, brightening, usual, well_lit
+from dubbing.light import brightened, brightening, evenly_lit, usual, well_lit
 from dubbing.paste import match_colour
 from media.crop import CROPS, STSA
 from media.face import FaceTracker
@@ -20,13 +20,12 @@ def crop() -> np.ndarray:
 
 
 def test_similar_light_is_left_and_a_face_in_the_dark_is_brightened():
-    assert [brightening(level, 100.0) for level in (81, 100, 124, np.nan)] == [1, 1, 1, 1]
+    assert [brightening(level, 100.0) for level in (99, 100, 101, np.nan)] == [1, 1, 1, 1]
     assert brightening(100.0, np.nan) == 1
     levels = np.array([0.0, 1, 3, 10, 30, 60, 79, 126, 200])
     factors = np.array([brightening(level, 100.0) for level in levels])
     assert (np.diff(factors) <= 0).all() and factors[0] < 20
-    np.testing.assert_allclose(factors[3:7] * levels[3:7], 80)
-    np.testing.assert_allclose(factors[7:] * levels[7:], 125)
+    np.testing.assert_allclose(factors[3:] * levels[3:], 100, rtol=0.03)  # a network may keep the references' light
     picture = np.array([[[0, 10, 200]]], np.uint8)
     assert brightened(picture, 2.0).tolist() == [[[0, 20, 255]]] and brightened(picture, 1.0) is picture
 
@@ -37,6 +36,17 @@ def test_frames_in_the_dark_are_no_references():
     assert well_lit(np.full(3, np.nan)).all() and np.isnan(usual(np.full(3, np.nan)))
     assert well_lit(np.full(3, 4.0)).all() and usual(np.full(3, 4.0)) > 20  # a video that is dark throughout
     assert usual(np.array([100.0, 90, 95])) == 95
+
+
+def test_a_face_half_in_a_shadow_is_no_reference():
+    face = np.random.default_rng(0).integers(80, 160, (10, 16, 3)).astype(np.float32)
+    fade = np.linspace(1, 0.05, 12)[:, None, None, None] * face  # as bright as it was made to be, on both sides
+    assert evenly_lit(fade).all()
+    looks = np.stack([face] * 20)
+    for i, edge in enumerate(range(1, 16), start=5):
+        looks[i, :, :edge] *= 0.4
+    even = evenly_lit(looks)
+    assert even[:5].all() and not even[9:18].any()
 
 
 @pytest.mark.parametrize("share", [0.5, 0.25, 0.1])

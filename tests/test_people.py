@@ -148,6 +148,36 @@ def test_a_slow_dissolve_leads_to_another_person(two):
         assert not shots.dissolves or (ends[1] is not black and ends[1] is not hopper // 3)
 
 
+def test_a_dissolve_between_people_who_move_leads_to_another_person(two):
+    """The pictures move, so that no frame is a mixture of two others; the faces in them are aligned."""
+    (hopper, hers), (collins, his) = two
+    shares = np.clip((np.arange(40) - 14) / 12, 0, 1)
+    frames = []
+    for k, share in enumerate(shares):
+        x = 2 * k - 40
+        picture = ((1 - share) * hopper + share * collins).round().astype(np.uint8)
+        frames.append((np.roll(picture, x, axis=1), [(1 - share) * hers + share * his + [x, 0]]))
+    scene = linked(frames)
+    assert len(scene.people) == 2 and len(scene.cuts) == 2 and 17 <= scene.cuts[1] <= 23
+    first, second = scene.people
+    assert first.frames == list(range(scene.cuts[1])) and second.frames == list(range(scene.cuts[1], 40))
+    assert set(range(17, 23)) <= first.unsure | second.unsure
+
+
+def test_the_light_of_a_face_whose_eyes_are_covered_is_that_of_the_frames_around_it(two):
+    (hopper, hers), _ = two
+    frames = []
+    for k in range(12):
+        picture = hopper.copy()
+        if k in (5, 6):
+            picture[int(hers[10, 1]) : int(hers[195, 1])] = 20
+        frames.append((picture, [hers]))
+    (person,) = linked(frames).people
+    assert person.frames == list(range(12)) and {5, 6} <= person.unsure
+    assert seen(frames[5][0], hers).mean() < 0.6 * seen(hopper, hers).mean()
+    np.testing.assert_allclose(person.lights, person.lights[0], rtol=0.02)
+
+
 def test_the_source_s_mouth_goes_over_into_the_generated_one_at_a_gap(two):
     (hopper, hers), _ = two
     person = Person()
