@@ -90,8 +90,9 @@ def flicker(source: Path, dubs: Sequence[Path], form: CropForm) -> dict[str, lis
     length = min(sum(1 for _ in read_frames(dubbed)) for dubbed in dubs)
     scene = observe(islice(read_frames(source), length), 1)
     before = None
-    for *frames, face in zip(*map(read_frames, (source, *dubs)), faces(scene, form), strict=False):
-        frames = [frame.astype(np.int16) for frame in frames]
+    together = zip(*map(read_frames, (source, *dubs)), strict=False)
+    for shown, face in zip(together, faces(scene, form), strict=False):
+        frames = [frame.astype(np.int16) for frame in shown]
         if before is not None and face is not None:
             changes = [np.abs(new - old).mean(axis=2) for new, old in zip(frames, before, strict=True)]
             for name, mask in regions(changes[0].shape, *face, form).items():
