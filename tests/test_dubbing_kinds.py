@@ -225,7 +225,9 @@ def test_everyone_is_dubbed_with_references_of_their_own(tmp_path):
     assert abs(speaker.spoken[0][0] - speaker.spoken[1][0]) > 30
 
 
-def test_everyone_is_known_again_in_a_video_of_references(tmp_path):
+def test_everyone_is_known_again_in_a_video_of_references(tmp_path, monkeypatch):
+    """The references of each person have a brightness of their own, to which no face is brought here."""
+    monkeypatch.setattr("dubbing.light._SAME", 2.0)
     video = _two_people(tmp_path / "two.mp4")
     sound = write_sound(tmp_path / "sound.wav", "pcm_s16le", 16000, seconds=0.16)
     both = _two_people(tmp_path / "both.mp4", swapped=True, brighter=9)

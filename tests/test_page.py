@@ -95,7 +95,8 @@ def test_a_second_dub_of_an_upload_does_not_track_again(page, client, files, mon
     first = client.predict(**asked)
     monkeypatch.setattr("dubbing.first_pass.observe", lambda *_: pytest.fail("tracked again"))
     second = client.predict(**asked)
-    assert Path(first[0]).read_bytes() == Path(second[0]).read_bytes()
+    dubs = [np.stack(list(read_frames(path))).astype(float) for path in (first[0], second[0])]
+    assert np.abs(dubs[0] - dubs[1]).mean() < 1  # x264 does not write the same bytes twice on CPUs with AVX-512
 
 
 def _python(path: Path) -> list[str]:
