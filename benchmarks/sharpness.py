@@ -12,7 +12,6 @@ in the frame.
 """
 
 import argparse
-import contextlib
 import sys
 import tempfile
 import time
@@ -172,19 +171,9 @@ def row(name: str, detail: bool, values: dict[str, float]) -> str:
     )
 
 
-class _ProcessorClock(Clock):
-    """Seconds of processor time instead, of the thread that works: other stages run at the same time."""
-
-    @contextlib.contextmanager
-    def time(self, stage: str) -> Iterator[None]:
-        start = time.thread_time()
-        yield
-        self.seconds[stage] += time.thread_time() - start
-
-
 def measured(source: Path, sound: Path, output: Path, speaker: Speaker, detail: bool) -> dict[str, float]:
     """Dub `source` with `sound` to `output`: the `COLUMNS` but for `ENCODED`."""
-    clock = _ProcessorClock()
+    clock = Clock(time.thread_time)  # of the thread that works: other stages run at the same time
     summary = dub(
         source, sound, output, speaker, DubOptions(detail=detail, progress=partial(tqdm, disable=None)), clock
     )

@@ -8,11 +8,9 @@ pasted are the source's own, blurred. `benchmarks.dubbing` measures the stages a
 """
 
 import argparse
-import contextlib
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -68,67 +66,46 @@ class BlurredFaces(SourcesOwnFaces):
         return np.stack([cv2.GaussianBlur(face, (0, 0), 1) for face in faces]), heatmaps
 
 
-class WorkingClock(Clock):
-    """A clock of CPU seconds."""
-
-    @contextlib.contextmanager
-    def time(self, stage: str) -> Iterator[None]:
-        start = time.process_time()
-        yield
-        self.seconds[stage] += time.process_time() - start
-
-
-class Meter:
-    """The process's CPU seconds in each stage."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextlib.contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        start = time.process_time()
-        yield
-        self.seconds[name] = time.process_time() - start
-
-    def table(self, frames: int) -> str:
-        """Milliseconds a frame of each stage and of their sum; seconds of what is done once."""
-        each = {name: seconds for name, seconds in self.seconds.items() if name not in ONCE}
-        rows = [*each.items(), ("all of these", sum(each.values()))]
-        lines = [f"{name:<16}{1000 * seconds / frames:>8.2f}" for name, seconds in rows]
-        once = [f"{name} {self.seconds[name]:.1f} s" for name in ONCE]
-        return "\n".join([*lines, f"once a video: {', '.join(once)}"])
+def table(seconds: dict[str, float], frames: int) -> str:
+    """Milliseconds a frame of each stage and of their sum; seconds of what is done once."""
+    each = {name: spent for name, spent in seconds.items() if name not in ONCE}
+    rows = [*each.items(), ("all of these", sum(each.values()))]
+    lines = [f"{name:<16}{1000 * spent / frames:>8.2f}" for name, spent in rows]
+    once = [f"{name} {seconds[name]:.1f} s" for name in ONCE]
+    return "\n".join([*lines, f"once a video: {', '.join(once)}"])
 
 
-def measure(video: Path, length: int, speaker: Speaker, output: Path) -> tuple[Meter, int]:
-    """The meter of the first `length` frames of `video`, and their number."""
-    meter, clock, options, info = Meter(), WorkingClock(), DubOptions(), probe(video)
+def measure(video: Path, length: int, speaker: Speaker, output: Path) -> tuple[dict[str, float], int]:
+    """The CPU seconds of each stage in the first `length` frames of `video`, and their number."""
+    meter, clock = (Clock(time.process_time) for _ in range(2))
+    options, info = DubOptions(), probe(video)
     source = Source(video, FPS, memory=MEMORY)
-    with meter.stage("decode"):
+    with meter.time("decode"):
         frames = list(source.scan(length))
-    with meter.stage(ONCE[0]):
+    with meter.time(ONCE[0]):
         observe(iter(frames[:1]), 1)
-    with meter.stage("again"):  # a second set-up takes less time than a process's first
+    with meter.time("again"):  # a second set-up takes less time than a process's first
         observe(iter(frames[:1]), 1)
-    with meter.stage("track"):
+    with meter.time("track"):
         scene = observe(iter(frames), 1)
     meter.seconds["track"] -= meter.seconds.pop("again")
     dubbed = choose(scene)
     people = list({id(person): person for row in dubbed for person in row}.values())
-    with meter.stage("motion"):
+    with meter.time("motion"):
         motions = Cast(source, scene, dubbed, people, [], []).motions(len(frames), options, speaker.crop)
-    with meter.stage("occlusion"):
+    with meter.time("occlusion"):
         covers = covers_of(source, scene, people, len(frames), speaker, options, clock, None)
-    with meter.stage(ONCE[1]):
+    with meter.time(ONCE[1]):
         references = references_of(source, people, covers, None, speaker, options, None)
-    with meter.stage("crop"):
+    with meter.time("crop"):
         made = list(with_jobs(source.play(len(frames)), motions, covers, Fraction(FPS), speaker, clock))
         made = list(with_faces((each for each in made), speaker, references, np.zeros((1, 80)), 8, clock))
     made = list(pasted((each for each in made), references, speaker.crop, options, clock))
     meter.seconds |= {stage: clock.seconds[stage] for stage in ("colour", "detail", "paste")}
-    with meter.stage("encode"), VideoWriter(output, info.width, info.height, colour=info.colour) as writer:
+    with meter.time("encode"), VideoWriter(output, info.width, info.height, colour=info.colour) as writer:
         for each in made:
             writer.write(each.result)
-    return meter, len(frames)
+    return meter.seconds, len(frames)
 
 
 @command
@@ -142,10 +119,10 @@ def main() -> None:
             video = Path(folder) / "source.mp4"
             make_video(video, arguments.width, arguments.height, arguments.seconds)
         speaker, length = BlurredFaces(CROPS[arguments.crop]), round(arguments.seconds * FPS)
-        meter, frames = measure(video, length, speaker, Path(folder) / "dubbed.mp4")
+        seconds, frames = measure(video, length, speaker, Path(folder) / "dubbed.mp4")
         info = probe(video)
     print(f"ms of CPU a frame, {frames} frames of {info.width}x{info.height}, crop {arguments.crop}:")
-    print(meter.table(frames))
+    print(table(seconds, frames))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How clip files store a face, unless `data_prep.preprocess` is told otherwise. Imports nothing."""
+"""The defaults by which a clip file stores a face. `data_prep.preprocess --help` prints them before libraries load."""
 
 QUALITY = 90  # of the JPEGs
 LONGEST_SIDE = 640  # px of a stored picture

@@ -86,8 +86,8 @@ def own_candidate(
     detail = _detail(luma, small)
     if brightening != 1:
         detail *= np.float32(brightening)
-    down_, across_ = coarse.hidden_pixels
-    compared = across_.stop - across_.start, down_.stop - down_.start
+    lines, places = coarse.hidden_pixels
+    compared = places.stop - places.start, lines.stop - lines.start
     power = cv2.resize(detail * detail, compared, interpolation=cv2.INTER_AREA)
     return Candidate(_compared(_luma(crop), coarse), detail, power, size)
 

@@ -92,19 +92,19 @@ class Dissolve:
     stop: int
 
 
-def _shares(pictures: np.ndarray, most: float = math.inf) -> np.ndarray | None:
-    """Share (F,) of the last of `pictures` (F, h, w, 3) float32 in each, as a mixture of the first and the last.
-
-    None where one differs from its mixture by more than `most`, or the shares do not rise evenly.
-    """
+def _shares(pictures: np.ndarray) -> np.ndarray:
+    """Share (F,) of the last of `pictures` (F, h, w, 3) float32 in each, as a mixture of the first and the last."""
     first, change = pictures[0], pictures[-1] - pictures[0]
-    shares = ((pictures - first) * change).sum(axis=(1, 2, 3)) / (change**2).sum()
-    if most == math.inf:
-        return shares
+    return ((pictures - first) * change).sum(axis=(1, 2, 3)) / (change**2).sum()
+
+
+def _mixed(pictures: np.ndarray, shares: np.ndarray, most: float) -> bool:
+    """Whether `pictures` differ from the mixtures of `_shares` by at most `most`, and the shares rise evenly."""
+    first, change = pictures[0], pictures[-1] - pictures[0]
     mixtures = first + shares[:, None, None, None] * change
     errors = np.sqrt(((pictures - mixtures) ** 2).mean(axis=(1, 2, 3)) / (change**2).mean())
     steps = np.diff(shares)
-    return None if errors.max() > most or steps.min() < -_UNEVEN or steps.max() > _STEP else shares
+    return not (errors.max() > most or steps.min() < -_UNEVEN or steps.max() > _STEP)
 
 
 def face_dissolves(looks: list[np.ndarray], begin: int) -> list[Dissolve]:
@@ -118,7 +118,8 @@ def face_dissolves(looks: list[np.ndarray], begin: int) -> list[Dissolve]:
         for last in (first + length for length in _FACE_BLENDS if first + length < len(pictures)):
             if np.abs(known[last] - known[first]).mean() < _OTHER_FACE:
                 continue
-            if _shares(pictures[first : last + 1], _FACE_MIXED) is None:
+            part = pictures[first : last + 1]
+            if not _mixed(part, _shares(part), _FACE_MIXED):
                 continue
             if ends and first <= ends[-1][1] + _FACE_BLENDS[0]:
                 ends[-1][1] = max(ends[-1][1], last)
@@ -126,9 +127,7 @@ def face_dissolves(looks: list[np.ndarray], begin: int) -> list[Dissolve]:
                 ends.append([first, last])
     found = []
     for first, last in ends:
-        shares = _shares(pictures[first : last + 1])
-        assert shares is not None  # without a limit
-        middle = first + int(np.argmax(shares >= 0.5))
+        middle = first + int(np.argmax(_shares(pictures[first : last + 1]) >= 0.5))
         found.append(Dissolve(begin + first, begin + middle, begin + last))
     return found
 
@@ -167,8 +166,8 @@ class Shots:
         if np.corrcoef(first.ravel(), last.ravel())[0, 1] > _UNLIKE:
             return None
         pictures = np.stack([self._recent[i] for i in range(-length - 1, 0)])
-        shares = _shares(pictures, _MIXED)
-        if shares is None:
+        shares = _shares(pictures)
+        if not _mixed(pictures, shares, _MIXED):
             return None
         begin = self._frames - 1 - length  # the frame of `first`
         start, stop = np.flatnonzero(shares < _UNEVEN)[-1] + 1, np.flatnonzero(shares > 1 - _UNEVEN)[0]

@@ -13,7 +13,7 @@ _DARK = 1.0  # grey levels, added to those that are divided, against noise in th
 # Root mean square distance of the colour differences from one tone, in grey levels: up to the first value a picture is
 # black and white or toned, from the second on it is colourful.
 _TONED = 0.7, 1.3
-_ROWS = 4
+_ROWS = 4  # every so many rows are looked at first for the tone
 
 
 def match_colour(face: np.ndarray, source: np.ndarray, form: CropForm) -> np.ndarray:

@@ -104,13 +104,13 @@ def observe(frames: Iterable[np.ndarray], workers: int, clock: Clock | None = No
             shown = [i for i, face in enumerate(found.faces) if not turned_away(face.landmarks)]
             faces, small = [found.faces[i] for i in shown], [found.small[i] for i in shown]
             linker.add(found.frame, faces, small, cut, found.interpolated)
-    shots.end()
     return Scene(people_of(linker.tracks, shots), shots.cuts, linker.frames)
 
 
 def people_of(tracks: list[Track], shots: Shots) -> list[Person]:
-    """The people of whom `tracks` are stretches, in the order in which they are first seen."""
+    """The people of whom `tracks` are stretches, in the order in which they are first seen. Ends `shots`."""
     _add_dissolves(tracks, shots)
+    shots.end()
     parts = sorted(divided(tracks, shots.dissolves), key=lambda track: track.frames[0])
     people: list[Person] = []
     for _, group in itertools.groupby(parts, key=lambda track: track.frames[0]):
@@ -130,7 +130,6 @@ def _add_dissolves(tracks: list[Track], shots: Shots) -> None:
             apart = all(found.stop + _APART < other.start or other.stop + _APART < found.start for other in known)
             if apart and len(divided([track], [found])) > 1:
                 shots.dissolves.append(found)
-    shots.end()
 
 
 def _join(people: list[Person], tracks: list[Track]) -> None:

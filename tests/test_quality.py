@@ -63,7 +63,7 @@ def test_a_file_of_something_else_is_one_line(content, tmp_path, monkeypatch, ca
 
 
 def test_the_opening_of_generated_faces_is_that_of_their_lips(shared):
-    """Of a real face's crops, the frame's own landmarks say what the mouth does; crops without a face do not matter."""
+    """The landmarks of the whole frame give the expected opening. Crops that show no face are interpolated."""
     crop = CropForm(height=96, width=96, framing="upright")
     true, crops = [], []
     with FaceTracker() as tracker:
