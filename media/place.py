@@ -115,17 +115,19 @@ def crop_face(frame: np.ndarray, place: Place, shape: tuple[int, int]) -> np.nda
 
 
 def shrunk_crop(frame: np.ndarray, place: Place, shape: tuple[int, int]) -> np.ndarray:
-    """`crop_face` for a small `shape`: a large face is shrunk first, to about twice that size, which is faster."""
-    corners, (height, width) = place.corners, frame.shape[:2]
-    sides = np.concatenate([np.floor(corners.min(axis=0)), np.ceil(corners.max(axis=0))])
-    x1, y1, x2, y2 = (int(side) for side in np.clip(sides, 0, [width, height, width, height]))
-    scale = 2 * shape[0] / place.height
-    if x2 - x1 < 2 or y2 - y1 < 2 or scale >= 1:
+    """`crop_face` for a small `shape`: a large face is halved first while it stays twice that size, which is faster."""
+    halvings = int(math.log2(max(1.0, place.height / (2 * shape[0]))))
+    side, limits, corners = 2**halvings, np.array(frame.shape[1::-1]), place.corners
+    low, high = (np.clip(line, 0, limits) for line in (np.floor(corners.min(axis=0)), corners.max(axis=0)))
+    high = np.minimum(low + np.ceil((high - low) / side) * side, limits)
+    low = np.maximum(high - np.ceil((high - low) / side) * side, 0)
+    (x1, y1), (x2, y2) = (line.astype(int) for line in (low, low + (high - low) // side * side))
+    if not halvings or x2 <= x1 or y2 <= y1:
         return crop_face(frame, place, shape)
-    size = max(1, round((x2 - x1) * scale)), max(1, round((y2 - y1) * scale))
-    step = max(1, int(0.5 / scale))  # averaging two rows is enough; leaving out columns would need a copy
-    part = cv2.resize(frame[y1:y2:step, x1:x2], size, interpolation=cv2.INTER_AREA)
-    return crop_face(part, place.within(np.array([x1, y1]), (size[0] / (x2 - x1), size[1] / (y2 - y1))), shape)
+    part = frame[y1:y2, x1:x2]
+    for _ in range(halvings):
+        part = cv2.resize(part, (part.shape[1] // 2, part.shape[0] // 2), interpolation=cv2.INTER_AREA)
+    return crop_face(part, place.within(low, (1 / side, 1 / side)), shape)
 
 
 def resize(image: np.ndarray, width: int, height: int) -> np.ndarray:

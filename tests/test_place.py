@@ -11,7 +11,7 @@ from media.crop import CROPS, STSA, CropForm
 from media.face import Face, FaceTracker
 from media.heatmap import LIPS, POSE
 from media.landmarks import ORDER, TRACKED, positions_of, select131, tracked
-from media.place import Place, crop_face
+from media.place import Place, crop_face, shrunk_crop
 from media.video import read_frames
 
 
@@ -52,6 +52,26 @@ def test_dinets_framing_is_its_formula(face):
     np.testing.assert_allclose((shared.width, shared.height, shared.top), (2.5 * r, 3.25 * r, y29 - r))
     smaller = CropForm(height=104, width=80, framing="dinet")  # the same part of the frame at another size
     assert smaller.place(points) == place
+
+
+@pytest.mark.parametrize(("side", "bound"), [(16, 3.5), (64, 1.0), (100, 1.0)])
+@pytest.mark.parametrize("angle", [0.0, 0.3, 2.0])
+def test_a_shrunk_crop_is_the_crop_of_the_whole_frame(frame, side, bound, angle):
+    large = cv2.resize(frame, None, fx=2.3, fy=2.3, interpolation=cv2.INTER_CUBIC)
+    height, width = large.shape[:2]
+    for x, y in ((width / 2, height / 2), (width - 60.5, height - 31)):  # inside, and beyond a corner
+        place = Place(x - 201, y - 203, x + 202, y + 200, angle)
+        shrunk, whole = (cut(large, place, (side, side)).astype(float) for cut in (shrunk_crop, crop_face))
+        assert np.sqrt(np.square(shrunk - whole).mean()) < bound
+
+
+def test_a_shrunk_crop_of_a_ramp_is_the_ramp():
+    y, x = np.mgrid[:120, :120]
+    ramp = np.stack([2 * x, 2 * y, x + y], axis=-1).astype(np.uint8)
+    place = Place(7, 10, 107, 110, 0.1)  # halved twice, from pixels that are no multiples of four
+    across, down = place.to_frame((np.mgrid[:16, :16][::-1].transpose(1, 2, 0) + 0.5) / 16).transpose(2, 0, 1) - 0.5
+    expected = np.stack([2 * across, 2 * down, across + down], axis=-1)
+    np.testing.assert_allclose(shrunk_crop(ramp, place, (16, 16))[1:-1, 1:-1], expected[1:-1, 1:-1], atol=1)
 
 
 @pytest.mark.parametrize("degrees", [0, 15, 60, 135, 180, -90])
