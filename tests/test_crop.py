@@ -168,6 +168,31 @@ def test_only_the_hidden_rectangle_is_pasted(form):
     assert (pasted[10:218, 20:180][centre] == 200).all()
 
 
+@pytest.mark.parametrize("angle", [0.0, 0.4])
+@pytest.mark.parametrize("side", [60, 160, 330, 700])
+def test_the_weights_edge_is_the_released_gaussian(side, angle):
+    box = np.array([20, 20, 20 + side, 20 + side])
+    place = Place(*box.tolist(), angle)
+    frame = (side + 40, side + 40)
+    hull, hidden = (np.zeros(frame, np.uint8) for _ in range(2))
+    cv2.fillConvexPoly(hull, cv2.convexHull(np.rint(contour(box)[OVAL_POINTS]).astype(np.int32)), 1)
+    if angle:
+        corners = place.to_frame(np.array([[0, 0.5], [1, 0.5], [1, 1], [0, 1]]))
+        cv2.fillConvexPoly(hidden, np.rint(corners - 0.5).astype(np.int32), 1)
+    else:
+        hidden[20 + side // 2 : 20 + side, 20 : 20 + side] = 1
+    reach = max(1, round(10 * side / 256))
+    width = 2 * reach + 1
+    mask = cv2.erode(hull & hidden, np.ones((width, width), np.uint8))
+    expected = cv2.GaussianBlur(mask.astype(np.float64), (width, width), 11 / 21 * width)
+    (x1, y1, x2, y2), part = paste_weight(frame, place, contour(box), STSA)
+    weight = np.zeros(frame)
+    weight[y1:y2, x1:x2] = part
+    difference = np.abs(weight - expected)
+    assert np.quantile(difference, 0.99) < 0.02
+    assert difference.max() < 0.02 + 1 / width  # the polygons' pixels differ by one here and there
+
+
 @pytest.mark.parametrize("name", ["stsa", "stsa-256", "g4g"])
 def test_colour_is_matched_above_the_hidden_rectangle(name):
     form = CROPS[name]
