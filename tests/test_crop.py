@@ -175,10 +175,10 @@ def test_the_weights_edge_is_the_released_gaussian(side, angle):
     place = Place(*box.tolist(), angle)
     frame = (side + 40, side + 40)
     hull, hidden = (np.zeros(frame, np.uint8) for _ in range(2))
-    cv2.fillConvexPoly(hull, cv2.convexHull(np.rint(contour(box)[OVAL_POINTS]).astype(np.int32)), 1)
+    cv2.fillConvexPoly(hull, cv2.convexHull(np.rint(contour(box)[OVAL_POINTS]).astype(np.int32)), (1,))
     if angle:
         corners = place.to_frame(np.array([[0, 0.5], [1, 0.5], [1, 1], [0, 1]]))
-        cv2.fillConvexPoly(hidden, np.rint(corners - 0.5).astype(np.int32), 1)
+        cv2.fillConvexPoly(hidden, np.rint(corners - 0.5).astype(np.int32), (1,))
     else:
         hidden[20 + side // 2 : 20 + side, 20 : 20 + side] = 1
     reach = max(1, round(10 * side / 256))
