@@ -132,6 +132,26 @@ def face_dissolves(looks: list[np.ndarray], begin: int) -> list[Dissolve]:
     return found
 
 
+@dataclass(frozen=True)
+class _Seen:
+    """A frame's thumbnail, its standard deviation, and the thumbnail less its mean, of length 1."""
+
+    picture: np.ndarray
+    deviation: float
+    direction: np.ndarray
+
+    @staticmethod
+    def of(picture: np.ndarray) -> "_Seen":
+        centred = (picture - picture.mean()).ravel()
+        length = float(np.linalg.norm(centred))
+        return _Seen(picture, length / math.sqrt(centred.size), centred / max(length, 1e-6))
+
+
+def _apart(picture: np.ndarray, other: np.ndarray) -> float:
+    """The mean absolute difference of two thumbnails."""
+    return cv2.norm(picture, other, cv2.NORM_L1) / picture.size
+
+
 class Shots:
     """Finds where shots begin. `add` takes each frame's thumbnail.
 
@@ -141,16 +161,16 @@ class Shots:
     def __init__(self):
         self.cuts: list[int] = []
         self.dissolves: list[Dissolve] = []
-        self._recent: deque[np.ndarray] = deque(maxlen=max(_DISSOLVES) + 1)
+        self._recent: deque[_Seen] = deque(maxlen=max(_DISSOLVES) + 1)
         self._frames = 0
 
     def add(self, picture: np.ndarray) -> bool:
         """Whether the frame begins a shot by a cut."""
-        cut = not self._recent or float(np.abs(picture - self._recent[-1]).mean()) > _CUT
+        cut = not self._recent or _apart(picture, self._recent[-1].picture) > _CUT
         if cut:
             self.cuts.append(self._frames)
             self._recent.clear()
-        self._recent.append(picture)
+        self._recent.append(_Seen.of(picture))
         self._frames += 1
         for length in _DISSOLVES:
             if length < len(self._recent) and (found := self._dissolve(length)):
@@ -160,12 +180,11 @@ class Shots:
     def _dissolve(self, length: int) -> Dissolve | None:
         """The dissolve between the latest frame and the one `length` before it; None if there is none."""
         first, last = self._recent[-length - 1], self._recent[-1]
-        change = last - first
-        if np.abs(change).mean() < _CHANGED or min(first.std(), last.std()) < _FLAT:
+        if _apart(first.picture, last.picture) < _CHANGED or min(first.deviation, last.deviation) < _FLAT:
             return None
-        if np.corrcoef(first.ravel(), last.ravel())[0, 1] > _UNLIKE:
+        if first.direction @ last.direction > _UNLIKE:  # their correlation
             return None
-        pictures = np.stack([self._recent[i] for i in range(-length - 1, 0)])
+        pictures = np.stack([self._recent[i].picture for i in range(-length - 1, 0)])
         shares = _shares(pictures)
         if not _mixed(pictures, shares, _MIXED):
             return None
