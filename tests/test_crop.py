@@ -172,7 +172,7 @@ def test_only_the_hidden_rectangle_is_pasted(form):
 @pytest.mark.parametrize("side", [60, 160, 330, 700])
 def test_the_weights_edge_is_the_released_gaussian(side, angle):
     box = np.array([20, 20, 20 + side, 20 + side])
-    place = Place(*box.tolist(), angle)
+    place = Place(20, 20, 20 + side, 20 + side, angle)
     frame = (side + 40, side + 40)
     hull, hidden = (np.zeros(frame, np.uint8) for _ in range(2))
     cv2.fillConvexPoly(hull, cv2.convexHull(np.rint(contour(box)[OVAL_POINTS]).astype(np.int32)), (1,))
