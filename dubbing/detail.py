@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from dubbing import light
 from media.crop import CropForm
 from media.place import Place, resize
 
@@ -73,9 +74,12 @@ def candidate(frame: np.ndarray, place: Place, crop: np.ndarray, form: CropForm,
 
 
 def own_candidate(
-    frame: np.ndarray, place: Place, crop: np.ndarray, form: CropForm, brightening: float = 1.0
+    frame: np.ndarray, place: Place, crop: np.ndarray, form: CropForm, brightening: float | np.ndarray = 1.0
 ) -> Candidate:
-    """As `candidate`, of the face to dub: `detail` (float32) and `power` are of its hidden part alone."""
+    """As `candidate`, of the face to dub: `detail` (float32) and `power` are of its hidden part alone.
+
+    `brightening` may be that of the crop's columns, (n, 3).
+    """
     size, coarse = _size(place), form.coarse()
     rows, columns = _scaled(form, *size[::-1])
     across, down = (np.array([s.start, s.stop]) / side for s, side in zip((columns, rows), size, strict=True))
@@ -84,7 +88,9 @@ def own_candidate(
     left, top, right, bottom = form.hidden
     small = round((right - left) * form.width / _SHRUNK), round((bottom - top) * form.height / _SHRUNK)
     detail = _detail(luma, small)
-    if brightening != 1:
+    if isinstance(brightening, np.ndarray):
+        detail *= light.columns(brightening, size[0])[columns].mean(axis=1)
+    elif brightening != 1:
         detail *= np.float32(brightening)
     lines, places = coarse.hidden_pixels
     compared = places.stop - places.start, lines.stop - lines.start

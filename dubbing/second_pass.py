@@ -11,7 +11,7 @@ import numpy as np
 
 from dubbing.blur import blurred
 from dubbing.detail import Candidate, add_detail, own_candidate
-from dubbing.light import brightened, brightening
+from dubbing.light import brightened, brightening, shade
 from dubbing.motion import Motion
 from dubbing.occlusion import Cover, Covered
 from dubbing.options import DubOptions
@@ -20,6 +20,7 @@ from dubbing.reference_frames import ReferenceFrames
 from dubbing.speaker import FaceJob, Speaker
 from media.crop import CropForm
 from media.heatmap import LIP_POINTS
+from media.landmarks import select131
 from media.place import Place, crop_face
 from media.stages import Clock
 from media.timeline import FPS
@@ -164,18 +165,30 @@ def pasted(
                 if options.protocol == "authors":
                     with clock.time("paste"):
                         frame.result = paste_whole(frame.result, face.made, face.place, face.landmarks)
-                    continue
-                with clock.time("colour"):
-                    made = match_colour(face.made, face.job.crop, form)
-                candidates = references[face.person].candidates
-                if candidates is not None:
-                    with clock.time("detail"):
-                        own = own_candidate(frame.picture, face.place, face.job.crop, form, face.brightening)
-                        lips = face.place.to_crop(face.landmarks[LIP_POINTS])
-                        made = add_detail(made, own, lips, lenders(candidates, face.job), face.job.flow, form)
-                with clock.time("paste"):
-                    made = brightened(blurred(made, face.blur), 1 / face.brightening)
-                    strength, visible = (face.covered.strength, face.covered.visible) if face.covered else (1.0, None)
-                    share = strength * face.weight
-                    frame.result = paste_face(frame.result, made, face.place, face.landmarks, form, share, visible)
+                else:
+                    frame.result = _with_face(frame, face, references[face.person].candidates, form, clock)
             yield frame
+
+
+def _with_face(
+    frame: DubbedFrame, face: DubbedFace, candidates: list[Candidate] | None, form: CropForm, clock: Clock
+) -> np.ndarray:
+    """`frame.result` with `face` in the frame's light and colours; detail comes from `candidates`, unless None."""
+    strength, visible = (face.covered.strength, face.covered.visible) if face.covered else (1.0, None)
+    points, crop = face.place.to_crop(select131(face.landmarks)), face.job.crop
+    gain: float | np.ndarray = face.brightening
+    with clock.time("colour"):
+        made = match_colour(face.made, crop, form)
+        if visible is None:  # else what covers the cheeks would count as their light
+            shaded = shade(made, face.crop, face.brightening, points, form.hidden_pixels[0].start)
+            if shaded is not None:
+                gain = face.brightening / shaded
+                crop = brightened(face.crop, gain)
+    if candidates is not None:
+        with clock.time("detail"):
+            own = own_candidate(frame.picture, face.place, crop, form, gain)
+            made = add_detail(made, own, points[LIP_POINTS], lenders(candidates, face.job), face.job.flow, form)
+    with clock.time("paste"):
+        made = brightened(blurred(made, face.blur), 1 / gain)
+        share = strength * face.weight
+        return paste_face(frame.result, made, face.place, face.landmarks, form, share, visible)

@@ -5,18 +5,27 @@ import numpy as np
 import pytest
 from faces import portrait
 
-from dubbing.light import brightened, brightening, evenly_lit, usual, well_lit
+from dubbing.light import brightened, brightening, evenly_lit, shade, usual, well_lit
 from dubbing.paste import match_colour
 from media.crop import CROPS, STSA
 from media.face import FaceTracker
+from media.heatmap import LIP_POINTS
+from media.landmarks import OVAL_POINTS, select131
 from media.place import crop_face
 
 
 @pytest.fixture(scope="module")
-def crop() -> np.ndarray:
+def face() -> tuple[np.ndarray, np.ndarray]:
+    """A crop, and its 131 landmarks in units of the crop."""
     with FaceTracker() as tracker:
-        face = tracker.find(portrait())[0]
-    return crop_face(portrait(), STSA.place(face.landmarks), STSA.shape)
+        points = tracker.find(portrait())[0].landmarks
+    place = STSA.place(points)
+    return crop_face(portrait(), place, STSA.shape), place.to_crop(select131(points))
+
+
+@pytest.fixture
+def crop(face) -> np.ndarray:
+    return face[0]
 
 
 def test_similar_light_is_left_and_a_face_in_the_dark_is_brightened():
@@ -59,6 +68,36 @@ def test_shade_paints_no_black_lips(crop, share):
     assert matched[90:110, 40:90].mean() == pytest.approx(dark[90:110, 40:90].mean(), rel=0.25, abs=1)
     assert matched[70:].mean() == pytest.approx(dark[70:].mean(), rel=0.1)
     assert (matched[90:110, 40:90] > 0.3 * dark[90:110, 40:90]).all()
+
+
+@pytest.mark.parametrize("edge", [0.35, 0.5, 0.6])
+@pytest.mark.parametrize("colour", [(1, 1, 1), (1, 0.9, 0.7)])
+def test_a_shadow_s_edge_on_the_face_goes_on_in_the_generated_part(face, edge, colour):
+    crop, points = face
+    across = 1 / (1 + np.exp(-(np.arange(128) / 128 - edge) / 0.02))
+    light = 0.35 + 0.65 * across[:, None] ** np.array(colour)
+    source = (crop * light / 2).round().astype(np.uint8)
+    cheeks = np.zeros(crop.shape[:2], np.uint8)
+    cv2.fillConvexPoly(cheeks, cv2.convexHull(np.rint(points[OVAL_POINTS] * 128).astype(np.int32)), (1,))
+    lower = cv2.erode(cheeks, np.ones((13, 13), np.uint8))[64:] > 0
+    shaded = shade(crop, source, 2.0, points, 64)
+    assert shaded is not None
+    lit = brightened(crop, shaded / 2)
+    errors = np.abs(lit.astype(float) - source)[64:][lower]
+    assert errors.mean() < 3 and np.quantile(errors, 0.95) < 10
+    assert np.abs(crop / 2.0 - source)[64:][lower].mean() > 8  # without it
+
+
+def test_what_is_spoken_does_not_change_the_light_of_a_face(face):
+    crop, points = face
+    assert shade(crop, crop, 1.0, points, 64) is None
+    spoken = crop.copy()
+    mouth = int(points[LIP_POINTS, 1].mean() * 128)
+    spoken[mouth:] = spoken[mouth:] // 4
+    assert shade(spoken, crop, 1.0, points, 64) is None and shade(crop, spoken, 1.0, points, 64) is None
+    half = (crop * 0.5).astype(np.uint8)
+    assert shade(crop, half, 2.0, points, 64) is None
+    assert shade(crop, crop, 1.0, points - 5, 64) is None  # no skin in the crop
 
 
 @pytest.mark.parametrize("form", ["stsa", "g4g"])
